@@ -1,0 +1,45 @@
+"""What flows between the vision tower and the language model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class VideoTokens:
+    """One video's visual tokens, after the model's own projector and pooling.
+
+    Attributes:
+        features: `[T, N, D]`, the model's dtype: `T` frames of `N` tokens, row-major over `grid`.
+        importance: `[T, N]` float32: attention that each token receives in the vision tower's last
+            layer, averaged over heads and queries, pooled as the features are (HoliTom, section 3.2).
+        grid: `(rows, columns)` of one frame, `rows * columns == N`.
+    """
+
+    features: Tensor
+    importance: Tensor
+    grid: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class MergedTokens:
+    """The tokens that one video sends into the language model, in the order they are sent.
+
+    Attributes:
+        features: `[M, D]`, the dtype of the video's features.
+        frame: `[M]` int64: the frame that each token is shown in (a merged token: its first frame).
+        position: `[M]` int64: its place `0..N-1` in that frame's grid.
+        size: `[M]` int64: how many of the `T * N` tokens it stands for (1: kept as it was).
+        segments: first and last frame (inclusive) of each temporal segment; one `(t, t)` a frame
+            where the method has no segments.
+        stages: token counts after each stage, in order, e.g. `{"temporal": 4210, "spatial": 628}`.
+    """
+
+    features: Tensor
+    frame: Tensor
+    position: Tensor
+    size: Tensor
+    segments: list[tuple[int, int]]
+    stages: dict[str, int]
