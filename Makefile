@@ -1,0 +1,40 @@
+# Everything sets itself up in .venv/: `make demo` and `make test` are all that a fresh machine needs.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.holitom-installed
+FAST   := not slow and not vllm and not lmms_eval and not browser
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check clean
+
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | column -t -s '|'
+
+setup: $(STAMP)  ## install the package and its tools into .venv/ (done by the others when needed)
+
+# Only the tested versions (constraints.txt); done again when what is to be installed changes.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "holitom needs Python 3.10 or newer: make PYTHON=python3.12 ...")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip --version > /dev/null 2>&1 || $(BIN)/python -m ensurepip --upgrade
+	$(BIN)/python -m pip install --upgrade pip
+	$(BIN)/python -m pip install -c constraints.txt torch torchvision
+	$(BIN)/python -m pip install -c constraints.txt -e '.[dev,bench]'
+	@touch $@
+
+demo: $(STAMP)  ## ask the bundled model about the bundled video: full tokens beside HoliTom
+	$(BIN)/holitom ask --compare
+
+check: $(STAMP)  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: check  ## check, then the fast tests
+	$(BIN)/python -m pytest -m '$(FAST)'
+
+clean:  ## remove .venv/, caches and build outputs
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
