@@ -1,0 +1,1 @@
+"""Accuracy, speed and cost: every figure that the documentation quotes is printed from here."""

@@ -1,0 +1,102 @@
+"""What every merging method is: a few validated numbers, and what they do with a video's tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from holitom.errors import SettingsError
+from holitom.tokens import MergedTokens, VideoTokens
+
+if TYPE_CHECKING:
+    from holitom.runtime import Handle, Run
+
+
+class InnerStage(Protocol):
+    """One reduction of the visual tokens inside the language model, for one row of a batch."""
+
+    @property
+    def layer(self) -> int:
+        """0-based: the stage acts on the hidden states that enter this layer."""
+
+    def keep(self, visual: int) -> int:
+        """How many of `visual` tokens remain: known to the host, monotone, at least 0."""
+
+    def __call__(self, hidden: Tensor, attention: Tensor) -> tuple[Tensor, Tensor]:
+        """Reduce one row's visual tokens.
+
+        Args:
+            hidden: `[V, D]`: the visual tokens that enter `layer`.
+            attention: `[V]`: the attention that the last query gave them in `layer - 1`, averaged
+                over heads.
+
+        Returns:
+            Indices of the `keep(V)` kept tokens, ascending, and their features `[keep(V), D]`.
+        """
+
+
+@dataclass(frozen=True)
+class Method:
+    """Keep everything; the methods say what to merge.
+
+    A method is a value: hyper-parameters, validated on construction, and no state. Calling it on a
+    model switches it on for a `with` block; `attach` switches it on until the handle is detached.
+
+    Attributes:
+        retain_ratio: share of the visual tokens that goes into the language model, in (0, 1].
+
+    Raises:
+        SettingsError: a hyper-parameter is out of its range.
+    """
+
+    retain_ratio: float = 0.10
+
+    needs_importance: ClassVar[bool] = False
+    """Whether `merge` reads `VideoTokens.importance`; only then is the vision tower's attention read."""
+
+    def __post_init__(self) -> None:
+        require("retain_ratio", self.retain_ratio, "a number in (0, 1]", lambda r: 0 < r <= 1)
+
+    def merge(self, video: VideoTokens) -> MergedTokens:
+        """The outer stage: the tokens that one video sends into the language model."""
+        frames, tokens, _ = video.features.shape
+        place = torch.arange(frames * tokens, device=video.features.device)
+        return MergedTokens(
+            features=video.features.flatten(0, 1),
+            frame=place // tokens,
+            position=place % tokens,
+            size=torch.ones_like(place),
+            segments=[(frame, frame) for frame in range(frames)],
+            stages={},
+        )
+
+    def inner(self, num_layers: int) -> tuple[InnerStage, ...]:
+        """The stages inside a language model of `num_layers` layers, by rising layer."""
+        return ()
+
+    def __call__(self, model: Any) -> AbstractContextManager[Run]:
+        """Switch the method on for `model` inside a `with` block."""
+        from holitom.runtime import attached
+
+        return attached(self, model)
+
+    def attach(self, model: Any) -> Handle:
+        """Switch the method on for `model` until the handle's `detach()`."""
+        from holitom.runtime import attach
+
+        return attach(self, model)
+
+
+def require(
+    field: str, value: object, allowed: str, holds: Callable[[Any], bool], *, whole: bool = False
+) -> None:
+    """Raise a `SettingsError` that names field, value and range unless `value` is a number that `holds`."""
+    number = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
+    if not number or not holds(value):
+        raise SettingsError(f"{field} must be {allowed}, got {value!r}")

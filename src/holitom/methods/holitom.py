@@ -1,0 +1,277 @@
+"""HoliTom: holistic token merging (arXiv 2505.21334, NeurIPS 2025).
+
+Before the language model ("outer"): the video is cut into segments so that the most tokens repeat,
+what repeats is averaged over time, and what is left is thinned in space. Inside it ("inner"): half
+of the visual tokens are merged into the other half.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from holitom.errors import SettingsError
+from holitom.methods.base import InnerStage, Method, require
+from holitom.ops.clustering import dpc_knn
+from holitom.ops.host import to_device
+from holitom.ops.merging import merge_into_most_similar, most_attended
+from holitom.ops.ragged import Sizes, compact, run_means, top_mask
+from holitom.ops.segmentation import (
+    Counts,
+    best_segments,
+    neighbour_similarity,
+    static_counts,
+    static_until,
+)
+from holitom.tokens import MergedTokens, VideoTokens
+
+
+@dataclass(frozen=True)
+class HoliTom(Method):
+    """The paper's method with the paper's defaults.
+
+    Attributes:
+        retain_ratio: share of the visual tokens that goes into the language model, in (0, 1].
+        similarity_threshold: cosine similarity above which a position counts as static from one frame
+            to the next; above 1 nothing does. None: 0.65 for retain ratios up to 0.10, else 0.8.
+        center_weight: a cluster centre's share of its merged token, in [0, 1].
+        knn: neighbours that a cluster density averages over.
+        contextual_ratio: share of each frame's budget spent on cluster centres rather than on the most
+            important tokens, in [0, 1].
+        inner_layer: layer of the language model before which the inner merge acts (0-based, from 1 on).
+            None: 18 of 28, 60 of 80, else in proportion, `round(layers * 18 / 28)`.
+        inner_drop: share of the visual tokens merged away there, in [0, 1). None or 0: outer only.
+
+    Raises:
+        SettingsError: a hyper-parameter is out of its range.
+    """
+
+    similarity_threshold: float | None = None
+    center_weight: float = 0.6
+    knn: int = 7
+    contextual_ratio: float = 0.0
+    inner_layer: int | None = None
+    inner_drop: float | None = 0.5
+
+    needs_importance: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.similarity_threshold is not None:
+            require(
+                "similarity_threshold", self.similarity_threshold, "a number from -1 up", lambda v: v >= -1
+            )
+        require("center_weight", self.center_weight, "a number in [0, 1]", lambda v: 0 <= v <= 1)
+        require("knn", self.knn, "a whole number from 1 up", lambda v: v >= 1, whole=True)
+        require("contextual_ratio", self.contextual_ratio, "a number in [0, 1]", lambda v: 0 <= v <= 1)
+        if self.inner_layer is not None:
+            require("inner_layer", self.inner_layer, "a layer from 1 up", lambda v: v >= 1, whole=True)
+        if self.inner_drop is not None:
+            require("inner_drop", self.inner_drop, "a number in [0, 1)", lambda v: 0 <= v < 1)
+
+    @property
+    def threshold(self) -> float:
+        """The similarity threshold in force."""
+        if self.similarity_threshold is not None:
+            return self.similarity_threshold
+        return 0.65 if self.retain_ratio <= 0.10 else 0.8
+
+    def merge(self, video: VideoTokens) -> MergedTokens:
+        """Stages 1 to 5, with one device synchronisation whatever the video's length."""
+        frames, tokens, _ = video.features.shape
+
+        # Stage 1: cut where the most tokens can be pruned over time.
+        until = static_until(neighbour_similarity(video.features) > self.threshold)
+        counts = static_counts(until)
+        segments, pruned = best_segments(counts)
+
+        # Stage 2: what every segment and frame may keep. From here on the host knows every size.
+        ratio = effective_ratio(self.retain_ratio, frames * tokens, pruned)
+        plan = plan_budgets(segments, counts, tokens, ratio, self.contextual_ratio)
+        opens, closes, shows, important, contextual = plan.per_frame(until.device)
+
+        # Stages 3 and 4: static tokens once a segment, dynamic tokens frame by frame.
+        static = until[opens] >= closes[:, None]  # [T, N]
+        chosen = top_mask(video.importance.masked_fill(static, -torch.inf), important)
+        parts = [self._important(video, chosen, plan)]
+        if plan.centers.any():
+            parts.append(self._static(video, static & shows[:, None].bool(), plan))
+        if plan.contextual.any():
+            parts.append(self._contextual(video, ~(static | chosen) & (contextual > 0)[:, None], plan))
+
+        # Stage 5: a segment's static tokens, then its frames' important and contextual ones.
+        at = torch.cat([part.at for part in parts])
+        frame, position = at // tokens, at % tokens
+        kind = torch.cat([torch.full_like(part.at, part.kind) for part in parts])
+        order = ((frame * len(_KINDS) + kind) * tokens + position).argsort()
+        return MergedTokens(
+            features=torch.cat([part.features for part in parts])[order],
+            frame=frame[order],
+            position=position[order],
+            size=torch.cat([part.size for part in parts])[order],
+            segments=segments,
+            stages={"temporal": frames * tokens - pruned, "spatial": len(at)},
+        )
+
+    def inner(self, num_layers: int) -> tuple[InnerStage, ...]:
+        """Stage 6, once, at `inner_layer`.
+
+        Raises:
+            SettingsError: the model has no such layer.
+        """
+        if not self.inner_drop:
+            return ()
+        layer = self.inner_layer
+        if layer is None:
+            layer = _PUBLISHED_LAYERS.get(num_layers, round(num_layers * 18 / 28))
+        if layer >= num_layers:
+            raise SettingsError(
+                f"inner_layer must be in 1..{num_layers - 1} of the model's {num_layers} layers, got {layer}"
+            )
+        return (MergeInside(layer, self.inner_drop),)
+
+    def _important(self, video: VideoTokens, chosen: Tensor, plan: Plan) -> _Part:
+        """Stage 4, dynamic: each frame's most important tokens, kept as they are."""
+        at = compact(chosen, int(plan.important.sum()))
+        return _Part(_IMPORTANT, at, video.features.flatten(0, 1)[at], torch.ones_like(at))
+
+    def _contextual(self, video: VideoTokens, rest: Tensor, plan: Plan) -> _Part:
+        """Stage 4, dynamic: cluster centres among each frame's other tokens (none at ratio 0)."""
+        spends = plan.contextual > 0
+        sizes = (plan.dynamic - plan.important)[spends]
+        at = compact(rest, int(sizes.sum()))
+        clusters = dpc_knn(
+            video.features.flatten(0, 1)[at],
+            sizes,
+            plan.contextual[spends],
+            knn=self.knn,
+            center_weight=self.center_weight,
+        )
+        features = clusters.features.to(video.features.dtype)
+        return _Part(_CONTEXTUAL, at[clusters.centers], features, clusters.size)
+
+    def _static(self, video: VideoTokens, heads: Tensor, plan: Plan) -> _Part:
+        """Stages 3 and 4, static: averages over each segment, then cluster centres among them."""
+        lives = plan.centers > 0  # the others' static tokens are dropped, so they need no average
+        sizes = plan.static[lives]
+        lengths = plan.length[lives].repeat(sizes)
+        at = compact(heads, len(lengths))  # in the segments' first frames
+        means = run_means(video.features.flatten(0, 1), at, lengths, stride=video.features.shape[1])
+        clusters = dpc_knn(means, sizes, plan.centers[lives], knn=self.knn, center_weight=self.center_weight)
+        features = clusters.features.to(video.features.dtype)
+        size = clusters.size * to_device(plan.length[lives].repeat(plan.centers[lives]), at.device)
+        return _Part(_STATIC, at[clusters.centers], features, size)
+
+
+@dataclass(frozen=True)
+class MergeInside:
+    """Stage 6: the most attended visual tokens stay, the others merge into the most similar of them.
+
+    Attributes:
+        layer: acts on the hidden states that enter this layer (0-based).
+        drop: share of the visual tokens merged away.
+    """
+
+    layer: int
+    drop: float
+
+    def keep(self, visual: int) -> int:
+        """`round(V * (1 - drop))` of `visual` tokens."""
+        return round(visual * (1 - self.drop))
+
+    def __call__(self, hidden: Tensor, attention: Tensor) -> tuple[Tensor, Tensor]:
+        """Kept indices `[K]`, ascending, and merged features `[K, D]` of `hidden` `[V, D]`."""
+        kept, dropped = most_attended(attention, self.keep(len(hidden)))
+        return kept, merge_into_most_similar(hidden, kept, dropped)
+
+
+def effective_ratio(retain_ratio: float, total: int, pruned: int) -> float:
+    """Stage 2: the share of what temporal merging leaves that meets `retain_ratio` of the whole."""
+    return min(1, retain_ratio / ((total - pruned) / total))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How many tokens each segment and each frame keeps; all of it on the host.
+
+    Attributes:
+        first, last, length: `[S]`: the segments' frames.
+        static: `[S]`: static positions of each segment.
+        centers: `[S]`: cluster centres they are merged into.
+        dynamic: `[T]`: tokens of each frame that are not static.
+        important: `[T]`: how many of them are kept for their importance.
+        contextual: `[T]`: how many cluster centres are kept besides.
+    """
+
+    first: Sizes
+    last: Sizes
+    length: Sizes
+    static: Sizes
+    centers: Sizes
+    dynamic: Sizes
+    important: Sizes
+    contextual: Sizes
+
+    def per_frame(self, device: torch.device) -> tuple[Tensor, ...]:
+        """What the device needs to know, `[T]` int64 each, sent at once.
+
+        Returns:
+            The first frame of each frame's segment; the frame until which a position must be static
+            there (one that no run reaches in a one-frame segment); whether the segment's static tokens
+            are shown in the frame; the important and the contextual budget.
+        """
+        frames = len(self.dynamic)
+        opens = self.first.repeat(self.length)
+        closes = np.where(self.length > 1, self.last, frames).repeat(self.length)
+        shows = (opens == np.arange(frames)) & (self.centers > 0).repeat(self.length)
+        table = np.stack([opens, closes, shows, self.important, self.contextual])
+        return to_device(table, device).unbind()
+
+
+def plan_budgets(
+    segments: list[tuple[int, int]], counts: Counts, tokens: int, ratio: float, contextual_ratio: float
+) -> Plan:
+    """Stage 4's budgets, in the float64 arithmetic and half-to-even rounding of the definitions.
+
+    Args:
+        segments: first and last frame of each.
+        counts: `[T, T]` positions static over each span.
+        tokens: `N`.
+        ratio: the effective ratio.
+        contextual_ratio: share of the dynamic budget for cluster centres.
+    """
+    first, last = np.array(segments, dtype=np.int64).T
+    length = last - first + 1
+    static = np.where(length > 1, counts[first, last], 0)
+    dynamic = (tokens - static).repeat(length)
+    budget = np.ceil(dynamic * ratio)
+    important = np.rint(budget * (1 - contextual_ratio))
+    return Plan(
+        first=first,
+        last=last,
+        length=length,
+        static=static,
+        centers=np.rint(static * ratio).astype(np.int64),
+        dynamic=dynamic,
+        important=important.astype(np.int64),
+        contextual=(budget - important).astype(np.int64),
+    )
+
+
+class _Part(NamedTuple):
+    """Surviving tokens of one kind: `at` is each one's place `t * N + n` in the video."""
+
+    kind: int
+    at: Tensor
+    features: Tensor
+    size: Tensor
+
+
+_KINDS = _STATIC, _IMPORTANT, _CONTEXTUAL = range(3)
+
+# The layers that the paper names; other depths take the 7B model's in proportion.
+_PUBLISHED_LAYERS = {28: 18, 80: 60}

@@ -1,0 +1,1 @@
+"""Tensor mathematics that knows no model and no method."""

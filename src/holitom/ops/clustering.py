@@ -1,0 +1,114 @@
+"""DPC-KNN: density peaks among k nearest neighbours, for all groups of tokens at once.
+
+Du, Ding and Jia, "Study on density peaks clustering based on k-nearest neighbors", Knowledge-Based
+Systems 2016 (10.1016/j.knosys.2016.02.001), with the merging rule of HoliTom, section 3.2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from holitom.ops.host import to_device
+from holitom.ops.ragged import Sizes, compact, gather_bags, top_mask
+
+# Float32 elements that one batch of padded groups may hold (256 MiB).
+WORKSPACE = 1 << 26
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """Attributes:
+    centers: `[C]` int64, ascending: the tokens that became centres.
+    features: `[C, D]` float32: each centre merged with those that joined it.
+    size: `[C]` int64: how many tokens each stands for, itself included.
+    """
+
+    centers: Tensor
+    features: Tensor
+    size: Tensor
+
+
+def dpc_knn(
+    tokens: Tensor, sizes: Sizes, budgets: Sizes, *, knn: int = 7, center_weight: float = 0.6
+) -> Clusters:
+    """Choose `budgets[g]` centres in each group and merge every other token into its nearest one.
+
+    Args:
+        tokens: `[P, D]`: the groups one after another; computed with in float32.
+        sizes: `[G]` on the host: tokens of each group; `G >= 1`.
+        budgets: `[G]` on the host: centres of each group, `1 <= budgets[g] <= sizes[g]`.
+        knn: neighbours that a density averages over (fewer where the budget is smaller).
+        center_weight: the centre's share of its cluster; the mean of those that joined has the rest.
+    """
+    points = tokens.float()
+    batches = [_assign(points, sizes, budgets, batch, knn) for batch in _batches(sizes, points.shape[1])]
+    is_center, owner = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    centers = compact(is_center, int(budgets.sum()))
+
+    bags = gather_bags(centers, owner)
+    alone = bags.size == 1
+    of_center = torch.where(alone, 1.0, center_weight)
+    of_joined = (1.0 - center_weight) / (bags.size - 1).clamp_min(1)
+    features = bags.weighted_sum(points, torch.where(bags.rank == 0, of_center, of_joined))
+    return Clusters(centers=centers, features=features, size=bags.count)
+
+
+def _batches(sizes: Sizes, width: int) -> Iterator[slice]:
+    """All groups in one batch, unless padding them would outgrow the workspace."""
+    largest = int(sizes.max())
+    step = max(1, WORKSPACE // (largest * max(largest, width)))
+    return (slice(first, first + step) for first in range(0, len(sizes), step))
+
+
+def _assign(points: Tensor, sizes: Sizes, budgets: Sizes, batch: slice, knn: int) -> tuple[Tensor, Tensor]:
+    """Centres and owners in one batch of groups, padded to the largest: `[G, m, m]` distances.
+
+    Returns:
+        For the batch's tokens in order: whether each is a centre, and which centre owns it (counted
+        over all groups).
+    """
+    before = [(sizes.cumsum() - sizes)[batch], (budgets.cumsum() - budgets)[batch]]
+    table = to_device(np.stack([sizes[batch], budgets[batch], *before]), points.device)
+    size, budget, offset, centers_before = (row[:, None] for row in table.unbind())
+    slot = torch.arange(int(sizes[batch].max()), device=points.device)
+    real = slot < size  # [G, m]
+    # Padding repeats its group's first token: it moves no maximum, and no column reads it.
+    padded = points.detach()[offset + slot * real]
+    distance, density = _distance_and_density(padded, real, budget, knn)
+
+    # delta: the distance to the nearest denser token; the densest gets the largest of the set.
+    # Of equal densities the lower index counts as the denser.
+    farthest = distance.amax((1, 2))[:, None]
+    distance = distance.masked_fill(~real[:, None, :], torch.inf)
+    rank = density.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
+    denser = rank[:, None, :] < rank[:, :, None]
+    delta = distance.masked_fill(~denser, torch.inf).amin(-1)
+    delta = torch.where(delta.isinf(), farthest, delta)
+    center = top_mask((density * delta).masked_fill(~real, -torch.inf), budget[:, 0])
+
+    nearest = distance.masked_fill(~center[:, None, :], torch.inf).argmin(-1)
+    nearest = torch.where(center, slot, nearest)
+    owner = (center.cumsum(-1) - 1 + centers_before).gather(-1, nearest)
+    tokens = compact(real, int(sizes[batch].sum()))
+    return center.flatten()[tokens], owner.flatten()[tokens]
+
+
+def _distance_and_density(padded: Tensor, real: Tensor, budget: Tensor, knn: int) -> tuple[Tensor, Tensor]:
+    """`dist = ||u - v|| / sqrt(D)` (`[G, m, m]`) and `rho = exp(-mean of the k smallest dist^2)` (`[G, m]`).
+
+    `k = min(knn, budget)`; a token is its own nearest neighbour.
+    """
+    gram = torch.bmm(padded, padded.transpose(1, 2))
+    norm = gram.diagonal(dim1=1, dim2=2)  # from the same product: exactly 0 from a token to itself
+    square = (norm[:, :, None] + norm[:, None, :] - 2 * gram).clamp_min(0) / padded.shape[-1]
+    nearest = square.masked_fill(~real[:, None, :], torch.inf)
+    nearest = nearest.topk(min(knn, square.shape[-1]), largest=False).values
+    k = budget.clamp_max(knn)
+    counted = torch.arange(nearest.shape[-1], device=padded.device) < k  # [G, K]
+    density = torch.exp(-nearest.masked_fill(~counted[:, None, :], 0).sum(-1) / k)
+    return square.sqrt(), density

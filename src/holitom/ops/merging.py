@@ -1,0 +1,49 @@
+"""Merging dropped tokens into kept ones inside the language model (HoliTom, section 3.3)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from holitom.ops.ragged import gather_bags
+
+
+def most_attended(attention: Tensor, keep: int) -> tuple[Tensor, Tensor]:
+    """Split tokens into the `keep` most attended and the rest; of equals the lowest index is kept.
+
+    Args:
+        attention: `[V]`.
+        keep: how many are kept, at most `V`.
+
+    Returns:
+        `[keep]` and `[V - keep]` int64 indices, each ascending.
+    """
+    order = attention.argsort(descending=True, stable=True)
+    return order[:keep].sort().values, order[keep:].sort().values
+
+
+def merge_into_most_similar(hidden: Tensor, kept: Tensor, dropped: Tensor) -> Tensor:
+    """Halve every dropped token, in order, into the kept token most cosine-similar to it.
+
+    One after another `h_i <- (h_i + h_j) / 2` for the `j_1 < ... < j_n` that join `i` is
+    `2^-n h_i + sum over p of 2^(p-n-1) h_{j_p}`: a weighted sum, computed in one go.
+
+    Args:
+        hidden: `[V, D]`.
+        kept: `[K]` int64, ascending.
+        dropped: `[V - K]` int64, ascending: all the others.
+
+    Returns:
+        `[K, D]`, the dtype of `hidden`.
+    """
+    keep = kept.shape[0]
+    if keep == 0:
+        return hidden[:0]
+    unit = torch.nn.functional.normalize(hidden.detach().float(), dim=-1)
+    owner = torch.empty(len(hidden), dtype=torch.int64, device=hidden.device)
+    owner[kept] = torch.arange(keep, device=hidden.device)
+    owner[dropped] = (unit[dropped] @ unit[kept].T).argmax(-1)
+
+    bags = gather_bags(kept, owner)
+    halvings = bags.size - bags.rank.clamp_min(1)  # how often a member was halved; far back it is 0
+    return bags.weighted_sum(hidden, torch.exp2(-halvings.float()))

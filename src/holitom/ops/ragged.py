@@ -1,0 +1,109 @@
+"""Groups of unequal size without loops and without asking the device how large they are.
+
+Sizes and budgets are known to the host beforehand; the device only finds out *which* tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from holitom.ops.host import to_device
+
+Sizes = npt.NDArray[np.int64]
+
+
+def compact(mask: Tensor, count: int) -> Tensor:
+    """Where `mask` is true, in ascending flat order: `nonzero` with a count the host already knows.
+
+    Args:
+        mask: bool, any shape.
+        count: how many entries are true.
+
+    Returns:
+        `[count]` int64 indices into `mask.flatten()`.
+    """
+    nth = torch.arange(1, count + 1, device=mask.device)
+    return torch.searchsorted(mask.flatten().cumsum(0), nth)
+
+
+def top_mask(score: Tensor, budget: Tensor) -> Tensor:
+    """The `budget[g]` highest scores of every row `g`; of equals the lowest index.
+
+    Args:
+        score: `[G, m]`; `-inf` marks an entry that no row's budget reaches.
+        budget: `[G]` int64.
+
+    Returns:
+        `[G, m]` bool with `budget[g]` true entries in row `g`.
+    """
+    order = score.argsort(dim=-1, descending=True, stable=True)
+    wins = torch.arange(score.shape[-1], device=score.device) < budget[:, None]
+    return torch.zeros_like(score, dtype=torch.bool).scatter(-1, order, wins)
+
+
+def run_means(rows: Tensor, first: Tensor, lengths: Sizes, stride: int) -> Tensor:
+    """Mean of each strided run of rows: `first[k], first[k] + stride, ...`, `lengths[k]` of them.
+
+    Rows are read where they lie and summed in float32; no copy of them is made.
+
+    Args:
+        rows: `[R, D]`.
+        first: `[K]` int64, `K >= 1`.
+        lengths: `[K]` on the host, all positive.
+        stride: rows from one to the next of a run.
+
+    Returns:
+        `[K, D]`, the dtype of `rows`.
+    """
+    total, device = int(lengths.sum()), rows.device
+    start, length = to_device(np.stack([lengths.cumsum() - lengths, lengths]), device).unbind()
+    run = torch.repeat_interleave(length, output_size=total)
+    step = torch.arange(total, device=device) - start[run]
+    return F.embedding_bag(first[run] + step * stride, rows, start, mode="mean")
+
+
+@dataclass(frozen=True)
+class Bags:
+    """Tokens gathered around heads, bag after bag: its head, then those that joined, by index.
+
+    Attributes:
+        member: `[P]` int64: the token in each place.
+        rank: `[P]` int64: its rank in its bag; 0 is the head.
+        size: `[P]` int64: the size of that bag.
+        start: `[C]` int64: the place of each head.
+        count: `[C]` int64: the size of each bag.
+    """
+
+    member: Tensor
+    rank: Tensor
+    size: Tensor
+    start: Tensor
+    count: Tensor
+
+    def weighted_sum(self, tokens: Tensor, weight: Tensor) -> Tensor:
+        """`[C, D]`: each bag's sum of `tokens` (`[P, D]`) times `weight` (`[P]`, by place)."""
+        return F.embedding_bag(
+            self.member, tokens, self.start, mode="sum", per_sample_weights=weight.to(tokens.dtype)
+        )
+
+
+def gather_bags(heads: Tensor, owner: Tensor) -> Bags:
+    """Put every token into the bag of its owner.
+
+    Args:
+        heads: `[C]` int64, ascending: the tokens that own a bag.
+        owner: `[P]` int64: the bag `0..C-1` of each token; head `c` owns itself (`owner[heads[c]] == c`).
+    """
+    joined = torch.ones_like(owner).index_fill(0, heads, 0)
+    member = (2 * owner + joined).argsort(stable=True)
+    count = torch.zeros_like(heads).scatter_add(0, owner, torch.ones_like(owner))
+    start = count.cumsum(0) - count
+    bag = owner[member]
+    rank = torch.arange(len(owner), device=owner.device) - start[bag]
+    return Bags(member=member, rank=rank, size=count[bag], start=start, count=count)

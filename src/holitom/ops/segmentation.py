@@ -1,0 +1,115 @@
+"""Global redundancy-aware temporal segmentation (HoliTom, arXiv 2505.21334, section 3.1).
+
+A position is *static* between two frames when its features hardly change. A segment `[i..j]` can
+prune `P(i, j) = (j - i) * #{positions static all the way from i to j}` tokens; the partition of the
+video into segments that prunes the most is found exactly, by dynamic programming. The device counts
+static positions for all pairs of frames at once, one copy brings the counts to the host, and from
+there on every size is known to the host.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from holitom.ops.host import to_host
+
+Counts = npt.NDArray[np.int64]
+
+# Elements of features that may be converted to float32 at once (256 MiB).
+WORKSPACE = 1 << 26
+
+
+def neighbour_similarity(features: Tensor) -> Tensor:
+    """Cosine similarity of each position with itself one frame later.
+
+    The Gram matrix of every pair of neighbours is read off the features in place: one batched
+    product gives the scalar products and the norms, and nothing the size of the video is stored.
+
+    Args:
+        features: `[T, N, D]`, any floating dtype.
+
+    Returns:
+        `[T - 1, N]` float32; 0 where a feature vector is zero.
+    """
+    frames, tokens, width = features.shape
+    if frames < 2:
+        return features.new_zeros((0, tokens), dtype=torch.float32)
+    features = features.detach().contiguous()
+    # Half precision is converted a workspace at a time; float32 is used where it lies, whole.
+    whole = features.dtype == torch.float32
+    step = frames - 1 if whole else max(1, WORKSPACE // (tokens * width) - 1)
+    similarity = []
+    for first in range(0, frames - 1, step):
+        part = features[first : first + step + 1].float()
+        pairs = part.unfold(0, 2, 1).transpose(-1, -2).flatten(0, 1)  # [(T - 1) N, 2, D], a view
+        gram = torch.bmm(pairs, pairs.transpose(1, 2))
+        norms = gram.diagonal(dim1=1, dim2=2).sqrt().clamp_min(1e-8)
+        similarity.append((gram[:, 0, 1] / norms.prod(-1)).view(-1, tokens))
+    return torch.cat(similarity)
+
+
+def static_until(static: Tensor) -> Tensor:
+    """The last frame up to which each position, from each frame on, stays static.
+
+    Args:
+        static: `[T - 1, N]` bool: position `n` is static between frames `t` and `t + 1`.
+
+    Returns:
+        `[T, N]` int64: the largest `j >= t` with `static[t..j-1, n]` all true.
+    """
+    last = static.shape[0]
+    frame = torch.arange(last, device=static.device)[:, None]
+    stops = torch.where(static, last, frame)  # a frame after which the run breaks, else the end
+    stops = torch.cat([stops, stops.new_full((1, static.shape[1]), last)])
+    return stops.flip(0).cummin(0).values.flip(0)
+
+
+def static_counts(until: Tensor) -> Counts:
+    """How many positions are static throughout each span of frames: the one device-to-host copy.
+
+    Args:
+        until: `[T, N]` int64, from `static_until`.
+
+    Returns:
+        `[T, T]` int64 on the host: entry `(i, j)`, `j >= i`, counts the positions static in every
+        step from `i` to `j`. O(T N + T^2) for all pairs.
+    """
+    frames = until.shape[0]
+    row = torch.arange(0, frames * frames, frames, device=until.device)[:, None]
+    cell = (row + until).flatten()
+    ending = torch.zeros(frames * frames, dtype=torch.int32, device=until.device)
+    ending.scatter_add_(0, cell, torch.ones_like(cell, dtype=torch.int32))
+    # Static from i to j means: the run that starts at i ends at j or later.
+    ends = to_host(ending).reshape(frames, frames)
+    return np.ascontiguousarray(ends[:, ::-1].cumsum(1, dtype=np.int64)[:, ::-1])
+
+
+def best_segments(counts: Counts) -> tuple[list[tuple[int, int]], int]:
+    """The partition into contiguous segments that prunes the most tokens (equation 3).
+
+    `best[e] = max over L of best[e - L] + P(e - L, e - 1)`, and of equals the shortest last segment.
+
+    Args:
+        counts: `[T, T]`, from `static_counts`.
+
+    Returns:
+        First and last frame (inclusive) of each segment, and how many tokens they prune.
+    """
+    frames = len(counts)
+    frame = np.arange(frames)
+    prunable = counts * (frame - frame[:, None])  # P(i, j)
+    best = np.zeros(frames + 1, dtype=np.int64)
+    length = np.zeros(frames + 1, dtype=np.int64)
+    for end in range(1, frames + 1):
+        total = (best[:end] + prunable[:end, end - 1])[::-1]  # last segment of length 1, 2, ...
+        shortest = int(total.argmax())
+        best[end], length[end] = total[shortest], shortest + 1
+    segments: list[tuple[int, int]] = []
+    end = frames
+    while end > 0:
+        segments.append((end - int(length[end]), end - 1))
+        end -= int(length[end])
+    return segments[::-1], int(best[frames])
