@@ -1,0 +1,267 @@
+"""Stage 2 of the bundled model: teach the language model to answer MovingDigits-QA over the frozen tower.
+
+One sequence holds a video once and many questions behind it, each blind to the others: the prompt that
+`generate` sees, batched. The number of frames grows when the tasks are learned, and varies throughout, so
+that answers come from what tokens show rather than from absolute positions. Two probes on the middle
+layer's visual tokens (which scene, which way) speed learning up. Neither a compression method nor token
+dropping is ever used.
+
+    python tools/train_language.py --vision runs/vision.pt --out runs/language.pt
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tiny_llava
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from train_vision import pixels
+from training import BF16, MasterOptimizer, cosine, write_checkpoint
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from holitom.bench import moving_digits as md
+
+SLOT = 16  # tokens a question and its answer may take
+NO_LABEL = -100
+STAGES = (
+    # frames to draw from, videos a step, questions a video, mean accuracy that ends the stage
+    ((3, 4, 5), 24, 10, 0.80),
+    ((6, 8, 10), 12, 12, 0.85),
+    ((8, 12, 16, 16, 16), 8, 16, 2.0),
+)
+WORDS = tiny_llava.tokenizer()
+
+
+def packed_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: None, **options: Any
+) -> tuple[Tensor, None]:
+    """Causal over the video, then every question sees the video and itself. `[B, H, L, d]`."""
+    prefix: int = options["prefix"]
+    batch, heads, length, width = query.shape
+    video = F.scaled_dot_product_attention(
+        query[:, :, :prefix], key[:, :, :prefix], value[:, :, :prefix], is_causal=True
+    )
+    slots = (batch, heads, (length - prefix) // SLOT, SLOT, width)
+    q = query[:, :, prefix:] * options["scaling"]
+    own_q, own_k, own_v = (x[:, :, prefix:].reshape(slots) for x in (query * options["scaling"], key, value))
+    future = torch.full((SLOT, SLOT), -1e4, dtype=q.dtype).triu(1)
+    own = (own_q @ own_k.transpose(-1, -2) + future).flatten(2, 3)
+    seen = torch.cat([q @ key[:, :, :prefix].transpose(-1, -2), own], -1).softmax(-1)
+    past, own = seen.split([prefix, SLOT], -1)
+    answers = past @ value[:, :, :prefix] + (own.reshape(*slots[:4], SLOT) @ own_v).flatten(2, 3)
+    return torch.cat([video, answers], 2).transpose(1, 2), None
+
+
+ALL_ATTENTION_FUNCTIONS.register("packed", packed_attention)
+
+
+def encode(question: md.Question) -> tuple[list[int], list[int]]:
+    """Token ids and labels of one slot: the question as the chat template puts it, and its answer."""
+    ask = WORDS(f"{question.text}<|im_end|><|im_start|>assistant")["input_ids"]
+    answer = WORDS(f"{question.answer}<|im_end|>")["input_ids"]
+    pad = SLOT - len(ask) - len(answer)
+    target = [NO_LABEL] * (len(ask) - 1) + answer + [NO_LABEL] * (pad + 1)
+    return ask + answer + [WORDS.pad_token_id] * pad, target
+
+
+def make_batch(
+    split: md.Split, first: int, frames: int, videos: int, questions: int, weights: list[float]
+) -> dict[str, Tensor]:
+    """Videos `first ..` with questions drawn by task; everything is a function of the arguments."""
+    rng = np.random.default_rng([41, first])
+    rows: dict[str, list[Any]] = {k: [] for k in ("frames", "ids", "labels", "task", "scene", "way")}
+    for i in range(first, first + videos):
+        video = md.sample(split, i, frames)
+        asked: dict[str, list[md.Question]] = {}
+        for q in video.questions:
+            asked.setdefault(q.task, []).append(q)
+        share = np.array([weights[md.TASKS.index(t)] for t in asked])
+        tasks = rng.choice(list(asked), questions, p=share / share.sum())
+        slots = [encode(asked[t][rng.integers(len(asked[t]))]) for t in tasks]
+        way = np.full((frames, md.GRID, md.GRID), NO_LABEL)
+        for d in video.digits:
+            t = d.start + np.arange(1, len(d.cells))
+            way[t, d.cells[1:, 1], d.cells[1:, 0]] = d.motion
+        rows["frames"].append(torch.from_numpy(video.frames))
+        rows["ids"].append(torch.tensor([s[0] for s in slots]).flatten())
+        rows["labels"].append(torch.tensor([s[1] for s in slots]).flatten())
+        rows["task"].append(torch.tensor([md.TASKS.index(t) for t in tasks]))
+        rows["scene"].append(torch.from_numpy(video.scene).repeat_interleave(md.GRID**2))
+        rows["way"].append(torch.from_numpy(way).flatten())
+    return {k: torch.stack(v) for k, v in rows.items()}
+
+
+class Student(nn.Module):
+    """The model as training sees it: frozen eyes, packed questions, two probes."""
+
+    def __init__(self, train_eyes: bool = False) -> None:
+        super().__init__()
+        self.model = tiny_llava.build()
+        width = tiny_llava.TEXT["hidden_size"]
+        self.scene, self.way = nn.Linear(width, md.MAX_SCENES), nn.Linear(width, len(md.MOTIONS))
+        core = self.model.model
+        core.vision_tower.config._attn_implementation = "dense"
+        core.language_model.config._attn_implementation = "packed"
+        self.middle: Tensor
+        core.language_model.layers[3].register_forward_hook(self._keep_middle)
+        self.opening = torch.tensor(WORDS("<|im_start|>user")["input_ids"])
+        self.train_eyes = train_eyes
+
+    def _keep_middle(self, module: nn.Module, args: Any, out: Any) -> None:
+        self.middle = out[0] if isinstance(out, tuple) else out
+
+    def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        core, ids = self.model.model, batch["ids"]
+        with torch.set_grad_enabled(self.train_eyes and torch.is_grad_enabled()):
+            seen = core.get_video_features(pixels(batch["frames"])).pooler_output
+        if not self.train_eyes:
+            newline = core.image_newline.expand(len(ids), 1, -1)
+            seen = torch.cat([seen[:, :-1], newline], 1)
+        embed = core.language_model.embed_tokens
+        opening = embed(self.opening).expand(len(ids), -1, -1)
+        prefix = opening.shape[1] + seen.shape[1]
+        slots = (prefix + torch.arange(SLOT)).repeat(ids.shape[1] // SLOT)
+        hidden = core.language_model(
+            inputs_embeds=torch.cat([opening, seen, embed(ids)], 1),
+            attention_mask={"full_attention": None},
+            position_ids=torch.cat([torch.arange(prefix), slots]).expand(len(ids), -1),
+            use_cache=False,
+            prefix=prefix,
+        ).last_hidden_state
+        asked = batch["labels"] != NO_LABEL
+        logits = self.model.lm_head(hidden[:, prefix:][asked]).float()
+        visual = self.middle[:, opening.shape[1] : prefix - 1]
+        return logits, self.scene(visual).float(), self.way(visual[batch["way"] != NO_LABEL]).float()
+
+
+def exact(logits: Tensor, batch: dict[str, Tensor]) -> Tensor:
+    """`[videos, questions]`: whether every token of an answer is right."""
+    asked = batch["labels"] != NO_LABEL
+    right = torch.ones_like(asked)
+    right[asked] = logits.argmax(-1) == batch["labels"][asked]
+    return right.unflatten(1, (-1, SLOT)).all(-1)
+
+
+class Tally:
+    """Accuracy by task."""
+
+    def __init__(self) -> None:
+        self.right, self.asked = torch.zeros(len(md.TASKS)), torch.zeros(len(md.TASKS))
+
+    def add(self, right: Tensor, task: Tensor) -> None:
+        self.right += torch.bincount(task.flatten(), right.flatten().float(), len(md.TASKS))
+        self.asked += torch.bincount(task.flatten(), minlength=len(md.TASKS))
+
+    @property
+    def accuracy(self) -> Tensor:
+        return self.right / self.asked.clamp(min=1)
+
+    def __str__(self) -> str:
+        each = " ".join(f"{t}:{a:.3f}" for t, a in zip(md.TASKS, self.accuracy.tolist(), strict=True))
+        return f"mean {self.accuracy.mean():.3f} {each}"
+
+
+@torch.no_grad()
+def evaluate(student: Student, batches: int = 8) -> Tally:
+    """Held-out videos of 16 frames (not those that the benchmark asks about), answers read in parallel."""
+    tally = Tally()
+    for i in range(batches):
+        batch = make_batch("test", 10**6 + 8 * i, 16, 8, 16, [1.0] * len(md.TASKS))
+        tally.add(exact(student(batch)[0], batch), batch["task"])
+    return tally
+
+
+def main() -> None:
+    ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    ask.add_argument("--vision", type=Path, default=Path("runs/vision.pt"))
+    ask.add_argument("--out", type=Path, default=Path("runs/language.pt"))
+    ask.add_argument("--steps", type=int, default=4000)
+    ask.add_argument("--rate", type=float, default=2e-3)
+    ask.add_argument("--threads", type=int, default=2)
+    a = ask.parse_args()
+    torch.set_num_threads(a.threads)
+    a.out.parent.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(1)
+
+    student = Student()
+    student.model.load_state_dict(torch.load(a.vision, weights_only=False)["model"])
+    student.to(BF16)
+    core = student.model.model
+    learned = [
+        *core.language_model.named_parameters(),
+        ("image_newline", core.image_newline),
+        *student.model.lm_head.named_parameters(),
+        *student.scene.named_parameters(),
+        *student.way.named_parameters(),
+    ]
+    hidden = [p for n, p in learned if n.startswith("layers") and p.ndim == 2]
+    optimizer = MasterOptimizer(hidden, [p for n, p in learned if not (n.startswith("layers") and p.ndim == 2)])
+
+    step, stage, made, skill = 0, 0, 0, torch.full((len(md.TASKS),), 0.3)
+    if a.out.exists():
+        saved = torch.load(a.out, weights_only=False)
+        optimizer.load_state_dict(saved["optimizer"])
+        step, stage, made, skill = (saved[k] for k in ("step", "stage", "made", "skill"))
+        print(f"resumed at step {step}", flush=True)
+
+    with ProcessPoolExecutor(1) as pool:
+
+        def order() -> Any:
+            nonlocal made
+            frames, videos, questions, _ = STAGES[stage]
+            drawn = frames[np.random.default_rng([43, made]).integers(len(frames))]
+            first, made = made, made + videos
+            return pool.submit(make_batch, "train", first, drawn, videos, questions, (1.1 - skill).tolist())
+
+        ahead = [order() for _ in range(3)]
+        tally, sums, began, shown = Tally(), torch.zeros(3), time.time(), step
+        while step < a.steps:
+            batch = ahead.pop(0).result()
+            ahead.append(order())
+            logits, scene, way = student(batch)
+            answers = batch["labels"][batch["labels"] != NO_LABEL]
+            parts = torch.stack(
+                [
+                    F.cross_entropy(logits, answers),
+                    0.2 * F.cross_entropy(scene.flatten(0, 1), batch["scene"].flatten()),
+                    0.2 * F.cross_entropy(way, batch["way"][batch["way"] != NO_LABEL]),
+                ]
+            )
+            parts.sum().backward()
+            norm = optimizer.step(a.rate * cosine(step, a.steps))
+            step += 1
+            sums += parts.detach()
+            tally.add(exact(logits.detach(), batch), batch["task"])
+            if step % 50 == 0:
+                skill = tally.accuracy
+                seconds = (time.time() - began) / (step - shown)
+                loss = " ".join(f"{x:.3f}" for x in (sums / (step - shown)).tolist())
+                print(
+                    f"{step} stage {stage} {seconds:.2f} s/step norm {norm:.2f} loss {loss} {tally}", flush=True
+                )
+                if skill.mean() > STAGES[stage][3]:
+                    stage += 1
+                tally, sums, began, shown = Tally(), torch.zeros(3), time.time(), step
+            if step % 250 == 0 or step == a.steps:
+                print("  held out:", evaluate(student), flush=True)
+                state = {
+                    "step": step,
+                    "stage": stage,
+                    "made": made,
+                    "skill": skill,
+                    "optimizer": optimizer.state_dict(),
+                    "model": optimizer.float32(student.model),
+                }
+                write_checkpoint(a.out, state)
+                began, shown, tally, sums = time.time(), step, Tally(), torch.zeros(3)
+
+
+if __name__ == "__main__":
+    main()
