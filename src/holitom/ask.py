@@ -1,0 +1,147 @@
+"""One question about one video: load a model, make its prompt, generate, and say what it cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from holitom.errors import HolitomError, SettingsError, UnsupportedModelError
+from holitom.models import adapter_for
+
+if TYPE_CHECKING:
+    from holitom.methods import Method
+    from holitom.runtime import Report
+    from holitom.video import Video
+
+
+class ModelError(HolitomError, ValueError):
+    """A checkpoint cannot be found or loaded."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model said and what the run reported."""
+
+    text: str
+    new_tokens: int
+    report: Report
+
+    @property
+    def visual_tokens(self) -> int:
+        """Visual tokens that went into the language model, the model's separators included."""
+        return sum(video.sent for video in self.report.videos)
+
+    @property
+    def time_to_first_token(self) -> float:
+        """Seconds in the vision tower, in merging and in the prefill; reading the video is not in it."""
+        seconds = self.report.seconds
+        return seconds["vision"] + seconds["merging"] + seconds["prefill"]
+
+    @property
+    def decode_tokens_per_second(self) -> float | None:
+        """Tokens after the first, by the second; None where there was only one."""
+        seconds = self.report.seconds["decoding"]
+        return (self.new_tokens - 1) / seconds if self.new_tokens > 1 and seconds > 0 else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything that `holitom ask --json` prints for one run."""
+        video = self.report.videos[0]
+        return {
+            "answer": self.text,
+            "new_tokens": self.new_tokens,
+            "visual_tokens": self.visual_tokens,
+            "visual_tokens_before": video.tokens,
+            "stages": video.stages,
+            "segments": [list(segment) for segment in video.segments],
+            "seconds": self.report.seconds,
+            "ttft_seconds": self.time_to_first_token,
+            "decode_tokens_per_second": self.decode_tokens_per_second,
+            "kv_cache_bytes": self.report.kv_bytes,
+            "kv_cache_bytes_full": self.report.kv_bytes_full,
+        }
+
+
+def load_model(name: str, dtype: str = "auto", device: str = "auto") -> tuple[Any, Any]:
+    """A checkpoint's model, ready to answer, and its processor.
+
+    The model's class is checked on the config, before any weights are read.
+
+    Args:
+        name: a folder, or an id on the Hugging Face Hub.
+        dtype: "auto" (as the checkpoint says) or a torch name such as "bfloat16".
+        device: "auto" (a GPU where there is one) or a torch name such as "cuda:1".
+
+    Raises:
+        ModelError: there is no such checkpoint, or it cannot be loaded.
+        UnsupportedModelError: no adapter knows its class.
+        SettingsError: `dtype` or `device` is unknown.
+    """
+    from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+
+    where = _device(device)
+    precision = dtype if dtype == "auto" else _dtype(dtype)
+    if Path(name).is_file() or (name.startswith((".", "/", "~")) and not Path(name).exists()):
+        raise ModelError(f"model {name}: no such folder")
+    try:
+        config = AutoConfig.from_pretrained(name)
+        with torch.device("meta"):
+            adapter_for(AutoModelForImageTextToText.from_config(config))
+        processor = AutoProcessor.from_pretrained(name)
+        model: Any = AutoModelForImageTextToText.from_pretrained(name, dtype=precision)
+    except UnsupportedModelError:
+        raise
+    except (OSError, ValueError, KeyError) as error:
+        # transformers' messages run over many lines; the first says what is wrong.
+        raise ModelError(f"model {name}: {str(error).strip().splitlines()[0]}") from error
+    return model.to(where).eval(), processor
+
+
+def prompt(processor: Any, video: Video, question: str) -> Any:
+    """The model's inputs for one question about one video, by its own chat template and processor."""
+    content = [{"type": "video"}, {"type": "text", "text": question}]
+    text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+    return processor(
+        text=[text],
+        videos=[video.frames],
+        video_metadata=[video.metadata],
+        do_sample_frames=False,
+        return_tensors="pt",
+    )
+
+
+def ask(model: Any, processor: Any, inputs: Any, method: Method, max_new_tokens: int = 64) -> Answer:
+    """Answer greedily with `method` switched on; `Method(retain_ratio=1)` is the model as it comes."""
+    inputs = inputs.to(model.device, model.dtype)
+    with torch.inference_mode(), method(model) as run:
+        ids = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
+    new = ids[0, inputs["input_ids"].shape[1] :]
+    assert run.last is not None, "the prompt holds a video"
+    return Answer(processor.decode(new, skip_special_tokens=True).strip(), len(new), run.last)
+
+
+def unknown_words(processor: Any, question: str) -> bool:
+    """Whether the model's tokenizer has no tokens for some of the question (the bundled model's is tiny)."""
+    tokenizer = processor.tokenizer
+    unknown = tokenizer.unk_token_id
+    return unknown is not None and unknown in tokenizer(question)["input_ids"]
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise SettingsError(f"device {name!r} is not to be had here (cpu, cuda, cuda:1, mps, ...)") from error
+    return device
+
+
+def _dtype(name: str) -> torch.dtype:
+    dtype = getattr(torch, name, None)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise SettingsError(f"dtype must be auto, float32, bfloat16 or float16, not {name!r}")
+    return dtype
