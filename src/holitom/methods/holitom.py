@@ -95,24 +95,24 @@ class HoliTom(Method):
         opens, closes, shows, important, contextual = plan.per_frame(until.device)
 
         # Stages 3 and 4: static tokens once a segment, dynamic tokens frame by frame.
-        static = until[opens] >= closes[:, None]  # [T, N]
+        static = until[opens[:, 0]] >= closes  # [T, N]
         chosen = top_mask(video.importance.masked_fill(static, -torch.inf), important)
         parts = [self._important(video, chosen, plan)]
         if plan.centers.any():
-            parts.append(self._static(video, static & shows[:, None].bool(), plan))
+            parts.insert(0, self._static(video, static & (shows > 0), plan))
         if plan.contextual.any():
-            parts.append(self._contextual(video, ~(static | chosen) & (contextual > 0)[:, None], plan))
+            parts.append(self._contextual(video, ~(static | chosen) & (contextual > 0), plan))
 
-        # Stage 5: a segment's static tokens, then its frames' important and contextual ones.
-        at = torch.cat([part.at for part in parts])
-        frame, position = at // tokens, at % tokens
-        kind = torch.cat([torch.full_like(part.at, part.kind) for part in parts])
-        order = ((frame * len(_KINDS) + kind) * tokens + position).argsort()
+        # Stage 5: each part is in order of frame and position, so ordering their union by frame alone
+        # gives a segment's static tokens first, then each frame's important and contextual ones.
+        at, features, size = (torch.cat(column) for column in zip(*parts, strict=True))
+        order = (at // tokens).argsort(stable=True)
+        at = at[order]
         return MergedTokens(
-            features=torch.cat([part.features for part in parts])[order],
-            frame=frame[order],
-            position=position[order],
-            size=torch.cat([part.size for part in parts])[order],
+            features=features[order],
+            frame=at // tokens,
+            position=at % tokens,
+            size=size[order],
             segments=segments,
             stages={"temporal": frames * tokens - pruned, "spatial": len(at)},
         )
@@ -137,7 +137,7 @@ class HoliTom(Method):
     def _important(self, video: VideoTokens, chosen: Tensor, plan: Plan) -> _Part:
         """Stage 4, dynamic: each frame's most important tokens, kept as they are."""
         at = compact(chosen, int(plan.important.sum()))
-        return _Part(_IMPORTANT, at, video.features.flatten(0, 1)[at], torch.ones_like(at))
+        return _Part(at, video.features.flatten(0, 1)[at], torch.ones_like(at))
 
     def _contextual(self, video: VideoTokens, rest: Tensor, plan: Plan) -> _Part:
         """Stage 4, dynamic: cluster centres among each frame's other tokens (none at ratio 0)."""
@@ -152,7 +152,7 @@ class HoliTom(Method):
             center_weight=self.center_weight,
         )
         features = clusters.features.to(video.features.dtype)
-        return _Part(_CONTEXTUAL, at[clusters.centers], features, clusters.size)
+        return _Part(at[clusters.centers], features, clusters.size)
 
     def _static(self, video: VideoTokens, heads: Tensor, plan: Plan) -> _Part:
         """Stages 3 and 4, static: averages over each segment, then cluster centres among them."""
@@ -164,7 +164,7 @@ class HoliTom(Method):
         clusters = dpc_knn(means, sizes, plan.centers[lives], knn=self.knn, center_weight=self.center_weight)
         features = clusters.features.to(video.features.dtype)
         size = clusters.size * to_device(plan.length[lives].repeat(plan.centers[lives]), at.device)
-        return _Part(_STATIC, at[clusters.centers], features, size)
+        return _Part(at[clusters.centers], features, size)
 
 
 @dataclass(frozen=True)
@@ -217,7 +217,7 @@ class Plan:
     contextual: Sizes
 
     def per_frame(self, device: torch.device) -> tuple[Tensor, ...]:
-        """What the device needs to know, `[T]` int64 each, sent at once.
+        """What the device needs to know, `[T, 1]` int64 each, sent at once.
 
         Returns:
             The first frame of each frame's segment; the frame until which a position must be static
@@ -229,7 +229,7 @@ class Plan:
         closes = np.where(self.length > 1, self.last, frames).repeat(self.length)
         shows = (opens == np.arange(frames)) & (self.centers > 0).repeat(self.length)
         table = np.stack([opens, closes, shows, self.important, self.contextual])
-        return to_device(table, device).unbind()
+        return to_device(table[:, :, None], device).unbind()
 
 
 def plan_budgets(
@@ -263,15 +263,12 @@ def plan_budgets(
 
 
 class _Part(NamedTuple):
-    """Surviving tokens of one kind: `at` is each one's place `t * N + n` in the video."""
+    """Surviving tokens of one kind, by frame and position: `at` is their place `t * N + n`."""
 
-    kind: int
     at: Tensor
     features: Tensor
     size: Tensor
 
-
-_KINDS = _STATIC, _IMPORTANT, _CONTEXTUAL = range(3)
 
 # The layers that the paper names; other depths take the 7B model's in proportion.
 _PUBLISHED_LAYERS = {28: 18, 80: 60}

@@ -51,9 +51,8 @@ def dpc_knn(
     centers = compact(is_center, int(budgets.sum()))
 
     bags = gather_bags(centers, owner)
-    alone = bags.size == 1
-    of_center = torch.where(alone, 1.0, center_weight)
-    of_joined = (1.0 - center_weight) / (bags.size - 1).clamp_min(1)
+    of_center = torch.where(bags.size == 1, 1.0, center_weight)  # a centre that none joins stays
+    of_joined = (1.0 - center_weight) / (bags.size - 1)
     features = bags.weighted_sum(points, torch.where(bags.rank == 0, of_center, of_joined))
     return Clusters(centers=centers, features=features, size=bags.count)
 
@@ -66,49 +65,44 @@ def _batches(sizes: Sizes, width: int) -> Iterator[slice]:
 
 
 def _assign(points: Tensor, sizes: Sizes, budgets: Sizes, batch: slice, knn: int) -> tuple[Tensor, Tensor]:
-    """Centres and owners in one batch of groups, padded to the largest: `[G, m, m]` distances.
+    """Centres and owners in one batch of groups, padded to the largest of them, `m`.
 
     Returns:
         For the batch's tokens in order: whether each is a centre, and which centre owns it (counted
         over all groups).
     """
-    before = [(sizes.cumsum() - sizes)[batch], (budgets.cumsum() - budgets)[batch]]
-    table = to_device(np.stack([sizes[batch], budgets[batch], *before]), points.device)
-    size, budget, offset, centers_before = (row[:, None] for row in table.unbind())
+    index = np.stack([sizes, budgets, sizes.cumsum() - sizes, budgets.cumsum() - budgets])[:, batch, None]
+    size, budget, first_token, first_center = to_device(index, points.device).unbind()  # [G, 1] each
     slot = torch.arange(int(sizes[batch].max()), device=points.device)
     real = slot < size  # [G, m]
-    # Padding repeats its group's first token: it moves no maximum, and no column reads it.
-    padded = points.detach()[offset + slot * real]
-    distance, density = _distance_and_density(padded, real, budget, knn)
+    padding = ~real[:, None, :]
+    # Padding repeats its group's first token: it moves no maximum, and no column is read from it.
+    padded = points.detach()[first_token + slot * real]
 
-    # delta: the distance to the nearest denser token; the densest gets the largest of the set.
+    # dist^2 = ||u - v||^2 / D, norms from the same product: exactly 0 from a token to itself.
+    gram = torch.bmm(padded, padded.mT)
+    norm = gram.diagonal(dim1=1, dim2=2)
+    square = (norm[:, :, None] + norm[:, None, :] - 2 * gram).clamp_min(0) / padded.shape[-1]
+    farthest = square.amax((1, 2)).sqrt()[:, None]
+    square = square.masked_fill(padding, torch.inf)
+    distance = square.sqrt()
+
+    # rho = exp(-mean of the k smallest dist^2), k = min(knn, budget).
+    nearest = square.topk(min(knn, len(slot)), largest=False).values
+    k = budget.clamp_max(knn)
+    uncounted = (slot[: nearest.shape[-1]] >= k)[:, None, :]
+    density = torch.exp(-nearest.masked_fill(uncounted, 0).sum(-1) / k)
+
+    # delta: the distance to the nearest denser token; the densest has the largest of the set.
     # Of equal densities the lower index counts as the denser.
-    farthest = distance.amax((1, 2))[:, None]
-    distance = distance.masked_fill(~real[:, None, :], torch.inf)
     rank = density.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
-    denser = rank[:, None, :] < rank[:, :, None]
-    delta = distance.masked_fill(~denser, torch.inf).amin(-1)
-    delta = torch.where(delta.isinf(), farthest, delta)
-    center = top_mask((density * delta).masked_fill(~real, -torch.inf), budget[:, 0])
+    not_denser = rank[:, None, :] >= rank[:, :, None]
+    delta = distance.masked_fill(not_denser, torch.inf).amin(-1).minimum(farthest)
+    center = top_mask((density * delta).masked_fill(~real, -torch.inf), budget)
 
+    # Every other token joins its nearest centre.
     nearest = distance.masked_fill(~center[:, None, :], torch.inf).argmin(-1)
     nearest = torch.where(center, slot, nearest)
-    owner = (center.cumsum(-1) - 1 + centers_before).gather(-1, nearest)
+    owner = (first_center + center.cumsum(-1) - 1).gather(-1, nearest)
     tokens = compact(real, int(sizes[batch].sum()))
     return center.flatten()[tokens], owner.flatten()[tokens]
-
-
-def _distance_and_density(padded: Tensor, real: Tensor, budget: Tensor, knn: int) -> tuple[Tensor, Tensor]:
-    """`dist = ||u - v|| / sqrt(D)` (`[G, m, m]`) and `rho = exp(-mean of the k smallest dist^2)` (`[G, m]`).
-
-    `k = min(knn, budget)`; a token is its own nearest neighbour.
-    """
-    gram = torch.bmm(padded, padded.transpose(1, 2))
-    norm = gram.diagonal(dim1=1, dim2=2)  # from the same product: exactly 0 from a token to itself
-    square = (norm[:, :, None] + norm[:, None, :] - 2 * gram).clamp_min(0) / padded.shape[-1]
-    nearest = square.masked_fill(~real[:, None, :], torch.inf)
-    nearest = nearest.topk(min(knn, square.shape[-1]), largest=False).values
-    k = budget.clamp_max(knn)
-    counted = torch.arange(nearest.shape[-1], device=padded.device) < k  # [G, K]
-    density = torch.exp(-nearest.masked_fill(~counted[:, None, :], 0).sum(-1) / k)
-    return square.sqrt(), density

@@ -37,13 +37,13 @@ def top_mask(score: Tensor, budget: Tensor) -> Tensor:
 
     Args:
         score: `[G, m]`; `-inf` marks an entry that no row's budget reaches.
-        budget: `[G]` int64.
+        budget: `[G, 1]` int64.
 
     Returns:
         `[G, m]` bool with `budget[g]` true entries in row `g`.
     """
     order = score.argsort(dim=-1, descending=True, stable=True)
-    wins = torch.arange(score.shape[-1], device=score.device) < budget[:, None]
+    wins = torch.arange(score.shape[-1], device=score.device) < budget
     return torch.zeros_like(score, dtype=torch.bool).scatter(-1, order, wins)
 
 

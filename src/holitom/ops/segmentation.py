@@ -18,15 +18,16 @@ from holitom.ops.host import to_host
 
 Counts = npt.NDArray[np.int64]
 
-# Elements of features that may be converted to float32 at once (256 MiB).
-WORKSPACE = 1 << 26
+# Half-precision features are converted to float32 in this many slices of their width: a fixed number
+# of operations for any video, and half of the video's own memory at a time.
+SLICES = 4
 
 
 def neighbour_similarity(features: Tensor) -> Tensor:
     """Cosine similarity of each position with itself one frame later.
 
-    The Gram matrix of every pair of neighbours is read off the features in place: one batched
-    product gives the scalar products and the norms, and nothing the size of the video is stored.
+    The Gram matrix of every pair of neighbours is read off the features where they lie: one batched
+    product gives scalar products and norms, and nothing the size of the video is stored.
 
     Args:
         features: `[T, N, D]`, any floating dtype.
@@ -38,17 +39,15 @@ def neighbour_similarity(features: Tensor) -> Tensor:
     if frames < 2:
         return features.new_zeros((0, tokens), dtype=torch.float32)
     features = features.detach().contiguous()
-    # Half precision is converted a workspace at a time; float32 is used where it lies, whole.
-    whole = features.dtype == torch.float32
-    step = frames - 1 if whole else max(1, WORKSPACE // (tokens * width) - 1)
-    similarity = []
-    for first in range(0, frames - 1, step):
-        part = features[first : first + step + 1].float()
-        pairs = part.unfold(0, 2, 1).transpose(-1, -2).flatten(0, 1)  # [(T - 1) N, 2, D], a view
-        gram = torch.bmm(pairs, pairs.transpose(1, 2))
-        norms = gram.diagonal(dim1=1, dim2=2).sqrt().clamp_min(1e-8)
-        similarity.append((gram[:, 0, 1] / norms.prod(-1)).view(-1, tokens))
-    return torch.cat(similarity)
+    slices = 1 if features.dtype == torch.float32 else min(SLICES, width)
+    gram = torch.zeros((), device=features.device)
+    for part in features.chunk(slices, dim=-1):
+        part = part.float().contiguous()
+        width = part.shape[-1]
+        pairs = part.as_strided(((frames - 1) * tokens, 2, width), (width, tokens * width, 1))
+        gram = gram + torch.bmm(pairs, pairs.mT)
+    norms = gram.diagonal(dim1=1, dim2=2).sqrt().clamp_min(1e-8)
+    return (gram[:, 0, 1] / norms.prod(-1)).view(-1, tokens)
 
 
 def static_until(static: Tensor) -> Tensor:

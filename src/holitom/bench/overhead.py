@@ -1,0 +1,222 @@
+"""What merging itself costs: tensor operations, device synchronisations, time and memory.
+
+`python -m holitom.bench.overhead` prints the table. The videos are synthetic and as redundant as real
+ones are: scenes with hard cuts, a still background with sensor noise, a quarter of the tokens moving.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from holitom.methods.holitom import HoliTom
+from holitom.ops.segmentation import best_segments, neighbour_similarity, static_counts, static_until
+from holitom.tokens import VideoTokens
+
+# LLaVA-OneVision-7B: 14 x 14 pooled tokens a frame, 3584 wide; its 0.5B sibling is 896 wide.
+GRID, WIDTH, NARROW = 14, 3584, 896
+
+
+def synthetic_video(
+    frames: int, width: int = WIDTH, seed: int = 0, dtype: torch.dtype | None = None
+) -> VideoTokens:
+    """Features of a redundant video: a hard cut every 4 to 12 frames, a quarter of each frame moving.
+
+    Args:
+        frames: `T`.
+        width: `D`.
+        seed: everything is drawn from it.
+        dtype: of the features, float32 by default.
+    """
+    rng = torch.Generator().manual_seed(seed)
+    tokens = GRID * GRID
+    features = torch.empty(frames, tokens, width, dtype=dtype or torch.float32)
+    moving, until = torch.zeros(tokens, dtype=torch.bool), 0
+    background = torch.empty(0)
+    for frame in range(frames):
+        if frame == until:  # a cut
+            until += int(torch.randint(4, 13, (), generator=rng))
+            background = torch.randn(tokens, width, generator=rng)
+            moving = torch.rand(tokens, generator=rng) < 0.25
+        shown = background + 0.2 * torch.randn(tokens, width, generator=rng)  # cosine 0.96 to the next
+        shown[moving] = torch.randn(int(moving.sum()), width, generator=rng)
+        features[frame] = shown
+    return VideoTokens(features, torch.rand(frames, tokens, generator=rng), (GRID, GRID))
+
+
+@dataclass(frozen=True)
+class Count:
+    """Tensor operations dispatched, and those among them that would make the host wait for a GPU."""
+
+    operations: int
+    synchronisations: int
+
+
+def count_operations(call: Callable[[], object]) -> Count:
+    """Run `call` and count what it dispatches, views included.
+
+    The library's device-to-host copies all go through `ops.host.to_host`, which copies on the CPU too,
+    so the count made here is the count on a GPU; besides those, every operation whose result's value or
+    shape the host has to wait for counts as a synchronisation.
+    """
+    with _Counter() as counter:
+        call()
+    return Count(counter.operations, counter.synchronisations)
+
+
+class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts dispatched operations."""
+
+    WAITS = (
+        *("_local_scalar_dense", "is_nonzero", "equal", "nonzero", "masked_select"),
+        *("bincount", "_unique2", "unique_dim", "unique_consecutive"),
+    )
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.operations = 0
+        self.synchronisations = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        self.operations += 1
+        self.synchronisations += self._waits(func, args, kwargs)
+        return func(*args, **kwargs)
+
+    def _waits(self, func: Any, args: Any, kwargs: dict[str, Any]) -> bool:
+        name = func.overloadpacket.__name__
+        if name in self.WAITS:
+            return True
+        if name == "_to_copy":  # to the host, whether or not the tensor was there already
+            device = kwargs.get("device")
+            return device is not None and torch.device(device).type == "cpu"
+        if name == "repeat_interleave":  # without the size of its output it asks the device
+            return kwargs.get("output_size") is None
+        if name in ("index", "index_put", "index_put_"):  # by a mask: how many are true?
+            return any(t is not None and t.dtype in (torch.bool, torch.uint8) for t in args[1])
+        return False
+
+
+def overhead() -> dict[str, Any]:
+    """Measure everything; needs about 2 GB of memory and half a minute.
+
+    Returns:
+        `machine`, `video` (what was measured on) and `rows`: one a figure, with `name`, `value`, `unit`
+        and `limit`.
+    """
+    method = HoliTom(retain_ratio=0.10)
+    rows: list[dict[str, Any]] = []
+
+    def row(name: str, value: float | None, unit: str, limit: float) -> None:
+        rows.append({"name": name, "value": value, "unit": unit, "limit": limit})
+
+    size = f"{GRID * GRID} x {WIDTH}"
+    for frames in (32, 128):
+        merge = partial(method.merge, synthetic_video(frames))
+        count = count_operations(merge)
+        row(f"outer stage, {frames} x {size}: tensor operations", count.operations, "", 200)
+        row(f"outer stage, {frames} x {size}: device synchronisations", count.synchronisations, "", 2)
+        if frames == 32:
+            with _threads(2):
+                row(
+                    f"outer stage, {frames} x {size}, float32, two cores", 1e3 * _seconds(merge, 15), "ms", 40
+                )
+
+    features = synthetic_video(1024, NARROW).features
+    given_features = partial(_segments_of, features)
+    given_similarity = partial(_segments, neighbour_similarity(features))
+    with _threads(1):
+        for source, call in (("similarities", given_similarity), (f"features {NARROW} wide", given_features)):
+            name = f"segmenting 1024 x {GRID * GRID} given {source}, one core"
+            row(f"{name}: extra memory", _extra_megabytes(call), "MB", 64)
+            row(name, _seconds(call, 3), "s", 0.5)
+
+    machine = f"{_processor()}, torch {torch.__version__}"
+    video_text = (
+        "synthetic: hard cuts, still background with noise, 25% of the tokens moving; retain ratio 0.10"
+    )
+    return {"machine": machine, "video": video_text, "rows": rows}
+
+
+def print_overhead(result: dict[str, Any], console: Console | None = None) -> None:
+    """Print what `overhead` measured as a table."""
+    table = Table("cost of merging", caption=f"{result['machine']}. Video: {result['video']}.")
+    table.add_column("measured", justify="right")
+    table.add_column("limit", justify="right")
+    for row in result["rows"]:
+        value = "-" if row["value"] is None else f"{row['value']:.3g} {row['unit']}"
+        table.add_row(row["name"], value.strip(), f"{row['limit']} {row['unit']}".strip())
+    (console or Console()).print(table)
+
+
+def _segments(similarity: Tensor) -> list[tuple[int, int]]:
+    return best_segments(static_counts(static_until(similarity > 0.8)))[0]
+
+
+def _segments_of(features: Tensor) -> list[tuple[int, int]]:
+    return _segments(neighbour_similarity(features))
+
+
+def _seconds(call: Callable[[], object], repeats: int) -> float:
+    """Median wall-clock time of a call, after one to warm up."""
+    call()
+    times = []
+    for _ in range(repeats):
+        begin = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - begin)
+    return statistics.median(times)
+
+
+def _extra_megabytes(call: Callable[[], object]) -> float | None:
+    """How far the process's resident memory rises above its level before `call` (Linux; else None)."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)  # what earlier calls freed must not hide what this one takes
+        Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
+        before = _resident("VmRSS")
+        call()
+        return (_resident("VmHWM") - before) / 1e3
+    except (AttributeError, OSError):
+        return None
+
+
+def _resident(field: str) -> float:
+    """A memory field of this process, in kB."""
+    status = Path("/proc/self/status").read_text()
+    return float(next(line.split()[1] for line in status.splitlines() if line.startswith(field)))
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+if __name__ == "__main__":
+    print_overhead(overhead())
