@@ -1,0 +1,84 @@
+"""What the runtime asks of a model family. A new family is one subclass and one row of the registry."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from holitom.tokens import MergedTokens, VideoTokens
+
+
+@dataclass(frozen=True)
+class SentTokens:
+    """What takes the place of one video's placeholders, in the order it is sent.
+
+    Attributes:
+        features: `[S, D]`: merged tokens and the family's own separators (newlines).
+        slot: `[S]` int64: the placeholder (0-based, within its video) that each stands at.
+    """
+
+    features: Tensor
+    slot: Tensor
+
+
+class Adapter(ABC):
+    """One model of one family: where things are, and the few computations that only it knows.
+
+    Attributes:
+        trunk: module whose `forward` takes `input_ids`, fills in visual features and calls `language_model`;
+            its `get_video_features` encodes videos.
+        language_model: decoder that takes `inputs_embeds`.
+        layers: the decoder's layers; each has `self_attn`.
+        vision_attention: attention module of the vision tower's last layer.
+    """
+
+    trunk: nn.Module
+    language_model: nn.Module
+    layers: nn.ModuleList
+    vision_attention: nn.Module
+
+    @abstractmethod
+    def __init__(self, model: nn.Module) -> None:
+        """Find the parts of `model`; raise `UnsupportedModelError` for a variant that is not known."""
+
+    @abstractmethod
+    def placeholders(self, input_ids: Tensor) -> Tensor:
+        """Which of `input_ids` `[B, L]` stand for video tokens: `[B, L]` bool."""
+
+    @abstractmethod
+    def importance(self, hidden: Tensor) -> Tensor:
+        """Attention received in the last vision layer, from its input `hidden` `[F, P, D]`: `[F, P]` float32."""
+
+    @abstractmethod
+    def videos(self, encoded: Any, arguments: dict[str, Any], importance: Tensor | None) -> list[VideoTokens]:
+        """The videos that one call of `get_video_features` has encoded.
+
+        Args:
+            encoded: what the call returned.
+            arguments: its arguments by name.
+            importance: `[F, P]` of all frames, or None where the method needs none (then it is all zero).
+        """
+
+    @abstractmethod
+    def send(self, video: VideoTokens, merged: MergedTokens) -> SentTokens:
+        """What the language model gets for `video`, separators included."""
+
+    @abstractmethod
+    def slots(self, video: VideoTokens) -> int:
+        """How many placeholders `video` has in the prompt, separators included."""
+
+    @abstractmethod
+    def query(self, attention: nn.Module, hidden: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+        """Rotated queries `[B, heads, S, d]` of decoder attention `attention` for its input `[B, S, D]`."""
+
+    @abstractmethod
+    def key(self, attention: nn.Module, hidden: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+        """Rotated keys `[B, kv_heads, S, d]`, likewise."""
+
+    def no_importance(self, features: Tensor) -> Tensor:
+        """What `VideoTokens.importance` holds when no method reads it: zeros `[T, N]`."""
+        return torch.zeros(features.shape[:2], device=features.device)

@@ -1,0 +1,136 @@
+"""The key-value cache of a merged prompt: what callers count and what the layers hold are two things."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+from transformers.cache_utils import Cache
+
+from holitom.errors import UnsupportedUsageError
+
+
+@dataclass
+class CacheRecord:
+    """What a cache's layers hold, next to what its caller has sent.
+
+    Attributes:
+        seen: columns that the caller has sent so far; `generate` slices its ids by this.
+        position: `[B]` int64: position id of each row's next token.
+        starts: first layer of each level; all layers of a level hold the same tokens. Starts with 0.
+        masks: for each level `[B, held]` bool, False at padding; None where no row is padded.
+        tail: how many of the latest columns stand one to one in every layer, so that they can be cropped.
+        settled: False between the prefill that merged inside the language model and the step after it.
+    """
+
+    seen: int
+    position: Tensor
+    starts: tuple[int, ...]
+    masks: list[Tensor | None]
+    tail: int
+    settled: bool = True
+
+    def mask_of(self, layer: int) -> Tensor | None:
+        """The mask of the level that `layer` belongs to."""
+        return self.masks[bisect_right(self.starts, layer) - 1]
+
+    def select(self, rows: Tensor) -> None:
+        """Keep `rows` of the batch, in that order."""
+        self.position = self.position.index_select(0, rows.to(self.position.device))
+        self.masks = [m if m is None else m.index_select(0, rows.to(m.device)) for m in self.masks]
+
+
+class MergedCache(DynamicCache):
+    """A `DynamicCache` that was filled with merged tokens.
+
+    A cache becomes one in place (`adopt`), so the object that the caller holds stays the same and can be passed
+    to the next turn. `get_seq_length` then answers in the caller's columns, as `generate` needs, except while the
+    language model runs, whose masks need the truth.
+    """
+
+    record: CacheRecord | None
+    open: bool
+
+    @staticmethod
+    def check(cache: Cache) -> None:
+        """Raise `UnsupportedUsageError` unless `cache` is a plain `DynamicCache`."""
+        if type(cache) is not DynamicCache or any(cache.is_sliding):
+            raise UnsupportedUsageError(
+                f"holitom cannot merge into a {type(cache).__name__}: its size is fixed before the number of merged "
+                "tokens is known, or its layout is not holitom's to change; use the default DynamicCache "
+                "(cache_implementation=None)"
+            )
+
+    @staticmethod
+    def adopt(cache: Cache) -> MergedCache:
+        """Turn `cache`, a plain `DynamicCache`, into a `MergedCache` in place."""
+        if isinstance(cache, MergedCache):
+            return cache
+        cache.__class__ = MergedCache
+        merged: Any = cache
+        merged.record = None
+        merged.open = False
+        adopted: MergedCache = merged
+        return adopted
+
+    def update(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        if self.record is not None and not self.open:
+            raise UnsupportedUsageError(
+                "this cache holds merged tokens, and the model that would extend it has no method attached; "
+                "attach one again, or start from a new cache"
+            )
+        states: tuple[Tensor, Tensor] = super().update(*args, **kwargs)
+        return states
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        if self.record is not None and not self.open:
+            return self.record.seen
+        return int(super().get_seq_length(layer_idx))
+
+    def reset(self) -> None:
+        super().reset()
+        self.record = None
+
+    def crop(self, tokens_to_remove: int) -> None:
+        record = self.record
+        if record is None:
+            super().crop(tokens_to_remove)
+            return
+        count = record.seen - tokens_to_remove if tokens_to_remove > 0 else -tokens_to_remove
+        if not record.settled:
+            raise UnsupportedUsageError(
+                "assisted decoding crops the prompt that was merged inside the language model; generate without "
+                "an assistant (or prompt lookup), or use a method without inner merging"
+            )
+        if count > record.tail:
+            raise UnsupportedUsageError(
+                f"cannot crop {count} tokens: only the latest {record.tail} came after the merged video"
+            )
+        if count <= 0:
+            return
+        super().crop(-count)
+        record.seen -= count
+        record.tail -= count
+        record.position = record.position - count
+        record.masks = [m if m is None else m[:, :-count] for m in record.masks]
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        super().reorder_cache(beam_idx)
+        if self.record is not None:
+            self.record.select(beam_idx)
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        super().batch_select_indices(indices)
+        if self.record is not None:
+            rows = torch.arange(self.record.position.shape[0], device=indices.device)[indices]
+            self.record.select(rows)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        super().batch_repeat_interleave(repeats)
+        if self.record is not None:
+            rows = torch.arange(self.record.position.shape[0])
+            self.record.select(rows.repeat_interleave(repeats))

@@ -1,0 +1,118 @@
+"""Videos between the vision tower and the language model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from holitom.errors import UnsupportedUsageError
+from holitom.models.base import Adapter, SentTokens
+from holitom.runtime.layout import Placement
+from holitom.runtime.report import Mark, Report, VideoReport
+from holitom.tokens import MergedTokens, VideoTokens
+
+
+@dataclass
+class Encoded:
+    """Rides on the result of `get_video_features`: what merging needs, and what it has made of it so far.
+
+    `generate` may encode long before the forward and repeat the result for beams, so videos are merged only when
+    the language model asks, and once.
+
+    Attributes:
+        videos: the videos in that result.
+        vision: when encoding began and ended.
+        merged, sent: what each video becomes; empty until the language model asks.
+        columns: the caller's columns at the first forward with these videos. Without a cache every step brings
+            them again, and the question still ends in this column.
+        report: what is reported of them.
+    """
+
+    videos: list[VideoTokens]
+    vision: tuple[Mark, Mark]
+    merged: list[MergedTokens] = field(default_factory=list)
+    sent: list[SentTokens] = field(default_factory=list)
+    columns: int = 0
+    report: Report | None = None
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """Which video stands where.
+
+    Attributes:
+        places: row, video and `[slots]` columns on the host, of every video of every row.
+        copies: how many times `generate` has repeated each row (beams, returned sequences).
+    """
+
+    places: list[tuple[int, int, Tensor]]
+    copies: int
+
+    def placements(self, sent: list[SentTokens]) -> list[Placement]:
+        """Every video of every row with what it sends."""
+        return [Placement(row, at, sent[video].slot, sent[video].features) for row, video, at in self.places]
+
+    def owners(self, sent: list[SentTokens], rows: int, device: torch.device) -> list[Tensor]:
+        """For each row `[V]`: the video of each sent token; -1 in repeated rows, so that none counts twice."""
+        own: list[list[Tensor]] = [[] for _ in range(rows)]
+        for row, video, _ in self.places:
+            index = -1 if row % self.copies else video
+            own[row].append(torch.full_like(sent[video].slot, index))
+        return [torch.cat(o) if o else torch.empty(0, dtype=torch.int64, device=device) for o in own]
+
+
+def assign(holders: Tensor, slots: list[int]) -> Assignment:
+    """Give every run of placeholders its video, in reading order.
+
+    Args:
+        holders: `[B, L]` bool on the host: video placeholders.
+        slots: placeholders of each video, in order.
+
+    Raises:
+        UnsupportedUsageError: the placeholders of some row are not those of whole videos.
+    """
+    counts = holders.sum(dim=1).tolist()
+    total = sum(slots)
+    copies, rest = divmod(sum(counts), total)
+    places = []
+    video = 0
+    for first in range(0, len(counts), max(copies, 1)):
+        offset = 0
+        while offset < counts[first] and video < len(slots):
+            for row in range(first, first + copies):
+                at = holders[row].nonzero().squeeze(1)[offset : offset + slots[video]]
+                places.append((row, video, at))
+            offset += slots[video]
+            video += 1
+        rest += abs(offset - counts[first])
+    if rest or not copies or video != len(slots):
+        raise UnsupportedUsageError(
+            f"the rows hold {counts} video placeholders, which are not whole videos of {slots} tokens; pass the "
+            "videos of this prompt (with a cache: of its new part) with the ids that the processor made for them"
+        )
+    return Assignment(places, copies)
+
+
+def report_on(encoded: Encoded, assignment: Assignment) -> Report:
+    """The report of freshly merged videos."""
+    rows = {video: row // assignment.copies for row, video, _ in assignment.places}
+    return Report(
+        [
+            VideoReport(
+                row=rows[index],
+                frames=video.features.shape[0],
+                tokens_per_frame=video.features.shape[1],
+                sent=sent.slot.shape[0],
+                outer=dict(merged.stages),
+                segments=list(merged.segments),
+                frame=merged.frame,
+                position=merged.position,
+                size=merged.size,
+            )
+            for index, (video, merged, sent) in enumerate(
+                zip(encoded.videos, encoded.merged, encoded.sent, strict=True)
+            )
+        ]
+    )

@@ -1,0 +1,169 @@
+"""One forward of the language model with merged tokens, from its first layer to its last."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from transformers.masking_utils import create_causal_mask
+
+from holitom.models.base import Adapter
+from holitom.ops.attention import query_attention
+from holitom.runtime.cache import CacheRecord, MergedCache
+from holitom.runtime.layout import Layout
+from holitom.runtime.report import Mark, Report, mark
+
+if TYPE_CHECKING:
+    from holitom.methods.base import InnerStage
+
+Kwargs = dict[str, Any]
+
+
+@dataclass
+class Forward:
+    """What holds for one forward.
+
+    Attributes:
+        adapter: the model.
+        cache: the cache that it fills; None without one.
+        columns: the caller's columns in this forward.
+        seen: the caller's columns before it.
+        position: `[B]` int64: each row's next position id after it.
+        starts: first layer of each level of layers, see `CacheRecord`.
+        masks: mask of each level. A level's mask grows by this forward's columns when its first layer comes.
+        layout: where tokens are now; None while they stand in the caller's columns.
+        last_real: each row's last column that holds a token (with a layout only).
+        tail: how many of the latest columns stand one to one in every layer afterwards.
+        stages: what merges inside the language model in this forward, by layer.
+        query: how far from the right the query stands that these ask.
+        owners: for each row `[V]`: the video that each of its video tokens is of.
+        report: where to report, if this forward brings new videos.
+        overrides: what layers of the current level get in the place of the language model's own arguments.
+    """
+
+    adapter: Adapter
+    cache: MergedCache | None
+    columns: int
+    seen: int
+    position: Tensor
+    starts: tuple[int, ...]
+    masks: list[Tensor | None]
+    layout: Layout | None = None
+    last_real: list[int] = field(default_factory=list)
+    tail: int = 0
+    stages: Mapping[int, InnerStage] = field(default_factory=dict)
+    query: int = 0
+    owners: list[Tensor] = field(default_factory=list)
+    report: Report | None = None
+    began: Mark = 0.0
+    inner_spans: list[tuple[Mark, Mark]] = field(default_factory=list)
+    _attention: Tensor | None = None
+    overrides: Kwargs = field(default_factory=dict)
+
+    def extend(self, level: int, added: Tensor | None, columns: int) -> Tensor | None:
+        """Add `columns` columns to the mask of `level`: `added` `[B, columns]`, or None where all are tokens."""
+        mask, layer = self.masks[level], self.starts[level]
+        if mask is not None or added is not None:
+            rows, device = self.position.shape[0], self.position.device
+            held = 0
+            if self.cache is not None and layer < len(self.cache.layers):
+                held = self.cache.layers[layer].get_seq_length()
+            if mask is None:
+                mask = torch.ones(rows, held, dtype=torch.bool, device=device)
+            if added is None:
+                added = torch.ones(rows, columns, dtype=torch.bool, device=device)
+            self.masks[level] = torch.cat([mask.to(device), added.to(device)], dim=1)
+        return self.masks[level]
+
+    def changes(self, layer: int) -> bool:
+        """Whether `layer` gets anything but what the language model passes it."""
+        return len(self.starts) > 1 and layer >= self.starts[1]
+
+    def enter_level(self, index: int, kwargs: Kwargs) -> Tensor:
+        """The hidden states that enter layer `index`, the first of its level; its level's `overrides` are set."""
+        hidden: Tensor = kwargs["hidden_states"]
+        if index in self.stages:
+            hidden = self._merge(index, hidden, {**kwargs, **self.overrides}["position_embeddings"])
+        level = self.starts.index(index)
+        if self.layout is not None:
+            self.extend(level, self.layout.mask, self.layout.width)
+        self.overrides["attention_mask"] = create_causal_mask(
+            config=self.adapter.language_model.config,
+            inputs_embeds=hidden,
+            attention_mask=self.masks[level],
+            past_key_values=self.cache,
+            position_ids=None,
+            layer_idx=index,
+        )
+        # The rotary embeddings carry the positions; kernels would take gaps in the ids for packed sequences.
+        self.overrides["position_ids"] = None
+        return hidden
+
+    def leave_attention(self, layer: int, attention: nn.Module, kwargs: Kwargs) -> None:
+        """Read what the merge at the next layer needs: the query's attention to this forward's tokens."""
+        hidden, (cos, sin) = kwargs["hidden_states"], kwargs["position_embeddings"]
+        width = hidden.shape[1]
+        at = slice(width - 1 - self.query, width - self.query)
+        query = self.adapter.query(attention, hidden[:, at], (cos[:, at], sin[:, at]))[:, :, 0]
+        if self.cache is None:
+            key = self.adapter.key(attention, hidden, (cos, sin))
+        else:
+            key = self.cache.layers[layer].keys.to(hidden.device)
+        visible = self.masks[bisect_right(self.starts, layer) - 1]
+        if self.query:
+            before = torch.arange(key.shape[2], device=key.device) < key.shape[2] - self.query
+            visible = before.expand(key.shape[0], -1) if visible is None else visible & before
+        scale: Any = attention.scaling
+        self._attention = query_attention(query, key, scale, visible)[:, -width:]
+
+    def _merge(self, index: int, hidden: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+        """The hidden states that enter layer `index`, each row's video tokens merged."""
+        layout, attention, stage = self.layout, self._attention, self.stages[index]
+        assert layout is not None
+        assert attention is not None
+        began = mark(hidden.device)
+        ragged, scores = layout.unpad(hidden), layout.unpad(attention)
+        kept, features = [], []
+        for visual in layout.visual:
+            if len(visual):
+                chosen, merged = stage(ragged.index_select(0, visual), scores.index_select(0, visual))
+                features.append(merged.to(ragged.dtype))
+            kept.append(chosen if len(visual) else visual)
+        stand = [visual.index_select(0, chosen) for visual, chosen in zip(layout.visual, kept, strict=True)]
+        ragged = ragged.index_copy(0, torch.cat(stand), torch.cat(features))
+        self.layout, order = layout.keep(kept)
+        self.overrides["position_embeddings"] = tuple(
+            self.layout.pad(layout.unpad(part).index_select(0, order)) for part in rotary
+        )
+        hidden = self.layout.pad(ragged.index_select(0, order))
+        self.owners = [own.index_select(0, chosen) for own, chosen in zip(self.owners, kept, strict=True)]
+        self.inner_spans.append((began, mark(hidden.device)))
+        if self.report is not None:
+            owners = torch.cat(self.owners)
+            for number, video in enumerate(self.report.videos):
+                video.inner[index] = (owners == number).sum()
+        return hidden
+
+    def restore(self, hidden: Tensor, logits_to_keep: Any) -> Tensor:
+        """Final hidden states in the caller's columns (only the last one where no other is asked for)."""
+        if self.layout is None:
+            return hidden
+        if isinstance(logits_to_keep, int) and logits_to_keep == 1:
+            return hidden[:, -1:]
+        return self.layout.restore(hidden, self.columns, self.last_real)
+
+    def remember(self) -> None:
+        """Write into the cache's record what it holds now."""
+        if self.cache is not None:
+            self.cache.record = CacheRecord(
+                seen=self.seen + self.columns,
+                position=self.position,
+                starts=self.starts,
+                masks=self.masks,
+                tail=self.tail,
+                settled=not self.stages,
+            )

@@ -1,0 +1,179 @@
+"""Where each row's tokens lie once rows have lost different numbers of them.
+
+Inside the language model a batch is always left-padded: every row ends in the last column, whatever side the
+caller padded. Index arithmetic runs on the device from lengths that the host knows, so nothing here waits for
+the device.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Rows of different lengths, told apart as one ragged sequence (row after row) or as a left-padded batch.
+
+    Attributes:
+        lengths: tokens of each row.
+        home: `[sum(lengths)]` int64: index of each ragged token in the caller's `[B * L]` columns.
+        visual: for each row, `[V]` int64 ascending: its video tokens' indices in the ragged sequence.
+    """
+
+    lengths: list[int]
+    home: Tensor
+    visual: list[Tensor]
+
+    @property
+    def width(self) -> int:
+        return max(self.lengths)
+
+    @property
+    def starts(self) -> list[int]:
+        """Index of each row's first token in the ragged sequence."""
+        return [0, *accumulate(self.lengths)][:-1]
+
+    @property
+    def mask(self) -> Tensor | None:
+        """`[B, width]` bool, True where a token is; None where no row is padded."""
+        if min(self.lengths) == self.width:
+            return None
+        lengths = torch.tensor(self.lengths, device=self.home.device)
+        return torch.arange(self.width, device=self.home.device) >= (self.width - lengths)[:, None]
+
+    def _places(self) -> Tensor:
+        places = [
+            torch.arange(self.width - length, self.width) + row * self.width
+            for row, length in enumerate(self.lengths)
+        ]
+        return torch.cat(places).to(self.home.device)
+
+    def pad(self, ragged: Tensor) -> Tensor:
+        """Ragged `[sum(lengths), ...]` as a batch `[B, width, ...]`, zeros on the left."""
+        rows = len(self.lengths)
+        if min(self.lengths) == self.width:
+            return ragged.view(rows, self.width, *ragged.shape[1:])
+        batch = ragged.new_zeros(rows * self.width, *ragged.shape[1:])
+        return batch.index_copy(0, self._places(), ragged).view(rows, self.width, *ragged.shape[1:])
+
+    def unpad(self, batch: Tensor) -> Tensor:
+        """The inverse of `pad`."""
+        flat = batch.flatten(0, 1)
+        return flat if min(self.lengths) == self.width else flat.index_select(0, self._places())
+
+    def restore(self, batch: Tensor, columns: int, last_real: list[int]) -> Tensor:
+        """Hidden states back in the caller's columns.
+
+        Args:
+            batch: `[B, width, D]`.
+            columns: the caller's width `L`.
+            last_real: each row's last column that holds a token.
+
+        Returns:
+            `[B, L, D]`: zeros where a token was merged away or never was; columns to the right of a row's last
+            token repeat it, so that a right-padded row's last column predicts what follows its text.
+        """
+        rows = len(self.lengths)
+        out = batch.new_zeros(rows * columns, batch.shape[-1]).index_copy(0, self.home, self.unpad(batch))
+        out = out.view(rows, columns, -1)
+        if min(last_real) == columns - 1:
+            return out
+        last = torch.tensor(last_real, device=out.device)[:, None]
+        after = torch.arange(columns, device=out.device) > last
+        return torch.where(after[..., None], batch[:, -1:], out)
+
+    def keep(self, kept: list[Tensor]) -> tuple[Layout, Tensor]:
+        """The layout with only some video tokens left, and the ragged indices `[n]` that remain.
+
+        Args:
+            kept: for each row, ascending indices into its `visual`.
+        """
+        stays = torch.ones(self.home.shape[0], dtype=torch.bool, device=self.home.device)
+        remaining = [visual.index_select(0, index) for visual, index in zip(self.visual, kept, strict=True)]
+        stays.index_fill_(0, torch.cat(self.visual), False).index_fill_(0, torch.cat(remaining), True)
+        lengths = [
+            length - len(visual) + len(index)
+            for length, visual, index in zip(self.lengths, self.visual, kept, strict=True)
+        ]
+        order = torch.argsort((~stays).to(torch.uint8), stable=True)[: sum(lengths)]
+        renumbered = stays.cumsum(0) - 1
+        layout = Layout(
+            lengths=lengths,
+            home=self.home.index_select(0, order),
+            visual=[renumbered.index_select(0, index) for index in remaining],
+        )
+        return layout, order
+
+
+def plain_layout(real: Tensor, device: torch.device) -> Layout:
+    """The layout of a batch that carries no video: `real` `[B, L]` bool on the host says where tokens are."""
+    lengths = real.sum(dim=1).tolist()
+    nothing = torch.empty(0, dtype=torch.int64, device=device)
+    home = real.flatten().nonzero().squeeze(1).to(device)
+    return Layout(lengths=lengths, home=home, visual=[nothing] * real.shape[0])
+
+
+@dataclass(frozen=True)
+class Placement:
+    """One video in one row: where its placeholders are and what is sent in their stead.
+
+    Attributes:
+        row: the row of the batch.
+        columns: `[slots]` int64 on the host: the columns of its placeholders, ascending.
+        slot: `[S]` int64 on the device: the placeholder that each sent token stands at.
+        features: `[S, D]` on the device.
+    """
+
+    row: int
+    columns: Tensor
+    slot: Tensor
+    features: Tensor
+
+
+def merged_layout(embeds: Tensor, text: Tensor, placements: list[Placement]) -> tuple[Layout, Tensor]:
+    """Put merged videos in the place of their placeholders.
+
+    Sent tokens go where the run of placeholders that holds their slot begins, in the order they are sent; a
+    video whose placeholders are broken up by text (time stamps) so keeps each token in its own run.
+
+    Args:
+        embeds: `[B, L, D]` embeddings in the caller's columns.
+        text: `[B, L]` bool on the host: every real token that is no video placeholder.
+        placements: every video of every row.
+
+    Returns:
+        The layout, and the ragged embeddings `[sum(lengths), D]` that belong to it.
+    """
+    rows, columns = text.shape
+    device = embeds.device
+    text_home = text.flatten().nonzero().squeeze(1).to(device)
+    keys, homes, features = [text_home], [text_home], [embeds.flatten(0, 1).index_select(0, text_home)]
+    lengths = text.sum(dim=1).tolist()
+    sent: list[list[Tensor]] = [[] for _ in range(rows)]
+    total = text_home.shape[0]
+    for placement in placements:
+        count = placement.slot.shape[0]
+        first = torch.ones_like(placement.columns, dtype=torch.bool)
+        first[1:] = placement.columns.diff() != 1
+        runs = placement.columns[first][first.cumsum(0) - 1]
+        where = torch.stack([runs, placement.columns]).to(device) + placement.row * columns
+        key, home = where.index_select(1, placement.slot).unbind()
+        keys.append(key)
+        homes.append(home)
+        features.append(placement.features.to(device, embeds.dtype))
+        sent[placement.row].append(torch.arange(total, total + count, device=device))
+        lengths[placement.row] += count
+        total += count
+    order = torch.argsort(torch.cat(keys), stable=True)
+    rank = torch.empty_like(order).scatter_(0, order, torch.arange(total, device=device))
+    nothing = order[:0]
+    layout = Layout(
+        lengths=lengths,
+        home=torch.cat(homes).index_select(0, order),
+        visual=[rank.index_select(0, torch.cat(own)).sort().values if own else nothing for own in sent],
+    )
+    return layout, torch.cat(features).index_select(0, order)

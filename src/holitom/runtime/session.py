@@ -1,0 +1,500 @@
+"""Hooks on one model: they see videos on their way into the language model and merge them there.
+
+How a forward goes while a method is attached:
+
+1. `get_video_features` runs as ever; its result carries along what merging needs (`Encoded`).
+2. When the language model is about to run, the videos that this forward brings are merged, the batch is packed
+   without the tokens that merged away (`Layout`), and positions and mask are made anew for it (`Forward`).
+3. Where the method merges inside the language model, one query row of attention is read in the layer before,
+   and the batch is packed again on the way into the layer.
+4. On the way out hidden states return to the caller's columns; the cache (`MergedCache`) remembers what it holds.
+
+A forward without new videos takes its mask and positions from what the cache remembers.
+"""
+
+from __future__ import annotations
+
+import inspect
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import wraps
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from holitom.errors import SettingsError, UnsupportedUsageError
+from holitom.models import adapter_for
+from holitom.runtime.cache import CacheRecord, MergedCache
+from holitom.runtime.encoded import Encoded, assign, report_on
+from holitom.runtime.forward import Forward, Kwargs
+from holitom.runtime.layout import Layout, Placement, merged_layout, plain_layout
+from holitom.runtime.report import Mark, Report, mark
+
+if TYPE_CHECKING:
+    from holitom.methods.base import InnerStage, Method
+
+
+@dataclass
+class Step:
+    """One forward of the trunk: its ids, and the videos that it brings."""
+
+    input_ids: Tensor
+    encoded: Encoded | None
+
+
+class Run:
+    """What a run has to say: `last` is the report of the latest forward or `generate` that carried videos."""
+
+    last: Report | None = None
+
+
+class Handle(Run):
+    """A method on a model, until `detach`."""
+
+    def __init__(self, method: Method, model: nn.Module) -> None:
+        if type(model).__name__ == "OptimizedModule" or any(m._compiled_call_impl for m in model.modules()):
+            raise UnsupportedUsageError(
+                "the model is compiled (torch.compile), and a compiled graph cannot follow token counts that differ "
+                "by video; attach to the model as it was before compiling"
+            )
+        self._method = method
+        self._adapter = adapter_for(model)
+        layers = len(self._adapter.layers)
+        stages = {stage.layer: stage for stage in method.inner(layers)}
+        for layer in stages:
+            if not 1 <= layer < layers:
+                raise SettingsError(f"inner merging at layer {layer}: this model takes 1..{layers - 1}")
+        self._stages: dict[int, InnerStage] = dict(sorted(stages.items()))
+        self._step: Step | None = None
+        self._forward: Forward | None = None
+        self._labels: Tensor | None = None
+        self._encoding = False
+        self._importance: Tensor | None = None
+        self._last_cache: weakref.ref[Any] | None = None
+        self._prefilled: Mark = 0.0
+        self._hooks: list[Any] = []
+        self._install(model)
+
+    def detach(self) -> None:
+        """Take every hook off the model. It may be called again, and does nothing then."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
+        trunk: Any = self._adapter.trunk
+        if getattr(trunk.__dict__.get("get_video_features"), "_handle", None) is self:
+            del trunk.get_video_features
+
+    # ---- hooks ----------------------------------------------------------------------------------------------
+
+    def _install(self, model: nn.Module) -> None:
+        adapter, keep = self._adapter, self._hooks.append
+        trunk: Any = adapter.trunk
+        if hasattr(trunk.__dict__.get("get_video_features"), "_handle"):
+            raise UnsupportedUsageError("a method is attached to this model already; detach it first")
+        encode = trunk.get_video_features
+
+        @wraps(encode)
+        def get_video_features(*args: Any, **kwargs: Any) -> Any:
+            return self._encode(encode, args, kwargs)
+
+        get_video_features._handle = self  # type: ignore[attr-defined]
+        trunk.get_video_features = get_video_features
+        keep(model.register_forward_pre_hook(self._enter_model, with_kwargs=True))
+        keep(model.register_forward_hook(self._leave_model, always_call=True))
+        keep(trunk.register_forward_pre_hook(self._enter_trunk, with_kwargs=True))
+        keep(trunk.register_forward_hook(self._leave_trunk, always_call=True))
+        language = adapter.language_model
+        keep(language.register_forward_pre_hook(self._enter_language, with_kwargs=True))
+        keep(language.register_forward_hook(self._leave_language, with_kwargs=True, always_call=True))
+        if self._method.needs_importance:
+            keep(adapter.vision_attention.register_forward_pre_hook(self._see_vision, with_kwargs=True))
+        for index, layer in enumerate(adapter.layers):
+            keep(layer.register_forward_pre_hook(self._layer_hook(index), with_kwargs=True))
+        for index in self._stages:
+            attention: Any = adapter.layers[index - 1].self_attn
+            keep(attention.register_forward_hook(self._attention_hook(index - 1), with_kwargs=True))
+
+    def _enter_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: Kwargs) -> None:
+        self._labels = kwargs.get("labels")
+
+    def _leave_model(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        self._labels = None
+
+    def _enter_trunk(self, module: nn.Module, args: tuple[Any, ...], kwargs: Kwargs) -> None:
+        given = _by_name(module.forward, args, kwargs)
+        if given.get("input_ids") is None:
+            raise UnsupportedUsageError(
+                "inputs_embeds without input_ids: holitom finds a video by its placeholder ids; pass input_ids"
+            )
+        output = (given.get("mm_encoder_outputs") or {}).get("video")
+        if output is not None and not hasattr(output, "holitom"):
+            raise UnsupportedUsageError(
+                "these video features were encoded before the method was attached, or cut by prefill_chunk_size; "
+                "pass pixel_values_videos, without chunked prefill"
+            )
+        self._step = Step(given["input_ids"], None if output is None else output.holitom)
+
+    def _leave_trunk(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        self._step = None
+
+    def _encode(self, encode: Callable[..., Any], args: tuple[Any, ...], kwargs: Kwargs) -> Any:
+        """`get_video_features`, whose result carries what merging needs."""
+        given = _by_name(encode, args, kwargs)
+        device = given["pixel_values_videos"].device
+        began = mark(device)
+        self._encoding = True
+        try:
+            output = encode(*args, **kwargs)
+            importance = self._importance
+        finally:
+            self._encoding, self._importance = False, None
+        if isinstance(output, tuple):  # return_dict=False: somebody looks at features, no forward does
+            return output
+        output.holitom = Encoded(self._adapter.videos(output, given, importance), (began, mark(device)))
+        if self._step is not None and self._step.encoded is None:
+            self._step.encoded = output.holitom
+        return output
+
+    def _see_vision(self, module: nn.Module, args: tuple[Any, ...], kwargs: Kwargs) -> None:
+        if self._encoding:
+            with torch.no_grad():
+                self._importance = self._adapter.importance(_by_name(module.forward, args, kwargs)["hidden_states"])
+
+    def _enter_language(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: Kwargs
+    ) -> tuple[tuple[Any, ...], Kwargs] | None:
+        self._forward = None
+        cache = kwargs.get("past_key_values")
+        if self._step is not None and self._step.encoded is not None:
+            kwargs = _by_name(module.forward, args, kwargs)
+            forward, changed = self._merge(self._step.input_ids, self._step.encoded, kwargs)
+        elif isinstance(cache, MergedCache) and cache.record is not None:
+            kwargs = _by_name(module.forward, args, kwargs)
+            forward, changed = self._continue(cache, cache.record, kwargs)
+        else:
+            return None
+        self._forward = forward
+        if forward.cache is not None:
+            forward.cache.open = True
+        forward.began = mark(kwargs["inputs_embeds"].device)
+        return (), {**kwargs, **changed}
+
+    def _leave_language(self, module: nn.Module, args: tuple[Any, ...], kwargs: Kwargs, output: Any) -> Any:
+        forward, self._forward = self._forward, None
+        if forward is not None and forward.cache is not None:
+            forward.cache.open = False
+        if output is None:  # the forward failed
+            return None
+        cache = kwargs.get("past_key_values")
+        if forward is None:
+            self._account(cache, kwargs)
+            return None
+        if forward.layout is not None:
+            self._check_labels(forward.layout)
+            hidden = forward.restore(output[0], kwargs.get("logits_to_keep"))
+            if isinstance(output, tuple):
+                output = (hidden, *output[1:])
+            else:
+                output.last_hidden_state = hidden
+        forward.remember()
+        now = mark(kwargs["inputs_embeds"].device)
+        if forward.report is not None:
+            self._last_cache, self._prefilled = None if cache is None else weakref.ref(cache), now
+            forward.report.add("prefill", forward.began, now)
+            for span in forward.inner_spans:
+                forward.report.add("inner", *span)
+        self._account(cache, kwargs)
+        return output
+
+    def _layer_hook(self, index: int) -> Callable[[nn.Module, tuple[Any, ...], Kwargs], Any]:
+        def enter_layer(module: nn.Module, args: tuple[Any, ...], kwargs: Kwargs) -> Any:
+            forward = self._forward
+            if forward is None or not forward.changes(index):
+                return None
+            if index in forward.starts:
+                kwargs = _by_name(module.forward, args, kwargs)
+                args = (forward.enter_level(index, kwargs),)
+                kwargs.pop("hidden_states")
+            return args, {**kwargs, **forward.overrides}
+
+        return enter_layer
+
+    def _attention_hook(self, layer: int) -> Callable[[nn.Module, tuple[Any, ...], Kwargs, Any], None]:
+        def leave_attention(module: nn.Module, args: tuple[Any, ...], kwargs: Kwargs, output: Any) -> None:
+            if self._forward is not None and layer + 1 in self._forward.stages:
+                with torch.no_grad():
+                    self._forward.leave_attention(layer, module, _by_name(module.forward, args, kwargs))
+
+        return leave_attention
+
+    # ---- the two kinds of forward that need care ------------------------------------------------------------
+
+    def _merge(self, input_ids: Tensor, encoded: Encoded, kwargs: Kwargs) -> tuple[Forward, Kwargs]:
+        """A forward that brings videos, and the arguments of the language model that it changes."""
+        embeds: Tensor = kwargs["inputs_embeds"]
+        rows, columns = embeds.shape[:2]
+        device = embeds.device
+        began = mark(device)
+        cache, changed = self._cache(kwargs)
+        record = cache.record if isinstance(cache, MergedCache) else None
+        seen = 0 if cache is None else int(cache.get_seq_length())
+        new = not encoded.sent
+        if new:
+            encoded.columns = columns
+            encoded.merged = [self._method.merge(video) for video in encoded.videos]
+            encoded.sent = [
+                self._adapter.send(video, merged)
+                for video, merged in zip(encoded.videos, encoded.merged, strict=True)
+            ]
+
+        # What the host must know of the batch comes over in one piece.
+        mask, positions = _mask(kwargs), kwargs.get("position_ids")
+        ones = torch.ones((rows, columns), dtype=torch.int64, device=device)
+        host = torch.stack(
+            [
+                ones if mask is None else mask[:, -columns:].to(ones),
+                self._adapter.placeholders(input_ids).to(ones),
+                ones.cumsum(1) - 1 + seen if positions is None else positions.expand(rows, columns).to(ones),
+            ]
+        ).cpu()
+        real, holders = host[0].bool(), host[1].bool()
+        assignment = assign(holders, [self._adapter.slots(video) for video in encoded.videos])
+        placements = assignment.placements(encoded.sent)
+        if new:
+            self.last = encoded.report = report_on(encoded, assignment)
+            encoded.report.add("vision", *encoded.vision)
+
+        counts = [sum(len(p.slot) for p in placements if p.row == row) for row in range(rows)]
+        inner = self._merges_inside(counts)
+        if record is None and not inner and all(_whole(p) for p in placements):
+            # Nothing merges away: the stock forward, with the method's features in their places.
+            changed["inputs_embeds"] = _placed(embeds, placements)
+            forward = Forward(self._adapter, None, columns, seen, ones[:, 0], (0,), [None])
+        else:
+            layout, ragged = merged_layout(embeds, real & ~holders, placements)
+            base = record.position if record is not None else _first_positions(real, host[2], seen).to(device)
+            forward = self._packed(cache, record, layout, base, mask, columns, inner)
+            forward.seen = seen
+            forward.last_real = _last_real(real)
+            forward.tail = _text_tail(real, holders)
+            forward.query = columns - encoded.columns
+            if inner:
+                forward.stages = self._stages
+                forward.owners = assignment.owners(encoded.sent, rows, device)
+            changed |= {
+                "inputs_embeds": layout.pad(ragged),
+                "attention_mask": forward.masks[0],
+                "position_ids": _positions(base, layout),
+            }
+        if new and encoded.report is not None:
+            forward.report = encoded.report
+            encoded.report.prompt_tokens = (columns, changed["inputs_embeds"].shape[1])
+            encoded.report.add("merging", began, mark(device))
+        return forward, changed
+
+    def _continue(self, cache: MergedCache, record: CacheRecord, kwargs: Kwargs) -> tuple[Forward, Kwargs]:
+        """A forward without videos on a cache that holds merged ones, and the arguments that it changes."""
+        embeds: Tensor = kwargs["inputs_embeds"]
+        rows, columns = embeds.shape[:2]
+        mask = _mask(kwargs)
+        real = None if mask is None else mask[:, -columns:].bool()
+        if real is not None and columns > 1 and not bool(real.all()):
+            host = real.cpu()
+            layout = plain_layout(host, embeds.device)
+            forward = self._packed(cache, record, layout, record.position, mask, columns, inner=False)
+            forward.last_real = _last_real(host)
+            embeds = layout.pad(embeds.flatten(0, 1).index_select(0, layout.home))
+            positions = _positions(record.position, layout)
+        else:
+            positions = record.position[:, None] + torch.arange(columns, device=embeds.device)
+            forward = Forward(
+                self._adapter, cache, columns, record.seen, positions[:, -1] + 1, record.starts, list(record.masks)
+            )
+            for level in range(len(record.starts)):
+                forward.extend(level, real if rows > 1 else None, columns)
+            forward.tail = record.tail + columns
+        forward.seen = record.seen
+        return forward, {
+            "inputs_embeds": embeds,
+            "attention_mask": forward.masks[0],
+            "position_ids": positions,
+        }
+
+    def _packed(
+        self,
+        cache: Any,
+        record: CacheRecord | None,
+        layout: Layout,
+        base: Tensor,
+        mask: Tensor | None,
+        columns: int,
+        inner: bool,
+    ) -> Forward:
+        """A forward whose tokens lie as `layout` says, each row's first at position `base`."""
+        wanted = (0, *self._stages) if inner else (0,)
+        if record is not None:
+            starts = tuple(sorted({*wanted, *record.starts}))
+            masks = [record.mask_of(start) for start in starts]
+        else:
+            starts = wanted
+            past = None if mask is None or mask.shape[1] == columns else mask[:, :-columns].bool()
+            masks = [past] * len(starts)
+        forward = Forward(
+            adapter=self._adapter,
+            cache=None if cache is None else MergedCache.adopt(cache),
+            columns=columns,
+            seen=0,
+            position=base + torch.tensor(layout.lengths, device=base.device),
+            starts=starts,
+            masks=masks,
+            layout=layout,
+        )
+        forward.extend(0, layout.mask, layout.width)
+        return forward
+
+    def _cache(self, kwargs: Kwargs) -> tuple[Any, Kwargs]:
+        """The cache of this forward; made here where the language model would make one itself."""
+        language: Any = self._adapter.language_model
+        if str(language.config._attn_implementation).startswith("paged"):
+            raise UnsupportedUsageError("continuous batching (paged attention) is not supported; use generate")
+        layer: Any = self._adapter.layers[0]
+        if getattr(layer, "gradient_checkpointing", False) and layer.training:
+            if self._stages:
+                raise UnsupportedUsageError(
+                    "gradient checkpointing cannot recompute a merge inside the language model; turn one of them off"
+                )
+            return None, {"use_cache": False, "past_key_values": None}
+        cache, use_cache = kwargs.get("past_key_values"), kwargs.get("use_cache")
+        if cache is None and (language.config.use_cache if use_cache is None else use_cache):
+            cache = DynamicCache(config=language.config)
+        if cache is not None and not isinstance(cache, MergedCache):
+            MergedCache.check(cache)
+        return cache, {"past_key_values": cache}
+
+    def _merges_inside(self, counts: list[int]) -> bool:
+        """Whether inner merging drops any of the rows' `counts` video tokens."""
+        for count in counts:
+            left = count
+            for stage in self._stages.values():
+                left = stage.keep(left) if left else 0
+            if left != count:
+                return True
+        return False
+
+    def _check_labels(self, layout: Layout) -> None:
+        """A label that a merged-away token would have to predict has no loss."""
+        if self._labels is None or self._step is None:
+            return
+        labels = self._labels.to(layout.home.device)
+        stands = torch.zeros(labels.numel(), dtype=torch.bool, device=labels.device)
+        stands = stands.index_fill_(0, layout.home, True).view_as(labels)
+        holders = self._adapter.placeholders(self._step.input_ids).to(labels.device)
+        if bool(((labels[:, 1:] != -100) & (holders & ~stands)[:, :-1]).any()):
+            raise UnsupportedUsageError(
+                "a label follows a video token that was merged away; set labels to -100 at every video placeholder "
+                "and at the token right after them"
+            )
+
+    def _account(self, cache: Any, kwargs: Kwargs) -> None:
+        """Count what the latest report still lacks: decoding time, and the cache as it is now."""
+        report = self.last
+        own = self._last_cache() if self._last_cache is not None else None
+        encoded = None if self._step is None else self._step.encoded
+        if report is None or cache is not own or (cache is None and (encoded is None or encoded.report is not report)):
+            return
+        report.decoded(self._prefilled, mark(kwargs["inputs_embeds"].device))
+        if cache is None:
+            return
+        report.kv_bytes = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+        first = cache.layers[0]
+        held = max(1, first.get_seq_length())
+        per_column = (first.keys.nbytes + first.values.nbytes) // held
+        report.kv_bytes_full = per_column * len(cache.layers) * int(cache.get_seq_length())
+
+
+def attach(method: Method, model: nn.Module) -> Handle:
+    """Merge the videos that `model` sees from now on, until the handle's `detach`.
+
+    Raises:
+        UnsupportedModelError: no adapter knows the model.
+        UnsupportedUsageError: it is compiled, or a method is attached to it already.
+        SettingsError: the method merges at a layer that the model does not have.
+    """
+    return Handle(method, model)
+
+
+@contextmanager
+def attached(method: Method, model: nn.Module) -> Iterator[Run]:
+    """`attach` for the length of a `with` block; an exception detaches too."""
+    handle = attach(method, model)
+    try:
+        yield handle
+    finally:
+        handle.detach()
+
+
+def _by_name(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Kwargs) -> Kwargs:
+    """All arguments of a call by name."""
+    if not args:
+        return kwargs
+    return {**inspect.signature(function).bind_partial(*args).arguments, **kwargs}
+
+
+def _mask(kwargs: Kwargs) -> Tensor | None:
+    """The caller's 2D mask over past and present columns `[B, seen + columns]`, if there is one."""
+    mask = kwargs.get("attention_mask")
+    if mask is not None and (not isinstance(mask, Tensor) or mask.dim() != 2):
+        raise UnsupportedUsageError("attention_mask must be 2D (1 at tokens, 0 at padding) while a method is attached")
+    return mask
+
+
+def _whole(placement: Placement) -> bool:
+    """Whether every placeholder keeps a token of its own, in order."""
+    slots = len(placement.columns)
+    if len(placement.slot) != slots:
+        return False
+    return torch.equal(placement.slot, torch.arange(slots, device=placement.slot.device))
+
+
+def _placed(embeds: Tensor, placements: list[Placement]) -> Tensor:
+    """`embeds` `[B, L, D]` with each placement's features in its own columns."""
+    flat = embeds.flatten(0, 1)
+    for p in placements:
+        at = (p.columns + p.row * embeds.shape[1]).to(flat.device)
+        flat = flat.index_copy(0, at, p.features.to(flat))
+    return flat.view_as(embeds)
+
+
+def _positions(base: Tensor, layout: Layout) -> Tensor:
+    """Consecutive position ids `[B, width]`, each row's first token at `base`; 0 at padding."""
+    lengths = torch.tensor(layout.lengths, device=base.device)
+    ranks = torch.arange(layout.width, device=base.device) - (layout.width - lengths)[:, None]
+    return (base[:, None] + ranks) * (ranks >= 0)
+
+
+def _first_positions(real: Tensor, positions: Tensor, seen: int) -> Tensor:
+    """Position of each row's first token `[B]`, from the caller's positions (all on the host).
+
+    Without past every row starts at 0. Anything but consecutive positions would be lost by merging.
+    """
+    ranks = real.long().cumsum(1) - 1
+    first = real.int().argmax(1, keepdim=True)
+    start = positions.gather(1, first)
+    if not bool(((positions == start + ranks) | ~real).all()):
+        raise UnsupportedUsageError("position_ids must be consecutive in each row while a method is attached")
+    return start.squeeze(1) if seen else torch.zeros_like(start.squeeze(1))
+
+
+def _last_real(real: Tensor) -> list[int]:
+    """Each row's last column that holds a token (host)."""
+    last: list[int] = (real.shape[1] - 1 - real.flip(1).int().argmax(1)).tolist()
+    return last
+
+
+def _text_tail(real: Tensor, holders: Tensor) -> int:
+    """How many columns at the end are text in every row (host)."""
+    return int((real & ~holders).all(0).flip(0).long().cumprod(0).sum())
