@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import sys
 from enum import Enum
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +16,7 @@ import typer
 from rich.console import Console
 
 # Only what --help needs is imported up here: torch and transformers take seconds.
+from holitom import __version__
 from holitom.errors import HolitomError, SettingsError
 
 if TYPE_CHECKING:
@@ -41,7 +41,8 @@ app = typer.Typer(
 bench = typer.Typer(help="Print the figures that the documentation quotes.", rich_markup_mode=None)
 app.add_typer(bench, name="bench")
 
-notes = Console(stderr=True, highlight=False)
+# Markup is off: file names and answers may hold brackets.
+notes = Console(stderr=True, highlight=False, markup=False)
 
 
 class MethodName(str, Enum):
@@ -53,11 +54,7 @@ class MethodName(str, Enum):
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        try:
-            number = version("holitom")
-        except PackageNotFoundError:  # run from a checkout that is not installed
-            number = "unknown"
-        typer.echo(f"holitom {number}")
+        typer.echo(f"holitom {__version__}")
         raise typer.Exit
 
 
@@ -125,7 +122,7 @@ def ask(
         _print_comparison(answers)
     else:
         print(next(iter(answers.values())).text)
-        notes.print(f"[dim]{next(iter(answers.values())).report}[/dim]", soft_wrap=True)
+        _note(f"{next(iter(answers.values())).report}")
 
 
 def _methods(name: MethodName, settings: dict[str, Any], compare: bool) -> dict[str, Method]:
@@ -144,13 +141,13 @@ def _read_video(path: Path, frames: int) -> Video:
 
     from holitom.video import load_video
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=notes, transient=True) as progress:
         task = progress.add_task(f"Decoding {path.name}", total=None)
         video = load_video(path, frames, lambda done, of: progress.update(task, completed=done, total=of))
     of = video.metadata.total_num_frames
     height, width = video.frames.shape[1:3]
-    notes.print(f"[dim]{path.name}: {len(video.frames)} of {of} frames, {width} x {height}[/dim]")
+    _note(f"{path.name}: {len(video.frames)} of {of} frames, {width} x {height}")
     return video
 
 
@@ -161,12 +158,12 @@ def _answer(
     with notes.status("Loading PyTorch"):
         from holitom.ask import ask, load_model, prompt, unknown_words
 
-    _quiet_transformers()
+    _quiet_transformers(name)
     title = "the bundled model" if name == str(BUNDLED_MODEL) else name
-    notes.print(f"[dim]Loading {title}[/dim]")
+    _note(f"Loading {title}")
     model, processor = load_model(name, dtype, device)
     if unknown_words(processor, question):
-        notes.print("note: the model does not know some words of the question, so it may not mean much to it")
+        _note("Note: the model does not know some words of the question, so it may not mean much to it")
     inputs = prompt(processor, video, question)
     answers = {}
     with notes.status("Answering") as status:
@@ -188,6 +185,10 @@ def _record(path: Path, video: Video, question: str, name: str, answers: dict[st
         "model": name,
         "runs": {label: answer.to_dict() for label, answer in answers.items()},
     }
+
+
+def _note(text: str) -> None:
+    notes.print(text, style="dim", soft_wrap=True)
 
 
 def _print_comparison(answers: dict[str, Answer]) -> None:
@@ -231,7 +232,7 @@ def _print_comparison(answers: dict[str, Answer]) -> None:
         f"{merged.report.kv_bytes:,} bytes",
         f"{merged.report.kv_bytes / full.report.kv_bytes:.1%}",
     )
-    Console(highlight=False).print(table)
+    Console(highlight=False, markup=False).print(table)
 
 
 @bench.command("overhead")
@@ -267,12 +268,13 @@ def bench_accuracy(
     if per_task < 1 or batch < 1:
         raise SettingsError(f"per-task and batch must be at least 1, not {per_task} and {batch}")
     settings = _budgets(retain)
-    _quiet_transformers()
+    name = model or str(BUNDLED_MODEL)
+    _quiet_transformers(name)
 
     from holitom.ask import load_model
     from holitom.bench.accuracy import Setting, evaluate, held_out_questions
 
-    loaded, processor = load_model(model or str(BUNDLED_MODEL))
+    loaded, processor = load_model(name)
     items = held_out_questions(per_task)
     outcomes = []
     with Progress(console=notes, transient=True) as progress:
@@ -320,15 +322,16 @@ def _print_accuracy(outcomes: list[Outcome]) -> None:
         share = f"{outcome.average / full:.1%}" if full else "-"
         average = f"{100 * outcome.average:.1f}"
         table.add_row(outcome.setting.label, f"{outcome.tokens.mean():.0f}", *by_task, average, share)
-    Console(highlight=False).print(table)
+    Console(highlight=False, markup=False).print(table)
 
 
-def _quiet_transformers() -> None:
-    """Its warnings and bars are for programmers (and ours say what is going on)."""
+def _quiet_transformers(model: str) -> None:
+    """Its warnings are for programmers, and its bars are only of use where weights are downloaded."""
     from transformers.utils import logging
 
     logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    if Path(model).is_dir():
+        logging.disable_progress_bar()
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,0 +1,281 @@
+"""The command line as a script sees it: stdout, stderr and exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import holitom
+from holitom.cli import BUNDLED_MODEL, DEMO_VIDEO, main
+
+SOURCE = Path(holitom.__file__).parents[1]
+
+
+class Result(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+    @property
+    def error(self) -> str:
+        """The one line that a failed command prints."""
+        assert self.out == ""
+        lines = [line for line in self.err.splitlines() if line.startswith("holitom: error: ")]
+        assert len(lines) == 1, self.err
+        assert self.err.endswith(lines[0] + "\n")
+        assert "Traceback" not in self.err
+        return lines[0].removeprefix("holitom: error: ")
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str]):
+    def call(*arguments: object) -> Result:
+        code = main([str(argument) for argument in arguments])
+        return Result(code, *capfd.readouterr())
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundled model's architecture with random weights: it babbles, at once."""
+    import tiny_llava
+
+    folder = tmp_path_factory.mktemp("tiny")
+    tiny_llava.save(tiny_llava.build(seed=0), folder)
+    return folder
+
+
+def shell(*arguments: object, cwd: Path | None = None) -> Result:
+    done = subprocess.run(
+        [sys.executable, "-m", "holitom", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(SOURCE)},
+        stdin=subprocess.DEVNULL,
+        check=False,
+    )
+    return Result(done.returncode, done.stdout, done.stderr)
+
+
+# --- what works -------------------------------------------------------------------------------------
+
+
+def test_answer_alone_goes_to_stdout(run, checkpoint: Path) -> None:
+    result = run("ask", DEMO_VIDEO, "Which digit is red?", "--model", checkpoint, "--max-new-tokens", 3)
+    assert result.code == 0
+    assert len(result.out.splitlines()) == 1
+    assert "Decoding" not in result.out
+    assert "demo.mp4: 32 of 32 frames, 448 x 448" in result.err
+
+
+def test_json_is_one_object_with_the_documented_keys(run, checkpoint: Path) -> None:
+    result = run(
+        "ask",
+        DEMO_VIDEO,
+        "Which digit is red?",
+        "--model",
+        checkpoint,
+        "--json",
+        "--frames",
+        16,
+        "--retain",
+        0.2,
+    )
+    assert result.code == 0
+    assert result.out.count("\n") == 1
+    record = json.loads(result.out)
+    assert set(record) == {"video", "frames", "frame_indices", "question", "model", "runs"}
+    assert record["frames"] == 16
+    assert record["frame_indices"] == list(range(0, 32, 2))
+    assert record["question"] == "Which digit is red?"
+    (merged,) = record["runs"].values()
+    assert set(merged) == {
+        "answer",
+        "new_tokens",
+        "visual_tokens",
+        "visual_tokens_before",
+        "stages",
+        "segments",
+        "seconds",
+        "ttft_seconds",
+        "decode_tokens_per_second",
+        "kv_cache_bytes",
+        "kv_cache_bytes_full",
+    }
+    assert merged["visual_tokens_before"] == 16 * 49
+    assert 0.1 < merged["visual_tokens"] / (16 * 49) < 0.3
+    assert 0 < merged["kv_cache_bytes"] < merged["kv_cache_bytes_full"]
+    assert set(merged["seconds"]) == {"vision", "merging", "prefill", "decoding"}
+    assert merged["segments"][0][0] == 0
+    assert merged["segments"][-1][1] == 15
+
+
+def test_compare_runs_full_tokens_beside_the_method(run, checkpoint: Path) -> None:
+    result = run("ask", "--model", checkpoint, "--compare", "--json", "--frames", 8)
+    runs = json.loads(result.out)["runs"]
+    assert list(runs) == ["full", "holitom"]
+    assert runs["full"]["visual_tokens"] == 8 * 49 + 1  # the model's newline token
+    assert runs["holitom"]["visual_tokens"] < 0.25 * runs["full"]["visual_tokens"]
+    assert runs["full"]["kv_cache_bytes"] == runs["full"]["kv_cache_bytes_full"]
+    assert runs["holitom"]["kv_cache_bytes_full"] == pytest.approx(runs["full"]["kv_cache_bytes"], rel=0.05)
+
+
+def test_compare_prints_both_side_by_side(run, checkpoint: Path) -> None:
+    result = run("ask", "--model", checkpoint, "--compare", "--frames", 8, "--max-new-tokens", 4)
+    assert result.code == 0
+    heads = [line.split("  ")[0].strip() for line in result.out.splitlines()]
+    for row in ("answer", "visual tokens", "time to first token", "decoding", "KV cache"):
+        assert row in heads, result.out
+    assert "full tokens" in result.out
+    assert "393" in result.out
+
+
+def test_outer_merging_alone(run, checkpoint: Path) -> None:
+    inner = run("ask", "--model", checkpoint, "--json", "--frames", 8)
+    outer = run("ask", "--model", checkpoint, "--json", "--frames", 8, "--no-inner")
+    inside, outside = (json.loads(r.out)["runs"]["holitom"] for r in (inner, outer))
+    assert inside["visual_tokens"] == outside["visual_tokens"]
+    assert inside["kv_cache_bytes"] < outside["kv_cache_bytes"]
+    assert any("layer" in stage for stage in inside["stages"])
+    assert not any("layer" in stage for stage in outside["stages"])
+
+
+def test_brackets_in_names_are_no_markup(run, checkpoint: Path, tmp_path: Path) -> None:
+    video = shutil.copy(DEMO_VIDEO, tmp_path / "[bold]a[/x].mp4")
+    result = run("ask", video, "Which [/y] digit?", "--model", checkpoint, "--frames", 2, "--compare")
+    assert result.code == 0
+    assert "[bold]a[/x].mp4: 2 of 32 frames" in result.err
+
+
+def test_more_frames_than_the_video_has(run, checkpoint: Path) -> None:
+    result = run("ask", "--model", checkpoint, "--json", "--frames", 100, "--max-new-tokens", 1)
+    assert json.loads(result.out)["frames"] == 32
+    assert json.loads(result.out)["runs"]["holitom"]["decode_tokens_per_second"] is None
+
+
+def test_words_that_the_model_has_no_tokens_for(run, checkpoint: Path) -> None:
+    result = run("ask", DEMO_VIDEO, "Whither zebras?", "--model", checkpoint, "--frames", 2)
+    assert result.code == 0
+    assert "does not know some words" in result.err
+
+
+@pytest.mark.skipif(not BUNDLED_MODEL.exists(), reason="the checkpoint is not in this checkout")
+def test_the_demo_answers_right() -> None:
+    result = shell("ask", "--json", "--compare")
+    assert result.code == 0, result.err
+    runs = json.loads(result.out)["runs"]
+    assert runs["full"]["answer"] == runs["holitom"]["answer"] == "ring"
+    assert runs["holitom"]["visual_tokens"] < 0.2 * runs["full"]["visual_tokens"]
+
+
+# --- what cannot work -------------------------------------------------------------------------------
+
+
+def test_no_arguments_prints_help(run) -> None:
+    result = run()
+    assert result.code == 0
+    assert "ask" in result.out
+
+
+def test_version(run) -> None:
+    result = run("--version")
+    assert result.code == 0
+    assert result.out == f"holitom {holitom.__version__}\n"
+
+
+def test_help_is_light() -> None:
+    code = (
+        "import sys; from holitom.cli import main; main(['ask', '--help']); sys.exit('torch' in sys.modules)"
+    )
+    subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(SOURCE)},
+        stdout=subprocess.DEVNULL,
+        check=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("nowhere.mp4", "What?"), "nowhere.mp4: no such file"),
+        ((".", "What?"), "a directory"),
+        ((DEMO_VIDEO,), "a question is needed"),
+        ((DEMO_VIDEO, "  "), "the question is empty"),
+        (("--retain", "0"), "retain_ratio must be"),
+        (("--retain", "2"), "retain_ratio must be"),
+        (("--retain", "a lot"), "Invalid value for '--retain'"),
+        (("--retain", "nan"), "retain_ratio must be"),
+        (("--threshold", "-7"), "similarity_threshold must be"),
+        (("--frames", "0"), "frames must be at least 1, not 0"),
+        (("--max-new-tokens", "0"), "max-new-tokens must be at least 1"),
+        (("--method", "magic"), "Invalid value for '--method'"),
+        (("--model", "./nowhere"), "model ./nowhere: no such folder"),
+        (("--model", DEMO_VIDEO), "no such folder"),
+        (("--dtype", "int8"), "dtype must be"),
+        (("--device", "toaster"), "device 'toaster'"),
+        (("--nonsense",), "No such option"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(run, tmp_path: Path, monkeypatch, arguments, message) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = run("ask", *arguments)
+    assert result.code == 2
+    assert message in result.error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unknown_command(run) -> None:
+    result = run("answer")
+    assert result.code == 2
+    assert "No such command" in result.error
+
+
+def test_a_file_that_is_no_video(run, tmp_path: Path) -> None:
+    (tmp_path / "text.mp4").write_text("no video " * 50)
+    result = run("ask", tmp_path / "text.mp4", "What?")
+    assert result.code == 2
+    assert result.error.startswith("text.mp4: no readable video")
+
+
+def test_an_empty_model_folder(run, tmp_path: Path) -> None:
+    result = run("ask", "--model", tmp_path)
+    assert result.code == 2
+    assert result.error.startswith(f"model {tmp_path}: ")
+
+
+def test_a_model_class_without_adapter(run, tmp_path: Path) -> None:
+    config = {"model_type": "blip-2", "architectures": ["Blip2ForConditionalGeneration"]}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    result = run("ask", "--model", tmp_path)
+    assert result.code == 2
+    assert "Blip2ForConditionalGeneration" in result.error
+    assert "LlavaOnevisionForConditionalGeneration" in result.error
+
+
+def test_a_model_that_reads_text_only(run, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
+    result = run("ask", "--model", tmp_path)
+    assert result.code == 2
+    assert result.error.startswith(f"model {tmp_path}: ")
+
+
+def test_errors_in_a_real_shell(tmp_path: Path) -> None:
+    result = shell("ask", "nowhere.mp4", "What?", "--json", cwd=tmp_path)
+    assert result.code == 2
+    assert result.error == "nowhere.mp4: no such file"
+
+
+def test_budgets_of_the_accuracy_bench(run) -> None:
+    result = run("bench", "accuracy", "--retain", "0.1,some")
+    assert result.code == 2
+    assert "retain must be numbers" in result.error
