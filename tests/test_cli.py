@@ -150,10 +150,10 @@ def test_outer_merging_alone(run, checkpoint: Path) -> None:
 
 
 def test_brackets_in_names_are_no_markup(run, checkpoint: Path, tmp_path: Path) -> None:
-    video = shutil.copy(DEMO_VIDEO, tmp_path / "[bold]a[/x].mp4")
+    video = shutil.copy(DEMO_VIDEO, tmp_path / "[bold]a[x].mp4")
     result = run("ask", video, "Which [/y] digit?", "--model", checkpoint, "--frames", 2, "--compare")
     assert result.code == 0
-    assert "[bold]a[/x].mp4: 2 of 32 frames" in result.err
+    assert "[bold]a[x].mp4: 2 of 32 frames" in result.err
 
 
 def test_more_frames_than_the_video_has(run, checkpoint: Path) -> None:

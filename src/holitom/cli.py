@@ -122,7 +122,7 @@ def ask(
         _print_comparison(answers)
     else:
         print(next(iter(answers.values())).text)
-        _note(f"{next(iter(answers.values())).report}")
+        _note(str(next(iter(answers.values())).report))
 
 
 def _methods(name: MethodName, settings: dict[str, Any], compare: bool) -> dict[str, Method]:
