@@ -53,6 +53,24 @@ def test_the_demo_video_is_what_its_tool_renders() -> None:
     assert abs(frames.astype(int) - made).mean() < 3
 
 
+def test_the_readme_example_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import tiny_llava
+
+    tiny_llava.save(tiny_llava.build(seed=0), tmp_path)
+    _, example = (
+        block.split("```")[0] for block in (ROOT / "README.md").read_text().split("```python\n")[1:3]
+    )
+    for shown, real in {
+        '"llava-hf/llava-onevision-qwen2-7b-ov-hf"': repr(str(tmp_path)),
+        '"video.mp4"': repr(str(PACKAGE / "assets" / "demo.mp4")),
+        '"cuda"': '"cpu"',
+    }.items():
+        assert shown in example
+        example = example.replace(shown, real)
+    exec(example, {})
+    assert "1568" in capsys.readouterr().out
+
+
 def test_assets_stay_small() -> None:
     assert sum(file.stat().st_size for file in (PACKAGE / "assets").rglob("*") if file.is_file()) < 17 * 2**20
 
