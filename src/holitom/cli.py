@@ -240,10 +240,13 @@ def bench_overhead(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """What merging costs: tensor operations, device synchronisations, memory, time."""
+    from holitom.bench.imports import import_seconds
     from holitom.bench.overhead import overhead, print_overhead
 
     with notes.status("Measuring"):
         figures = overhead()
+        beyond_torch = {"name": "import holitom, beyond torch", "value": 1e3 * import_seconds()}
+        figures["rows"].append({**beyond_torch, "unit": "ms", "limit": 50})
     if as_json:
         print(json.dumps(figures))
     else:
