@@ -51,7 +51,7 @@ class Adapter(ABC):
 
     @abstractmethod
     def importance(self, hidden: Tensor) -> Tensor:
-        """Attention received in the last vision layer, from its input `hidden` `[F, P, D]`: `[F, P]` float32."""
+        """Attention received in the last vision layer, `[F, P]` float32, from its input `[F, P, D]`."""
 
     @abstractmethod
     def videos(self, encoded: Any, arguments: dict[str, Any], importance: Tensor | None) -> list[VideoTokens]:

@@ -22,7 +22,9 @@ class LlavaOnevision(Adapter):
         config: Any = model.config
         vision, text = config.vision_config.model_type, config.text_config.model_type
         if vision not in ("siglip_vision_model", "siglip"):
-            raise UnsupportedModelError(f"LLaVA-OneVision with a {vision} tower; supported: siglip_vision_model")
+            raise UnsupportedModelError(
+                f"LLaVA-OneVision with a {vision} tower; supported: siglip_vision_model"
+            )
         if text != "qwen2":
             raise UnsupportedModelError(f"LLaVA-OneVision with a {text} language model; supported: qwen2")
         if config.vision_feature_select_strategy != "full":
@@ -31,7 +33,9 @@ class LlavaOnevision(Adapter):
                 f"{config.vision_feature_select_strategy!r}; supported: 'full'"
             )
         if any(kind != "full_attention" for kind in config.text_config.layer_types):
-            raise UnsupportedModelError("LLaVA-OneVision with sliding-window layers; supported: full attention")
+            raise UnsupportedModelError(
+                "LLaVA-OneVision with sliding-window layers; supported: full attention"
+            )
         trunk: Any = model.model
         tower = getattr(trunk.vision_tower, "vision_model", trunk.vision_tower)
         self.trunk = trunk
@@ -48,9 +52,9 @@ class LlavaOnevision(Adapter):
 
     def importance(self, hidden: Tensor) -> Tensor:
         attention: Any = self.vision_attention
-        frames, patches, _ = hidden.shape
+        patches = hidden.shape[1]
         received = []
-        for chunk in hidden.split(frames_per_chunk(attention.num_heads, patches)):
+        for chunk in torch.split(hidden, frames_per_chunk(attention.num_heads, patches)):
             shape = (chunk.shape[0], patches, attention.num_heads, attention.head_dim)
             query = attention.q_proj(chunk).view(shape).transpose(1, 2)
             key = attention.k_proj(chunk).view(shape).transpose(1, 2)
@@ -78,11 +82,13 @@ class LlavaOnevision(Adapter):
         return frames * tokens + 1
 
     def send(self, video: VideoTokens, merged: MergedTokens) -> SentTokens:
-        newline: Any = self.trunk.image_newline
+        trunk: Any = self.trunk
+        newline = trunk.image_newline[None].to(merged.features)
         frames, tokens = video.features.shape[:2]
+        last = merged.frame.new_tensor([frames * tokens])
         return SentTokens(
-            features=torch.cat([merged.features, newline[None].to(merged.features)]),
-            slot=torch.cat([merged.frame * tokens + merged.position, merged.frame.new_tensor([frames * tokens])]),
+            features=torch.cat([merged.features, newline]),
+            slot=torch.cat([merged.frame * tokens + merged.position, last]),
         )
 
     def query(self, attention: nn.Module, hidden: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
@@ -95,6 +101,6 @@ class LlavaOnevision(Adapter):
 
 
 def _rotated(projected: Tensor, head_dim: int, rotary: tuple[Tensor, Tensor]) -> Tensor:
-    heads = projected.unflatten(-1, (-1, head_dim)).transpose(1, 2)
+    heads = projected.view(*projected.shape[:2], -1, head_dim).transpose(1, 2)
     rotated: Tensor = apply_rotary_pos_emb(heads, heads, *rotary)[0]
     return rotated

@@ -47,9 +47,9 @@ class CacheRecord:
 class MergedCache(DynamicCache):
     """A `DynamicCache` that was filled with merged tokens.
 
-    A cache becomes one in place (`adopt`), so the object that the caller holds stays the same and can be passed
-    to the next turn. `get_seq_length` then answers in the caller's columns, as `generate` needs, except while the
-    language model runs, whose masks need the truth.
+    A cache becomes one in place (`adopt`), so the object that the caller holds stays the same and can be
+    passed to the next turn. `get_seq_length` then answers in the caller's columns, as `generate` needs,
+    except while the language model runs, whose masks need the truth.
     """
 
     record: CacheRecord | None
@@ -60,9 +60,8 @@ class MergedCache(DynamicCache):
         """Raise `UnsupportedUsageError` unless `cache` is a plain `DynamicCache`."""
         if type(cache) is not DynamicCache or any(cache.is_sliding):
             raise UnsupportedUsageError(
-                f"holitom cannot merge into a {type(cache).__name__}: its size is fixed before the number of merged "
-                "tokens is known, or its layout is not holitom's to change; use the default DynamicCache "
-                "(cache_implementation=None)"
+                f"holitom cannot merge into a {type(cache).__name__}; use the default DynamicCache "
+                "(cache_implementation=None), whose layers can hold different numbers of tokens"
             )
 
     @staticmethod
@@ -91,8 +90,21 @@ class MergedCache(DynamicCache):
             return self.record.seen
         return int(super().get_seq_length(layer_idx))
 
+    def held(self, layer: int) -> int:
+        """How many columns `layer` holds."""
+        if layer >= len(self.layers):
+            return 0
+        dynamic: Any = self.layers[layer]
+        return int(dynamic.get_seq_length())
+
+    def keys(self, layer: int) -> Tensor:
+        """The keys `[B, kv_heads, held, d]` of `layer`."""
+        dynamic: Any = self.layers[layer]
+        keys: Tensor = dynamic.keys
+        return keys
+
     def reset(self) -> None:
-        super().reset()
+        Cache.reset(self)
         self.record = None
 
     def crop(self, tokens_to_remove: int) -> None:
@@ -103,8 +115,8 @@ class MergedCache(DynamicCache):
         count = record.seen - tokens_to_remove if tokens_to_remove > 0 else -tokens_to_remove
         if not record.settled:
             raise UnsupportedUsageError(
-                "assisted decoding crops the prompt that was merged inside the language model; generate without "
-                "an assistant (or prompt lookup), or use a method without inner merging"
+                "cannot crop a prompt that was just merged inside the language model, as assisted decoding "
+                "does; generate without assistant or prompt lookup, or use a method without inner merging"
             )
         if count > record.tail:
             raise UnsupportedUsageError(
@@ -118,7 +130,7 @@ class MergedCache(DynamicCache):
         record.position = record.position - count
         record.masks = [m if m is None else m[:, :-count] for m in record.masks]
 
-    def reorder_cache(self, beam_idx: Tensor) -> None:
+    def reorder_cache(self, beam_idx: Any) -> None:
         super().reorder_cache(beam_idx)
         if self.record is not None:
             self.record.select(beam_idx)

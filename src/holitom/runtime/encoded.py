@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from holitom.errors import UnsupportedUsageError
-from holitom.models.base import Adapter, SentTokens
+from holitom.models.base import SentTokens
 from holitom.runtime.layout import Placement
 from holitom.runtime.report import Mark, Report, VideoReport
 from holitom.tokens import MergedTokens, VideoTokens
@@ -18,14 +18,15 @@ from holitom.tokens import MergedTokens, VideoTokens
 class Encoded:
     """Rides on the result of `get_video_features`: what merging needs, and what it has made of it so far.
 
-    `generate` may encode long before the forward and repeat the result for beams, so videos are merged only when
-    the language model asks, and once.
+    `generate` may encode long before the forward and repeat the result for beams, so videos are merged only
+    when the language model asks, and once.
 
     Attributes:
         videos: the videos in that result.
         vision: when encoding began and ended.
         merged, sent: what each video becomes; empty until the language model asks.
-        columns: the caller's columns at the first forward with these videos. Without a cache every step brings
+        columns: the caller's columns at the first forward with these videos. Without a cache every step
+        brings
             them again, and the question still ends in this column.
         report: what is reported of them.
     """
@@ -55,7 +56,7 @@ class Assignment:
         return [Placement(row, at, sent[video].slot, sent[video].features) for row, video, at in self.places]
 
     def owners(self, sent: list[SentTokens], rows: int, device: torch.device) -> list[Tensor]:
-        """For each row `[V]`: the video of each sent token; -1 in repeated rows, so that none counts twice."""
+        """For each row `[V]`: the video of each sent token; -1 in repeated rows, so none counts twice."""
         own: list[list[Tensor]] = [[] for _ in range(rows)]
         for row, video, _ in self.places:
             index = -1 if row % self.copies else video
@@ -89,8 +90,8 @@ def assign(holders: Tensor, slots: list[int]) -> Assignment:
         rest += abs(offset - counts[first])
     if rest or not copies or video != len(slots):
         raise UnsupportedUsageError(
-            f"the rows hold {counts} video placeholders, which are not whole videos of {slots} tokens; pass the "
-            "videos of this prompt (with a cache: of its new part) with the ids that the processor made for them"
+            f"the rows hold {counts} video placeholders, which are not whole videos of {slots} tokens; pass "
+            "the ids that the processor made for these videos (with a cache: for the new part of the prompt)"
         )
     return Assignment(places, copies)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -65,13 +65,11 @@ class Forward:
     overrides: Kwargs = field(default_factory=dict)
 
     def extend(self, level: int, added: Tensor | None, columns: int) -> Tensor | None:
-        """Add `columns` columns to the mask of `level`: `added` `[B, columns]`, or None where all are tokens."""
+        """Add columns to the mask of `level`: `added` `[B, columns]`, or None where all are tokens."""
         mask, layer = self.masks[level], self.starts[level]
         if mask is not None or added is not None:
             rows, device = self.position.shape[0], self.position.device
-            held = 0
-            if self.cache is not None and layer < len(self.cache.layers):
-                held = self.cache.layers[layer].get_seq_length()
+            held = 0 if self.cache is None else self.cache.held(layer)
             if mask is None:
                 mask = torch.ones(rows, held, dtype=torch.bool, device=device)
             if added is None:
@@ -79,20 +77,28 @@ class Forward:
             self.masks[level] = torch.cat([mask.to(device), added.to(device)], dim=1)
         return self.masks[level]
 
+    def spare(self, rows: list[int]) -> None:
+        """Keep the last video token of `rows` out of inner merging: it ends the prompt and asks."""
+        assert self.layout is not None
+        visual = [v[:-1] if row in rows else v for row, v in enumerate(self.layout.visual)]
+        self.layout = replace(self.layout, visual=visual)
+        self.owners = [own[:-1] if row in rows else own for row, own in enumerate(self.owners)]
+
     def changes(self, layer: int) -> bool:
         """Whether `layer` gets anything but what the language model passes it."""
         return len(self.starts) > 1 and layer >= self.starts[1]
 
     def enter_level(self, index: int, kwargs: Kwargs) -> Tensor:
-        """The hidden states that enter layer `index`, the first of its level; its level's `overrides` are set."""
+        """The hidden states that enter layer `index`, first of its level, whose `overrides` are set."""
         hidden: Tensor = kwargs["hidden_states"]
         if index in self.stages:
             hidden = self._merge(index, hidden, {**kwargs, **self.overrides}["position_embeddings"])
         level = self.starts.index(index)
         if self.layout is not None:
             self.extend(level, self.layout.mask, self.layout.width)
+        language: Any = self.adapter.language_model
         self.overrides["attention_mask"] = create_causal_mask(
-            config=self.adapter.language_model.config,
+            config=language.config,
             inputs_embeds=hidden,
             attention_mask=self.masks[level],
             past_key_values=self.cache,
@@ -112,7 +118,7 @@ class Forward:
         if self.cache is None:
             key = self.adapter.key(attention, hidden, (cos, sin))
         else:
-            key = self.cache.layers[layer].keys.to(hidden.device)
+            key = self.cache.keys(layer).to(hidden.device)
         visible = self.masks[bisect_right(self.starts, layer) - 1]
         if self.query:
             before = torch.arange(key.shape[2], device=key.device) < key.shape[2] - self.query

@@ -74,8 +74,8 @@ class Layout:
             last_real: each row's last column that holds a token.
 
         Returns:
-            `[B, L, D]`: zeros where a token was merged away or never was; columns to the right of a row's last
-            token repeat it, so that a right-padded row's last column predicts what follows its text.
+            `[B, L, D]`: zeros where a token was merged away or never was; columns to the right of a row's
+            last token repeat it, so that a right-padded row's last column predicts what follows its text.
         """
         rows = len(self.lengths)
         out = batch.new_zeros(rows * columns, batch.shape[-1]).index_copy(0, self.home, self.unpad(batch))

@@ -16,7 +16,7 @@ def mark(device: torch.device) -> Mark:
     """Now, on `device`'s own time line; never waits for the device."""
     if device.type != "cuda":
         return time.perf_counter()
-    event = torch.cuda.Event(enable_timing=True)
+    event: torch.cuda.Event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
     event.record(torch.cuda.current_stream(device))
     return event
 
@@ -25,7 +25,7 @@ def seconds_between(start: Mark, end: Mark) -> float:
     """Seconds from `start` to `end`; waits for `end` if it is still to come."""
     if isinstance(start, torch.cuda.Event) and isinstance(end, torch.cuda.Event):
         end.synchronize()
-        return start.elapsed_time(end) / 1000
+        return float(start.elapsed_time(end)) / 1000
     assert isinstance(start, float)
     assert isinstance(end, float)
     return end - start
@@ -41,8 +41,8 @@ class VideoReport:
         tokens_per_frame: tokens `N` of a frame.
         sent: tokens that went into the language model, separators included.
         outer: tokens after each stage before the language model, in order.
-        inner: tokens that stay from layer `k` of the language model on, by `k`; separators compete and count there.
-        segments: first and last frame of each temporal segment.
+        inner: tokens that stay from layer `k` of the language model on, by `k`; separators compete and count
+        there. segments: first and last frame of each temporal segment.
         frame, position, size: of each merged token, for drawing (see `MergedTokens`).
     """
 
@@ -111,7 +111,8 @@ class Report:
     def seconds(self) -> dict[str, float]:
         """Seconds in `vision` (tower and projector), `merging`, `prefill` (language model) and `decoding`.
 
-        Prefill does not count what was merged meanwhile. Reading this waits for the device; recording does not.
+        Prefill does not count what was merged meanwhile. Reading this waits for the device; recording does
+        not.
         """
         spent = {
             stage: sum(seconds_between(start, end) for start, end in self._spans.get(stage, []))

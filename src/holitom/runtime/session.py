@@ -3,11 +3,13 @@
 How a forward goes while a method is attached:
 
 1. `get_video_features` runs as ever; its result carries along what merging needs (`Encoded`).
-2. When the language model is about to run, the videos that this forward brings are merged, the batch is packed
+2. When the language model is about to run, the videos that this forward brings are merged, the batch is
+packed
    without the tokens that merged away (`Layout`), and positions and mask are made anew for it (`Forward`).
 3. Where the method merges inside the language model, one query row of attention is read in the layer before,
    and the batch is packed again on the way into the layer.
-4. On the way out hidden states return to the caller's columns; the cache (`MergedCache`) remembers what it holds.
+4. On the way out hidden states return to the caller's columns; the cache (`MergedCache`) remembers what it
+holds.
 
 A forward without new videos takes its mask and positions from what the cache remembers.
 """
@@ -58,8 +60,8 @@ class Handle(Run):
     def __init__(self, method: Method, model: nn.Module) -> None:
         if type(model).__name__ == "OptimizedModule" or any(m._compiled_call_impl for m in model.modules()):
             raise UnsupportedUsageError(
-                "the model is compiled (torch.compile), and a compiled graph cannot follow token counts that differ "
-                "by video; attach to the model as it was before compiling"
+                "the model is compiled (torch.compile), and its graph cannot follow token counts that differ "
+                "by video; attach to a model that is not"
             )
         self._method = method
         self._adapter = adapter_for(model)
@@ -88,7 +90,8 @@ class Handle(Run):
         if getattr(trunk.__dict__.get("get_video_features"), "_handle", None) is self:
             del trunk.get_video_features
 
-    # ---- hooks ----------------------------------------------------------------------------------------------
+    # ---- hooks
+    # ----------------------------------------------------------------------------------------------
 
     def _install(self, model: nn.Module) -> None:
         adapter, keep = self._adapter, self._hooks.append
@@ -128,13 +131,13 @@ class Handle(Run):
         given = _by_name(module.forward, args, kwargs)
         if given.get("input_ids") is None:
             raise UnsupportedUsageError(
-                "inputs_embeds without input_ids: holitom finds a video by its placeholder ids; pass input_ids"
+                "inputs_embeds without input_ids: a video is found by its placeholder ids; pass input_ids"
             )
         output = (given.get("mm_encoder_outputs") or {}).get("video")
         if output is not None and not hasattr(output, "holitom"):
             raise UnsupportedUsageError(
-                "these video features were encoded before the method was attached, or cut by prefill_chunk_size; "
-                "pass pixel_values_videos, without chunked prefill"
+                "these video features were encoded before the method was attached, or cut by "
+                "prefill_chunk_size; pass pixel_values_videos, without chunked prefill"
             )
         self._step = Step(given["input_ids"], None if output is None else output.holitom)
 
@@ -162,7 +165,9 @@ class Handle(Run):
     def _see_vision(self, module: nn.Module, args: tuple[Any, ...], kwargs: Kwargs) -> None:
         if self._encoding:
             with torch.no_grad():
-                self._importance = self._adapter.importance(_by_name(module.forward, args, kwargs)["hidden_states"])
+                self._importance = self._adapter.importance(
+                    _by_name(module.forward, args, kwargs)["hidden_states"]
+                )
 
     def _enter_language(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: Kwargs
@@ -231,7 +236,8 @@ class Handle(Run):
 
         return leave_attention
 
-    # ---- the two kinds of forward that need care ------------------------------------------------------------
+    # ---- the two kinds of forward that need care
+    # ------------------------------------------------------------
 
     def _merge(self, input_ids: Tensor, encoded: Encoded, kwargs: Kwargs) -> tuple[Forward, Kwargs]:
         """A forward that brings videos, and the arguments of the language model that it changes."""
@@ -269,14 +275,19 @@ class Handle(Run):
             encoded.report.add("vision", *encoded.vision)
 
         counts = [sum(len(p.slot) for p in placements if p.row == row) for row in range(rows)]
-        inner = self._merges_inside(counts)
+        asks = _video_asks(real[:, : encoded.columns], holders)
+        inner = self._merges_inside([count - ask for count, ask in zip(counts, asks, strict=True)])
         if record is None and not inner and all(_whole(p) for p in placements):
             # Nothing merges away: the stock forward, with the method's features in their places.
             changed["inputs_embeds"] = _placed(embeds, placements)
             forward = Forward(self._adapter, None, columns, seen, ones[:, 0], (0,), [None])
         else:
             layout, ragged = merged_layout(embeds, real & ~holders, placements)
-            base = record.position if record is not None else _first_positions(real, host[2], seen).to(device)
+            base = (
+                record.position
+                if record is not None
+                else _first_positions(real, host[2], seen, encoded.columns).to(device)
+            )
             forward = self._packed(cache, record, layout, base, mask, columns, inner)
             forward.seen = seen
             forward.last_real = _last_real(real)
@@ -285,6 +296,7 @@ class Handle(Run):
             if inner:
                 forward.stages = self._stages
                 forward.owners = assignment.owners(encoded.sent, rows, device)
+                forward.spare([row for row, ask in enumerate(asks) if ask])
             changed |= {
                 "inputs_embeds": layout.pad(ragged),
                 "attention_mask": forward.masks[0],
@@ -312,7 +324,13 @@ class Handle(Run):
         else:
             positions = record.position[:, None] + torch.arange(columns, device=embeds.device)
             forward = Forward(
-                self._adapter, cache, columns, record.seen, positions[:, -1] + 1, record.starts, list(record.masks)
+                self._adapter,
+                cache,
+                columns,
+                record.seen,
+                positions[:, -1] + 1,
+                record.starts,
+                list(record.masks),
             )
             for level in range(len(record.starts)):
                 forward.extend(level, real if rows > 1 else None, columns)
@@ -360,12 +378,14 @@ class Handle(Run):
         """The cache of this forward; made here where the language model would make one itself."""
         language: Any = self._adapter.language_model
         if str(language.config._attn_implementation).startswith("paged"):
-            raise UnsupportedUsageError("continuous batching (paged attention) is not supported; use generate")
+            raise UnsupportedUsageError(
+                "continuous batching (paged attention) is not supported; use generate"
+            )
         layer: Any = self._adapter.layers[0]
         if getattr(layer, "gradient_checkpointing", False) and layer.training:
             if self._stages:
                 raise UnsupportedUsageError(
-                    "gradient checkpointing cannot recompute a merge inside the language model; turn one of them off"
+                    "gradient checkpointing cannot recompute a merge inside the language model; turn one off"
                 )
             return None, {"use_cache": False, "past_key_values": None}
         cache, use_cache = kwargs.get("past_key_values"), kwargs.get("use_cache")
@@ -395,8 +415,8 @@ class Handle(Run):
         holders = self._adapter.placeholders(self._step.input_ids).to(labels.device)
         if bool(((labels[:, 1:] != -100) & (holders & ~stands)[:, :-1]).any()):
             raise UnsupportedUsageError(
-                "a label follows a video token that was merged away; set labels to -100 at every video placeholder "
-                "and at the token right after them"
+                "a label follows a video token that was merged away; set labels to -100 at every video "
+                "placeholder and at the token right after them"
             )
 
     def _account(self, cache: Any, kwargs: Kwargs) -> None:
@@ -404,7 +424,11 @@ class Handle(Run):
         report = self.last
         own = self._last_cache() if self._last_cache is not None else None
         encoded = None if self._step is None else self._step.encoded
-        if report is None or cache is not own or (cache is None and (encoded is None or encoded.report is not report)):
+        if (
+            report is None
+            or cache is not own
+            or (cache is None and (encoded is None or encoded.report is not report))
+        ):
             return
         report.decoded(self._prefilled, mark(kwargs["inputs_embeds"].device))
         if cache is None:
@@ -448,7 +472,9 @@ def _mask(kwargs: Kwargs) -> Tensor | None:
     """The caller's 2D mask over past and present columns `[B, seen + columns]`, if there is one."""
     mask = kwargs.get("attention_mask")
     if mask is not None and (not isinstance(mask, Tensor) or mask.dim() != 2):
-        raise UnsupportedUsageError("attention_mask must be 2D (1 at tokens, 0 at padding) while a method is attached")
+        raise UnsupportedUsageError(
+            "attention_mask must be 2D (1 at tokens, 0 at padding) while a method is attached"
+        )
     return mask
 
 
@@ -476,11 +502,13 @@ def _positions(base: Tensor, layout: Layout) -> Tensor:
     return (base[:, None] + ranks) * (ranks >= 0)
 
 
-def _first_positions(real: Tensor, positions: Tensor, seen: int) -> Tensor:
+def _first_positions(real: Tensor, positions: Tensor, seen: int, prompt: int) -> Tensor:
     """Position of each row's first token `[B]`, from the caller's positions (all on the host).
 
-    Without past every row starts at 0. Anything but consecutive positions would be lost by merging.
+    Without past every row starts at 0. Anything but consecutive positions would be lost by merging; after the
+    first `prompt` columns they are `generate`'s own, which restart behind padding on the right.
     """
+    real, positions = real[:, :prompt], positions[:, :prompt]
     ranks = real.long().cumsum(1) - 1
     first = real.int().argmax(1, keepdim=True)
     start = positions.gather(1, first)
@@ -493,6 +521,11 @@ def _last_real(real: Tensor) -> list[int]:
     """Each row's last column that holds a token (host)."""
     last: list[int] = (real.shape[1] - 1 - real.flip(1).int().argmax(1)).tolist()
     return last
+
+
+def _video_asks(real: Tensor, holders: Tensor) -> list[bool]:
+    """Whether each row's prompt ends in a video token (host)."""
+    return [bool(holders[row, last]) for row, last in enumerate(_last_real(real))]
 
 
 def _text_tail(real: Tensor, holders: Tensor) -> int:

@@ -1,0 +1,167 @@
+"""What a merged model should compute, written out slowly for one row: no cache, hooks or fused attention."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from holitom import MergedTokens, Method, VideoTokens
+
+
+@dataclass(frozen=True)
+class EveryOther(Method):
+    """Keeps every `step`-th token; needs no importance, so these tests do not hang on any paper."""
+
+    step: int = 2
+    layers: tuple[int, ...] = ()
+    needs_importance: ClassVar[bool] = False
+
+    def merge(self, video: VideoTokens) -> MergedTokens:
+        whole = super().merge(video)
+        at = slice(None, None, self.step)
+        return MergedTokens(
+            features=whole.features[at],
+            frame=whole.frame[at],
+            position=whole.position[at],
+            size=whole.size[at],
+            segments=whole.segments,
+            stages={"every other": len(whole.frame[at])},
+        )
+
+    def inner(self, num_layers: int) -> tuple[Any, ...]:
+        return tuple(DropHalf(layer) for layer in self.layers)
+
+
+@dataclass(frozen=True)
+class DropHalf:
+    """Keeps the more attended half, and marks it so that forgetting the new features would be seen."""
+
+    layer: int
+
+    def keep(self, visual: int) -> int:
+        return visual - visual // 2
+
+    def __call__(self, hidden: Tensor, attention: Tensor) -> tuple[Tensor, Tensor]:
+        kept = attention.topk(self.keep(len(hidden))).indices.sort().values
+        return kept, hidden[kept] * 1.25
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    half = x.shape[-1] // 2
+    return x * cos + torch.cat([-x[..., half:], x[..., :half]], dim=-1) * sin
+
+
+@torch.no_grad()
+def reference_logits(model: Any, inputs: Any, method: Method, answer: list[int]) -> Tensor:
+    """Logits `[1 + len(answer), vocab]` after the prompt and after each token of `answer`.
+
+    `inputs` is one unpadded row; inner merging asks the prompt's last token.
+    """
+    trunk = model.model
+    ids = inputs["input_ids"][0].tolist()
+    embeds = trunk.language_model.embed_tokens
+    pictures: list[Tensor] = []
+    if "pixel_values" in inputs:
+        pictures = list(
+            torch.cat(
+                trunk.get_image_features(
+                    inputs["pixel_values"],
+                    inputs["image_sizes"],
+                    batch_num_images=inputs.get("batch_num_images"),
+                    return_dict=True,
+                ).pooler_output
+            )
+        )
+    sent: list[Tensor] = []
+    if "pixel_values_videos" in inputs:
+        pixels = inputs["pixel_values_videos"]
+        pooled = trunk.get_video_features(pixels, return_dict=True).pooler_output
+        for one, frames in zip(pooled, pixels, strict=True):
+            features = one[:-1].view(len(frames), -1, one.shape[-1])
+            side = int(features.shape[1] ** 0.5)
+            video = VideoTokens(features, reference_importance(model, frames), (side, side))
+            sent.append(torch.cat([method.merge(video).features, one[-1:]]))
+
+    parts, visual, videos = [], [], iter(sent)
+    config = model.config
+    skip = 0
+    for token in ids:
+        if token == config.video_token_id:
+            if skip == 0:
+                tokens = next(videos)
+                skip = len(one)
+                start = sum(map(len, parts))
+                visual += range(start, start + len(tokens))
+                parts.append(tokens)
+            skip -= 1
+        elif token == config.image_token_id:
+            parts.append(pictures.pop(0)[None])
+        else:
+            parts.append(embeds(torch.tensor([token])))
+    prompt = sum(map(len, parts))
+    if answer:
+        parts.append(embeds(torch.tensor(answer)))
+    hidden = torch.cat(parts)
+    position = torch.arange(len(hidden))
+    # Where each token stands now; merging takes tokens away from all three.
+    last = prompt - 1
+    vis = torch.tensor([v for v in visual if v != last], dtype=torch.long)  # who asks is not merged away
+    stages = {stage.layer: stage for stage in method.inner(len(trunk.language_model.layers))}
+    weights = None
+    for index, layer in enumerate(trunk.language_model.layers):
+        if index in stages and len(vis):
+            kept, features = stages[index](hidden[vis], weights[last, vis])
+            hidden = hidden.index_copy(0, vis[kept], features)
+            dropped = set(vis.tolist()) - set(vis[kept].tolist())
+            stay = torch.tensor([i for i in range(len(hidden)) if i not in dropped])
+            new = {old: i for i, old in enumerate(stay.tolist())}
+            vis = torch.tensor([new[i] for i in vis[kept].tolist()])
+            hidden, position, last = hidden[stay], position[stay], new[last]
+        attention = layer.self_attn
+        cos, sin = trunk.language_model.rotary_emb(hidden[None], position[None])
+        normed = layer.input_layernorm(hidden)
+        heads = [p(normed).view(len(hidden), -1, attention.head_dim).transpose(0, 1) for p in
+                 (attention.q_proj, attention.k_proj, attention.v_proj)]  # fmt: skip
+        q, k, v = rotate(heads[0], cos[0], sin[0]), rotate(heads[1], cos[0], sin[0]), heads[2]
+        k, v = (x.repeat_interleave(len(q) // len(k), dim=0) for x in (k, v))
+        logits = (q @ k.transpose(1, 2)) * attention.head_dim**-0.5
+        ahead = torch.ones(logits.shape[1:], dtype=torch.bool).triu(1)
+        scores = logits.masked_fill(ahead, float("-inf")).softmax(-1)
+        weights = scores.mean(0)
+        hidden = hidden + attention.o_proj((scores @ v).transpose(0, 1).flatten(1))
+        hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
+    return model.lm_head(trunk.language_model.norm(hidden))[last:]
+
+
+@torch.no_grad()
+def reference_importance(model: Any, frames: Tensor) -> Tensor:
+    """Importance `[T, N]` of one video's `frames` `[T, C, H, W]`, from full attention matrices."""
+    tower = model.model.vision_tower
+    tower = getattr(tower, "vision_model", tower)
+    hidden = tower.embeddings(frames)
+    for layer in tower.encoder.layers[:-1]:
+        hidden = layer(hidden, None)
+    layer = tower.encoder.layers[-1]
+    normed = layer.layer_norm1(hidden)
+    attention = layer.self_attn
+    q, k = (p(normed).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for p in
+            (attention.q_proj, attention.k_proj))  # fmt: skip
+    weights = (q.float() @ k.float().transpose(2, 3) * attention.head_dim**-0.5).softmax(-1)
+    received = weights.mean(1).mean(1)
+    side = int(received.shape[1] ** 0.5)
+    pooled = torch.nn.functional.interpolate(
+        received.view(len(frames), 1, side, side), size=[-(-side // 2)] * 2, mode="bilinear"
+    )
+    return pooled.flatten(1)
+
+
+@torch.no_grad()
+def reference_generate(model: Any, inputs: Any, method: Method, steps: int) -> list[int]:
+    """Greedy answer of `steps` tokens."""
+    answer: list[int] = []
+    for _ in range(steps):
+        answer.append(int(reference_logits(model, inputs, method, answer)[-1].argmax()))
+    return answer
