@@ -28,8 +28,15 @@ def test_outer_stage_is_launch_lean_at_any_length(dtype: torch.dtype) -> None:
     assert short.synchronisations <= 2
 
 
-def test_contextual_tokens_add_no_operation_for_each_frame() -> None:
-    method = HoliTom(retain_ratio=0.10, contextual_ratio=0.4)
+@pytest.mark.parametrize(
+    "method",
+    [
+        HoliTom(retain_ratio=0.10, contextual_ratio=0.4),
+        HoliTom(retain_ratio=0.10, budget="exact"),
+        HoliTom(retain_ratio=0.90, budget="exact"),
+    ],
+)
+def test_no_setting_adds_operations_for_each_frame(method: HoliTom) -> None:
     short, long = outer(32, method=method), outer(128, method=method)
     assert short == long
     assert short.synchronisations <= 2

@@ -205,3 +205,54 @@ def test_a_plain_method_keeps_everything() -> None:
     assert merged.frame.tolist() == [0] * 4 + [1] * 4 + [2] * 4
     assert merged.segments == [(0, 0), (1, 1), (2, 2)]
     assert Method().inner(28) == ()
+
+
+@shapes
+@pytest.mark.parametrize("ratio", [0.001, 0.1, 0.37, 0.9, 1.0])
+@pytest.mark.parametrize("contextual", [0.0, 0.4, 1.0])
+def test_an_exact_budget_depends_on_the_shape_alone(
+    frames: int, tokens: int, change: float, ratio: float, contextual: float
+) -> None:
+    method = HoliTom(ratio, contextual_ratio=contextual, budget="exact")
+    count = method.merged_count(frames, tokens)
+    assert count == max(1, round(ratio * frames * tokens))
+    clip = video(frames, tokens, change=change)
+    black = VideoTokens(torch.zeros_like(clip.features), clip.importance, clip.grid)
+    still = VideoTokens(clip.features[:1].expand(frames, -1, -1), clip.importance, clip.grid)
+    for each in (clip, black, still):
+        merged = method.merge(each)
+        assert len(merged.features) == count
+        assert merged.features.isfinite().all()
+        assert len((merged.frame * tokens + merged.position).unique()) == count
+        assert int(merged.size.sum()) <= frames * tokens
+
+
+def test_what_merging_over_time_saves_beyond_the_budget_goes_to_the_most_important() -> None:
+    clip = video(8, 16, change=0.0)
+    merged = HoliTom(0.5, budget="exact").merge(clip)  # 16 tokens would do; 64 are asked for
+    assert merged.stages == {"temporal": 64, "spatial": 64}
+    later = merged.frame > 0
+    places = merged.frame[later] * 16 + merged.position[later]
+    assert places.tolist() == sorted((16 + clip.importance[1:].flatten().topk(48).indices).tolist())
+    assert torch.equal(merged.features[later], clip.features.flatten(0, 1)[places])
+    assert int(merged.size.sum()) == 8 * 16  # every other token is still in its average
+    for feature, position, size in zip(merged.features, merged.position, merged.size, strict=True):
+        if size > 1:
+            alone = merged.frame[later & (merged.position == position).logical_and(later)]
+            rest = [t for t in range(8) if t not in alone.tolist()]
+            assert int(size) == len(rest)
+            torch.testing.assert_close(feature, clip.features[rest, position].mean(0))
+
+
+def test_an_exact_budget_for_everything_keeps_everything_as_it_was() -> None:
+    clip = video(8, 16, change=0.3)
+    merged = HoliTom(1.0, budget="exact").merge(clip)
+    assert torch.equal(merged.features, clip.features[merged.frame, merged.position])
+    assert len(merged.features) == 8 * 16
+
+
+def test_counts_that_depend_on_the_video_are_not_promised() -> None:
+    with pytest.raises(SettingsError, match="exact"):
+        HoliTom(0.1).merged_count(8, 16)
+    with pytest.raises(SettingsError, match="budget"):
+        HoliTom(0.1, budget="sometimes")

@@ -32,11 +32,20 @@ def test_every_row_keeps_its_own_number_of_highest_scores() -> None:
 def test_means_of_strided_runs(dtype: torch.dtype) -> None:
     rows = torch.randn(40, 6, generator=torch.Generator().manual_seed(0)).to(dtype)
     first, lengths = [0, 3, 4, 39], [10, 1, 9, 1]
-    means = run_means(rows, torch.tensor(first), np.array(lengths), stride=4)
+    means, averaged = run_means(rows, torch.tensor(first), np.array(lengths), stride=4)
+    assert averaged.tolist() == lengths
     assert means.dtype == dtype
     for mean, start, length in zip(means, first, lengths, strict=True):
         expected = rows[start : start + 4 * length : 4].float().mean(0).to(dtype)
         torch.testing.assert_close(mean, expected)
+
+
+def test_means_leave_out_skipped_rows() -> None:
+    rows, skip = torch.arange(12.0)[:, None], torch.zeros(12, dtype=torch.bool)
+    skip[[2, 4, 11]] = True
+    means, averaged = run_means(rows, torch.tensor([0, 3]), np.array([6, 3]), 2, skip, skipped=3 - 1)
+    assert averaged.tolist() == [4, 3]
+    assert means[:, 0].tolist() == [(0 + 6 + 8 + 10) / 4, (3 + 5 + 7) / 3]
 
 
 def test_bags_hold_the_head_and_then_those_that_joined_by_index() -> None:

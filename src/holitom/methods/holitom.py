@@ -8,7 +8,7 @@ of the visual tokens are merged into the other half.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from holitom.errors import SettingsError
 from holitom.methods.base import InnerStage, Method, require
+from holitom.ops.budgets import largest_remainder
 from holitom.ops.clustering import dpc_knn
 from holitom.ops.host import to_device
 from holitom.ops.merging import merge_into_most_similar, most_attended
@@ -45,6 +46,8 @@ class HoliTom(Method):
         inner_layer: layer of the language model before which the inner merge acts (0-based, from 1 on).
             None: 18 of 28, 60 of 80, else in proportion, `round(layers * 18 / 28)`.
         inner_drop: share of the visual tokens merged away there, in [0, 1). None or 0: outer only.
+        budget: "ratio": the paper's, rounded for every segment and frame, so that the count depends on
+            the video. "exact": always `merged_count(T, N)` tokens, which an engine can know beforehand.
 
     Raises:
         SettingsError: a hyper-parameter is out of its range.
@@ -56,6 +59,7 @@ class HoliTom(Method):
     contextual_ratio: float = 0.0
     inner_layer: int | None = None
     inner_drop: float | None = 0.5
+    budget: Literal["ratio", "exact"] = "ratio"
 
     needs_importance: ClassVar[bool] = True
 
@@ -72,6 +76,8 @@ class HoliTom(Method):
             require("inner_layer", self.inner_layer, "a layer from 1 up", lambda v: v >= 1, whole=True)
         if self.inner_drop is not None:
             require("inner_drop", self.inner_drop, "a number in [0, 1)", lambda v: 0 <= v < 1)
+        if self.budget not in ("ratio", "exact"):
+            raise SettingsError(f'budget must be "ratio" or "exact", got {self.budget!r}')
 
     @property
     def threshold(self) -> float:
@@ -79,6 +85,16 @@ class HoliTom(Method):
         if self.similarity_threshold is not None:
             return self.similarity_threshold
         return 0.65 if self.retain_ratio <= 0.10 else 0.8
+
+    def merged_count(self, frames: int, tokens: int) -> int:
+        """How many tokens `merge` returns for `frames` of `tokens` each, whatever they show.
+
+        Raises:
+            SettingsError: the budget is not "exact", so the count depends on what the video shows.
+        """
+        if self.budget != "exact":
+            raise SettingsError(f'merged_count needs budget="exact", got budget={self.budget!r}')
+        return max(1, round(self.retain_ratio * frames * tokens))
 
     def merge(self, video: VideoTokens) -> MergedTokens:
         """Stages 1 to 5, with one device synchronisation whatever the video's length."""
@@ -90,16 +106,16 @@ class HoliTom(Method):
         segments, pruned = best_segments(counts)
 
         # Stage 2: what every segment and frame may keep. From here on the host knows every size.
-        ratio = effective_ratio(self.retain_ratio, frames * tokens, pruned)
-        plan = plan_budgets(segments, counts, tokens, ratio, self.contextual_ratio)
+        plan = self._plan(segments, counts, tokens)
         opens, closes, shows, important, contextual = plan.per_frame(until.device)
 
         # Stages 3 and 4: static tokens once a segment, dynamic tokens frame by frame.
         static = until[opens[:, 0]] >= closes  # [T, N]
         chosen = top_mask(video.importance.masked_fill(static, -torch.inf), important)
-        parts = [self._important(video, chosen, plan)]
+        unmerged = self._unmerged(video, static & (shows == 0), plan) if plan.unmerged else None
+        parts = [self._important(video, chosen if unmerged is None else chosen | unmerged, plan)]
         if plan.centers.any():
-            parts.insert(0, self._static(video, static & (shows > 0), plan))
+            parts.insert(0, self._static(video, static & (shows > 0), unmerged, plan))
         if plan.contextual.any():
             parts.append(self._contextual(video, ~(static | chosen) & (contextual > 0), plan))
 
@@ -114,7 +130,7 @@ class HoliTom(Method):
             position=at % tokens,
             size=size[order],
             segments=segments,
-            stages={"temporal": frames * tokens - pruned, "spatial": len(at)},
+            stages={"temporal": frames * tokens - pruned + plan.unmerged, "spatial": len(at)},
         )
 
     def inner(self, num_layers: int) -> tuple[InnerStage, ...]:
@@ -134,9 +150,43 @@ class HoliTom(Method):
             )
         return (MergeInside(layer, self.inner_drop),)
 
+    def _plan(self, segments: list[tuple[int, int]], counts: Counts, tokens: int) -> Plan:
+        """Stages 2 and 4: budgets, in the definitions' float64 arithmetic and half-to-even rounding."""
+        first, last = np.array(segments, dtype=np.int64).T
+        length = last - first + 1
+        static = np.where(length > 1, counts[first, last], 0)
+        dynamic = (tokens - static).repeat(length)
+        total, left = len(dynamic) * tokens, int(static.sum() + dynamic.sum())
+        if self.budget == "exact":
+            count = self.merged_count(len(dynamic), tokens)
+            shares = largest_remainder(np.concatenate([static, dynamic]), min(count, left))
+            centers, budget = np.split(shares, [len(static)])
+            unmerged = max(0, count - left)
+        else:
+            ratio = effective_ratio(self.retain_ratio, total, total - left)
+            centers, budget = np.rint(static * ratio), np.ceil(dynamic * ratio)
+            unmerged = 0
+        important = np.rint(budget * (1 - self.contextual_ratio))
+        return Plan(
+            first=first,
+            last=last,
+            length=length,
+            static=static,
+            centers=centers.astype(np.int64),
+            dynamic=dynamic,
+            important=important.astype(np.int64),
+            contextual=(budget - important).astype(np.int64),
+            unmerged=unmerged,
+        )
+
+    def _unmerged(self, video: VideoTokens, repeats: Tensor, plan: Plan) -> Tensor:
+        """Exact budget: the most important repeats, kept out of their averages to fill it (`[T, N]`)."""
+        score = video.importance.masked_fill(~repeats, -torch.inf)
+        return top_mask(score.view(1, -1), plan.unmerged).view_as(repeats)
+
     def _important(self, video: VideoTokens, chosen: Tensor, plan: Plan) -> _Part:
         """Stage 4, dynamic: each frame's most important tokens, kept as they are."""
-        at = compact(chosen, int(plan.important.sum()))
+        at = compact(chosen, int(plan.important.sum()) + plan.unmerged)
         return _Part(at, video.features.flatten(0, 1)[at], torch.ones_like(at))
 
     def _contextual(self, video: VideoTokens, rest: Tensor, plan: Plan) -> _Part:
@@ -154,17 +204,24 @@ class HoliTom(Method):
         features = clusters.features.to(video.features.dtype)
         return _Part(at[clusters.centers], features, clusters.size)
 
-    def _static(self, video: VideoTokens, heads: Tensor, plan: Plan) -> _Part:
+    def _static(self, video: VideoTokens, heads: Tensor, unmerged: Tensor | None, plan: Plan) -> _Part:
         """Stages 3 and 4, static: averages over each segment, then cluster centres among them."""
         lives = plan.centers > 0  # the others' static tokens are dropped, so they need no average
         sizes = plan.static[lives]
         lengths = plan.length[lives].repeat(sizes)
         at = compact(heads, len(lengths))  # in the segments' first frames
-        means = run_means(video.features.flatten(0, 1), at, lengths, stride=video.features.shape[1])
+        means, averaged = run_means(
+            video.features.flatten(0, 1),
+            at,
+            lengths,
+            stride=video.features.shape[1],
+            skip=None if unmerged is None else unmerged.flatten(),
+            skipped=plan.unmerged,
+        )
         clusters = dpc_knn(means, sizes, plan.centers[lives], knn=self.knn, center_weight=self.center_weight)
         features = clusters.features.to(video.features.dtype)
-        size = clusters.size * to_device(plan.length[lives].repeat(plan.centers[lives]), at.device)
-        return _Part(at[clusters.centers], features, size)
+        # All the averages of a segment are over as many tokens, or else none of them is clustered.
+        return _Part(at[clusters.centers], features, clusters.size * averaged[clusters.centers])
 
 
 @dataclass(frozen=True)
@@ -205,6 +262,7 @@ class Plan:
         dynamic: `[T]`: tokens of each frame that are not static.
         important: `[T]`: how many of them are kept for their importance.
         contextual: `[T]`: how many cluster centres are kept besides.
+        unmerged: static tokens of the whole video that are left out of their averages and kept.
     """
 
     first: Sizes
@@ -215,14 +273,15 @@ class Plan:
     dynamic: Sizes
     important: Sizes
     contextual: Sizes
+    unmerged: int
 
     def per_frame(self, device: torch.device) -> tuple[Tensor, ...]:
         """What the device needs to know, `[T, 1]` int64 each, sent at once.
 
         Returns:
             The first frame of each frame's segment; the frame until which a position must be static
-            there (one that no run reaches in a one-frame segment); whether the segment's static tokens
-            are shown in the frame; the important and the contextual budget.
+            there (one that no run reaches in a one-frame segment); whether the frame shows its segment's
+            static tokens; the important and the contextual budget.
         """
         frames = len(self.dynamic)
         opens = self.first.repeat(self.length)
@@ -230,36 +289,6 @@ class Plan:
         shows = (opens == np.arange(frames)) & (self.centers > 0).repeat(self.length)
         table = np.stack([opens, closes, shows, self.important, self.contextual])
         return to_device(table[:, :, None], device).unbind()
-
-
-def plan_budgets(
-    segments: list[tuple[int, int]], counts: Counts, tokens: int, ratio: float, contextual_ratio: float
-) -> Plan:
-    """Stage 4's budgets, in the float64 arithmetic and half-to-even rounding of the definitions.
-
-    Args:
-        segments: first and last frame of each.
-        counts: `[T, T]` positions static over each span.
-        tokens: `N`.
-        ratio: the effective ratio.
-        contextual_ratio: share of the dynamic budget for cluster centres.
-    """
-    first, last = np.array(segments, dtype=np.int64).T
-    length = last - first + 1
-    static = np.where(length > 1, counts[first, last], 0)
-    dynamic = (tokens - static).repeat(length)
-    budget = np.ceil(dynamic * ratio)
-    important = np.rint(budget * (1 - contextual_ratio))
-    return Plan(
-        first=first,
-        last=last,
-        length=length,
-        static=static,
-        centers=np.rint(static * ratio).astype(np.int64),
-        dynamic=dynamic,
-        important=important.astype(np.int64),
-        contextual=(budget - important).astype(np.int64),
-    )
 
 
 class _Part(NamedTuple):

@@ -32,22 +32,23 @@ def compact(mask: Tensor, count: int) -> Tensor:
     return torch.searchsorted(mask.flatten().cumsum(0), nth)
 
 
-def top_mask(score: Tensor, budget: Tensor) -> Tensor:
+def top_mask(score: Tensor, budget: Tensor | int) -> Tensor:
     """The `budget[g]` highest scores of every row `g`; of equals the lowest index.
 
     Args:
         score: `[G, m]`; `-inf` marks an entry that no row's budget reaches.
-        budget: `[G, 1]` int64.
+        budget: `[G, 1]` int64, or one for all rows.
 
     Returns:
         `[G, m]` bool with `budget[g]` true entries in row `g`.
     """
-    order = score.argsort(dim=-1, descending=True, stable=True)
-    wins = torch.arange(score.shape[-1], device=score.device) < budget
-    return torch.zeros_like(score, dtype=torch.bool).scatter(-1, order, wins)
+    rank = score.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
+    return rank < budget
 
 
-def run_means(rows: Tensor, first: Tensor, lengths: Sizes, stride: int) -> Tensor:
+def run_means(
+    rows: Tensor, first: Tensor, lengths: Sizes, stride: int, skip: Tensor | None = None, skipped: int = 0
+) -> tuple[Tensor, Tensor]:
     """Mean of each strided run of rows: `first[k], first[k] + stride, ...`, `lengths[k]` of them.
 
     Rows are read where they lie and summed in float32; no copy of them is made.
@@ -57,15 +58,22 @@ def run_means(rows: Tensor, first: Tensor, lengths: Sizes, stride: int) -> Tenso
         first: `[K]` int64, `K >= 1`.
         lengths: `[K]` on the host, all positive.
         stride: rows from one to the next of a run.
+        skip: `[R]` bool: rows that count in no mean; never all of a run.
+        skipped: how many rows of the runs that leaves out.
 
     Returns:
-        `[K, D]`, the dtype of `rows`.
+        `[K, D]`, the dtype of `rows`, and `[K]` int64: how many rows each mean is over.
     """
     total, device = int(lengths.sum()), rows.device
     start, length = to_device(np.stack([lengths.cumsum() - lengths, lengths]), device).unbind()
     run = torch.repeat_interleave(length, output_size=total)
-    step = torch.arange(total, device=device) - start[run]
-    return F.embedding_bag(first[run] + step * stride, rows, start, mode="mean")
+    index = first[run] + (torch.arange(total, device=device) - start[run]) * stride
+    if skip is not None:
+        kept = compact(~skip[index], total - skipped)
+        index, run = index[kept], run[kept]
+        length = torch.zeros_like(length).scatter_add(0, run, torch.ones_like(run))
+        start = length.cumsum(0) - length
+    return F.embedding_bag(index, rows, start, mode="mean"), length
 
 
 @dataclass(frozen=True)
