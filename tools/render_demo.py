@@ -27,7 +27,9 @@ def write_h264(path: Path, frames: NDArray[np.uint8], fps: int) -> None:
     """Write `frames` so that the same frames and encoder give the same bytes."""
     _, height, width, _ = frames.shape
     # One thread and no dates or version strings in the container.
-    with av.open(str(path), "w", format="mp4", options={"movflags": "faststart", "fflags": "+bitexact"}) as out:
+    with av.open(
+        str(path), "w", format="mp4", options={"movflags": "faststart", "fflags": "+bitexact"}
+    ) as out:
         stream: Any = out.add_stream("libx264", rate=fps)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.options = {"crf": "18", "preset": "slow", "threads": "1", "flags": "+bitexact"}
@@ -37,7 +39,9 @@ def write_h264(path: Path, frames: NDArray[np.uint8], fps: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--index", type=int, default=INDEX, help="which held-out sample")
     parser.add_argument("--frames", type=int, default=16, help="frames of the sample, each shown twice")
     parser.add_argument("--scale", type=int, default=4, help="112 pixels a side, times this")
