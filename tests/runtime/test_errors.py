@@ -1,0 +1,156 @@
+"""What merging cannot serve says so, before it answers wrongly."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from support.reference import EveryOther, reference_logits
+from support.tiny import Tiny, build_model, video
+from torch.testing import assert_close
+from transformers import DynamicCache, Qwen2Config, Qwen2ForCausalLM, StaticCache
+
+from holitom import HoliTom, SettingsError, UnsupportedModelError, UnsupportedUsageError
+
+OUTER = EveryOther()
+INNER = EveryOther(layers=(2,))
+
+
+@pytest.fixture
+def inputs(tiny: Tiny) -> Any:
+    return tiny.inputs("w1 <video> w2 w3", videos=[video()])
+
+
+def test_unknown_model_class() -> None:
+    model = Qwen2ForCausalLM(
+        Qwen2Config(
+            vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2,
+            num_key_value_heads=2,
+        )
+    )  # fmt: skip
+    with pytest.raises(UnsupportedModelError, match=r"Qwen2ForCausalLM.*LlavaOnevisionForConditional"):
+        OUTER.attach(model)
+
+
+@pytest.mark.parametrize("change", ["vision", "text", "strategy", "sliding"])
+def test_unknown_variant(tiny: Tiny, change: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny.model.config
+    if change == "vision":
+        monkeypatch.setattr(config.vision_config, "model_type", "clip_vision_model")
+    elif change == "text":
+        monkeypatch.setattr(config.text_config, "model_type", "mamba")
+    elif change == "strategy":
+        monkeypatch.setattr(config, "vision_feature_select_strategy", "default")
+    else:
+        monkeypatch.setattr(config.text_config, "layer_types", ["sliding_attention"] * 4)
+    with pytest.raises(UnsupportedModelError, match="supported"):
+        OUTER.attach(tiny.model)
+
+
+@pytest.mark.parametrize("layer", [0, 4, 99])
+def test_inner_layer_that_the_model_lacks(tiny: Tiny, layer: int) -> None:
+    with pytest.raises(SettingsError, match=r"1\.\.3"):
+        EveryOther(layers=(layer,)).attach(tiny.model)
+
+
+@pytest.mark.parametrize("how", ["implementation", "object"])
+def test_static_cache(tiny: Tiny, inputs: Any, how: str) -> None:
+    settings: dict[str, Any] = {"cache_implementation": "static"}
+    if how == "object":
+        settings = {"past_key_values": StaticCache(config=tiny.model.config, max_cache_len=200)}
+    with OUTER(tiny.model), pytest.raises(UnsupportedUsageError, match="DynamicCache"):
+        tiny.model.generate(**inputs, max_new_tokens=2, **settings)
+
+
+def test_embeddings_without_ids(tiny: Tiny, inputs: Any) -> None:
+    embeds = tiny.model.get_input_embeddings()(inputs["input_ids"])
+    with OUTER(tiny.model), pytest.raises(UnsupportedUsageError, match="input_ids"):
+        tiny.model.generate(inputs_embeds=embeds, max_new_tokens=2)
+
+
+def test_chunked_prefill(tiny: Tiny, inputs: Any) -> None:
+    with OUTER(tiny.model), pytest.raises(UnsupportedUsageError, match="prefill_chunk_size"):
+        tiny.model.generate(**inputs, max_new_tokens=2, prefill_chunk_size=16)
+
+
+def test_features_encoded_beforehand(tiny: Tiny, inputs: Any) -> None:
+    features = tiny.model.get_video_features(inputs["pixel_values_videos"], return_dict=True)
+    with OUTER(tiny.model), pytest.raises(UnsupportedUsageError, match="before the method was attached"):
+        tiny.model(input_ids=inputs["input_ids"], mm_encoder_outputs={"video": features})
+
+
+@pytest.mark.parametrize("kind", ["4d", "dict"])
+def test_masks_that_are_not_2d(tiny: Tiny, inputs: Any, kind: str) -> None:
+    mask = torch.zeros(1, 1, 5, 5)
+    inputs["attention_mask"] = mask if kind == "4d" else {"full_attention": mask}
+    with OUTER(tiny.model), pytest.raises(UnsupportedUsageError, match="2D"):
+        tiny.model(**inputs)
+
+
+def test_positions_of_ones_own(tiny: Tiny, inputs: Any) -> None:
+    columns = inputs["input_ids"].shape[1]
+    with OUTER(tiny.model), pytest.raises(UnsupportedUsageError, match="consecutive"):
+        tiny.model(**inputs, position_ids=2 * torch.arange(columns)[None])
+
+
+@pytest.mark.parametrize("how", ["wrapped", "in place"])
+def test_compiled_model(processor: Any, how: str) -> None:
+    model = build_model()
+    compiled = torch.compile(model) if how == "wrapped" else model
+    if how == "in place":
+        model.compile()
+    with pytest.raises(UnsupportedUsageError, match=r"torch\.compile"):
+        OUTER.attach(compiled)
+
+
+def test_a_merged_cache_needs_a_method(tiny: Tiny, inputs: Any) -> None:
+    """The stock model would read the cache with masks and positions that are not the cache's."""
+    cache = DynamicCache(config=tiny.model.config)
+    with INNER(tiny.model):
+        ids = tiny.model.generate(**inputs, past_key_values=cache, max_new_tokens=2, do_sample=False)
+    more = torch.cat([ids, torch.tensor([[12, 13]])], dim=1)
+    with pytest.raises(UnsupportedUsageError, match="no method attached"):
+        tiny.model.generate(input_ids=more, past_key_values=cache, max_new_tokens=2)
+    with OUTER(tiny.model):  # any method will do: nothing new is merged
+        out = tiny.model.generate(input_ids=more, past_key_values=cache, max_new_tokens=2)
+    assert out.shape[1] == more.shape[1] + 2
+
+
+def test_prompt_lookup(tiny: Tiny) -> None:
+    """Exact with outer merging; inner merging asks the prompt's last token, which speculation hides."""
+    inputs = tiny.inputs("w1 <video> w2 w3 w2 w3 w2 w3", videos=[video()])
+    settings = {"max_new_tokens": 8, "do_sample": False}
+    with OUTER(tiny.model):
+        plain = tiny.model.generate(**inputs, **settings)
+        looked = tiny.model.generate(**inputs, **settings, prompt_lookup_num_tokens=2)
+    assert torch.equal(plain, looked)
+    with INNER(tiny.model), pytest.raises(UnsupportedUsageError, match="assisted decoding"):
+        tiny.model.generate(**inputs, **settings, prompt_lookup_num_tokens=2)
+
+
+def test_ids_that_do_not_fit_the_videos(tiny: Tiny, inputs: Any) -> None:
+    """One placeholder too few in one row, one too many in the other: the stock check sees only the sum."""
+    both = tiny.inputs("w1 <video> w2", "w1 <video> w2", videos=[video(seed=1), video(seed=2)])
+    ids = both["input_ids"]
+    ids[0, 1], ids[1, 0] = 8, ids[1, 1]
+    with OUTER(tiny.model), pytest.raises(UnsupportedUsageError, match="placeholders"):
+        tiny.model(**both)
+
+
+def test_a_prompt_that_ends_in_its_video(tiny: Tiny) -> None:
+    """Its last token asks, so inner merging lets it be."""
+    inputs = tiny.inputs("w1 w2 <video>", videos=[video()])
+    with INNER(tiny.model), torch.no_grad():
+        out = tiny.model(**inputs).logits[0, -1:]
+    assert_close(out, reference_logits(tiny.model, inputs, INNER, []), atol=2e-4, rtol=1e-4)
+
+
+def test_a_video_of_one_frame(tiny: Tiny) -> None:
+    inputs = tiny.inputs("w1 <video> w2", videos=[video(frames=1)])
+    for method in (OUTER, INNER, HoliTom(retain_ratio=0.1), HoliTom(retain_ratio=0.01)):
+        with method(tiny.model) as run, torch.no_grad():
+            out = tiny.model(**inputs).logits[0, -1:]
+        assert_close(out, reference_logits(tiny.model, inputs, method, []), atol=2e-4, rtol=1e-4)
+        assert run.last is not None
+        assert run.last.videos[0].frames == 1
