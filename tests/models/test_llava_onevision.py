@@ -1,4 +1,4 @@
-"""LLaVA-OneVision: importance read from the last vision layer, tokens in the order of the model's own features."""
+"""LLaVA-OneVision: importance from the last vision layer, tokens in the order of its own features."""
 
 from __future__ import annotations
 

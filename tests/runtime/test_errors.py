@@ -94,14 +94,33 @@ def test_positions_of_ones_own(tiny: Tiny, inputs: Any) -> None:
         tiny.model(**inputs, position_ids=2 * torch.arange(columns)[None])
 
 
-@pytest.mark.parametrize("how", ["wrapped", "in place"])
-def test_compiled_model(processor: Any, how: str) -> None:
-    model = build_model()
-    compiled = torch.compile(model) if how == "wrapped" else model
-    if how == "in place":
+@pytest.mark.parametrize("how", ["wrapped", "in place", "forward", "a part"])
+def test_compiled_model(how: str) -> None:
+    model: Any = build_model()
+    if how == "wrapped":
+        model = torch.compile(model)
+    elif how == "in place":
         model.compile()
+    elif how == "forward":
+        model.forward = torch.compile(model.forward)
+    else:
+        model.model.vision_tower = torch.compile(model.model.vision_tower)
     with pytest.raises(UnsupportedUsageError, match=r"torch\.compile"):
-        OUTER.attach(compiled)
+        OUTER.attach(model)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_compiled_while_attached(tiny: Tiny, inputs: Any) -> None:
+    """The hooks are traced with the model, and gone from its graph when they are gone from the model."""
+    with torch.no_grad():
+        full = tiny.model(**inputs).logits
+        with INNER(tiny.model):
+            wanted = tiny.model(**inputs).logits
+            compiled = torch.compile(tiny.model, backend="eager")
+            assert_close(compiled(**inputs).logits, wanted, atol=1e-4, rtol=1e-4)
+        assert_close(compiled(**inputs).logits, full, atol=1e-4, rtol=1e-4)
+    torch.compiler.reset()
 
 
 def test_a_merged_cache_needs_a_method(tiny: Tiny, inputs: Any) -> None:

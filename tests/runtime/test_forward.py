@@ -92,6 +92,7 @@ def test_gradients_flow_through_merging(processor: Any) -> None:
     assert projector.abs().sum() > 0
 
 
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing_enable:FutureWarning")
 def test_gradient_checkpointing(processor: Any) -> None:
     """Outer merging trains with it as without; inner merging cannot be recomputed and says so."""
     tiny = Tiny(build_model().train(), processor)

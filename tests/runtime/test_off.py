@@ -1,4 +1,4 @@
-"""Off means off: a method that keeps everything, and a model that was let go, are the stock model bit for bit."""
+"""Off means off: a method that keeps everything, and a model that was let go, are the stock model."""
 
 from __future__ import annotations
 

@@ -58,10 +58,10 @@ class Handle(Run):
     """A method on a model, until `detach`."""
 
     def __init__(self, method: Method, model: nn.Module) -> None:
-        if type(model).__name__ == "OptimizedModule" or any(m._compiled_call_impl for m in model.modules()):
+        if any(_compiled(module) for module in model.modules()):
             raise UnsupportedUsageError(
-                "the model is compiled (torch.compile), and its graph cannot follow token counts that differ "
-                "by video; attach to a model that is not"
+                "the model, or a part of it, was compiled (torch.compile) before the method was attached, and "
+                "its graph would run past what merges; attach first and compile after, or do not compile"
             )
         self._method = method
         self._adapter = adapter_for(model)
@@ -459,6 +459,12 @@ def attached(method: Method, model: nn.Module) -> Iterator[Run]:
         yield handle
     finally:
         handle.detach()
+
+
+def _compiled(module: nn.Module) -> bool:
+    """Whether `torch.compile` was put on this module: around it, in place, or around its `forward`."""
+    around = type(module).__name__ == "OptimizedModule"
+    return around or bool(module._compiled_call_impl) or hasattr(module.forward, "_torchdynamo_orig_callable")
 
 
 def _by_name(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Kwargs) -> Kwargs:
