@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 import holitom
 from holitom.cli import BUNDLED_MODEL, DEMO_VIDEO, main
@@ -139,6 +140,13 @@ def test_compare_prints_both_side_by_side(run, checkpoint: Path) -> None:
     assert "393" in result.out
 
 
+def test_full_tokens_alone(run, checkpoint: Path) -> None:
+    result = run("ask", "--model", checkpoint, "--method", "full", "--json", "--frames", 4)
+    (only,) = json.loads(result.out)["runs"].items()
+    assert only[0] == "full"
+    assert only[1]["visual_tokens"] == 4 * 49 + 1
+
+
 def test_outer_merging_alone(run, checkpoint: Path) -> None:
     inner = run("ask", "--model", checkpoint, "--json", "--frames", 8)
     outer = run("ask", "--model", checkpoint, "--json", "--frames", 8, "--no-inner")
@@ -223,6 +231,7 @@ def test_help_is_light() -> None:
         (("--model", DEMO_VIDEO), "no such folder"),
         (("--dtype", "int8"), "dtype must be"),
         (("--device", "toaster"), "device 'toaster'"),
+        (("--method", "full", "--compare"), "--method full there is none"),
         (("--nonsense",), "No such option"),
     ],
 )
@@ -267,6 +276,33 @@ def test_a_model_that_reads_text_only(run, tmp_path: Path) -> None:
     result = run("ask", "--model", tmp_path)
     assert result.code == 2
     assert result.error.startswith(f"model {tmp_path}: ")
+
+
+def test_a_checkpoint_without_chat_template(run, checkpoint: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(checkpoint, tmp_path / "mute")
+    (folder / "chat_template.jinja").unlink()
+    result = run("ask", "--model", folder)
+    assert result.code == 2
+    assert "no chat template" in result.error
+
+
+def test_a_damaged_checkpoint(run, checkpoint: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(checkpoint, tmp_path / "half")
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    result = run("ask", "--model", folder)
+    assert result.code == 2
+    assert result.error.startswith(f"model {folder}: ")
+
+
+def test_missing_weights(run, checkpoint: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(checkpoint, tmp_path / "gaps")
+    weights = load_file(folder / "model.safetensors")
+    last = sorted(weights)[-1]
+    save_file({name: weights[name] for name in weights if name != last}, folder / "model.safetensors")
+    result = run("ask", "--model", folder)
+    assert result.code == 2
+    assert "1 of its weights are missing, such as " in result.error
 
 
 def test_errors_in_a_real_shell(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 
 from holitom.errors import HolitomError, SettingsError, UnsupportedModelError
 from holitom.models import adapter_for
@@ -90,12 +91,19 @@ def load_model(name: str, dtype: str = "auto", device: str = "auto") -> tuple[An
         with torch.device("meta"):
             adapter_for(AutoModelForImageTextToText.from_config(config))
         processor = AutoProcessor.from_pretrained(name)
-        model: Any = AutoModelForImageTextToText.from_pretrained(name, dtype=precision)
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(
+            name, dtype=precision, output_loading_info=True
+        )
+        model, loading = loaded
     except UnsupportedModelError:
         raise
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         # transformers' messages run over many lines; the first says what is wrong.
         raise ModelError(f"model {name}: {str(error).strip().splitlines()[0]}") from error
+    if missing := sorted(loading["missing_keys"]):  # transformers would go on with random ones
+        raise ModelError(f"model {name}: {len(missing)} of its weights are missing, such as {missing[0]}")
+    if not hasattr(processor, "video_processor") or not processor.chat_template:
+        raise ModelError(f"model {name}: its processor takes no video or has no chat template")
     return model.to(where).eval(), processor
 
 

@@ -130,9 +130,13 @@ def _methods(name: MethodName, settings: dict[str, Any], compare: bool) -> dict[
     from holitom.methods import HoliTom, Method
 
     full: dict[str, Method] = {"full": Method(retain_ratio=1)}
+    chosen: dict[str, Method] = {"holitom": HoliTom(**settings)}
     if name is MethodName.full:
+        if compare:
+            raise SettingsError(
+                "--compare sets a method beside full tokens; with --method full there is none"
+            )
         return full
-    chosen: dict[str, Method] = {name.value: HoliTom(**settings)}
     return full | chosen if compare else chosen
 
 
