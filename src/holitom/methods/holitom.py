@@ -113,7 +113,7 @@ class HoliTom(Method):
         static = until[opens[:, 0]] >= closes  # [T, N]
         chosen = top_mask(video.importance.masked_fill(static, -torch.inf), important)
         unmerged = self._unmerged(video, static & (shows == 0), plan) if plan.unmerged else None
-        parts = [self._important(video, chosen if unmerged is None else chosen | unmerged, plan)]
+        parts = [self._important(chosen if unmerged is None else chosen | unmerged, plan)]
         if plan.centers.any():
             parts.insert(0, self._static(video, static & (shows > 0), unmerged, plan))
         if plan.contextual.any():
@@ -121,14 +121,18 @@ class HoliTom(Method):
 
         # Stage 5: each part is in order of frame and position, so ordering their union by frame alone
         # gives a segment's static tokens first, then each frame's important and contextual ones.
-        at, features, size = (torch.cat(column) for column in zip(*parts, strict=True))
-        order = (at // tokens).argsort(stable=True)
-        at = at[order]
+        at = torch.cat([part.at for part in parts])
+        frame, order = torch.sort(at // tokens, stable=True)
+        at, place = at[order], torch.split(order.argsort(), [len(part.at) for part in parts])
+        features = video.features.flatten(0, 1)[at]
+        for where, part in zip(place, parts, strict=True):
+            if part.merged is not None:
+                features.index_copy_(0, where, part.merged)
         return MergedTokens(
-            features=features[order],
-            frame=at // tokens,
+            features=features,
+            frame=frame,
             position=at % tokens,
-            size=size[order],
+            size=torch.cat([part.size for part in parts])[order],
             segments=segments,
             stages={"temporal": frames * tokens - pruned + plan.unmerged, "spatial": len(at)},
         )
@@ -184,10 +188,10 @@ class HoliTom(Method):
         score = video.importance.masked_fill(~repeats, -torch.inf)
         return top_mask(score.view(1, -1), plan.unmerged).view_as(repeats)
 
-    def _important(self, video: VideoTokens, chosen: Tensor, plan: Plan) -> _Part:
+    def _important(self, chosen: Tensor, plan: Plan) -> _Part:
         """Stage 4, dynamic: each frame's most important tokens, kept as they are."""
         at = compact(chosen, int(plan.important.sum()) + plan.unmerged)
-        return _Part(at, video.features.flatten(0, 1)[at], torch.ones_like(at))
+        return _Part(at, torch.ones_like(at), None)
 
     def _contextual(self, video: VideoTokens, rest: Tensor, plan: Plan) -> _Part:
         """Stage 4, dynamic: cluster centres among each frame's other tokens (none at ratio 0)."""
@@ -201,8 +205,7 @@ class HoliTom(Method):
             knn=self.knn,
             center_weight=self.center_weight,
         )
-        features = clusters.features.to(video.features.dtype)
-        return _Part(at[clusters.centers], features, clusters.size)
+        return _Part(at[clusters.centers], clusters.size, clusters.features.to(video.features.dtype))
 
     def _static(self, video: VideoTokens, heads: Tensor, unmerged: Tensor | None, plan: Plan) -> _Part:
         """Stages 3 and 4, static: averages over each segment, then cluster centres among them."""
@@ -219,9 +222,9 @@ class HoliTom(Method):
             skipped=plan.unmerged,
         )
         clusters = dpc_knn(means, sizes, plan.centers[lives], knn=self.knn, center_weight=self.center_weight)
-        features = clusters.features.to(video.features.dtype)
         # All the averages of a segment are over as many tokens, or else none of them is clustered.
-        return _Part(at[clusters.centers], features, clusters.size * averaged[clusters.centers])
+        size = clusters.size * averaged[clusters.centers]
+        return _Part(at[clusters.centers], size, clusters.features.to(video.features.dtype))
 
 
 @dataclass(frozen=True)
@@ -292,11 +295,14 @@ class Plan:
 
 
 class _Part(NamedTuple):
-    """Surviving tokens of one kind, by frame and position: `at` is their place `t * N + n`."""
+    """Surviving tokens of one kind, by frame and position: `at` is their place `t * N + n`.
+
+    `merged` are their features where they differ from what the video has there.
+    """
 
     at: Tensor
-    features: Tensor
     size: Tensor
+    merged: Tensor | None
 
 
 # The layers that the paper names; other depths take the 7B model's in proportion.

@@ -26,8 +26,8 @@ SLICES = 4
 def neighbour_similarity(features: Tensor) -> Tensor:
     """Cosine similarity of each position with itself one frame later.
 
-    The Gram matrix of every pair of neighbours is read off the features where they lie: one batched
-    product gives scalar products and norms, and nothing the size of the video is stored.
+    The features are read where they lie: one batched product of every token with itself and with its
+    successor gives norms and scalar products, and nothing the size of the video is stored.
 
     Args:
         features: `[T, N, D]`, any floating dtype.
@@ -40,14 +40,17 @@ def neighbour_similarity(features: Tensor) -> Tensor:
         return features.new_zeros((0, tokens), dtype=torch.float32)
     features = features.detach().contiguous()
     slices = 1 if features.dtype == torch.float32 else min(SLICES, width)
-    gram = torch.zeros((), device=features.device)
+    products = torch.zeros((), device=features.device)
     for part in features.chunk(slices, dim=-1):
         part = part.float().contiguous()
-        width = part.shape[-1]
-        pairs = part.as_strided(((frames - 1) * tokens, 2, width), (width, tokens * width, 1))
-        gram = gram + torch.bmm(pairs, pairs.mT)
-    norms = gram.diagonal(dim1=1, dim2=2).sqrt().clamp_min(1e-8)
-    return (gram[:, 0, 1] / norms.prod(-1)).view(-1, tokens)
+        width, pairs = part.shape[-1], (frames - 1) * tokens
+        token = part.as_strided((pairs, 1, width), (width, width, 1))
+        both = part.as_strided((pairs, width, 2), (width, 1, tokens * width))  # itself and its successor
+        products = products + torch.bmm(token, both)
+    square, scalar = products.view(frames - 1, tokens, 2).unbind(-1)
+    last = torch.linalg.vector_norm(features[-1:], dim=-1, dtype=torch.float32)
+    norm = torch.cat([square.sqrt(), last]).clamp_min(1e-8)
+    return scalar / (norm[:-1] * norm[1:])
 
 
 def static_until(static: Tensor) -> Tensor:
