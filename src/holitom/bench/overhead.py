@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import platform
-import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -133,7 +132,7 @@ def overhead() -> dict[str, Any]:
         if frames == 32:
             with _threads(2):
                 row(
-                    f"outer stage, {frames} x {size}, float32, two cores", 1e3 * _seconds(merge, 15), "ms", 40
+                    f"outer stage, {frames} x {size}, float32, two cores", 1e3 * _seconds(merge, 30), "ms", 40
                 )
 
     features = synthetic_video(1024, NARROW).features
@@ -143,7 +142,7 @@ def overhead() -> dict[str, Any]:
         for source, call in (("similarities", given_similarity), (f"features {NARROW} wide", given_features)):
             name = f"segmenting 1024 x {GRID * GRID} given {source}, one core"
             row(f"{name}: extra memory", _extra_megabytes(call), "MB", 64)
-            row(name, _seconds(call, 3), "s", 0.5)
+            row(name, _seconds(call, 5), "s", 0.5)
 
     machine = f"{_processor()}, torch {torch.__version__}"
     video_text = (
@@ -154,7 +153,10 @@ def overhead() -> dict[str, Any]:
 
 def print_overhead(result: dict[str, Any], console: Console | None = None) -> None:
     """Print what `overhead` measured as a table."""
-    table = Table("cost of merging", caption=f"{result['machine']}. Video: {result['video']}.")
+    table = Table(
+        "cost of merging",
+        caption=f"{result['machine']}. Times: fastest of several calls. Video: {result['video']}.",
+    )
     table.add_column("measured", justify="right")
     table.add_column("limit", justify="right")
     for row in result["rows"]:
@@ -172,14 +174,14 @@ def _segments_of(features: Tensor) -> list[tuple[int, int]]:
 
 
 def _seconds(call: Callable[[], object], repeats: int) -> float:
-    """Median wall-clock time of a call, after one to warm up."""
+    """Wall-clock time of the fastest call, after one to warm up: what else runs can only slow it down."""
     call()
     times = []
     for _ in range(repeats):
         begin = time.perf_counter()
         call()
         times.append(time.perf_counter() - begin)
-    return statistics.median(times)
+    return min(times)
 
 
 def _extra_megabytes(call: Callable[[], object]) -> float | None:
