@@ -2,8 +2,9 @@
 
 Every pooled token, in the language model's own width, must name its digit, colour, shape, cell and
 background, with the (frozen) word embeddings as classifiers, so that what a token shows is written in
-the words that questions use. Every token must also tell what the whole frame holds, as an image-level
-objective makes a SigLIP tower's tokens do. No attention map is supervised, no token is ever dropped.
+the words that questions use. As SigLIP's image-level objective does, a second one asks for what the whole
+frame holds; it is read from what the last layer's attention gathers, averaged over the frame, so that this
+attention learns to look at what matters. No attention map is supervised, no token is ever dropped.
 
     python tools/train_vision.py --out runs/vision.pt
 """
@@ -82,14 +83,16 @@ class Readout(nn.Module):
         self.scale = nn.Parameter(torch.tensor(0.15))
         self.background = nn.Linear(width, len(md.BACKGROUNDS))
         self.column, self.row = nn.Linear(width, md.GRID), nn.Linear(width, md.GRID)
-        self.held = nn.Linear(width, sum(NONE.values()))
+        vision = tiny_llava.VISION["hidden_size"]
+        self.held = nn.Sequential(nn.LayerNorm(vision), nn.Linear(vision, sum(NONE.values())))
 
-    def forward(self, tokens: Tensor, words: dict[str, Tensor]) -> dict[str, Tensor]:
+    def forward(self, tokens: Tensor, gathered: Tensor, words: dict[str, Tensor]) -> dict[str, Tensor]:
         out = {
             k: torch.cat([tokens @ words[k].T * self.scale, self.none[k](tokens)], -1).float() for k in NONE
         }
-        for k in ("background", "column", "row", "held"):
+        for k in ("background", "column", "row"):
             out[k] = getattr(self, k)(tokens).float()
+        out["held"] = self.held(gathered.mean(1)).float()
         return out
 
 
@@ -109,8 +112,7 @@ def losses(out: dict[str, Tensor], told: dict[str, Tensor]) -> dict[str, Tensor]
         F.cross_entropy(out["column"][some], cell % md.GRID)
         + F.cross_entropy(out["row"][some], cell // md.GRID)
     )
-    held = told["held"][:, None].expand_as(out["held"])
-    loss["held"] = 0.5 * F.binary_cross_entropy_with_logits(out["held"], held)
+    loss["held"] = F.binary_cross_entropy_with_logits(out["held"], told["held"])
     return loss
 
 
@@ -122,15 +124,15 @@ def evaluate(see, read: Readout, words: dict[str, Tensor], videos: int = 150) ->
     for i in range(videos):
         video = md.sample("test", 10**6 + i, frames=4)
         told = labels(video)
-        tokens = see(pixels(torch.from_numpy(video.frames)))
-        out = read(tokens, words)
+        tokens, gathered = see(pixels(torch.from_numpy(video.frames)))
+        out = read(tokens, gathered, words)
         for k in NONE:
             some = told[k] != NONE[k]
             hits[k].append(out[k][some].argmax(-1) == told[k][some])
         none = (told["digit"] == NONE["digit"]) & (told["shape"] == NONE["shape"])
         hits["empty"].append((out["digit"].argmax(-1) == NONE["digit"])[none])
         hits["background"].append((out["background"].argmax(-1) == told["background"]).flatten())
-        hits["held"].append(((out["held"] > 0) == (told["held"][:, None] > 0.5)).all(-1).flatten())
+        hits["held"].append(((out["held"] > 0) == (told["held"] > 0.5)).flatten())
         cos = F.cosine_similarity(tokens[:-1].float(), tokens[1:].float(), dim=-1)
         same = torch.from_numpy(video.scene[1:] == video.scene[:-1])[:, None] & none[1:] & none[:-1]
         similar.append(cos[same])
@@ -144,7 +146,7 @@ def evaluate(see, read: Readout, words: dict[str, Tensor], videos: int = 150) ->
 def main() -> None:
     ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     ask.add_argument("--out", type=Path, default=Path("runs/vision.pt"))
-    ask.add_argument("--steps", type=int, default=1200)
+    ask.add_argument("--steps", type=int, default=1000)
     ask.add_argument("--batch", type=int, default=32)
     ask.add_argument("--rate", type=float, default=2e-3)
     ask.add_argument("--threads", type=int, default=2)
@@ -160,9 +162,15 @@ def main() -> None:
     index = tiny_llava.tokenizer().convert_tokens_to_ids
     words = {k: core.language_model.embed_tokens.weight[index(list(w))].detach() for k, w in WORDS.items()}
 
-    def see(x: Tensor) -> Tensor:
+    gathered: list[Tensor] = []
+    core.vision_tower.encoder.layers[-1].self_attn.register_forward_hook(
+        lambda module, args, out: gathered.append(out[0])
+    )
+
+    def see(x: Tensor) -> tuple[Tensor, Tensor]:
         # what get_video_features feeds the language model: the last hidden state *before* post_layernorm
-        return core.get_video_features(x[None]).pooler_output[0, :-1].view(len(x), md.GRID**2, -1)
+        tokens = core.get_video_features(x[None]).pooler_output[0, :-1].view(len(x), md.GRID**2, -1)
+        return tokens, gathered.pop()
 
     modules = nn.ModuleList([core.vision_tower, core.multi_modal_projector])
     named = [(n, p) for n, p in modules.named_parameters() if "post_layernorm" not in n]
@@ -180,7 +188,7 @@ def main() -> None:
     began, shown = time.time(), step
     sums: dict[str, float] = {}
     for frames, told in data:
-        loss = losses(read(see(pixels(frames)), words), told)
+        loss = losses(read(*see(pixels(frames)), words), told)
         sum(loss.values()).backward()
         norm = optimizer.step(a.rate * cosine(step, a.steps))
         step += 1

@@ -117,7 +117,7 @@ def answers(
             if run is None:
                 tokens = (inputs["input_ids"] == video_id).sum(1).tolist()
             else:
-                tokens = [video.tokens_out for video in run.last.videos]
+                tokens = [video.sent for video in run.last.videos]
             yield [(s.strip(), int(n)) for s, n in zip(said, tokens, strict=True)]
 
 

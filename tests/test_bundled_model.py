@@ -1,0 +1,80 @@
+"""The bundled model: stock classes, the Hub's key layout, and answers that are right."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaOnevisionForConditionalGeneration
+
+from holitom import HoliTom
+from holitom.ask import ask, load_model, prompt
+from holitom.bench import moving_digits as md
+from holitom.cli import BUNDLED_MODEL, DEMO_QUESTION, DEMO_VIDEO
+from holitom.methods import Method
+from holitom.video import load_video
+
+
+@pytest.fixture(scope="module")
+def bundled() -> tuple[Any, Any]:
+    return load_model(str(BUNDLED_MODEL), "float32")
+
+
+def test_it_is_a_stock_checkpoint_of_at_most_16_mb() -> None:
+    assert sum(f.stat().st_size for f in BUNDLED_MODEL.iterdir()) < 16e6
+    model = AutoModelForImageTextToText.from_pretrained(BUNDLED_MODEL)
+    assert type(model) is LlavaOnevisionForConditionalGeneration
+    assert model.config.text_config.num_hidden_layers >= 8
+    processor = AutoProcessor.from_pretrained(BUNDLED_MODEL)
+    inputs = processor(text=["<video>"], videos=[md.sample("test", 0).frames], return_tensors="pt")
+    assert (inputs["input_ids"] == model.config.video_token_id).sum() == 16 * 49 + 1
+    features = model.get_video_features(inputs["pixel_values_videos"].to(model.dtype)).pooler_output
+    assert features.shape == (1, 16 * 49 + 1, model.config.text_config.hidden_size)
+
+
+def test_keys_are_the_published_ones() -> None:
+    with safe_open(BUNDLED_MODEL / "model.safetensors", "pt") as weights:
+        names = list(weights.keys())
+    tower = [n for n in names if n.startswith("vision_tower.")]
+    assert tower
+    assert all(n.startswith("vision_tower.vision_model.") for n in tower)
+    assert "language_model.model.embed_tokens.weight" in names
+    assert "language_model.lm_head.weight" in names
+    assert "image_newline" in names
+
+
+@pytest.mark.parametrize("method", [Method(retain_ratio=1), HoliTom(0.10)], ids=["full", "holitom"])
+def test_it_answers_the_demo(bundled: tuple[Any, Any], method: Method) -> None:
+    model, processor = bundled
+    video = load_video(DEMO_VIDEO, frames=16)
+    answer = ask(model, processor, prompt(processor, video, DEMO_QUESTION), method, max_new_tokens=4)
+    sample = md.sample("test", 35)  # what tools/render_demo.py renders
+    assert answer.text == next(q.answer for q in sample.questions if q.text == DEMO_QUESTION)
+
+
+def test_importance_looks_at_what_is_in_the_picture(bundled: tuple[Any, Any]) -> None:
+    """Its last vision layer attends to digits and shapes, as a tower trained on images and text does."""
+    from holitom.models import adapter_for
+
+    model, processor = bundled
+    adapter = adapter_for(model)
+    video = md.sample("test", 1)
+    pixels = processor(text=["<video>"], videos=[video.frames], return_tensors="pt")["pixel_values_videos"]
+    seen: list[torch.Tensor] = []
+    hook = adapter.vision_attention.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(adapter.importance(kwargs.get("hidden_states", *args[:1]))),
+        with_kwargs=True,
+    )
+    with torch.inference_mode():
+        encoded = model.get_video_features(pixels)
+    hook.remove()
+    tokens = adapter.videos(encoded, {"pixel_values_videos": pixels}, seen[0])[0]
+    holds = torch.zeros(16, md.GRID, md.GRID, dtype=torch.bool)
+    for d in video.digits:
+        holds[d.start + torch.arange(len(d.cells)), d.cells[:, 1], d.cells[:, 0]] = True
+    for f in video.flashes:
+        holds[f.start : f.stop, f.cell[1], f.cell[0]] = True
+    holds = holds.flatten(1)
+    assert tokens.importance[holds].mean() > 3 * tokens.importance[~holds].mean()
