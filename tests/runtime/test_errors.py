@@ -74,9 +74,18 @@ def test_chunked_prefill(tiny: Tiny, inputs: Any) -> None:
         tiny.model.generate(**inputs, max_new_tokens=2, prefill_chunk_size=16)
 
 
+def test_placeholders_without_their_video(tiny: Tiny, inputs: Any) -> None:
+    with OUTER(tiny.model), pytest.raises(UnsupportedUsageError, match="pixel_values_videos"):
+        tiny.model(input_ids=inputs["input_ids"])
+
+
 def test_features_encoded_beforehand(tiny: Tiny, inputs: Any) -> None:
     features = tiny.model.get_video_features(inputs["pixel_values_videos"], return_dict=True)
-    with OUTER(tiny.model), pytest.raises(UnsupportedUsageError, match="before the method was attached"):
+    with OUTER(tiny.model), pytest.raises(UnsupportedUsageError, match="before this method was attached"):
+        tiny.model(input_ids=inputs["input_ids"], mm_encoder_outputs={"video": features})
+    with INNER(tiny.model):
+        features = tiny.model.get_video_features(inputs["pixel_values_videos"], return_dict=True)
+    with OUTER(tiny.model), pytest.raises(UnsupportedUsageError, match="before this method was attached"):
         tiny.model(input_ids=inputs["input_ids"], mm_encoder_outputs={"video": features})
 
 

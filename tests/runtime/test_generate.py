@@ -297,3 +297,63 @@ def test_bfloat16(processor: Any) -> None:
         alone["pixel_values_videos"] = alone["pixel_values_videos"].to(torch.bfloat16)
         own = generated(tiny.model, alone, method)
         assert_close(out.logits[0][1], own.logits[0][0], atol=0.15, rtol=0.05)
+
+
+@each_method
+def test_encoded_once_asked_twice(tiny: Tiny, method: Method) -> None:
+    """Features kept from one `get_video_features` serve two questions, each merged by its own last token."""
+    with method(tiny.model) as run, torch.no_grad():
+        first = tiny.inputs("w1 <video> w2", videos=[video()])
+        features = tiny.model.get_video_features(first["pixel_values_videos"], return_dict=True)
+        for prompt in ("w1 <video> w2", "w1 <video> w2 w3 w4", "w5 <video> w6"):
+            inputs = tiny.inputs(prompt, videos=[video()])
+            out = tiny.model(input_ids=inputs["input_ids"], mm_encoder_outputs={"video": features})
+            wanted = reference_logits(tiny.model, inputs, method, [])
+            assert_close(out.logits[0, -1:], wanted, atol=2e-4, rtol=1e-4)
+            assert run.last is not None
+            assert run.last.prompt_tokens[0] == inputs["input_ids"].shape[1]
+
+
+@each_method
+def test_rows_with_images_videos_both_and_none(tiny: Tiny, method: Method) -> None:
+    prompts = ["w1 <image> w2", "<video> w3 <image> w4", "w5", "<video> w6 w7"]
+    videos, images = [video(seed=1), video(seed=2)], [image(1), image(2)]
+    own: list[dict[str, Any]] = [
+        {"images": images[:1]},
+        {"videos": videos[:1], "images": images[1:]},
+        {},
+        {"videos": videos[1:]},
+    ]
+    inputs = tiny.inputs(*prompts, videos=videos, images=images)
+    out = generated(tiny.model, inputs, method)
+    for row, (prompt, its) in enumerate(zip(prompts, own, strict=True)):
+        assert_row(tiny, out, row, inputs, tiny.inputs(prompt, **its), method)
+
+
+@each_method
+def test_what_is_merged_does_not_depend_on_the_batch(tiny: Tiny, method: Method) -> None:
+    videos = [video(seed=seed) for seed in range(3)]
+    with method(tiny.model) as run, torch.no_grad():
+        together = []
+        for order in ([0, 1, 2], [2, 0, 1]):
+            tiny.model(**tiny.inputs(*["<video> w1"] * 3, videos=[videos[i] for i in order]))
+            assert run.last is not None
+            together.append({i: run.last.videos[at] for at, i in enumerate(order)})
+        for index, one in enumerate(videos):
+            tiny.model(**tiny.inputs("<video> w1", videos=[one]))
+            (alone,) = run.last.videos
+            for batch in together:
+                for part in ("frame", "position", "size"):
+                    assert torch.equal(getattr(batch[index], part), getattr(alone, part))
+                assert batch[index].stages == alone.stages
+
+
+def test_hidden_states_and_attentions_can_be_asked_for(processor: Any) -> None:
+    """They come as the layers saw them: fewer tokens than the prompt, fewer still after inner merging."""
+    tiny = Tiny(build_model("eager"), processor)
+    inputs = tiny.inputs("w1 <video> w2", videos=[video()])
+    with INNER(tiny.model), torch.no_grad():
+        out = tiny.model(**inputs, output_hidden_states=True, output_attentions=True)
+    lengths = [attention.shape[-1] for attention in out.attentions]
+    assert lengths == [35, 35, 19, 19]
+    assert out.logits.shape[1] == inputs["input_ids"].shape[1]

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from holitom.errors import UnsupportedUsageError
-from holitom.models.base import SentTokens
+from holitom.models.base import Adapter, SentTokens
 from holitom.runtime.layout import Placement
 from holitom.runtime.report import Mark, Report, VideoReport
 from holitom.tokens import MergedTokens, VideoTokens
+
+if TYPE_CHECKING:
+    from holitom.methods.base import Method
 
 
 @dataclass
@@ -22,21 +26,47 @@ class Encoded:
     when the language model asks, and once.
 
     Attributes:
+        owner: who encoded them; no other handle may use what is merged here.
         videos: the videos in that result.
         vision: when encoding began and ended.
         merged, sent: what each video becomes; empty until the language model asks.
-        columns: the caller's columns at the first forward with these videos. Without a cache every step
-        brings
-            them again, and the question still ends in this column.
         report: what is reported of them.
     """
 
+    owner: object
     videos: list[VideoTokens]
     vision: tuple[Mark, Mark]
     merged: list[MergedTokens] = field(default_factory=list)
     sent: list[SentTokens] = field(default_factory=list)
-    columns: int = 0
     report: Report | None = None
+    _question: Tensor | None = None
+
+    @property
+    def asked(self) -> int:
+        """The column behind the question that these videos came with."""
+        return 0 if self._question is None else self._question.shape[1]
+
+    def begins(self, input_ids: Tensor, cached: bool) -> bool:
+        """Whether `input_ids` `[B, L]` are a new question.
+
+        Without a cache every step of `generate` brings the videos again, with the question's ids and what is
+        answered so far; inner merging then still asks the question.
+        """
+        if not cached and self._question is not None and input_ids.shape[1] > self.asked:
+            start = input_ids[:, : self.asked]
+            if start.shape == self._question.shape and torch.equal(start, self._question):
+                return False
+        self._question = input_ids
+        return True
+
+    def merge(self, method: Method, adapter: Adapter) -> None:
+        """Fill in `merged` and `sent`, unless they are."""
+        if self.sent:
+            return
+        self.merged = [method.merge(video) for video in self.videos]
+        self.sent = [
+            adapter.send(video, merged) for video, merged in zip(self.videos, self.merged, strict=True)
+        ]
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,12 @@ class Layout:
         flat = batch.flatten(0, 1)
         return flat if min(self.lengths) == self.width else flat.index_select(0, self._places())
 
+    def positions(self, base: Tensor) -> Tensor:
+        """Consecutive position ids `[B, width]`, each row's first token at `base` `[B]`; 0 at padding."""
+        lengths = torch.tensor(self.lengths, device=base.device)
+        ranks = torch.arange(self.width, device=base.device) - (self.width - lengths)[:, None]
+        return (base[:, None] + ranks) * (ranks >= 0)
+
     def restore(self, batch: Tensor, columns: int, last_real: list[int]) -> Tensor:
         """Hidden states back in the caller's columns.
 
@@ -132,6 +138,23 @@ class Placement:
     columns: Tensor
     slot: Tensor
     features: Tensor
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every placeholder keeps a token of its own, in order."""
+        slots = len(self.columns)
+        return len(self.slot) == slots and torch.equal(
+            self.slot, torch.arange(slots, device=self.slot.device)
+        )
+
+
+def placed(embeds: Tensor, placements: list[Placement]) -> Tensor:
+    """`embeds` `[B, L, D]` with the features of whole placements in their own columns."""
+    flat = embeds.flatten(0, 1)
+    for placement in placements:
+        at = (placement.columns + placement.row * embeds.shape[1]).to(flat.device)
+        flat = flat.index_copy(0, at, placement.features.to(flat))
+    return flat.view_as(embeds)
 
 
 def merged_layout(embeds: Tensor, text: Tensor, placements: list[Placement]) -> tuple[Layout, Tensor]:

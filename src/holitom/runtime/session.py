@@ -33,7 +33,8 @@ from holitom.models import adapter_for
 from holitom.runtime.cache import CacheRecord, MergedCache
 from holitom.runtime.encoded import Encoded, assign, report_on
 from holitom.runtime.forward import Forward, Kwargs
-from holitom.runtime.layout import Layout, Placement, merged_layout, plain_layout
+from holitom.runtime.layout import Layout, merged_layout, placed, plain_layout
+from holitom.runtime.prompt import Prompt, last_real
 from holitom.runtime.report import Mark, Report, mark
 
 if TYPE_CHECKING:
@@ -60,8 +61,8 @@ class Handle(Run):
     def __init__(self, method: Method, model: nn.Module) -> None:
         if any(_compiled(module) for module in model.modules()):
             raise UnsupportedUsageError(
-                "the model, or a part of it, was compiled (torch.compile) before the method was attached, and "
-                "its graph would run past what merges; attach first and compile after, or do not compile"
+                "the model, or a part of it, was compiled (torch.compile) before the method was attached, "
+                "and its graph would run past what merges; attach first and compile after, or do not compile"
             )
         self._method = method
         self._adapter = adapter_for(model)
@@ -90,8 +91,7 @@ class Handle(Run):
         if getattr(trunk.__dict__.get("get_video_features"), "_handle", None) is self:
             del trunk.get_video_features
 
-    # ---- hooks
-    # ----------------------------------------------------------------------------------------------
+    # The hooks, in the order in which a forward meets them.
 
     def _install(self, model: nn.Module) -> None:
         adapter, keep = self._adapter, self._hooks.append
@@ -134,12 +134,13 @@ class Handle(Run):
                 "inputs_embeds without input_ids: a video is found by its placeholder ids; pass input_ids"
             )
         output = (given.get("mm_encoder_outputs") or {}).get("video")
-        if output is not None and not hasattr(output, "holitom"):
+        encoded = None if output is None else getattr(output, "holitom", None)
+        if output is not None and (encoded is None or encoded.owner is not self):
             raise UnsupportedUsageError(
-                "these video features were encoded before the method was attached, or cut by "
+                "these video features were encoded before this method was attached, or cut by "
                 "prefill_chunk_size; pass pixel_values_videos, without chunked prefill"
             )
-        self._step = Step(given["input_ids"], None if output is None else output.holitom)
+        self._step = Step(given["input_ids"], encoded)
 
     def _leave_trunk(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         self._step = None
@@ -157,7 +158,8 @@ class Handle(Run):
             self._encoding, self._importance = False, None
         if isinstance(output, tuple):  # return_dict=False: somebody looks at features, no forward does
             return output
-        output.holitom = Encoded(self._adapter.videos(output, given, importance), (began, mark(device)))
+        videos = self._adapter.videos(output, given, importance)
+        output.holitom = Encoded(self, videos, (began, mark(device)))
         if self._step is not None and self._step.encoded is None:
             self._step.encoded = output.holitom
         return output
@@ -181,6 +183,7 @@ class Handle(Run):
             kwargs = _by_name(module.forward, args, kwargs)
             forward, changed = self._continue(cache, cache.record, kwargs)
         else:
+            self._check_nothing_missing(cache)
             return None
         self._forward = forward
         if forward.cache is not None:
@@ -236,8 +239,7 @@ class Handle(Run):
 
         return leave_attention
 
-    # ---- the two kinds of forward that need care
-    # ------------------------------------------------------------
+    # The two kinds of forward that need care.
 
     def _merge(self, input_ids: Tensor, encoded: Encoded, kwargs: Kwargs) -> tuple[Forward, Kwargs]:
         """A forward that brings videos, and the arguments of the language model that it changes."""
@@ -248,63 +250,47 @@ class Handle(Run):
         cache, changed = self._cache(kwargs)
         record = cache.record if isinstance(cache, MergedCache) else None
         seen = 0 if cache is None else int(cache.get_seq_length())
-        new = not encoded.sent
-        if new:
-            encoded.columns = columns
-            encoded.merged = [self._method.merge(video) for video in encoded.videos]
-            encoded.sent = [
-                self._adapter.send(video, merged)
-                for video, merged in zip(encoded.videos, encoded.merged, strict=True)
-            ]
+        new = encoded.begins(input_ids, cached=cache is not None)
+        encoded.merge(self._method, self._adapter)
 
-        # What the host must know of the batch comes over in one piece.
-        mask, positions = _mask(kwargs), kwargs.get("position_ids")
-        ones = torch.ones((rows, columns), dtype=torch.int64, device=device)
-        host = torch.stack(
-            [
-                ones if mask is None else mask[:, -columns:].to(ones),
-                self._adapter.placeholders(input_ids).to(ones),
-                ones.cumsum(1) - 1 + seen if positions is None else positions.expand(rows, columns).to(ones),
-            ]
-        ).cpu()
-        real, holders = host[0].bool(), host[1].bool()
-        assignment = assign(holders, [self._adapter.slots(video) for video in encoded.videos])
+        mask = _mask(kwargs)
+        holders = self._adapter.placeholders(input_ids).to(device)
+        prompt = Prompt.read(mask, holders, kwargs.get("position_ids"), seen, encoded.asked)
+        assignment = assign(prompt.holders, [self._adapter.slots(video) for video in encoded.videos])
         placements = assignment.placements(encoded.sent)
         if new:
             self.last = encoded.report = report_on(encoded, assignment)
-            encoded.report.add("vision", *encoded.vision)
 
-        counts = [sum(len(p.slot) for p in placements if p.row == row) for row in range(rows)]
-        asks = _video_asks(real[:, : encoded.columns], holders)
-        inner = self._merges_inside([count - ask for count, ask in zip(counts, asks, strict=True)])
-        if record is None and not inner and all(_whole(p) for p in placements):
+        counts = [-int(asks) for asks in prompt.video_asks]  # who asks does not compete
+        for placement in placements:
+            counts[placement.row] += len(placement.slot)
+        inner = self._merges_inside(counts)
+        if record is None and not inner and all(placement.is_whole for placement in placements):
             # Nothing merges away: the stock forward, with the method's features in their places.
-            changed["inputs_embeds"] = _placed(embeds, placements)
-            forward = Forward(self._adapter, None, columns, seen, ones[:, 0], (0,), [None])
+            changed["inputs_embeds"] = placed(embeds, placements)
+            unused = torch.zeros(rows, dtype=torch.int64, device=device)
+            forward = Forward(self._adapter, None, columns, seen, unused, (0,), [None])
         else:
-            layout, ragged = merged_layout(embeds, real & ~holders, placements)
-            base = (
-                record.position
-                if record is not None
-                else _first_positions(real, host[2], seen, encoded.columns).to(device)
-            )
+            layout, ragged = merged_layout(embeds, prompt.text, placements)
+            base = record.position if record is not None else prompt.first_positions(seen).to(device)
             forward = self._packed(cache, record, layout, base, mask, columns, inner)
             forward.seen = seen
-            forward.last_real = _last_real(real)
-            forward.tail = _text_tail(real, holders)
-            forward.query = columns - encoded.columns
+            forward.last_real = prompt.last_real
+            forward.tail = prompt.text_tail
+            forward.query = columns - encoded.asked
             if inner:
                 forward.stages = self._stages
                 forward.owners = assignment.owners(encoded.sent, rows, device)
-                forward.spare([row for row, ask in enumerate(asks) if ask])
+                forward.spare([row for row, asks in enumerate(prompt.video_asks) if asks])
             changed |= {
                 "inputs_embeds": layout.pad(ragged),
                 "attention_mask": forward.masks[0],
-                "position_ids": _positions(base, layout),
+                "position_ids": layout.positions(base),
             }
         if new and encoded.report is not None:
             forward.report = encoded.report
             encoded.report.prompt_tokens = (columns, changed["inputs_embeds"].shape[1])
+            encoded.report.add("vision", *encoded.vision)
             encoded.report.add("merging", began, mark(device))
         return forward, changed
 
@@ -318,9 +304,9 @@ class Handle(Run):
             host = real.cpu()
             layout = plain_layout(host, embeds.device)
             forward = self._packed(cache, record, layout, record.position, mask, columns, inner=False)
-            forward.last_real = _last_real(host)
+            forward.last_real = last_real(host)
             embeds = layout.pad(embeds.flatten(0, 1).index_select(0, layout.home))
-            positions = _positions(record.position, layout)
+            positions = layout.positions(record.position)
         else:
             positions = record.position[:, None] + torch.arange(columns, device=embeds.device)
             forward = Forward(
@@ -405,6 +391,17 @@ class Handle(Run):
                 return True
         return False
 
+    def _check_nothing_missing(self, cache: Any) -> None:
+        """A prompt with placeholders but without their videos is no prompt to answer."""
+        ids = None if self._step is None else self._step.input_ids
+        if ids is None or ids.shape[1] == 1 or (cache is not None and int(cache.get_seq_length())):
+            return
+        if bool(self._adapter.placeholders(ids).any()):
+            raise UnsupportedUsageError(
+                "the prompt has video placeholders, but its videos did not come with it; pass "
+                "pixel_values_videos, without prefill_chunk_size"
+            )
+
     def _check_labels(self, layout: Layout) -> None:
         """A label that a merged-away token would have to predict has no loss."""
         if self._labels is None or self._step is None:
@@ -482,58 +479,3 @@ def _mask(kwargs: Kwargs) -> Tensor | None:
             "attention_mask must be 2D (1 at tokens, 0 at padding) while a method is attached"
         )
     return mask
-
-
-def _whole(placement: Placement) -> bool:
-    """Whether every placeholder keeps a token of its own, in order."""
-    slots = len(placement.columns)
-    if len(placement.slot) != slots:
-        return False
-    return torch.equal(placement.slot, torch.arange(slots, device=placement.slot.device))
-
-
-def _placed(embeds: Tensor, placements: list[Placement]) -> Tensor:
-    """`embeds` `[B, L, D]` with each placement's features in its own columns."""
-    flat = embeds.flatten(0, 1)
-    for p in placements:
-        at = (p.columns + p.row * embeds.shape[1]).to(flat.device)
-        flat = flat.index_copy(0, at, p.features.to(flat))
-    return flat.view_as(embeds)
-
-
-def _positions(base: Tensor, layout: Layout) -> Tensor:
-    """Consecutive position ids `[B, width]`, each row's first token at `base`; 0 at padding."""
-    lengths = torch.tensor(layout.lengths, device=base.device)
-    ranks = torch.arange(layout.width, device=base.device) - (layout.width - lengths)[:, None]
-    return (base[:, None] + ranks) * (ranks >= 0)
-
-
-def _first_positions(real: Tensor, positions: Tensor, seen: int, prompt: int) -> Tensor:
-    """Position of each row's first token `[B]`, from the caller's positions (all on the host).
-
-    Without past every row starts at 0. Anything but consecutive positions would be lost by merging; after the
-    first `prompt` columns they are `generate`'s own, which restart behind padding on the right.
-    """
-    real, positions = real[:, :prompt], positions[:, :prompt]
-    ranks = real.long().cumsum(1) - 1
-    first = real.int().argmax(1, keepdim=True)
-    start = positions.gather(1, first)
-    if not bool(((positions == start + ranks) | ~real).all()):
-        raise UnsupportedUsageError("position_ids must be consecutive in each row while a method is attached")
-    return start.squeeze(1) if seen else torch.zeros_like(start.squeeze(1))
-
-
-def _last_real(real: Tensor) -> list[int]:
-    """Each row's last column that holds a token (host)."""
-    last: list[int] = (real.shape[1] - 1 - real.flip(1).int().argmax(1)).tolist()
-    return last
-
-
-def _video_asks(real: Tensor, holders: Tensor) -> list[bool]:
-    """Whether each row's prompt ends in a video token (host)."""
-    return [bool(holders[row, last]) for row, last in enumerate(_last_real(real))]
-
-
-def _text_tail(real: Tensor, holders: Tensor) -> int:
-    """How many columns at the end are text in every row (host)."""
-    return int((real & ~holders).all(0).flip(0).long().cumprod(0).sum())
