@@ -1,6 +1,6 @@
 """Put a trained checkpoint into the package: bf16 weights in the Hub's key layout, processor and all.
 
-    python tools/export_model.py --language runs/language.pt --to src/holitom/assets/moving-digits
+python tools/export_model.py --language runs/language.pt --to src/holitom/assets/moving-digits
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ TOWER, PUBLISHED = "vision_tower.", "vision_tower.vision_model."
 
 
 def published(name: str) -> str:
-    """transformers 5 writes `vision_tower.x`; published checkpoints, and vLLM, have `vision_model` in between."""
+    """transformers 5 writes `vision_tower.x`; published checkpoints have `vision_model` in between."""
     inside = name.startswith(TOWER) and not name.startswith(PUBLISHED)
     return name.replace(TOWER, PUBLISHED, 1) if inside else name
 

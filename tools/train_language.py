@@ -187,7 +187,9 @@ def evaluate(student: Student, batches: int = 8) -> Tally:
 @torch.no_grad()
 def set_scale(model: Any, rms: float = 0.7) -> None:
     """Bring visual tokens to the size of word embeddings, so that neither drowns the other."""
-    seen = model.model.get_video_features(pixels(torch.from_numpy(md.sample("train", 0).frames))[None].float())
+    seen = model.model.get_video_features(
+        pixels(torch.from_numpy(md.sample("train", 0).frames))[None].float()
+    )
     factor = rms / seen.pooler_output[:, :-1].pow(2).mean().sqrt()
     model.model.multi_modal_projector.linear_2.weight.mul_(factor)
     model.model.multi_modal_projector.linear_2.bias.mul_(factor)
@@ -218,7 +220,9 @@ def main() -> None:
         *student.way.named_parameters(),
     ]
     hidden = [p for n, p in learned if n.startswith("layers") and p.ndim == 2]
-    optimizer = MasterOptimizer(hidden, [p for n, p in learned if not (n.startswith("layers") and p.ndim == 2)])
+    optimizer = MasterOptimizer(
+        hidden, [p for n, p in learned if not (n.startswith("layers") and p.ndim == 2)]
+    )
 
     step, stage, made, skill = 0, 0, 0, torch.full((len(md.TASKS),), 0.3)
     if a.out.exists():
@@ -260,7 +264,8 @@ def main() -> None:
                 seconds = (time.time() - began) / (step - shown)
                 loss = " ".join(f"{x:.3f}" for x in (sums / (step - shown)).tolist())
                 print(
-                    f"{step} stage {stage} {seconds:.2f} s/step norm {norm:.2f} loss {loss} {tally}", flush=True
+                    f"{step} stage {stage} {seconds:.2f} s/step norm {norm:.2f} loss {loss} {tally}",
+                    flush=True,
                 )
                 if tally.mean > STAGES[stage][3]:
                     stage += 1
