@@ -144,9 +144,11 @@ def test_without_cache(tiny: Tiny, method: Method, side: str) -> None:
 
 @each_method
 def test_turns_over_one_cache(tiny: Tiny, method: Method) -> None:
-    """A text turn, then a turn with a second video."""
+    """A video turn, a text turn, a second video; the caller always sends the whole conversation."""
     model, cache = tiny.model, DynamicCache(config=tiny.model.config)
+    settings = {"do_sample": False, "output_logits": True, "return_dict_in_generate": True}
     first = tiny.inputs("w1 <video> w2 w3", videos=[video(seed=1)])
+    second = tiny.inputs("w4 <video> w5", videos=[video(seed=2)])
     with method(model) as run:
         ids = model.generate(**first, past_key_values=cache, max_new_tokens=3, do_sample=False)
         assert cache.get_seq_length() == ids.shape[1] - 1
@@ -156,30 +158,68 @@ def test_turns_over_one_cache(tiny: Tiny, method: Method) -> None:
             attention_mask=torch.ones_like(more),
             past_key_values=cache,
             max_new_tokens=3,
-            do_sample=False,
-            output_logits=True,
-            return_dict_in_generate=True,
+            **settings,
         )
+        assert run.last is not None
         assert len(run.last.videos) == 1
-        # The merge asked the first question's last token; everything after is text.
         text = out.sequences[0, first["input_ids"].shape[1] :].tolist()
         wanted = reference_logits(model, first, method, text[:-1])
         assert_close(torch.stack(out.logits)[:, 0], wanted[-3:], atol=2e-4, rtol=1e-4)
 
-        second = tiny.inputs("w4 <video> w5", videos=[video(seed=2)])
         longer = torch.cat([out.sequences, second["input_ids"]], dim=1)
-        before = cache.get_seq_length()
-        third = model.generate(
+        out = model.generate(
             input_ids=longer,
             attention_mask=torch.ones_like(longer),
             pixel_values_videos=second["pixel_values_videos"],
             past_key_values=cache,
             max_new_tokens=4,
-            do_sample=False,
+            **settings,
         )
-        assert third.shape[1] == longer.shape[1] + 4
-        assert cache.get_seq_length() == before + 1 + second["input_ids"].shape[1] + 3
-        assert run.last.videos[0].frames == 4
+        assert cache.get_seq_length() == longer.shape[1] + 3
+    both = {
+        "input_ids": longer,
+        "pixel_values_videos": torch.cat([first["pixel_values_videos"], second["pixel_values_videos"]]),
+    }
+    answer = out.sequences[0, longer.shape[1] :].tolist()
+    turns = [first["input_ids"].shape[1], longer.shape[1]]
+    wanted = reference_logits(model, both, method, answer[:-1], turns)
+    assert_close(torch.stack(out.logits)[:, 0], wanted, atol=2e-4, rtol=1e-4)
+
+
+@each_method
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_batch_of_conversations(tiny_both: Tiny, method: Method, side: str) -> None:
+    """Rows of different lengths with a video in both turns, padded between the turns as well."""
+    model = tiny_both.model
+    cache = DynamicCache(config=model.config)
+    prompts = [["w1 <video> w2 w3", "<video> w9 w8 w7 w6"], ["w4 <video> w5", "w6 w7 w8 <video> w9"]]
+    videos = [[video(seed=1), video(seed=2)], [video(seed=3), video(seed=4)]]
+    turns = [
+        tiny_both.inputs(*texts, videos=its, side=side) for texts, its in zip(prompts, videos, strict=True)
+    ]
+    ids = torch.cat([turn["input_ids"] for turn in turns], dim=1)
+    mask = torch.cat([turn["attention_mask"] for turn in turns], dim=1)
+    with method(model), torch.no_grad():
+        model(**turns[0], past_key_values=cache, use_cache=True)
+        out = model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            pixel_values_videos=turns[1]["pixel_values_videos"],
+            past_key_values=cache,
+            max_new_tokens=4,
+            do_sample=False,
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
+    for row in range(2):
+        alone = {
+            "input_ids": ids[row][mask[row] == 1][None],
+            "pixel_values_videos": torch.stack([turn["pixel_values_videos"][row] for turn in turns]),
+        }
+        ends = [int(turns[0]["attention_mask"][row].sum()), int(mask[row].sum())]
+        answer = out.sequences[row, ids.shape[1] :].tolist()
+        wanted = reference_logits(model, alone, method, answer[:-1], ends)
+        assert_close(torch.stack(out.logits)[:, row], wanted, atol=2e-4, rtol=1e-4)
 
 
 def test_second_video_over_a_cache_equals_one_prompt(tiny: Tiny) -> None:

@@ -55,10 +55,13 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def reference_logits(model: Any, inputs: Any, method: Method, answer: list[int]) -> Tensor:
+def reference_logits(
+    model: Any, inputs: Any, method: Method, answer: list[int], turns: list[int] | None = None
+) -> Tensor:
     """Logits `[1 + len(answer), vocab]` after the prompt and after each token of `answer`.
 
-    `inputs` is one unpadded row; inner merging asks the prompt's last token.
+    `inputs` is one unpadded row. Inner merging asks the last token of the turn that brought a video; `turns`
+    says how many of the prompt's ids each turn has ended with (None: it is one turn).
     """
     trunk = model.model
     ids = inputs["input_ids"][0].tolist()
@@ -85,16 +88,21 @@ def reference_logits(model: Any, inputs: Any, method: Method, answer: list[int])
             video = VideoTokens(features, reference_importance(model, frames), (side, side))
             sent.append(torch.cat([method.merge(video).features, one[-1:]]))
 
-    parts, visual, videos = [], [], iter(sent)
+    parts, videos = [], iter(sent)
+    turns = turns or [len(ids)]
+    visual: list[list[int]] = [[] for _ in turns]
+    lasts: list[int] = []
     config = model.config
     skip = 0
-    for token in ids:
+    for column, token in enumerate(ids):
+        if column in turns:
+            lasts.append(sum(map(len, parts)) - 1)
         if token == config.video_token_id:
             if skip == 0:
                 tokens = next(videos)
                 skip = len(one)
                 start = sum(map(len, parts))
-                visual += range(start, start + len(tokens))
+                visual[len(lasts)] += range(start, start + len(tokens))
                 parts.append(tokens)
             skip -= 1
         elif token == config.image_token_id:
@@ -107,19 +115,28 @@ def reference_logits(model: Any, inputs: Any, method: Method, answer: list[int])
     hidden = torch.cat(parts)
     position = torch.arange(len(hidden))
     # Where each token stands now; merging takes tokens away from all three.
-    last = prompt - 1
-    vis = torch.tensor([v for v in visual if v != last], dtype=torch.long)  # who asks is not merged away
+    lasts.append(prompt - 1)
+    # Who asks is not merged away.
+    groups = [
+        torch.tensor([v for v in vis if v != last], dtype=torch.long)
+        for vis, last in zip(visual, lasts, strict=True)
+    ]
     stages = {stage.layer: stage for stage in method.inner(len(trunk.language_model.layers))}
     weights = None
     for index, layer in enumerate(trunk.language_model.layers):
-        if index in stages and len(vis):
-            kept, features = stages[index](hidden[vis], weights[last, vis])
-            hidden = hidden.index_copy(0, vis[kept], features)
-            dropped = set(vis.tolist()) - set(vis[kept].tolist())
+        if index in stages:
+            dropped: set[int] = set()
+            for turn, (vis, last) in enumerate(zip(groups, lasts, strict=True)):
+                if len(vis):
+                    kept, features = stages[index](hidden[vis], weights[last, vis])
+                    hidden = hidden.index_copy(0, vis[kept], features)
+                    dropped |= set(vis.tolist()) - set(vis[kept].tolist())
+                    groups[turn] = vis[kept]
             stay = torch.tensor([i for i in range(len(hidden)) if i not in dropped])
             new = {old: i for i, old in enumerate(stay.tolist())}
-            vis = torch.tensor([new[i] for i in vis[kept].tolist()])
-            hidden, position, last = hidden[stay], position[stay], new[last]
+            hidden, position = hidden[stay], position[stay]
+            groups = [torch.tensor([new[i] for i in vis.tolist()], dtype=torch.long) for vis in groups]
+            lasts = [new[last] for last in lasts]
         attention = layer.self_attn
         cos, sin = trunk.language_model.rotary_emb(hidden[None], position[None])
         normed = layer.input_layernorm(hidden)
@@ -133,7 +150,7 @@ def reference_logits(model: Any, inputs: Any, method: Method, answer: list[int])
         weights = scores.mean(0)
         hidden = hidden + attention.o_proj((scores @ v).transpose(0, 1).flatten(1))
         hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
-    return model.lm_head(trunk.language_model.norm(hidden))[last:]
+    return model.lm_head(trunk.language_model.norm(hidden))[lasts[-1] :]
 
 
 @torch.no_grad()
