@@ -20,6 +20,8 @@ from holitom import __version__
 from holitom.errors import HolitomError, SettingsError
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from holitom.ask import Answer
     from holitom.bench.accuracy import Outcome
     from holitom.methods import Method
@@ -191,6 +193,14 @@ def _record(path: Path, video: Video, question: str, name: str, answers: dict[st
     }
 
 
+def _print_table(table: Table) -> None:
+    table.columns[0].no_wrap = True
+    for column in table.columns[1:]:
+        column.justify = "right"
+    width = None if sys.stdout.isatty() else 120  # rich takes 80 for a file, too few for eleven columns
+    Console(highlight=False, markup=False, width=width).print(table)
+
+
 def _note(text: str) -> None:
     notes.print(text, style="dim", soft_wrap=True)
 
@@ -209,8 +219,6 @@ def _print_comparison(answers: dict[str, Answer]) -> None:
         return f"{before / after:.2f}x" if before and after else ""
 
     table = Table("", "full tokens", label, "", box=None, pad_edge=False, header_style="bold")
-    for column in table.columns[1:]:
-        column.justify = "right"
     table.add_row("answer", full.text, merged.text, "same" if full.text == merged.text else "differs")
     table.add_row(
         "visual tokens",
@@ -236,7 +244,7 @@ def _print_comparison(answers: dict[str, Answer]) -> None:
         f"{merged.report.kv_bytes:,} bytes",
         f"{merged.report.kv_bytes / full.report.kv_bytes:.1%}",
     )
-    Console(highlight=False, markup=False).print(table)
+    _print_table(table)
 
 
 @bench.command("overhead")
@@ -322,14 +330,12 @@ def _print_accuracy(outcomes: list[Outcome]) -> None:
     full = outcomes[0].average
     tasks = list(dict.fromkeys(outcomes[0].tasks))
     table = Table("", "tokens", *tasks, "average", "of full", box=None, pad_edge=False, header_style="bold")
-    for column in table.columns[1:]:
-        column.justify = "right"
     for outcome in outcomes:
         by_task = [f"{100 * outcome.of_task(task):.1f}" for task in tasks]
         share = f"{outcome.average / full:.1%}" if full else "-"
         average = f"{100 * outcome.average:.1f}"
         table.add_row(outcome.setting.label, f"{outcome.tokens.mean():.0f}", *by_task, average, share)
-    Console(highlight=False, markup=False).print(table)
+    _print_table(table)
 
 
 def _quiet_transformers(model: str) -> None:
