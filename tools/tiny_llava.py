@@ -136,6 +136,9 @@ def _initialise(model: LlavaOnevisionForConditionalGeneration) -> None:
             if weight.ndim == 2:
                 gain = deep * 0.5 if "o_proj" in name or "down_proj" in name else 1.0
                 weight.normal_(0, gain * weight.shape[1] ** -0.5)
+        # as in the tower: in half of the heads a token first looks at tokens like itself
+        half = TEXT["hidden_size"] // 2
+        layer.self_attn.k_proj.weight[:half] = layer.self_attn.q_proj.weight[:half]
     for linear in (model.model.multi_modal_projector.linear_1, model.model.multi_modal_projector.linear_2):
         linear.weight.normal_(0, linear.weight.shape[1] ** -0.5)
     model.lm_head.weight.normal_(0, TEXT["hidden_size"] ** -0.5)

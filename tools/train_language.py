@@ -1,10 +1,12 @@
 """Stage 2 of the bundled model: teach the language model to answer MovingDigits-QA over the frozen tower.
 
 One sequence holds a video once and many questions behind it, each blind to the others: the prompt that
-`generate` sees, batched. The number of frames grows when the tasks are learned, and varies throughout, so
-that answers come from what tokens show rather than from absolute positions. Two probes on the middle
-layer's visual tokens (which scene, which way) speed learning up. Neither a compression method nor token
-dropping is ever used.
+`generate` sees, batched. The number of frames grows when the tasks are learned, from single crowded frames
+on, and varies throughout, so that answers come from what tokens show rather than from absolute positions.
+
+Linear probes on middle layers speed learning up: visual tokens must tell their scene and which way they
+move, a question's colour word must tell the digit that it names, and "first" and "last" the colours of that
+scene. No attention map is supervised, and neither a compression method nor token dropping is ever used.
 
     python tools/train_language.py --vision runs/vision.pt --out runs/language.pt
 """
@@ -32,12 +34,20 @@ from holitom.bench import moving_digits as md
 SLOT = 16  # tokens a question and its answer may take
 NO_LABEL = -100
 STAGES = (
-    # frames to draw from, videos a step, questions a video, mean accuracy that ends the stage
+    # frames to draw from, videos a step, questions a video, mean accuracy that ends the stage;
+    # no frames: single frames crowded with digits, where a colour cannot be guessed from what is around
+    ((0,), 12, 16, 0.85),
     ((3, 4, 5), 12, 10, 0.75),
     ((6, 8, 10), 8, 12, 0.80),
     ((8, 12, 16, 16), 4, 16, 2.0),
 )
 WORDS = tiny_llava.tokenizer()
+SEEING, LOOKING_UP = 2, 4  # layers whose output the probes read: of visual tokens, of the question's words
+FACTS = (
+    len(md.NUMBERS),
+    len(md.MOTIONS),
+    *[md.GRID] * 4,
+)  # of a digit: what, which way, first cell, last cell
 
 
 def packed_attention(
@@ -72,21 +82,42 @@ def encode(question: md.Question) -> tuple[list[int], list[int]]:
     return ask + answer + [WORDS.pad_token_id] * pad, target
 
 
+def facts(question: md.Question, video: md.Sample) -> tuple[Tensor, Tensor]:
+    """What a question's words should know: a digit's facts `[SLOT, 6]`, a scene's colours `[SLOT, 8]`."""
+    digit = torch.full((SLOT, len(FACTS)), NO_LABEL)
+    scene = torch.full((SLOT, len(md.COLORS)), float(NO_LABEL))
+    colors = list(md.COLORS)
+    for place, word in enumerate(WORDS.tokenize(question.text)):
+        for d in video.digits:
+            if word == colors[d.color]:
+                still = len(d.cells) == 1
+                ends = (*d.cells[0].tolist(), *d.cells[-1].tolist())
+                digit[place] = torch.tensor((d.number, NO_LABEL if still else d.motion, *ends))
+        if word in ("first", "last"):
+            wanted = 0 if word == "first" else video.scenes - 1
+            scene[place] = 0
+            scene[place, [d.color for d in video.digits if d.scene == wanted]] = 1
+    return digit, scene
+
+
 def make_batch(
     split: md.Split, first: int, frames: int, videos: int, questions: int, weights: list[float]
 ) -> dict[str, Tensor]:
     """Videos `first ..` with questions drawn by task; everything is a function of the arguments."""
     rng = np.random.default_rng([41, first])
-    rows: dict[str, list[Any]] = {k: [] for k in ("frames", "ids", "labels", "task", "scene", "way")}
+    rows: dict[str, list[Any]] = {
+        k: [] for k in ("frames", "ids", "labels", "task", "scene", "way", "digit", "colors")
+    }
     for i in range(first, first + videos):
-        video = md.sample(split, i, frames)
+        video = md.sample(split, i, frames) if frames else md.crowd(i, 3 + i % 6, flashes=1, distinct=True)
         asked: dict[str, list[md.Question]] = {}
         for q in video.questions:
             asked.setdefault(q.task, []).append(q)
         share = np.array([weights[md.TASKS.index(t)] for t in asked])
         tasks = rng.choice(list(asked), questions, p=share / share.sum())
-        slots = [encode(asked[t][rng.integers(len(asked[t]))]) for t in tasks]
-        way = np.full((frames, md.GRID, md.GRID), NO_LABEL)
+        chosen = [asked[t][rng.integers(len(asked[t]))] for t in tasks]
+        slots, known = [encode(q) for q in chosen], [facts(q, video) for q in chosen]
+        way = np.full((len(video.frames), md.GRID, md.GRID), NO_LABEL)
         for d in video.digits:
             t = d.start + np.arange(1, len(d.cells))
             way[t, d.cells[1:, 1], d.cells[1:, 0]] = d.motion
@@ -96,35 +127,40 @@ def make_batch(
         rows["task"].append(torch.tensor([md.TASKS.index(t) for t in tasks]))
         rows["scene"].append(torch.from_numpy(video.scene).repeat_interleave(md.GRID**2))
         rows["way"].append(torch.from_numpy(way).flatten())
+        rows["digit"].append(torch.cat([k[0] for k in known]))
+        rows["colors"].append(torch.cat([k[1] for k in known]))
     return {k: torch.stack(v) for k, v in rows.items()}
 
 
 class Student(nn.Module):
-    """The model as training sees it: frozen eyes, packed questions, two probes."""
+    """The model as training sees it: frozen eyes, packed questions, probes."""
 
-    def __init__(self, train_eyes: bool = False) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.model = tiny_llava.build()
         width = tiny_llava.TEXT["hidden_size"]
         self.scene, self.way = nn.Linear(width, md.MAX_SCENES), nn.Linear(width, len(md.MOTIONS))
+        self.digit, self.colors = nn.Linear(width, sum(FACTS)), nn.Linear(width, len(md.COLORS))
         core = self.model.model
         core.vision_tower.config._attn_implementation = "dense"
         core.language_model.config._attn_implementation = "packed"
-        self.middle: Tensor
-        core.language_model.layers[3].register_forward_hook(self._keep_middle)
+        self.middle: dict[int, Tensor] = {}
+        for index in (SEEING, LOOKING_UP):
+            core.language_model.layers[index].register_forward_hook(self._keep(index))
         self.opening = torch.tensor(WORDS("<|im_start|>user")["input_ids"])
-        self.train_eyes = train_eyes
 
-    def _keep_middle(self, module: nn.Module, args: Any, out: Any) -> None:
-        self.middle = out[0] if isinstance(out, tuple) else out
+    def _keep(self, index: int) -> Any:
+        def hook(module: nn.Module, args: Any, out: Any) -> None:
+            self.middle[index] = out[0] if isinstance(out, tuple) else out
 
-    def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        return hook
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        """Logits `[answer tokens, words]`; the probes' hidden states stay in `middle`."""
         core, ids = self.model.model, batch["ids"]
-        with torch.set_grad_enabled(self.train_eyes and torch.is_grad_enabled()):
+        with torch.no_grad():
             seen = core.get_video_features(pixels(batch["frames"])).pooler_output
-        if not self.train_eyes:
-            newline = core.image_newline.expand(len(ids), 1, -1)
-            seen = torch.cat([seen[:, :-1], newline], 1)
+        seen = torch.cat([seen[:, :-1], core.image_newline.expand(len(ids), 1, -1)], 1)
         embed = core.language_model.embed_tokens
         opening = embed(self.opening).expand(len(ids), -1, -1)
         prefix = opening.shape[1] + seen.shape[1]
@@ -136,10 +172,33 @@ class Student(nn.Module):
             use_cache=False,
             prefix=prefix,
         ).last_hidden_state
-        asked = batch["labels"] != NO_LABEL
-        logits = self.model.lm_head(hidden[:, prefix:][asked]).float()
-        visual = self.middle[:, opening.shape[1] : prefix - 1]
-        return logits, self.scene(visual).float(), self.way(visual[batch["way"] != NO_LABEL]).float()
+        return self.model.lm_head(hidden[:, prefix:][batch["labels"] != NO_LABEL]).float()
+
+    def losses(self, logits: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        """Losses of the answers, scenes, ways, digits' facts and scenes' colours, weighted."""
+        first, last = len(self.opening), batch["ids"].shape[1]
+        visual, words = self.middle[SEEING][:, first : -last - 1], self.middle[LOOKING_UP][:, -last:]
+        digit = self.digit(words).float().split(FACTS, -1)
+        known = batch["colors"] != NO_LABEL
+        return torch.stack(
+            [
+                F.cross_entropy(logits, batch["labels"][batch["labels"] != NO_LABEL]),
+                0.2 * _cross_entropy(self.scene(visual).float(), batch["scene"]),
+                0.2 * _cross_entropy(self.way(visual).float(), batch["way"]),
+                sum(0.2 * _cross_entropy(d, batch["digit"][..., i]) for i, d in enumerate(digit)),
+                0.5
+                * F.binary_cross_entropy_with_logits(
+                    self.colors(words).float()[known], batch["colors"][known], reduction="sum"
+                )
+                / max(1, int(known.sum())),
+            ]
+        )
+
+
+def _cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """Mean over what has a label; 0 where nothing has."""
+    some = target != NO_LABEL
+    return F.cross_entropy(logits[some], target[some], reduction="sum") / max(1, int(some.sum()))
 
 
 def exact(logits: Tensor, batch: dict[str, Tensor]) -> Tensor:
@@ -180,7 +239,7 @@ def evaluate(student: Student, batches: int = 8) -> Tally:
     tally = Tally()
     for i in range(batches):
         batch = make_batch("test", 10**6 + 8 * i, 16, 8, 16, [1.0] * len(md.TASKS))
-        tally.add(exact(student(batch)[0], batch), batch["task"])
+        tally.add(exact(student(batch), batch), batch["task"])
     return tally
 
 
@@ -200,7 +259,8 @@ def main() -> None:
     ask.add_argument("--vision", type=Path, default=Path("runs/vision.pt"))
     ask.add_argument("--out", type=Path, default=Path("runs/language.pt"))
     ask.add_argument("--steps", type=int, default=3200)
-    ask.add_argument("--rate", type=float, default=2e-3)
+    ask.add_argument("--rate", type=float, default=1.5e-3)
+    ask.add_argument("--matrix-gain", type=float, default=2.0, help="Muon's rate over AdamW's")
     ask.add_argument("--threads", type=int, default=2)
     a = ask.parse_args()
     torch.set_num_threads(a.threads)
@@ -216,8 +276,7 @@ def main() -> None:
         *core.language_model.named_parameters(),
         ("image_newline", core.image_newline),
         *student.model.lm_head.named_parameters(),
-        *student.scene.named_parameters(),
-        *student.way.named_parameters(),
+        *(p for n in ("scene", "way", "digit", "colors") for p in getattr(student, n).named_parameters()),
     ]
     hidden = [p for n, p in learned if n.startswith("layers") and p.ndim == 2]
     optimizer = MasterOptimizer(
@@ -241,21 +300,14 @@ def main() -> None:
             return pool.submit(make_batch, "train", first, drawn, videos, questions, (1.1 - skill).tolist())
 
         ahead = [order() for _ in range(3)]
-        tally, sums, began, shown = Tally(), torch.zeros(3), time.time(), step
+        tally, sums, began, shown = Tally(), torch.zeros(5), time.time(), step
         while step < a.steps:
             batch = ahead.pop(0).result()
             ahead.append(order())
-            logits, scene, way = student(batch)
-            answers = batch["labels"][batch["labels"] != NO_LABEL]
-            parts = torch.stack(
-                [
-                    F.cross_entropy(logits, answers),
-                    0.2 * F.cross_entropy(scene.flatten(0, 1), batch["scene"].flatten()),
-                    0.2 * F.cross_entropy(way, batch["way"][batch["way"] != NO_LABEL]),
-                ]
-            )
+            logits = student(batch)
+            parts = student.losses(logits, batch)
             parts.sum().backward()
-            norm = optimizer.step(a.rate * cosine(step, a.steps))
+            norm = optimizer.step(a.rate * cosine(step, a.steps), a.matrix_gain)
             step += 1
             sums += parts.detach()
             tally.add(exact(logits.detach(), batch), batch["task"])
@@ -269,7 +321,7 @@ def main() -> None:
                 )
                 if tally.mean > STAGES[stage][3]:
                     stage += 1
-                tally, sums, began, shown = Tally(), torch.zeros(3), time.time(), step
+                tally, sums, began, shown = Tally(), torch.zeros(5), time.time(), step
             if step % 250 == 0 or step == a.steps:
                 print("  held out:", evaluate(student), flush=True)
                 state = {
@@ -281,7 +333,7 @@ def main() -> None:
                     "model": optimizer.float32(student.model),
                 }
                 write_checkpoint(a.out, state)
-                began, shown, tally, sums = time.time(), step, Tally(), torch.zeros(3)
+                began, shown, tally, sums = time.time(), step, Tally(), torch.zeros(5)
 
 
 if __name__ == "__main__":

@@ -32,15 +32,15 @@ class MasterOptimizer:
                 torch.optim.Muon(hidden, lr=1.0, weight_decay=decay, adjust_lr_fn="match_rms_adamw")
             )
 
-    def step(self, rate: float, clip: float = 1.0) -> float:
-        """Apply the gradients at learning rate `rate`; returns their norm before clipping."""
+    def step(self, rate: float, matrix_gain: float = 1.0, clip: float = 1.0) -> float:
+        """Apply the gradients at learning rate `rate`, Muon's times `matrix_gain`; returns their norm."""
         for param, master in zip(self.params, self.masters, strict=True):
             master.grad = torch.zeros_like(master) if param.grad is None else param.grad.float()
             param.grad = None
         norm = nn.utils.clip_grad_norm_(self.masters, clip)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * (matrix_gain if isinstance(optimizer, torch.optim.Muon) else 1.0)
             optimizer.step()
         self.publish()
         return float(norm)

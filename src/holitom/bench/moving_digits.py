@@ -10,7 +10,7 @@ images: the test split draws from digits that the train split never shows.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Literal, NamedTuple
 
@@ -121,11 +121,10 @@ def sample(split: Split, index: int, frames: int = 16, scale: int = 1) -> Sample
     return Sample(video, tuple(digits), tuple(flashes), scene, background)
 
 
-def crowd(index: int, digits: int = 10, flashes: int = 4) -> Sample:
-    """Make one training frame crowded with digits and shapes, to train a vision tower on.
+def crowd(index: int, digits: int = 10, flashes: int = 4, distinct: bool = False) -> Sample:
+    """Make one training frame crowded with digits and shapes; `index` seeds it.
 
-    Colours may repeat, so `Sample.questions` do not apply.
-    `index` seeds it; it draws on the train split's digits.
+    Only with `distinct` (at most eight digits) are colours told apart, so that questions can be asked.
     """
     rng = np.random.default_rng([17, index])
     background = rng.integers(len(BACKGROUNDS), size=1)
@@ -136,6 +135,9 @@ def crowd(index: int, digits: int = 10, flashes: int = 4) -> Sample:
         for cell in cells[:digits]
     ]
     shapes = [Flash(int(rng.integers(len(SHAPES))), (int(x), int(y)), 0, 1) for x, y in cells[digits:]]
+    if distinct:
+        colors = rng.permutation(len(COLORS))
+        shown = [replace(d, color=int(c)) for d, c in zip(shown, colors, strict=False)]
     scene = np.zeros(1, np.int64)
     frames = _render(rng, "train", scene, background, shown, shapes)
     return Sample(frames, tuple(shown), tuple(shapes), scene, background)
