@@ -31,9 +31,9 @@ class ResultsError(HolitomError, ValueError):
 
 
 class Item(NamedTuple):
-    """One held-out question: video `index` of the test split and what is asked of it."""
+    """One held-out question: sample `video` of the test split and what is asked of it."""
 
-    index: int
+    video: int
     task: str
     text: str
     answer: str
@@ -108,7 +108,7 @@ def answers(
             rows = items[start : start + batch]
             inputs = processor(
                 text=[prompt(processor, row.text) for row in rows],
-                videos=[md.sample("test", row.index, FRAMES).frames for row in rows],
+                videos=[md.sample("test", row.video, FRAMES).frames for row in rows],
                 return_tensors="pt",
                 padding=True,
             ).to(model.device, model.dtype)
@@ -117,6 +117,7 @@ def answers(
             if run is None:
                 tokens = (inputs["input_ids"] == video_id).sum(1).tolist()
             else:
+                assert run.last is not None, "every row holds a video"
                 tokens = [video.sent for video in run.last.videos]
             yield [(s.strip(), int(n)) for s, n in zip(said, tokens, strict=True)]
 
