@@ -346,7 +346,7 @@ def test_flops_json_of_a_checkpoint(run, checkpoint: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--frames", "0"), "frames must be in 1..65536, got 0"),
+        (("--frames", "0"), "frames must be in 1..8192, got 0"),
         (("--retain", "0.1,2"), "retain_ratio must be a number in (0, 1], got 2.0"),
         (("--retain", "0.1,some"), "retain must be numbers"),
         (("--method", "magic"), "method must be one of"),

@@ -163,7 +163,7 @@ def test_published_shapes_have_the_published_sizes(name: str, billions: float) -
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"frames": 0}, "frames must be in 1..65536, got 0"),
+        ({"frames": 0}, "frames must be in 1..8192, got 0"),
         ({"frames": -3}, "frames must be"),
         ({"frames": 10**9}, "frames must be"),
         ({"text_tokens": 0}, "text_tokens must be"),

@@ -308,8 +308,8 @@ def _print_costs(costs: Costs) -> None:
     )
     _print_table(table)
     print(
-        "\n784 @18: 784 from layer 18 on. paper: the formula 4nd^2 + 2n^2d + 2ndm, visual tokens alone.\n"
-        "vision, prefill: counted by torch on the model's own class, with text and separators; matrix\n"
+        "\nn @k: n tokens from layer k on. paper: 4nd^2 + 2n^2d + 2ndm a layer, visual tokens alone.\n"
+        "vision, prefill: counted by torch on the model's own class, newlines and text included; matrix\n"
         "products and convolutions, not softmax, norms or elementwise work, nor merging itself (reading\n"
         "importance is in vision). Other methods before the language model cost what HoliTom w/o M does."
     )
