@@ -226,7 +226,7 @@ def test_help_is_light() -> None:
         (("--threshold", "-7"), "similarity_threshold must be"),
         (("--frames", "0"), "frames must be at least 1, not 0"),
         (("--max-new-tokens", "0"), "max-new-tokens must be at least 1"),
-        (("--method", "magic"), "Invalid value for '--method'"),
+        (("--method", "magic"), "unknown method 'magic'; known: holitom, random, uniform"),
         (("--model", "./nowhere"), "model ./nowhere: no such folder"),
         (("--model", DEMO_VIDEO), "no such folder"),
         (("--dtype", "int8"), "dtype must be"),

@@ -1,6 +1,48 @@
-"""One file a paper: its hyper-parameters, and what it does with a video's tokens."""
+"""One file a paper: its hyper-parameters, and what it does with a video's tokens.
 
-from holitom.methods.base import InnerStage, Method
-from holitom.methods.holitom import HoliTom
+Names load on first use, so that asking which methods there are loads none of them.
+"""
 
-__all__ = ["HoliTom", "InnerStage", "Method"]
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from holitom.methods.registry import METHODS, get_method, method_class
+
+if TYPE_CHECKING:
+    from holitom.methods.base import InnerStage, Method
+    from holitom.methods.combined import Combined
+    from holitom.methods.dycoke import DyCoke
+    from holitom.methods.evs import EVS
+    from holitom.methods.floors import Random, Uniform
+    from holitom.methods.holitom import HoliTom
+    from holitom.methods.vidcom2 import VidCom2
+
+_HOME = {
+    "Combined": "holitom.methods.combined",
+    "InnerStage": "holitom.methods.base",
+    "Method": "holitom.methods.base",
+} | {name: module for module, _, name in (row.partition(":") for row in METHODS.values())}
+
+__all__ = [
+    "EVS",
+    "METHODS",
+    "Combined",
+    "DyCoke",
+    "HoliTom",
+    "InnerStage",
+    "Method",
+    "Random",
+    "Uniform",
+    "VidCom2",
+    "get_method",
+    "method_class",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_HOME[name]), name)
+    return value

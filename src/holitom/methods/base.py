@@ -60,8 +60,19 @@ class Method:
     needs_importance: ClassVar[bool] = False
     """Whether `merge` reads `VideoTokens.importance`; only then is the vision tower's attention read."""
 
+    needs_keys: ClassVar[bool] = False
+    """Whether `merge` reads `VideoTokens.keys`; only then are the vision tower's keys read."""
+
     def __post_init__(self) -> None:
         require("retain_ratio", self.retain_ratio, "a number in (0, 1]", lambda r: 0 < r <= 1)
+
+    def merged_count(self, frames: int, tokens: int) -> int:
+        """How many tokens `merge` returns for `frames` of `tokens` each, whatever they show.
+
+        Raises:
+            SettingsError: the count depends on what the video shows, or the budget cannot be met.
+        """
+        return frames * tokens
 
     def merge(self, video: VideoTokens) -> MergedTokens:
         """The outer stage: the tokens that one video sends into the language model."""
@@ -79,6 +90,12 @@ class Method:
     def inner(self, num_layers: int) -> tuple[InnerStage, ...]:
         """The stages inside a language model of `num_layers` layers, by rising layer."""
         return ()
+
+    def with_inner(self, inside: Method) -> Method:
+        """What it merges before the language model, with the inner stages of `inside` in it."""
+        from holitom.methods.combined import Combined
+
+        return Combined(self, inside)
 
     def __call__(self, model: Any) -> AbstractContextManager[Run]:
         """Switch the method on for `model` inside a `with` block."""
