@@ -15,9 +15,12 @@ if TYPE_CHECKING:
     from holitom.methods.combined import Combined
     from holitom.methods.dycoke import DyCoke
     from holitom.methods.evs import EVS
+    from holitom.methods.fastv import FastV
     from holitom.methods.floors import Random, Uniform
     from holitom.methods.holitom import HoliTom
+    from holitom.methods.pdrop import PyramidDrop
     from holitom.methods.vidcom2 import VidCom2
+    from holitom.methods.visionzip import VisionZip
 
 _HOME = {
     "Combined": "holitom.methods.combined",
@@ -30,12 +33,15 @@ __all__ = [
     "METHODS",
     "Combined",
     "DyCoke",
+    "FastV",
     "HoliTom",
     "InnerStage",
     "Method",
+    "PyramidDrop",
     "Random",
     "Uniform",
     "VidCom2",
+    "VisionZip",
     "get_method",
     "method_class",
 ]

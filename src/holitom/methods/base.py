@@ -25,6 +25,11 @@ class InnerStage(Protocol):
     def layer(self) -> int:
         """0-based: the stage acts on the hidden states that enter this layer."""
 
+    @property
+    def own_attention(self) -> bool:
+        """Whether the attention that ranks is `layer`'s own, worked out before it runs; else it is read in
+        the layer before."""
+
     def keep(self, visual: int) -> int:
         """How many of `visual` tokens remain: known to the host, monotone, at least 0."""
 
@@ -33,8 +38,8 @@ class InnerStage(Protocol):
 
         Args:
             hidden: `[V, D]`: the visual tokens that enter `layer`.
-            attention: `[V]`: the attention that the last query gave them in `layer - 1`, averaged
-                over heads.
+            attention: `[V]`: the attention that the last query gave them in `layer - 1` (or gives them
+                in `layer`, see `own_attention`), averaged over heads.
 
         Returns:
             Indices of the `keep(V)` kept tokens, ascending, and their features `[keep(V), D]`.

@@ -226,6 +226,8 @@ class MergeInside:
     layer: int
     drop: float
 
+    own_attention: ClassVar[bool] = False
+
     def keep(self, visual: int) -> int:
         """`round(V * (1 - drop))` of `visual` tokens."""
         return round(visual * (1 - self.drop))

@@ -18,6 +18,9 @@ METHODS = {
     "evs": "holitom.methods.evs:EVS",
     "vidcom2": "holitom.methods.vidcom2:VidCom2",
     "dycoke": "holitom.methods.dycoke:DyCoke",
+    "visionzip": "holitom.methods.visionzip:VisionZip",
+    "fastv": "holitom.methods.fastv:FastV",
+    "pdrop": "holitom.methods.pdrop:PyramidDrop",
 }
 
 
