@@ -16,9 +16,11 @@ if TYPE_CHECKING:
     from holitom.methods.dycoke import DyCoke
     from holitom.methods.evs import EVS
     from holitom.methods.fastv import FastV
+    from holitom.methods.fastvid import FastVID
     from holitom.methods.floors import Random, Uniform
     from holitom.methods.holitom import HoliTom
     from holitom.methods.pdrop import PyramidDrop
+    from holitom.methods.prunevid import PruneVid
     from holitom.methods.vidcom2 import VidCom2
     from holitom.methods.visionzip import VisionZip
 
@@ -34,9 +36,11 @@ __all__ = [
     "Combined",
     "DyCoke",
     "FastV",
+    "FastVID",
     "HoliTom",
     "InnerStage",
     "Method",
+    "PruneVid",
     "PyramidDrop",
     "Random",
     "Uniform",

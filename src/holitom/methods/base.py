@@ -68,6 +68,9 @@ class Method:
     needs_keys: ClassVar[bool] = False
     """Whether `merge` reads `VideoTokens.keys`; only then are the vision tower's keys read."""
 
+    count_varies: ClassVar[bool] = False
+    """Whether the number of tokens that `merge` returns depends on what the video shows."""
+
     def __post_init__(self) -> None:
         require("retain_ratio", self.retain_ratio, "a number in (0, 1]", lambda r: 0 < r <= 1)
 
@@ -77,6 +80,10 @@ class Method:
         Raises:
             SettingsError: the count depends on what the video shows, or the budget cannot be met.
         """
+        if self.count_varies:
+            raise SettingsError(
+                f"how many tokens {type(self).__name__} keeps depends on what the video shows"
+            )
         return frames * tokens
 
     def merge(self, video: VideoTokens) -> MergedTokens:

@@ -33,6 +33,10 @@ class Combined(Method):
     def needs_keys(self) -> bool:  # type: ignore[override]
         return self.outer.needs_keys
 
+    @property
+    def count_varies(self) -> bool:  # type: ignore[override]
+        return self.outer.count_varies
+
     def merged_count(self, frames: int, tokens: int) -> int:
         return self.outer.merged_count(frames, tokens)
 

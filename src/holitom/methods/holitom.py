@@ -16,9 +16,8 @@ from torch import Tensor
 
 from holitom.errors import SettingsError
 from holitom.methods.base import InnerStage, Method, require
-from holitom.methods.parts import Part, assemble, unchanged
+from holitom.methods.parts import Part, assemble, clustered, unchanged
 from holitom.ops.budgets import exact_total, largest_remainder
-from holitom.ops.clustering import dpc_knn
 from holitom.ops.host import to_device
 from holitom.ops.merging import merge_into_most_similar, most_attended
 from holitom.ops.ragged import Sizes, compact, run_means, top_mask
@@ -185,14 +184,10 @@ class HoliTom(Method):
         spends = plan.contextual > 0
         sizes = (plan.dynamic - plan.important)[spends]
         at = compact(rest, int(sizes.sum()))
-        clusters = dpc_knn(
-            video.features.flatten(0, 1)[at],
-            sizes,
-            plan.contextual[spends],
-            knn=self.knn,
-            center_weight=self.center_weight,
+        tokens = video.features.flatten(0, 1)[at]
+        return clustered(
+            tokens, at, sizes, plan.contextual[spends], knn=self.knn, center_weight=self.center_weight
         )
-        return Part(at[clusters.centers], clusters.size, clusters.features)
 
     def _static(self, video: VideoTokens, heads: Tensor, unmerged: Tensor | None, plan: Plan) -> Part:
         """Stages 3 and 4, static: averages over each segment, then cluster centres among them."""
@@ -208,10 +203,15 @@ class HoliTom(Method):
             skip=None if unmerged is None else unmerged.flatten(),
             skipped=plan.unmerged,
         )
-        clusters = dpc_knn(means, sizes, plan.centers[lives], knn=self.knn, center_weight=self.center_weight)
-        # All the averages of a segment are over as many tokens, or else none of them is clustered.
-        size = clusters.size * averaged[clusters.centers]
-        return Part(at[clusters.centers], size, clusters.features)
+        return clustered(
+            means,
+            at,
+            sizes,
+            plan.centers[lives],
+            knn=self.knn,
+            center_weight=self.center_weight,
+            standing_for=averaged,
+        )
 
 
 @dataclass(frozen=True)

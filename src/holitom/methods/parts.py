@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from holitom.ops.clustering import dpc_knn
+from holitom.ops.ragged import Sizes
 from holitom.tokens import MergedTokens, VideoTokens
 
 
@@ -25,6 +27,34 @@ class Part(NamedTuple):
 def unchanged(at: Tensor) -> Part:
     """Tokens kept as they are."""
     return Part(at, torch.ones_like(at), None)
+
+
+def clustered(
+    tokens: Tensor,
+    at: Tensor,
+    sizes: Sizes,
+    budgets: Sizes,
+    *,
+    knn: int,
+    center_weight: float | None,
+    standing_for: Tensor | None = None,
+) -> Part:
+    """DPC-KNN cluster centres, merged with those that join them.
+
+    Args:
+        tokens: `[P, D]`: groups of tokens, one after another.
+        at: `[P]` int64: their places.
+        sizes: `[G]` on the host: tokens of each group.
+        budgets: `[G]` on the host: centres of each group.
+        knn: neighbours that a density averages over.
+        center_weight: the centre's share of its cluster; None: the plain mean.
+        standing_for: `[P]` int64: how many of the video's tokens each is made of; None: one.
+    """
+    clusters = dpc_knn(tokens, sizes, budgets, knn=knn, center_weight=center_weight)
+    size = clusters.size
+    if standing_for is not None:
+        size = torch.zeros_like(size).scatter_add(0, clusters.owner, standing_for)
+    return Part(at[clusters.centers], size, clusters.features)
 
 
 def assemble(

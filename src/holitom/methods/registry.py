@@ -19,6 +19,8 @@ METHODS = {
     "vidcom2": "holitom.methods.vidcom2:VidCom2",
     "dycoke": "holitom.methods.dycoke:DyCoke",
     "visionzip": "holitom.methods.visionzip:VisionZip",
+    "prunevid": "holitom.methods.prunevid:PruneVid",
+    "fastvid": "holitom.methods.fastvid:FastVID",
     "fastv": "holitom.methods.fastv:FastV",
     "pdrop": "holitom.methods.pdrop:PyramidDrop",
 }
