@@ -29,6 +29,7 @@ def generated(model: Any, inputs: Any, method: Method, **settings: Any) -> Any:
             do_sample=False,
             output_logits=True,
             return_dict_in_generate=True,
+            suppress_tokens=[model.config.image_token_id, model.config.video_token_id],
             **settings,
         )
 

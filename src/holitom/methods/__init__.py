@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from holitom.methods.evs import EVS
     from holitom.methods.fastv import FastV
     from holitom.methods.fastvid import FastVID
+    from holitom.methods.flashvid import FlashVID
     from holitom.methods.floors import Random, Uniform
     from holitom.methods.holitom import HoliTom
     from holitom.methods.pdrop import PyramidDrop
@@ -37,6 +38,7 @@ __all__ = [
     "DyCoke",
     "FastV",
     "FastVID",
+    "FlashVID",
     "HoliTom",
     "InnerStage",
     "Method",

@@ -21,6 +21,7 @@ METHODS = {
     "visionzip": "holitom.methods.visionzip:VisionZip",
     "prunevid": "holitom.methods.prunevid:PruneVid",
     "fastvid": "holitom.methods.fastvid:FastVID",
+    "flashvid": "holitom.methods.flashvid:FlashVID",
     "fastv": "holitom.methods.fastv:FastV",
     "pdrop": "holitom.methods.pdrop:PyramidDrop",
 }
