@@ -83,7 +83,7 @@ def ask(
     ] = None,
     threshold: Annotated[
         float | None,
-        typer.Option(help="HoliTom: similarity of static tokens. [default: 0.65 up to 10%, else 0.8]"),
+        typer.Option(help="Similarity above which a token is static (holitom, prunevid). [default: its own]"),
     ] = None,
     inner: Annotated[
         bool | None,

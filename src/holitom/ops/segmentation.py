@@ -124,7 +124,7 @@ def segments_between(cuts: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
     Args:
         cuts: `[T - 1]`: whether frame `t + 1` begins a new one.
     """
-    first = [0, *(np.flatnonzero(cuts) + 1).tolist()]
+    first = [0, *map(int, np.flatnonzero(cuts) + 1)]
     return list(zip(first, [*(frame - 1 for frame in first[1:]), len(cuts)], strict=True))
 
 
