@@ -10,6 +10,7 @@ import pytest
 import torch
 from support.videos import clip
 
+from holitom.bench.overhead import Count, count_operations, synthetic_video
 from holitom.errors import SettingsError
 from holitom.methods import METHODS, HoliTom, Method, get_method, method_class
 from holitom.tokens import VideoTokens
@@ -141,3 +142,18 @@ def test_an_outer_method_takes_holitoms_inner_merging(name: str) -> None:
     assert both.needs_keys == outer.needs_keys
     video = clip(8, 9)
     assert torch.equal(both.merge(video).features, outer.merge(video).features)
+
+
+@each
+def test_launches_do_not_grow_with_the_video(name: str) -> None:
+    """Nor does waiting for the device: twice at most. FlashVID follows links once more for twice the frames."""
+
+    def count(frames: int) -> Count:
+        video = synthetic_video(frames, width=32)
+        keys = torch.randn(*video.features.shape[:2], 16, generator=torch.Generator().manual_seed(0))
+        chosen = method(name, 0.1)
+        return count_operations(lambda: chosen.merge(replace(video, keys=keys)))
+
+    short, long = count(16), count(32)
+    assert long.operations <= short.operations + (name == "flashvid")
+    assert long.synchronisations == short.synchronisations <= 2
