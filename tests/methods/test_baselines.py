@@ -146,7 +146,7 @@ def test_an_outer_method_takes_holitoms_inner_merging(name: str) -> None:
 
 @each
 def test_launches_do_not_grow_with_the_video(name: str) -> None:
-    """Nor does waiting for the device: twice at most. FlashVID follows links once more for twice the frames."""
+    """Nor do waits for the device, two at most. FlashVID follows links once more for twice the frames."""
 
     def count(frames: int) -> Count:
         video = synthetic_video(frames, width=32)
