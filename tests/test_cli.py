@@ -336,3 +336,48 @@ def test_budgets_of_the_accuracy_bench(run) -> None:
     result = run("bench", "accuracy", "--retain", "0.1,some")
     assert result.code == 2
     assert "retain must be numbers" in result.error
+
+
+# --- what costs are counted -------------------------------------------------------------------------
+
+
+def test_flops_table_names_every_row_and_its_shapes(run) -> None:
+    result = run("flops", "--retain", "0.1,0.2")
+    assert result.code == 0
+    assert "32 frames x 196 visual tokens" in result.out
+    lines = [" ".join(line.split()) for line in result.out.splitlines()]
+    assert any(line.startswith("full tokens 6,272 40.8 100.0% ") for line in lines)
+    assert any(line.startswith("HoliTom 10% 640, 320 @18 2.8 6.9% ") for line in lines)
+    assert any(line.startswith("PDrop 6,272, 3,136 @7, 1,568 @14, 784 @21 18.0 ") for line in lines)
+
+
+def test_flops_json_of_a_checkpoint(run, checkpoint: Path) -> None:
+    result = run(
+        "flops", "--model", checkpoint, "--frames", 16, "--retain", "0.1", "--method", "fastv", "--json"
+    )
+    assert result.code == 0
+    record = json.loads(result.out)
+    assert (record["frames"], record["tokens_per_frame"], record["kv_dtype"]) == (16, 49, "bfloat16")
+    full, fastv = record["rows"]
+    assert full["prefill_operations"] > fastv["prefill_operations"]
+    assert fastv["visual_tokens"] == [{"start": 0, "tokens": 784}, {"start": 2, "tokens": 78}]
+    assert fastv["kv_bytes"] == sum(group["bytes"] for group in fastv["kv_groups"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--frames", "0"), "frames must be in 1..8192, got 0"),
+        (("--retain", "0.1,2"), "retain_ratio must be a number in (0, 1], got 2.0"),
+        (("--retain", "0.1,some"), "retain must be numbers"),
+        (("--method", "magic"), "method must be one of"),
+        (("--model", "no-such-model"), "model no-such-model: no such folder or config; published shapes: "),
+        (("--model", "."), "model .: "),
+        (("--text-tokens", "0"), "text_tokens must be in 1..1000000, got 0"),
+    ],
+)
+def test_bad_input_to_flops(run, tmp_path: Path, monkeypatch, arguments, message) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = run("flops", *arguments)
+    assert result.code == 2
+    assert message in result.error

@@ -1,4 +1,4 @@
-"""The command line: `holitom ask`, `holitom bench`.
+"""The command line: `holitom ask`, `holitom flops`, `holitom bench`.
 
 Answers and tables go to stdout, progress and errors to stderr. Exit codes: 0 done; 2 the input was bad
 (one line says how); 1 anything else.
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from holitom.ask import Answer
     from holitom.bench.accuracy import Outcome
+    from holitom.flops import Cost, Costs
     from holitom.methods import Method
     from holitom.video import Video
 
@@ -254,6 +255,73 @@ def _print_comparison(answers: dict[str, Answer]) -> None:
     _print_table(table)
 
 
+@app.command()
+def flops(
+    model: Annotated[
+        str, typer.Option(help="Published shapes by name, a checkpoint's folder, a config file or a hub id.")
+    ] = "llava-onevision-qwen2-7b",
+    frames: Annotated[int, typer.Option(help="Frames of the video.")] = USUAL_FRAMES,
+    retain: Annotated[str, typer.Option(help="Shares of visual tokens to keep.")] = "0.25,0.2,0.15,0.1",
+    method: Annotated[str, typer.Option(help="all, or some of: fastv,pdrop,holitom-outer,holitom.")] = "all",
+    text_tokens: Annotated[int, typer.Option(help="Tokens of the prompt beside the video's.")] = 32,
+    dtype: Annotated[str, typer.Option(help="Of the KV cache: float32, bfloat16 or float16.")] = "bfloat16",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """What a prompt with one video costs: operations and KV cache, by method and budget.
+
+    Counted on the shapes of the real model class; no weights are read.
+    """
+    ratios = _ratios(retain)
+    with notes.status("Loading PyTorch") as status:
+        from holitom.flops import METHODS, costs
+
+        _quiet_transformers(model)
+        status.update("Counting")
+        methods = METHODS if method == "all" else tuple(method.split(","))
+        counted = costs(model, frames, ratios, methods, text_tokens, dtype)
+    if as_json:
+        print(json.dumps(counted.to_dict()))
+    else:
+        _print_costs(counted)
+
+
+def _print_costs(costs: Costs) -> None:
+    from rich.table import Table
+
+    full = costs.rows[0]
+    unit, scale = ("TFLOPs", 1e12) if full.prefill.operations >= 1e12 else ("GFLOPs", 1e9)
+
+    def cells(row: Cost) -> list[str]:
+        first, *inner = row.plan.levels()
+        return [
+            ", ".join([f"{first.tokens:,}", *(f"{level.tokens:,} @{level.start}" for level in inner)]),
+            f"{row.paper / scale:.1f}",
+            f"{row.paper / full.paper:.1%}",
+            f"{costs.vision_operations(row) / scale:.1f}",
+            f"{row.prefill.operations / scale:.1f}",
+            f"{row.prefill.operations / full.prefill.operations:.1%}",
+            f"{row.prefill.cache_bytes / 1e6:.1f}",
+        ]
+
+    counts = [f"{name}\n{unit}" for name in ("paper", "vision", "prefill")]
+    heads = ("visual tokens", counts[0], "%", *counts[1:], "%", "KV MB")
+    table = Table("", *heads, box=None, pad_edge=False, header_style="bold")
+    for row in costs.rows:
+        table.add_row(row.plan.label, *cells(row))
+    shown = costs.vision
+    print(
+        f"{costs.model}: {shown.frames} frames x {shown.tokens} visual tokens + {shown.separators} for "
+        f"newlines, {costs.text_tokens} text tokens; KV cache in {costs.dtype}\n"
+    )
+    _print_table(table)
+    print(
+        "\nn @k: n tokens from layer k on. paper: 4nd^2 + 2n^2d + 2ndm a layer, visual tokens alone.\n"
+        "vision, prefill: counted by torch on the model's own class, newlines and text included; matrix\n"
+        "products and convolutions, not softmax, norms or elementwise work, nor merging itself (reading\n"
+        "importance is in vision). Other methods before the language model cost what HoliTom w/o M does."
+    )
+
+
 @bench.command("overhead")
 def bench_overhead(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -321,14 +389,17 @@ def _budgets(retain: str) -> dict[str, Method | None]:
     from holitom.methods import HoliTom
 
     settings: dict[str, Method | None] = {"full tokens": None}
-    for part in retain.split(","):
-        try:
-            ratio = float(part)
-        except ValueError:
-            raise SettingsError(f"retain must be numbers such as 0.25,0.1, not {retain!r}") from None
+    for ratio in _ratios(retain):
         settings[f"HoliTom w/o M {ratio:.0%}"] = HoliTom(retain_ratio=ratio, inner_drop=None)
         settings[f"HoliTom {ratio:.0%}"] = HoliTom(retain_ratio=ratio)
     return settings
+
+
+def _ratios(retain: str) -> list[float]:
+    try:
+        return [float(part) for part in retain.split(",")]
+    except ValueError:
+        raise SettingsError(f"retain must be numbers such as 0.25,0.1, not {retain!r}") from None
 
 
 def _print_accuracy(outcomes: list[Outcome]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from holitom.errors import UnsupportedModelError
 from holitom.tokens import MergedTokens, VideoTokens
 
 
@@ -95,6 +96,14 @@ class Adapter(ABC):
     @abstractmethod
     def key(self, attention: nn.Module, hidden: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
         """Rotated keys `[B, kv_heads, S, d]`, likewise."""
+
+    def pixels(self, frames: int) -> Tensor:
+        """What `trunk.get_video_features` takes first for one video of `frames`, on the meta device.
+
+        Raises:
+            UnsupportedModelError: the family does not say, so its costs cannot be counted.
+        """
+        raise UnsupportedModelError(f"counting costs is not supported for {type(self).__name__}")
 
     def no_importance(self, features: Tensor) -> Tensor:
         """What `VideoTokens.importance` holds when no method reads it: zeros `[T, N]`."""

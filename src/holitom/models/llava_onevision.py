@@ -44,6 +44,7 @@ class LlavaOnevision(Adapter):
         self.vision_attention = tower.encoder.layers[-1].self_attn
         self._pool = trunk.apply_pooling
         self._video_token = int(config.video_token_id)
+        self._image = (config.vision_config.num_channels, *2 * (config.vision_config.image_size,))
         side = config.vision_config.image_size // config.vision_config.patch_size
         self._grid = (math.ceil(side / 2), math.ceil(side / 2))
 
@@ -90,6 +91,9 @@ class LlavaOnevision(Adapter):
             )
             for index, video in enumerate(features)
         ]
+
+    def pixels(self, frames: int) -> Tensor:
+        return torch.empty(1, frames, *self._image, device="meta")
 
     def slots(self, video: VideoTokens) -> int:
         frames, tokens = video.features.shape[:2]

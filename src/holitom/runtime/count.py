@@ -1,0 +1,157 @@
+"""True operation counts: the real model on the meta device, where tensors have shapes and no values.
+
+`FlopCounterMode` counts matrix products and convolutions, two operations for each multiply-add: linear
+layers, attention's scores and weighted sums (the whole square, also where a causal kernel skips half of
+it) and the patch embedding. It does not count softmax, norms, activations, rotary embeddings,
+interpolation, look-ups, or any other elementwise work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from holitom.models.base import Adapter
+
+
+class Level(NamedTuple):
+    """From layer `start` (0-based) on, the language model works on `tokens` tokens."""
+
+    start: int
+    tokens: int
+
+
+@dataclass(frozen=True)
+class VisionCount:
+    """What encoding one video takes.
+
+    Attributes:
+        operations: by module class (vision tower, projector).
+        importance: of reading the last layer's attention once more, for methods that need it.
+        frames, tokens: visual tokens that come out: `tokens` for each of `frames`.
+        separators: further tokens in the prompt (newlines).
+    """
+
+    operations: dict[str, int]
+    importance: int
+    frames: int
+    tokens: int
+    separators: int
+
+
+@dataclass(frozen=True)
+class CacheGroup:
+    """Layers `first` to `last` (0-based, both included) that cache as many tokens; bytes of all of them."""
+
+    first: int
+    last: int
+    tokens: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class PrefillCount:
+    """What one prompt takes in the language model, head of the last token included."""
+
+    operations: int
+    cache: tuple[CacheGroup, ...]
+
+    @property
+    def cache_bytes(self) -> int:
+        """Of keys and values in all layers."""
+        return sum(group.bytes for group in self.cache)
+
+
+@torch.no_grad()
+def count_vision(adapter: Adapter, frames: int) -> VisionCount:
+    """Count encoding one video of `frames` by the model on the meta device that `adapter` belongs to."""
+    trunk: Any = adapter.trunk
+    dtype = next(trunk.parameters()).dtype
+    pixels = adapter.pixels(frames).to(dtype)
+    seen: list[Tensor] = []
+
+    def see(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        seen.append(kwargs["hidden_states"] if "hidden_states" in kwargs else args[0])
+
+    hook = adapter.vision_attention.register_forward_pre_hook(see, with_kwargs=True)
+    with hook, FlopCounterMode(display=False) as encoding:
+        encoded = trunk.get_video_features(pixels, return_dict=True)
+    with FlopCounterMode(display=False) as reading:
+        adapter.importance(seen[0])
+
+    video = adapter.videos(encoded, {"pixel_values_videos": pixels}, None)[0]
+    shown, tokens = video.features.shape[:2]
+    modules = {name: count for name, count in encoding.get_flop_counts().items() if "." not in name}
+    del modules["Global"]
+    return VisionCount(
+        operations={name: sum(count.values()) for name, count in modules.items()},
+        importance=reading.get_total_flops(),
+        frames=shown,
+        tokens=tokens,
+        separators=adapter.slots(video) - shown * tokens,
+    )
+
+
+@torch.no_grad()
+def count_prefill(model: Any, adapter: Adapter, levels: Sequence[Level]) -> PrefillCount:
+    """Count the prefill of one prompt by `model`, which is on the meta device.
+
+    Args:
+        model: with `get_output_embeddings`, the head.
+        adapter: the model's.
+        levels: from layer 0 on, by rising layer. What is merged where a level starts is not counted.
+    """
+    language: Any = adapter.language_model
+    width, dtype = language.config.hidden_size, next(language.parameters()).dtype
+    embeds = torch.empty(1, levels[0].tokens, width, dtype=dtype, device="meta")
+    with _shortened(adapter.layers, levels[1:]), FlopCounterMode(display=False) as counter:
+        output = language(inputs_embeds=embeds, use_cache=True)
+        model.get_output_embeddings()(output.last_hidden_state[:, -1:])
+
+    layers = output.past_key_values.layers
+    ends = [*(level.start for level in levels[1:]), len(layers)]
+    cache = tuple(
+        CacheGroup(
+            first=level.start,
+            last=end - 1,
+            tokens=layers[level.start].keys.shape[-2],
+            bytes=sum(layer.keys.nbytes + layer.values.nbytes for layer in layers[level.start : end]),
+        )
+        for level, end in zip(levels, ends, strict=True)
+    )
+    return PrefillCount(counter.get_total_flops(), cache)
+
+
+@contextmanager
+def _shortened(layers: nn.ModuleList, levels: Sequence[Level]) -> Iterator[None]:
+    """Give every level's first layer, and those after it, its number of tokens."""
+    hooks = [
+        layer.register_forward_pre_hook(_shorten(level.tokens), with_kwargs=True)
+        for level in levels
+        for layer in list(layers)[level.start :]
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _shorten(tokens: int) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], Any]:
+    """A hook that leaves a layer the first `tokens` of what it gets; which ones does not change counts."""
+
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        cos, sin = kwargs["position_embeddings"]
+        changed = {
+            "position_embeddings": (cos[:, :tokens], sin[:, :tokens]),
+            "position_ids": kwargs["position_ids"][:, :tokens],
+        }
+        return (args[0][:, :tokens], *args[1:]), {**kwargs, **changed}
+
+    return hook
