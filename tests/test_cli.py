@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 import holitom
 from holitom.cli import BUNDLED_MODEL, DEMO_VIDEO, main
+from holitom.methods import METHODS
 
 SOURCE = Path(holitom.__file__).parents[1]
 
@@ -147,6 +148,24 @@ def test_full_tokens_alone(run, checkpoint: Path) -> None:
     assert only[1]["visual_tokens"] == 4 * 49 + 1
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_answers(run, checkpoint: Path, name: str) -> None:
+    common = ("--model", checkpoint, "--json", "--frames", 8, "--retain", 0.5, "--max-new-tokens", 2)
+    result = run("ask", "--method", name, *common)
+    assert result.code == 0, result.err
+    (report,) = json.loads(result.out)["runs"].items()
+    assert report[0] == name
+    assert report[1]["kv_cache_bytes"] < report[1]["kv_cache_bytes_full"]
+
+
+def test_an_outer_method_with_holitoms_inner_merging(run, checkpoint: Path) -> None:
+    common = ("--model", checkpoint, "--json", "--frames", 8, "--retain", 0.5, "--max-new-tokens", 2)
+    outer, both = (run("ask", "--method", "evs", *common, *more) for more in [(), ("--inner",)])
+    alone, combined = (json.loads(result.out)["runs"]["evs"] for result in (outer, both))
+    assert alone["visual_tokens"] == combined["visual_tokens"] == 8 * 49 // 2 + 1
+    assert combined["kv_cache_bytes"] < alone["kv_cache_bytes"]
+
+
 def test_outer_merging_alone(run, checkpoint: Path) -> None:
     inner = run("ask", "--model", checkpoint, "--json", "--frames", 8)
     outer = run("ask", "--model", checkpoint, "--json", "--frames", 8, "--no-inner")
@@ -226,7 +245,9 @@ def test_help_is_light() -> None:
         (("--threshold", "-7"), "similarity_threshold must be"),
         (("--frames", "0"), "frames must be at least 1, not 0"),
         (("--max-new-tokens", "0"), "max-new-tokens must be at least 1"),
-        (("--method", "magic"), "Invalid value for '--method'"),
+        (("--method", "dycoke", "--retain", "0.1"), "retain_ratio must be in [0.25, 1], got 0.1"),
+        (("--method", "evs", "--threshold", "0.5"), "evs has no setting 'similarity_threshold'"),
+        (("--method", "magic"), "unknown method 'magic'; known: holitom, random, uniform"),
         (("--model", "./nowhere"), "model ./nowhere: no such folder"),
         (("--model", DEMO_VIDEO), "no such folder"),
         (("--dtype", "int8"), "dtype must be"),

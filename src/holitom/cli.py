@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import sys
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +17,7 @@ from rich.console import Console
 # Only what --help needs is imported up here: torch and transformers take seconds.
 from holitom import __version__
 from holitom.errors import HolitomError, SettingsError
+from holitom.methods.registry import METHODS, get_method
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -48,13 +48,6 @@ app.add_typer(bench, name="bench")
 notes = Console(stderr=True, highlight=False, markup=False)
 
 
-class MethodName(str, Enum):
-    """What can be put between the video and the language model."""
-
-    holitom = "holitom"
-    full = "full"
-
-
 def _show_version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"holitom {__version__}")
@@ -80,15 +73,26 @@ def ask(
         str | None,
         typer.Option(help="A checkpoint's folder or Hugging Face id. [default: the bundled tiny model]"),
     ] = None,
-    method: Annotated[MethodName, typer.Option(help="How to merge; 'full' keeps every token.")] = (
-        MethodName.holitom
-    ),
-    retain: Annotated[float, typer.Option(help="Share of visual tokens to keep, in (0, 1].")] = 0.1,
+    method: Annotated[
+        str, typer.Option(help=f"How to merge: {', '.join(METHODS)}; 'full' keeps every token.")
+    ] = "holitom",
+    retain: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of visual tokens to keep, in (0, 1]. [default: the method's; 0.1 as a rule]"
+        ),
+    ] = None,
     threshold: Annotated[
         float | None,
-        typer.Option(help="Similarity above which a token is static. [default: 0.65 up to 10%, else 0.8]"),
+        typer.Option(help="Similarity above which a token is static (holitom, prunevid). [default: its own]"),
     ] = None,
-    inner: Annotated[bool, typer.Option(help="Also merge inside the language model.")] = True,
+    inner: Annotated[
+        bool | None,
+        typer.Option(
+            "--inner/--no-inner",
+            help="With or without HoliTom's merging inside the language model. [default: with, for holitom]",
+        ),
+    ] = None,
     frames: Annotated[
         int | None, typer.Option(help="Frames to sample. [default: 16 for the bundled model, else 32]")
     ] = None,
@@ -113,9 +117,8 @@ def ask(
     wanted = frames if frames is not None else USUAL_FRAMES if model else BUNDLED_FRAMES
 
     settings: dict[str, Any] = {"retain_ratio": retain, "similarity_threshold": threshold}
-    if not inner:
-        settings["inner_drop"] = None
-    runs = _methods(method, settings, compare)
+    settings = {name: value for name, value in settings.items() if value is not None}
+    runs = _methods(method, settings, inner, compare)
     clip = _read_video(video, wanted)
     answers = _answer(runs, clip, question, name, dtype, device, max_new_tokens)
 
@@ -128,19 +131,23 @@ def ask(
         _note(str(next(iter(answers.values())).report))
 
 
-def _methods(name: MethodName, settings: dict[str, Any], compare: bool) -> dict[str, Method]:
+def _methods(name: str, settings: dict[str, Any], inner: bool | None, compare: bool) -> dict[str, Method]:
     """What is to be run, by its name; full tokens first, so that they are the left column."""
     from holitom.methods import HoliTom, Method
 
     full: dict[str, Method] = {"full": Method(retain_ratio=1)}
-    chosen: dict[str, Method] = {"holitom": HoliTom(**settings)}
-    if name is MethodName.full:
+    if name == "full":
         if compare:
             raise SettingsError(
                 "--compare sets a method beside full tokens; with --method full there is none"
             )
         return full
-    return full | chosen if compare else chosen
+    if name == "holitom" and inner is False:
+        settings = {**settings, "inner_drop": None}
+    chosen = get_method(name, **settings)
+    if name != "holitom" and inner:
+        chosen = chosen.with_inner(HoliTom())
+    return full | {name: chosen} if compare else {name: chosen}
 
 
 def _read_video(path: Path, frames: int) -> Video:

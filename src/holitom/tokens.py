@@ -16,11 +16,14 @@ class VideoTokens:
         importance: `[T, N]` float32: attention that each token receives in the vision tower's last
             layer, averaged over heads and queries, pooled as the features are (HoliTom, section 3.2).
         grid: `(rows, columns)` of one frame, `rows * columns == N`.
+        keys: `[T, N, d]`: keys of the vision tower's last layer, averaged over heads, pooled as the
+            features are; None where the method needs none.
     """
 
     features: Tensor
     importance: Tensor
     grid: tuple[int, int]
+    keys: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from holitom.ops import clustering
-from holitom.ops.clustering import dpc_knn
+from holitom.ops.clustering import dpc_knn, join_most_similar
 
 
 def by_definition(group: Tensor, budget: int, knn: int, weight: float) -> tuple[list[int], Tensor, list[int]]:
@@ -90,3 +90,19 @@ def test_little_memory_gives_the_same_clusters(monkeypatch: pytest.MonkeyPatch) 
     piecewise = dpc_knn(tokens, sizes, budgets)
     assert torch.equal(whole.centers, piecewise.centers)
     torch.testing.assert_close(whole.features, piecewise.features)
+
+
+def test_plain_means_of_clusters() -> None:
+    points = torch.tensor([[0.0], [1.0], [2.0], [50.0], [52.0]])
+    clusters = dpc_knn(points, np.array([5]), np.array([2]), center_weight=None)
+    assert clusters.features.flatten().tolist() == [1.0, 51.0]
+    assert clusters.owner.tolist() == [0, 0, 0, 1, 1]
+
+
+def test_joining_the_most_similar_head_of_the_group() -> None:
+    angle = torch.deg2rad(torch.tensor([0.0, 10, 80, 90, 0, 60, 85]))
+    tokens = torch.stack([angle.cos(), angle.sin()], dim=-1) * torch.arange(1.0, 8)[:, None]
+    heads = torch.tensor([0, 3, 4])  # of groups of 4 and 3 tokens; 0 degrees of the other group is no offer
+    sizes, counts = np.array([4, 3]), np.array([2, 1])
+    assert join_most_similar(tokens, sizes, heads, counts).tolist() == [0, 0, 1, 1, 2, 2, 2]
+    assert join_most_similar(torch.zeros(7, 2), sizes, heads, counts).tolist() == [0, 0, 0, 1, 2, 2, 2]

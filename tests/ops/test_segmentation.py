@@ -9,7 +9,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from holitom.ops.segmentation import best_segments, neighbour_similarity, static_counts, static_until
+from holitom.ops.segmentation import (
+    best_segments,
+    neighbour_similarity,
+    segments_between,
+    static_counts,
+    static_until,
+)
 
 Segments = list[tuple[int, int]]
 
@@ -92,3 +98,9 @@ def test_similarity_is_the_cosine_of_neighbours_in_float32(dtype: torch.dtype) -
 
 def test_black_frames_are_similar_to_nothing() -> None:
     assert neighbour_similarity(torch.zeros(3, 2, 4)).tolist() == [[0, 0], [0, 0]]
+
+
+def test_segments_between_cuts() -> None:
+    assert segments_between(np.array([False, True, True, False])) == [(0, 1), (2, 2), (3, 4)]
+    assert segments_between(np.array([], dtype=bool)) == [(0, 0)]
+    assert segments_between(np.array([True])) == [(0, 0), (1, 1)]

@@ -17,6 +17,7 @@ class EveryOther(Method):
 
     step: int = 2
     layers: tuple[int, ...] = ()
+    own_attention: bool = False
     needs_importance: ClassVar[bool] = False
 
     def merge(self, video: VideoTokens) -> MergedTokens:
@@ -32,7 +33,7 @@ class EveryOther(Method):
         )
 
     def inner(self, num_layers: int) -> tuple[Any, ...]:
-        return tuple(DropHalf(layer) for layer in self.layers)
+        return tuple(DropHalf(layer, self.own_attention) for layer in self.layers)
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class DropHalf:
     """Keeps the more attended half, and marks it so that forgetting the new features would be seen."""
 
     layer: int
+    own_attention: bool = False
 
     def keep(self, visual: int) -> int:
         return visual - visual // 2
@@ -85,7 +87,8 @@ def reference_logits(
         for one, frames in zip(pooled, pixels, strict=True):
             features = one[:-1].view(len(frames), -1, one.shape[-1])
             side = int(features.shape[1] ** 0.5)
-            video = VideoTokens(features, reference_importance(model, frames), (side, side))
+            importance, keys = reference_vision(model, frames)
+            video = VideoTokens(features, importance, (side, side), keys)
             sent.append(torch.cat([method.merge(video).features, one[-1:]]))
 
     parts, videos = [], iter(sent)
@@ -128,6 +131,12 @@ def reference_logits(
             dropped: set[int] = set()
             for turn, (vis, last) in enumerate(zip(groups, lasts, strict=True)):
                 if len(vis):
+                    if stages[index].own_attention:  # earlier turns are merged already
+                        now = torch.tensor([i for i in range(len(hidden)) if i not in dropped])
+                        weights = torch.zeros(len(hidden), len(hidden))
+                        weights[now[:, None], now] = attend(trunk, layer, hidden[now], position[now])[0].mean(
+                            0
+                        )
                     kept, features = stages[index](hidden[vis], weights[last, vis])
                     hidden = hidden.index_copy(0, vis[kept], features)
                     dropped |= set(vis.tolist()) - set(vis[kept].tolist())
@@ -137,25 +146,33 @@ def reference_logits(
             hidden, position = hidden[stay], position[stay]
             groups = [torch.tensor([new[i] for i in vis.tolist()], dtype=torch.long) for vis in groups]
             lasts = [new[last] for last in lasts]
-        attention = layer.self_attn
-        cos, sin = trunk.language_model.rotary_emb(hidden[None], position[None])
-        normed = layer.input_layernorm(hidden)
-        heads = [p(normed).view(len(hidden), -1, attention.head_dim).transpose(0, 1) for p in
-                 (attention.q_proj, attention.k_proj, attention.v_proj)]  # fmt: skip
-        q, k, v = rotate(heads[0], cos[0], sin[0]), rotate(heads[1], cos[0], sin[0]), heads[2]
-        k, v = (x.repeat_interleave(len(q) // len(k), dim=0) for x in (k, v))
-        logits = (q @ k.transpose(1, 2)) * attention.head_dim**-0.5
-        ahead = torch.ones(logits.shape[1:], dtype=torch.bool).triu(1)
-        scores = logits.masked_fill(ahead, float("-inf")).softmax(-1)
+        scores, v = attend(trunk, layer, hidden, position)
         weights = scores.mean(0)
-        hidden = hidden + attention.o_proj((scores @ v).transpose(0, 1).flatten(1))
+        hidden = hidden + layer.self_attn.o_proj((scores @ v).transpose(0, 1).flatten(1))
         hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
     return model.lm_head(trunk.language_model.norm(hidden))[lasts[-1] :]
 
 
+def attend(trunk: Any, layer: Any, hidden: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
+    """Attention `[heads, L, L]` of `layer` for its input `hidden` `[L, D]`, and values `[heads, L, d]`."""
+    attention = layer.self_attn
+    cos, sin = trunk.language_model.rotary_emb(hidden[None], position[None])
+    normed = layer.input_layernorm(hidden)
+    heads = [p(normed).view(len(hidden), -1, attention.head_dim).transpose(0, 1) for p in
+             (attention.q_proj, attention.k_proj, attention.v_proj)]  # fmt: skip
+    q, k, v = rotate(heads[0], cos[0], sin[0]), rotate(heads[1], cos[0], sin[0]), heads[2]
+    k, v = (x.repeat_interleave(len(q) // len(k), dim=0) for x in (k, v))
+    logits = (q @ k.transpose(1, 2)) * attention.head_dim**-0.5
+    ahead = torch.ones(logits.shape[1:], dtype=torch.bool).triu(1)
+    return logits.masked_fill(ahead, float("-inf")).softmax(-1), v
+
+
 @torch.no_grad()
-def reference_importance(model: Any, frames: Tensor) -> Tensor:
-    """Importance `[T, N]` of one video's `frames` `[T, C, H, W]`, from full attention matrices."""
+def reference_vision(model: Any, frames: Tensor) -> tuple[Tensor, Tensor]:
+    """Importance `[T, N]` and keys `[T, N, d]` of one video's `frames` `[T, C, H, W]`.
+
+    From full attention matrices of the last layer, pooled here.
+    """
     tower = model.model.vision_tower
     tower = getattr(tower, "vision_model", tower)
     hidden = tower.embeddings(frames)
@@ -169,10 +186,20 @@ def reference_importance(model: Any, frames: Tensor) -> Tensor:
     weights = (q.float() @ k.float().transpose(2, 3) * attention.head_dim**-0.5).softmax(-1)
     received = weights.mean(1).mean(1)
     side = int(received.shape[1] ** 0.5)
-    pooled = torch.nn.functional.interpolate(
-        received.view(len(frames), 1, side, side), size=[-(-side // 2)] * 2, mode="bilinear"
-    )
-    return pooled.flatten(1)
+
+    def pool(values: Tensor) -> Tensor:
+        """`[T, P, c]` to `[T, N, c]`."""
+        picture = values.transpose(1, 2).unflatten(2, (side, side))
+        pooled = torch.nn.functional.interpolate(picture, size=[-(-side // 2)] * 2, mode="bilinear")
+        return pooled.flatten(2).transpose(1, 2)
+
+    return pool(received[..., None])[..., 0], pool(sum(k.unbind(1)) / attention.num_heads)
+
+
+@torch.no_grad()
+def reference_importance(model: Any, frames: Tensor) -> Tensor:
+    """Importance `[T, N]` alone."""
+    return reference_vision(model, frames)[0]
 
 
 @torch.no_grad()

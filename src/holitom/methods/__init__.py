@@ -1,6 +1,60 @@
-"""One file a paper: its hyper-parameters, and what it does with a video's tokens."""
+"""One file a paper: its hyper-parameters, and what it does with a video's tokens.
 
-from holitom.methods.base import InnerStage, Method
-from holitom.methods.holitom import HoliTom
+Names load on first use, so that asking which methods there are loads none of them.
+"""
 
-__all__ = ["HoliTom", "InnerStage", "Method"]
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from holitom.methods.registry import METHODS, get_method, method_class
+
+if TYPE_CHECKING:
+    from holitom.methods.base import InnerStage, Method
+    from holitom.methods.combined import Combined
+    from holitom.methods.dycoke import DyCoke
+    from holitom.methods.evs import EVS
+    from holitom.methods.fastv import FastV
+    from holitom.methods.fastvid import FastVID
+    from holitom.methods.flashvid import FlashVID
+    from holitom.methods.floors import Random, Uniform
+    from holitom.methods.holitom import HoliTom
+    from holitom.methods.pdrop import PyramidDrop
+    from holitom.methods.prunevid import PruneVid
+    from holitom.methods.vidcom2 import VidCom2
+    from holitom.methods.visionzip import VisionZip
+
+_HOME = {
+    "Combined": "holitom.methods.combined",
+    "InnerStage": "holitom.methods.base",
+    "Method": "holitom.methods.base",
+} | {name: module for module, _, name in (row.partition(":") for row in METHODS.values())}
+
+__all__ = [
+    "EVS",
+    "METHODS",
+    "Combined",
+    "DyCoke",
+    "FastV",
+    "FastVID",
+    "FlashVID",
+    "HoliTom",
+    "InnerStage",
+    "Method",
+    "PruneVid",
+    "PyramidDrop",
+    "Random",
+    "Uniform",
+    "VidCom2",
+    "VisionZip",
+    "get_method",
+    "method_class",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_HOME[name]), name)
+    return value

@@ -25,6 +25,11 @@ class InnerStage(Protocol):
     def layer(self) -> int:
         """0-based: the stage acts on the hidden states that enter this layer."""
 
+    @property
+    def own_attention(self) -> bool:
+        """Whether the attention that ranks is `layer`'s own, worked out before it runs; else it is read in
+        the layer before."""
+
     def keep(self, visual: int) -> int:
         """How many of `visual` tokens remain: known to the host, monotone, at least 0."""
 
@@ -33,8 +38,8 @@ class InnerStage(Protocol):
 
         Args:
             hidden: `[V, D]`: the visual tokens that enter `layer`.
-            attention: `[V]`: the attention that the last query gave them in `layer - 1`, averaged
-                over heads.
+            attention: `[V]`: the attention that the last query gave them in `layer - 1` (or gives them
+                in `layer`, see `own_attention`), averaged over heads.
 
         Returns:
             Indices of the `keep(V)` kept tokens, ascending, and their features `[keep(V), D]`.
@@ -60,8 +65,26 @@ class Method:
     needs_importance: ClassVar[bool] = False
     """Whether `merge` reads `VideoTokens.importance`; only then is the vision tower's attention read."""
 
+    needs_keys: ClassVar[bool] = False
+    """Whether `merge` reads `VideoTokens.keys`; only then are the vision tower's keys read."""
+
+    count_varies: ClassVar[bool] = False
+    """Whether the number of tokens that `merge` returns depends on what the video shows."""
+
     def __post_init__(self) -> None:
         require("retain_ratio", self.retain_ratio, "a number in (0, 1]", lambda r: 0 < r <= 1)
+
+    def merged_count(self, frames: int, tokens: int) -> int:
+        """How many tokens `merge` returns for `frames` of `tokens` each, whatever they show.
+
+        Raises:
+            SettingsError: the count depends on what the video shows, or the budget cannot be met.
+        """
+        if self.count_varies:
+            raise SettingsError(
+                f"how many tokens {type(self).__name__} keeps depends on what the video shows"
+            )
+        return frames * tokens
 
     def merge(self, video: VideoTokens) -> MergedTokens:
         """The outer stage: the tokens that one video sends into the language model."""
@@ -79,6 +102,12 @@ class Method:
     def inner(self, num_layers: int) -> tuple[InnerStage, ...]:
         """The stages inside a language model of `num_layers` layers, by rising layer."""
         return ()
+
+    def with_inner(self, inside: Method) -> Method:
+        """What it merges before the language model, with the inner stages of `inside` in it."""
+        from holitom.methods.combined import Combined
+
+        return Combined(self, inside)
 
     def __call__(self, model: Any) -> AbstractContextManager[Run]:
         """Switch the method on for `model` inside a `with` block."""

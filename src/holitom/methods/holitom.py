@@ -8,7 +8,7 @@ of the visual tokens are merged into the other half.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -16,8 +16,8 @@ from torch import Tensor
 
 from holitom.errors import SettingsError
 from holitom.methods.base import InnerStage, Method, require
-from holitom.ops.budgets import largest_remainder
-from holitom.ops.clustering import dpc_knn
+from holitom.methods.parts import Part, assemble, clustered, unchanged
+from holitom.ops.budgets import exact_total, largest_remainder
 from holitom.ops.host import to_device
 from holitom.ops.merging import merge_into_most_similar, most_attended
 from holitom.ops.ragged import Sizes, compact, run_means, top_mask
@@ -94,7 +94,7 @@ class HoliTom(Method):
         """
         if self.budget != "exact":
             raise SettingsError(f'merged_count needs budget="exact", got budget={self.budget!r}')
-        return max(1, round(self.retain_ratio * frames * tokens))
+        return exact_total(self.retain_ratio, frames, tokens)
 
     def merge(self, video: VideoTokens) -> MergedTokens:
         """Stages 1 to 5, with one device synchronisation whatever the video's length."""
@@ -119,23 +119,9 @@ class HoliTom(Method):
         if plan.contextual.any():
             parts.append(self._contextual(video, ~(static | chosen) & (contextual > 0), plan))
 
-        # Stage 5: each part is in order of frame and position, so ordering their union by frame alone
-        # gives a segment's static tokens first, then each frame's important and contextual ones.
-        at = torch.cat([part.at for part in parts])
-        frame, order = torch.sort(at // tokens, stable=True)
-        at, place = at[order], torch.split(order.argsort(), [len(part.at) for part in parts])
-        features = video.features.flatten(0, 1)[at]
-        for where, part in zip(place, parts, strict=True):
-            if part.merged is not None:
-                features.index_copy_(0, where, part.merged)
-        return MergedTokens(
-            features=features,
-            frame=frame,
-            position=at % tokens,
-            size=torch.cat([part.size for part in parts])[order],
-            segments=segments,
-            stages={"temporal": frames * tokens - pruned + plan.unmerged, "spatial": len(at)},
-        )
+        # Stage 5: a segment's static tokens first, then each frame's important and contextual ones.
+        stages = {"temporal": frames * tokens - pruned + plan.unmerged}
+        return assemble(video, parts, segments=segments, stages=stages)
 
     def inner(self, num_layers: int) -> tuple[InnerStage, ...]:
         """Stage 6, once, at `inner_layer`.
@@ -188,26 +174,22 @@ class HoliTom(Method):
         score = video.importance.masked_fill(~repeats, -torch.inf)
         return top_mask(score.view(1, -1), plan.unmerged).view_as(repeats)
 
-    def _important(self, chosen: Tensor, plan: Plan) -> _Part:
+    def _important(self, chosen: Tensor, plan: Plan) -> Part:
         """Stage 4, dynamic: each frame's most important tokens, kept as they are."""
         at = compact(chosen, int(plan.important.sum()) + plan.unmerged)
-        return _Part(at, torch.ones_like(at), None)
+        return unchanged(at)
 
-    def _contextual(self, video: VideoTokens, rest: Tensor, plan: Plan) -> _Part:
+    def _contextual(self, video: VideoTokens, rest: Tensor, plan: Plan) -> Part:
         """Stage 4, dynamic: cluster centres among each frame's other tokens (none at ratio 0)."""
         spends = plan.contextual > 0
         sizes = (plan.dynamic - plan.important)[spends]
         at = compact(rest, int(sizes.sum()))
-        clusters = dpc_knn(
-            video.features.flatten(0, 1)[at],
-            sizes,
-            plan.contextual[spends],
-            knn=self.knn,
-            center_weight=self.center_weight,
+        tokens = video.features.flatten(0, 1)[at]
+        return clustered(
+            tokens, at, sizes, plan.contextual[spends], knn=self.knn, center_weight=self.center_weight
         )
-        return _Part(at[clusters.centers], clusters.size, clusters.features.to(video.features.dtype))
 
-    def _static(self, video: VideoTokens, heads: Tensor, unmerged: Tensor | None, plan: Plan) -> _Part:
+    def _static(self, video: VideoTokens, heads: Tensor, unmerged: Tensor | None, plan: Plan) -> Part:
         """Stages 3 and 4, static: averages over each segment, then cluster centres among them."""
         lives = plan.centers > 0  # the others' static tokens are dropped, so they need no average
         sizes = plan.static[lives]
@@ -221,10 +203,15 @@ class HoliTom(Method):
             skip=None if unmerged is None else unmerged.flatten(),
             skipped=plan.unmerged,
         )
-        clusters = dpc_knn(means, sizes, plan.centers[lives], knn=self.knn, center_weight=self.center_weight)
-        # All the averages of a segment are over as many tokens, or else none of them is clustered.
-        size = clusters.size * averaged[clusters.centers]
-        return _Part(at[clusters.centers], size, clusters.features.to(video.features.dtype))
+        return clustered(
+            means,
+            at,
+            sizes,
+            plan.centers[lives],
+            knn=self.knn,
+            center_weight=self.center_weight,
+            standing_for=averaged,
+        )
 
 
 @dataclass(frozen=True)
@@ -238,6 +225,8 @@ class MergeInside:
 
     layer: int
     drop: float
+
+    own_attention: ClassVar[bool] = False
 
     def keep(self, visual: int) -> int:
         """`round(V * (1 - drop))` of `visual` tokens."""
@@ -292,17 +281,6 @@ class Plan:
         shows = (opens == np.arange(frames)) & (self.centers > 0).repeat(self.length)
         table = np.stack([opens, closes, shows, self.important, self.contextual])
         return to_device(table[:, :, None], device).unbind()
-
-
-class _Part(NamedTuple):
-    """Surviving tokens of one kind, by frame and position: `at` is their place `t * N + n`.
-
-    `merged` are their features where they differ from what the video has there.
-    """
-
-    at: Tensor
-    size: Tensor
-    merged: Tensor | None
 
 
 # The layers that the paper names; other depths take the 7B model's in proportion.

@@ -55,13 +55,24 @@ class Adapter(ABC):
         """Attention received in the last vision layer, `[F, P]` float32, from its input `[F, P, D]`."""
 
     @abstractmethod
-    def videos(self, encoded: Any, arguments: dict[str, Any], importance: Tensor | None) -> list[VideoTokens]:
+    def keys(self, hidden: Tensor) -> Tensor:
+        """Keys of the last vision layer, averaged over heads, `[F, P, d]`, from its input `[F, P, D]`."""
+
+    @abstractmethod
+    def videos(
+        self,
+        encoded: Any,
+        arguments: dict[str, Any],
+        importance: Tensor | None,
+        keys: Tensor | None = None,
+    ) -> list[VideoTokens]:
         """The videos that one call of `get_video_features` has encoded.
 
         Args:
             encoded: what the call returned.
             arguments: its arguments by name.
             importance: `[F, P]` of all frames, or None where the method needs none (then it is all zero).
+            keys: `[F, P, d]` of all frames, or None where the method needs none.
         """
 
     @abstractmethod
@@ -71,6 +82,12 @@ class Adapter(ABC):
     @abstractmethod
     def slots(self, video: VideoTokens) -> int:
         """How many placeholders `video` has in the prompt, separators included."""
+
+    def attention_input(self, layer: nn.Module, hidden: Tensor) -> Tensor:
+        """What the attention of decoder `layer` gets when `hidden` `[B, S, D]` enters the layer."""
+        decoder_layer: Any = layer
+        normed: Tensor = decoder_layer.input_layernorm(hidden)
+        return normed
 
     @abstractmethod
     def query(self, attention: nn.Module, hidden: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:

@@ -62,18 +62,32 @@ class LlavaOnevision(Adapter):
             received.append(received_attention(query, key, attention.scale))
         return torch.cat(received)
 
-    def videos(self, encoded: Any, arguments: dict[str, Any], importance: Tensor | None) -> list[VideoTokens]:
+    def keys(self, hidden: Tensor) -> Tensor:
+        attention: Any = self.vision_attention
+        keys: Tensor = attention.k_proj(hidden).unflatten(-1, (attention.num_heads, -1))
+        return keys.mean(dim=2)
+
+    def videos(
+        self,
+        encoded: Any,
+        arguments: dict[str, Any],
+        importance: Tensor | None,
+        keys: Tensor | None = None,
+    ) -> list[VideoTokens]:
         count, frames = arguments["pixel_values_videos"].shape[:2]
         tokens = encoded.pooler_output[:, :-1]  # the last one is the newline
         features = tokens.reshape(count, frames, -1, tokens.shape[-1])
+        # The model's own pooling, so importance and keys are interpolated exactly as the features are.
         if importance is not None:
-            # The model's own pooling, so importance is interpolated exactly as the features are.
-            pooled = self._pool(importance[..., None]).reshape(count, frames, -1)
+            importance = self._pool(importance[..., None]).reshape(count, frames, -1)
+        if keys is not None:
+            keys = self._pool(keys).reshape(count, frames, -1, keys.shape[-1])
         return [
             VideoTokens(
                 features=video,
-                importance=self.no_importance(video) if importance is None else pooled[index],
+                importance=self.no_importance(video) if importance is None else importance[index],
                 grid=self._grid,
+                keys=None if keys is None else keys[index],
             )
             for index, video in enumerate(features)
         ]

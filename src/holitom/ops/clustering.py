@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from holitom.ops.host import to_device
@@ -26,15 +27,17 @@ class Clusters:
     centers: `[C]` int64, ascending: the tokens that became centres.
     features: `[C, D]` float32: each centre merged with those that joined it.
     size: `[C]` int64: how many tokens each stands for, itself included.
+    owner: `[P]` int64: the centre `0..C-1` that each token belongs to.
     """
 
     centers: Tensor
     features: Tensor
     size: Tensor
+    owner: Tensor
 
 
 def dpc_knn(
-    tokens: Tensor, sizes: Sizes, budgets: Sizes, *, knn: int = 7, center_weight: float = 0.6
+    tokens: Tensor, sizes: Sizes, budgets: Sizes, *, knn: int = 7, center_weight: float | None = 0.6
 ) -> Clusters:
     """Choose `budgets[g]` centres in each group and merge every other token into its nearest one.
 
@@ -44,6 +47,7 @@ def dpc_knn(
         budgets: `[G]` on the host: centres of each group, `1 <= budgets[g] <= sizes[g]`.
         knn: neighbours that a density averages over (fewer where the budget is smaller).
         center_weight: the centre's share of its cluster; the mean of those that joined has the rest.
+            None: the plain mean of the cluster.
     """
     points = tokens.float()
     batches = [_assign(points, sizes, budgets, batch, knn) for batch in _batches(sizes, points.shape[1])]
@@ -51,10 +55,38 @@ def dpc_knn(
     centers = compact(is_center, int(budgets.sum()))
 
     bags = gather_bags(centers, owner)
-    of_center = torch.where(bags.size == 1, 1.0, center_weight)  # a centre that none joins stays
-    of_joined = (1.0 - center_weight) / (bags.size - 1)
-    features = bags.weighted_sum(points, torch.where(bags.rank == 0, of_center, of_joined))
-    return Clusters(centers=centers, features=features, size=bags.count)
+    features = bags.weighted_sum(points, bags.shares(center_weight))
+    return Clusters(centers=centers, features=features, size=bags.count, owner=owner)
+
+
+def join_most_similar(tokens: Tensor, sizes: Sizes, heads: Tensor, counts: Sizes) -> Tensor:
+    """Give every token to the most cosine-similar head of its group; of equals to the first.
+
+    Args:
+        tokens: `[P, D]`: the groups one after another; computed with in float32.
+        sizes: `[G]` on the host: tokens of each group; `G >= 1`.
+        heads: `[C]` int64, ascending: the tokens that others join.
+        counts: `[G]` on the host: heads of each group, from 1 up.
+
+    Returns:
+        `[P]` int64: the head `0..C-1` of each token; a head's is itself.
+    """
+    unit = F.normalize(tokens.detach().float(), dim=-1)
+    joined = [_joined(unit, sizes, heads, counts, batch) for batch in _batches(sizes, unit.shape[1])]
+    return torch.cat(joined).index_copy(0, heads, torch.arange(len(heads), device=heads.device))
+
+
+def _joined(unit: Tensor, sizes: Sizes, heads: Tensor, counts: Sizes, batch: slice) -> Tensor:
+    """Owners in one batch of groups, padded to the most tokens and the most heads of any."""
+    index = np.stack([sizes, counts, sizes.cumsum() - sizes, counts.cumsum() - counts])[:, batch, None]
+    size, count, first_token, first_head = to_device(index, unit.device).unbind()  # [G, 1] each
+    slot = torch.arange(int(sizes[batch].max()), device=unit.device)
+    head = torch.arange(int(counts[batch].max()), device=unit.device)
+    real, offered = slot < size, head < count
+    padded = unit[first_token + slot * real]
+    similarity = torch.bmm(padded, unit[heads[first_head + head * offered]].mT)  # [G, m, c]
+    nearest = similarity.masked_fill(~offered[:, None, :], -torch.inf).argmax(-1)
+    return (first_head + nearest).flatten()[compact(real, int(sizes[batch].sum()))]
 
 
 def _batches(sizes: Sizes, width: int) -> Iterator[slice]:

@@ -94,6 +94,18 @@ class Bags:
     start: Tensor
     count: Tensor
 
+    def shares(self, head: float | Tensor | None) -> Tensor:
+        """`[P]`, by place: what each member counts for in its bag's mean.
+
+        Args:
+            head: the head's share, one for all or by place (`[P]`); those that joined split the rest evenly,
+                and a head that none joined has all. None: every member counts alike.
+        """
+        if head is None:
+            return 1.0 / self.size
+        of_head = torch.where(self.size == 1, 1.0, head)
+        return torch.where(self.rank == 0, of_head, (1.0 - head) / (self.size - 1))
+
     def weighted_sum(self, tokens: Tensor, weight: Tensor) -> Tensor:
         """`[C, D]`: each bag's sum of `tokens` (`[P, D]`) times `weight` (`[P]`, by place)."""
         return F.embedding_bag(

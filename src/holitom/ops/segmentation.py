@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from holitom.ops.host import to_host
+from holitom.ops.ragged import top_mask
 
 Counts = npt.NDArray[np.int64]
 
@@ -115,3 +116,29 @@ def best_segments(counts: Counts) -> tuple[list[tuple[int, int]], int]:
         segments.append((end - int(length[end]), end - 1))
         end -= int(length[end])
     return segments[::-1], int(best[frames])
+
+
+def segments_between(cuts: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """First and last frame (inclusive) of each segment.
+
+    Args:
+        cuts: `[T - 1]`: whether frame `t + 1` begins a new one.
+    """
+    first = [0, *map(int, np.flatnonzero(cuts) + 1)]
+    return list(zip(first, [*(frame - 1 for frame in first[1:]), len(cuts)], strict=True))
+
+
+def cut_scenes(features: Tensor, threshold: float, least: int) -> list[tuple[int, int]]:
+    """Dynamic segmentation (FastVID, arXiv 2503.11187): cut where consecutive frames differ.
+
+    A cut falls where the frames' mean features are less cosine-similar than `threshold`, and at the
+    `least - 1` least similar places in any case; of equals at the first. One device synchronisation.
+
+    Args:
+        features: `[T, N, D]`, any floating dtype.
+        threshold: similarity below which there is a cut.
+        least: segments that there are at least, frames permitting.
+    """
+    similarity = neighbour_similarity(features.float().mean(1, keepdim=True)).flatten()
+    cuts = top_mask(-similarity[None], least - 1)[0] | (similarity < threshold)
+    return segments_between(to_host(cuts))

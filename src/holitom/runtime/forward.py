@@ -64,18 +64,21 @@ class Forward:
     _attention: Tensor | None = None
     overrides: Kwargs = field(default_factory=dict)
 
-    def extend(self, level: int, added: Tensor | None, columns: int) -> Tensor | None:
+    def extend(self, level: int, added: Tensor | None, columns: int) -> None:
         """Add columns to the mask of `level`: `added` `[B, columns]`, or None where all are tokens."""
+        self.masks[level] = self._extended(level, added, columns)
+
+    def _extended(self, level: int, added: Tensor | None, columns: int) -> Tensor | None:
         mask, layer = self.masks[level], self.starts[level]
-        if mask is not None or added is not None:
-            rows, device = self.position.shape[0], self.position.device
-            held = 0 if self.cache is None else self.cache.held(layer)
-            if mask is None:
-                mask = torch.ones(rows, held, dtype=torch.bool, device=device)
-            if added is None:
-                added = torch.ones(rows, columns, dtype=torch.bool, device=device)
-            self.masks[level] = torch.cat([mask.to(device), added.to(device)], dim=1)
-        return self.masks[level]
+        if mask is None and added is None:
+            return None
+        rows, device = self.position.shape[0], self.position.device
+        held = 0 if self.cache is None else self.cache.held(layer)
+        if mask is None:
+            mask = torch.ones(rows, held, dtype=torch.bool, device=device)
+        if added is None:
+            added = torch.ones(rows, columns, dtype=torch.bool, device=device)
+        return torch.cat([mask.to(device), added.to(device)], dim=1)
 
     def spare(self, rows: list[int]) -> None:
         """Keep the last video token of `rows` out of inner merging: it ends the prompt and asks."""
@@ -110,28 +113,61 @@ class Forward:
         return hidden
 
     def leave_attention(self, layer: int, attention: nn.Module, kwargs: Kwargs) -> None:
-        """Read what the merge at the next layer needs: the query's attention to this forward's tokens."""
-        hidden, (cos, sin) = kwargs["hidden_states"], kwargs["position_embeddings"]
-        width = hidden.shape[1]
-        at = slice(width - 1 - self.query, width - self.query)
-        query = self.adapter.query(attention, hidden[:, at], (cos[:, at], sin[:, at]))[:, :, 0]
+        """Read what the merge at the next layer needs, before the cache of `layer` is left behind."""
+        hidden, rotary = kwargs["hidden_states"], kwargs["position_embeddings"]
         if self.cache is None:
-            key = self.adapter.key(attention, hidden, (cos, sin))
+            key = self.adapter.key(attention, hidden, rotary)
         else:
             key = self.cache.keys(layer).to(hidden.device)
         visible = self.masks[bisect_right(self.starts, layer) - 1]
+        self._attention = self._asked(attention, hidden, rotary, key, visible)
+
+    def _own_attention(self, index: int, hidden: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+        """The attention that layer `index` is about to pay to `hidden`, as `leave_attention` reads it."""
+        layer: Any = self.adapter.layers[index]
+        attention = layer.self_attn
+        with torch.no_grad():
+            hidden = self.adapter.attention_input(layer, hidden)
+            key = self.adapter.key(attention, hidden, rotary)
+            if self.cache is not None and self.cache.held(index):
+                key = torch.cat([self.cache.keys(index).to(key), key], dim=2)
+            assert self.layout is not None
+            visible = self._extended(self.starts.index(index), self.layout.mask, self.layout.width)
+            return self._asked(attention, hidden, rotary, key, visible)
+
+    def _asked(
+        self,
+        attention: nn.Module,
+        hidden: Tensor,
+        rotary: tuple[Tensor, Tensor],
+        key: Tensor,
+        visible: Tensor | None,
+    ) -> Tensor:
+        """The query's attention to this forward's tokens `[B, width]`, among all keys that it may see.
+
+        Args:
+            attention: attention module of one layer.
+            hidden: `[B, width, D]`: its input.
+            rotary: cosines and sines of its columns.
+            key: `[B, kv_heads, S, d]`: keys of past and present columns.
+            visible: `[B, S]` bool, or None: all are tokens.
+        """
+        width, (cos, sin) = hidden.shape[1], rotary
+        at = slice(width - 1 - self.query, width - self.query)
+        query = self.adapter.query(attention, hidden[:, at], (cos[:, at], sin[:, at]))[:, :, 0]
         if self.query:
             before = torch.arange(key.shape[2], device=key.device) < key.shape[2] - self.query
             visible = before.expand(key.shape[0], -1) if visible is None else visible & before
         scale: Any = attention.scaling
-        self._attention = query_attention(query, key, scale, visible)[:, -width:]
+        return query_attention(query, key, scale, visible)[:, -width:]
 
     def _merge(self, index: int, hidden: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
         """The hidden states that enter layer `index`, each row's video tokens merged."""
-        layout, attention, stage = self.layout, self._attention, self.stages[index]
+        layout, stage = self.layout, self.stages[index]
+        began = mark(hidden.device)
+        attention = self._own_attention(index, hidden, rotary) if stage.own_attention else self._attention
         assert layout is not None
         assert attention is not None
-        began = mark(hidden.device)
         ragged, scores = layout.unpad(hidden), layout.unpad(attention)
         kept, features = [], []
         for visual in layout.visual:

@@ -77,6 +77,7 @@ class Handle(Run):
         self._labels: Tensor | None = None
         self._encoding = False
         self._importance: Tensor | None = None
+        self._keys: Tensor | None = None
         self._last_cache: weakref.ref[Any] | None = None
         self._prefilled: Mark = 0.0
         self._hooks: list[Any] = []
@@ -113,11 +114,13 @@ class Handle(Run):
         language = adapter.language_model
         keep(language.register_forward_pre_hook(self._enter_language, with_kwargs=True))
         keep(language.register_forward_hook(self._leave_language, with_kwargs=True, always_call=True))
-        if self._method.needs_importance:
+        if self._method.needs_importance or self._method.needs_keys:
             keep(adapter.vision_attention.register_forward_pre_hook(self._see_vision, with_kwargs=True))
         for index, layer in enumerate(adapter.layers):
             keep(layer.register_forward_pre_hook(self._layer_hook(index), with_kwargs=True))
-        for index in self._stages:
+        for index, stage in self._stages.items():
+            if stage.own_attention:
+                continue
             attention: Any = adapter.layers[index - 1].self_attn
             keep(attention.register_forward_hook(self._attention_hook(index - 1), with_kwargs=True))
 
@@ -155,12 +158,12 @@ class Handle(Run):
         self._encoding = True
         try:
             output = encode(*args, **kwargs)
-            importance = self._importance
+            importance, keys = self._importance, self._keys
         finally:
-            self._encoding, self._importance = False, None
+            self._encoding, self._importance, self._keys = False, None, None
         if isinstance(output, tuple):  # return_dict=False: somebody looks at features, no forward does
             return output
-        videos = self._adapter.videos(output, given, importance)
+        videos = self._adapter.videos(output, given, importance, keys)
         output.holitom = Encoded(self, videos, (began, mark(device)))
         if self._step is not None and self._step.encoded is None:
             self._step.encoded = output.holitom
@@ -168,10 +171,12 @@ class Handle(Run):
 
     def _see_vision(self, module: nn.Module, args: tuple[Any, ...], kwargs: Kwargs) -> None:
         if self._encoding:
+            hidden = _by_name(module.forward, args, kwargs)["hidden_states"]
             with torch.no_grad():
-                self._importance = self._adapter.importance(
-                    _by_name(module.forward, args, kwargs)["hidden_states"]
-                )
+                if self._method.needs_importance:
+                    self._importance = self._adapter.importance(hidden)
+                if self._method.needs_keys:
+                    self._keys = self._adapter.keys(hidden)
 
     def _enter_language(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: Kwargs

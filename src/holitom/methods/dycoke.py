@@ -1,0 +1,66 @@
+"""DyCoke: dynamic compression of tokens (arXiv 2411.15024), its temporal token merging."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch.nn.functional as F
+
+from holitom.errors import SettingsError
+from holitom.methods.base import Method
+from holitom.methods.parts import assemble, unchanged
+from holitom.ops.budgets import largest_remainder
+from holitom.ops.host import to_device
+from holitom.ops.ragged import Sizes, compact, top_mask
+from holitom.tokens import MergedTokens, VideoTokens
+
+WINDOW = 4
+
+
+@dataclass(frozen=True)
+class DyCoke(Method):
+    """Windows of 4 frames: the first stays whole, the others keep what changed.
+
+    Frames 2 and 4 are compared with the one before them, frame 3 with frame 1, position by position;
+    each keeps its `1 - p` least cosine-similar tokens. The paper's `p` = 0.7 keeps
+    `(1 + 3 * 0.3) / 4 = 0.475` of all, the default here; other ratios solve for `p`. In all
+    `max(W N, round(r T N))` tokens, where `W = ceil(T / 4)` frames are whole: a last window cut short
+    may cost a little more than asked. No device synchronisation.
+
+    The paper's second part, dropping keys and values while decoding, is not included.
+
+    Attributes:
+        retain_ratio: share of the visual tokens that goes into the language model, in [0.25, 1].
+    """
+
+    retain_ratio: float = 0.475
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.retain_ratio < 1 / WINDOW:
+            raise SettingsError(
+                f"DyCoke keeps the first of every {WINDOW} frames whole: retain_ratio must be in "
+                f"[{1 / WINDOW}, 1], got {self.retain_ratio!r}"
+            )
+
+    def merged_count(self, frames: int, tokens: int) -> int:
+        return int(self._budget(frames, tokens).sum())
+
+    def merge(self, video: VideoTokens) -> MergedTokens:
+        frames, tokens, _ = video.features.shape
+        frame = np.arange(frames)
+        before = frame - np.array([0, 1, 2, 1])[frame % WINDOW]
+        budget = self._budget(frames, tokens)
+
+        table = to_device(np.stack([before, budget])[:, :, None], video.features.device)
+        features = video.features.float()
+        change = 1 - F.cosine_similarity(features, features[table[0, :, 0]], dim=-1)
+        kept = top_mask(change, table[1])
+        return assemble(video, [unchanged(compact(kept, int(budget.sum())))])
+
+    def _budget(self, frames: int, tokens: int) -> Sizes:
+        """Tokens that each frame keeps: all of every first one, of the others equal parts of the rest."""
+        whole = np.arange(frames) % WINDOW == 0
+        left = round(self.retain_ratio * frames * tokens) - int(whole.sum()) * tokens
+        return np.where(whole, tokens, largest_remainder(np.where(whole, 0, tokens), max(0, left)))

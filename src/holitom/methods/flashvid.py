@@ -1,0 +1,188 @@
+"""FlashVID (arXiv 2602.08024, ICLR 2026): diverse tokens, trees over time, and a last cut in the model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from holitom.errors import SettingsError
+from holitom.methods.base import InnerStage, Method, require
+from holitom.methods.fastv import DropInside
+from holitom.methods.parts import assemble, clustered, unchanged
+from holitom.ops.budgets import exact_total, largest_remainder
+from holitom.ops.host import to_device, to_host
+from holitom.ops.ragged import compact, gather_bags
+from holitom.ops.segmentation import cut_scenes
+from holitom.tokens import MergedTokens, VideoTokens
+
+
+@dataclass(frozen=True)
+class FlashVID(Method):
+    """More than the budget before the language model, less of it in the last layers.
+
+    Before it, with `R = min(1, expansion * r)` of the tokens, as many in every frame:
+
+    1. Segments end as in FastVID: at similarities of frames below `cut_threshold`, and at the
+       `min_segments - 1` least similar places in any case.
+    2. Of a frame's budget `b`, `ceil(diverse_ratio * b)` tokens are chosen one by one to be far apart, by
+       `a[t,i] (1 - cos(x[t,i], x[t,j]))` from candidate `i`: the first has the farthest nearest
+       neighbour, each next one the largest least distance to those chosen. They stay as they are.
+    3. Every other token links to its most cosine-similar one that is not chosen in the frame before, if that
+       is in its segment and the similarity is above `link_threshold`. The trees are averaged at their roots.
+    4. The rest of the budget goes to frames in proportion to their roots, which DPC-KNN gathers into
+       as many cluster means (unweighted). There may be fewer roots than budget; then fewer tokens are sent.
+
+    Inside, at `inner_layer`, the tokens with the last query's most attention in the layer before stay, as
+    many as bring the mean over all layers to `r`: 0.3 of them at layer 20 of 28.
+
+    The picks of step 2 follow from one another, so they are a loop, over picks and for all frames at
+    once. Two device synchronisations.
+
+    Attributes:
+        retain_ratio: share of the visual tokens that the layers see on average, in (0, 1].
+        expansion: how much more of them enters the language model, from 1 up.
+        cut_threshold: similarity of consecutive frames below which a segment ends.
+        min_segments: segments that there are at least, frames permitting.
+        diverse_ratio: share of a frame's budget for diverse tokens, in [0, 1].
+        link_threshold: similarity above which a token joins one of the frame before.
+        knn: neighbours that a cluster density averages over.
+        inner_layer: layer that drops tokens, 0-based, from 1 on. None: `int(layers * 20 / 28)`.
+    """
+
+    expansion: float = 1.25
+    cut_threshold: float = 0.9
+    min_segments: int = 8
+    diverse_ratio: float = 0.7
+    link_threshold: float = 0.8
+    knn: int = 7
+    inner_layer: int | None = None
+
+    needs_importance: ClassVar[bool] = True
+    count_varies: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require("expansion", self.expansion, "a number from 1 up", lambda v: v >= 1)
+        for field in ("cut_threshold", "link_threshold"):
+            require(field, getattr(self, field), "a number from -1 up", lambda v: v >= -1)
+        for field in ("min_segments", "knn"):
+            require(field, getattr(self, field), "a whole number from 1 up", lambda v: v >= 1, whole=True)
+        require("diverse_ratio", self.diverse_ratio, "a number in [0, 1]", lambda v: 0 <= v <= 1)
+        if self.inner_layer is not None:
+            require("inner_layer", self.inner_layer, "a layer from 1 up", lambda v: v >= 1, whole=True)
+
+    @property
+    def sent_ratio(self) -> float:
+        """`R`: the share of the tokens that enters the language model."""
+        return min(1, self.expansion * self.retain_ratio)
+
+    def merge(self, video: VideoTokens) -> MergedTokens:
+        frames, tokens, _ = video.features.shape
+        segments = cut_scenes(video.features, self.cut_threshold, self.min_segments)
+        total = exact_total(self.sent_ratio, frames, tokens)
+        budget = largest_remainder(np.full(frames, tokens), total)
+        picks = np.ceil(budget * self.diverse_ratio).astype(np.int64)
+
+        unit = F.normalize(video.features.float(), dim=-1)
+        segment = np.arange(len(segments)).repeat([last - first + 1 for first, last in segments])
+        count, of = to_device(np.stack([picks, segment])[:, :, None], unit.device).unbind()
+        chosen = diverse(unit, video.importance, count, int(picks.max()))
+        parts = [unchanged(compact(chosen, int(picks.sum())))]
+
+        root = tree_roots(unit, chosen, of, self.link_threshold)
+        heads = ~chosen & (root == torch.arange(frames * tokens, device=root.device).view_as(root))
+        roots = to_host(heads.sum(1))
+        shares = largest_remainder(roots, min(total - int(picks.sum()), int(roots.sum())))
+        if shares.any():
+            # Every token that is not chosen goes into the bag of its root; only some frames' are clustered.
+            at = compact(~chosen, frames * tokens - int(picks.sum()))
+            number = heads.flatten().cumsum(0) - 1
+            trees = gather_bags(compact(heads.flatten()[at], int(roots.sum())), number[root.flatten()[at]])
+            means = trees.weighted_sum(video.features.flatten(0, 1)[at].float(), trees.shares(None))
+
+            lives = shares > 0
+            shown = heads & to_device(lives[:, None], heads.device)
+            at = compact(shown, int(roots[lives].sum()))
+            parts.append(
+                clustered(
+                    means[number[at]],
+                    at,
+                    roots[lives],
+                    shares[lives],
+                    knn=self.knn,
+                    center_weight=None,
+                    standing_for=trees.count[number[at]],
+                )
+            )
+        return assemble(video, parts, segments=segments, stages={"trees": int(picks.sum() + roots.sum())})
+
+    def inner(self, num_layers: int) -> tuple[InnerStage, ...]:
+        """One stage, at `inner_layer`.
+
+        Raises:
+            SettingsError: the model has no such layer, or the layers before it exceed the budget.
+        """
+        layer = max(1, num_layers * 20 // 28) if self.inner_layer is None else self.inner_layer
+        if layer >= num_layers:
+            raise SettingsError(
+                f"inner_layer must be in 1..{num_layers - 1} of the model's {num_layers} layers, got {layer}"
+            )
+        keep = (self.retain_ratio / self.sent_ratio * num_layers - layer) / (num_layers - layer)
+        if keep <= 0:
+            raise SettingsError(
+                f"the first {layer} of {num_layers} layers take all of the budget: expansion must be below "
+                f"{num_layers / layer:.4g}, got {self.expansion!r}"
+            )
+        return () if keep == 1 else (DropInside(layer, keep),)
+
+
+def diverse(unit: Tensor, importance: Tensor, count: Tensor, most: int) -> Tensor:
+    """Greedy max-min diversity in every frame: step 2.
+
+    Args:
+        unit: `[T, N, D]` float32, normalised.
+        importance: `[T, N]`.
+        count: `[T, 1]` int64: tokens to choose in each frame.
+        most: the largest of them.
+
+    Returns:
+        `[T, N]` bool.
+    """
+    distance = (1 - torch.bmm(unit, unit.mT)).clamp_min(0) * importance[:, :, None].float()
+    itself = torch.eye(unit.shape[1], dtype=torch.bool, device=unit.device)
+    least = distance.masked_fill(itself, torch.inf).amin(-1)
+    chosen = torch.zeros_like(importance, dtype=torch.bool)
+    for pick in range(most):
+        best = least.masked_fill(chosen, -torch.inf).argmax(-1, keepdim=True)
+        chosen = chosen.scatter(1, best, chosen.gather(1, best) | (pick < count))
+        to_best = distance.gather(2, best[:, :, None].expand(-1, unit.shape[1], -1))[:, :, 0]
+        least = to_best if pick == 0 else least.minimum(to_best)
+    return chosen
+
+
+def tree_roots(unit: Tensor, chosen: Tensor, segment: Tensor, threshold: float) -> Tensor:
+    """The root of every token's tree, by place `t * N + n`: step 3. One that links to nothing is its own.
+
+    Args:
+        unit: `[T, N, D]` float32, normalised.
+        chosen: `[T, N]` bool: tokens that link to nothing and that nothing links to.
+        segment: `[T, 1]` int64.
+        threshold: similarity above which a token links.
+
+    Returns:
+        `[T, N]` int64.
+    """
+    frames, tokens, _ = unit.shape
+    place = torch.arange(frames * tokens, device=unit.device).view(frames, tokens)
+    similarity = torch.bmm(unit[1:], unit[:-1].mT).masked_fill(chosen[:-1, None, :], -torch.inf)
+    best, nearest = similarity.max(-1)
+    links = (best > threshold) & ~chosen[1:] & (segment[1:] == segment[:-1])
+    root = torch.cat([place[:1], torch.where(links, place[:-1, :1] + nearest, place[1:])]).flatten()
+    for _ in range((frames - 1).bit_length()):  # each round doubles how far back a link reaches
+        root = root[root]
+    return root.view(frames, tokens)

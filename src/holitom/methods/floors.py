@@ -1,0 +1,75 @@
+"""The floors of every table: what chance keeps, and what sampling fewer frames keeps."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from holitom.errors import SettingsError
+from holitom.methods.base import Method, require
+from holitom.methods.parts import assemble, unchanged
+from holitom.ops.host import to_device
+from holitom.tokens import MergedTokens, VideoTokens
+
+
+@dataclass(frozen=True)
+class Random(Method):
+    """Keep `ceil(r T N)` tokens drawn at random.
+
+    Attributes:
+        retain_ratio: share of the visual tokens that goes into the language model, in (0, 1].
+        seed: of the draw, which is made on the host: the same on every device, for every video of
+            one shape.
+    """
+
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require("seed", self.seed, "a whole number from 0 up", lambda v: v >= 0, whole=True)
+
+    def merged_count(self, frames: int, tokens: int) -> int:
+        return math.ceil(self.retain_ratio * frames * tokens)
+
+    def merge(self, video: VideoTokens) -> MergedTokens:
+        frames, tokens, _ = video.features.shape
+        drawn = torch.randperm(frames * tokens, generator=torch.Generator().manual_seed(self.seed))
+        at = drawn[: self.merged_count(frames, tokens)].sort().values
+        return assemble(video, [unchanged(at.to(video.features.device))])
+
+
+@dataclass(frozen=True)
+class Uniform(Method):
+    """Keep as many whole frames as the budget pays for, evenly spread: the middles of `f` equal parts.
+
+    Attributes:
+        retain_ratio: share of the visual tokens that goes into the language model, in (0, 1]; of `T`
+            frames `floor(r T)` stay, so `merge` refuses ratios below `1 / T`.
+    """
+
+    def kept_frames(self, frames: int) -> int:
+        """How many of `frames` stay.
+
+        Raises:
+            SettingsError: not one would.
+        """
+        kept = math.floor(self.retain_ratio * frames + 1e-9)  # 0.29 * 100 is a little less than 29
+        if kept == 0:
+            raise SettingsError(
+                f"Uniform keeps whole frames: of {frames} it can keep one, retain_ratio "
+                f"{1 / frames:.4g} at the least, got {self.retain_ratio!r}"
+            )
+        return kept
+
+    def merged_count(self, frames: int, tokens: int) -> int:
+        return self.kept_frames(frames) * tokens
+
+    def merge(self, video: VideoTokens) -> MergedTokens:
+        frames, tokens, _ = video.features.shape
+        kept = self.kept_frames(frames)
+        shown = (2 * np.arange(kept) + 1) * frames // (2 * kept)
+        at = (shown[:, None] * tokens + np.arange(tokens)).ravel()
+        return assemble(video, [unchanged(to_device(at, video.features.device))])

@@ -1,0 +1,73 @@
+"""VidCom2: video compression commander (arXiv 2505.14454): keep what is unlike the rest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from holitom.methods.base import Method, require
+from holitom.methods.parts import assemble, unchanged
+from holitom.ops.budgets import apportion, exact_total
+from holitom.ops.host import to_device, to_host
+from holitom.ops.ragged import compact, top_mask
+from holitom.tokens import MergedTokens, VideoTokens
+
+
+@dataclass(frozen=True)
+class VidCom2(Method):
+    """The least similar tokens of each frame, more of them in frames that stand out.
+
+    Features are cut to their `D // 2` channels of least variance over the video and normalised. The
+    likeness of a token to a centre is `sum over alpha = 2^-3 .. 2^1 of exp(-||x - centre||^2 / 2 alpha)`.
+    A frame stands out by `u[t] = -mean over n of the likeness to the video's mean`; with
+    `sigma = softmax(u / temperature)` it keeps the share `r (1 + sigma[t] - 1/T)` of its tokens: those
+    with the least likeness to the video's and to the frame's mean, added.
+
+    The shares are rounded by largest remainders, so that the video keeps `max(1, round(r T N))` tokens
+    in all; what a frame of `N` tokens cannot use goes to the others. One device synchronisation.
+
+    Attributes:
+        retain_ratio: share of the visual tokens that goes into the language model, in (0, 1].
+        temperature: of the softmax over frames; the lower, the more the most distinct frame gains.
+    """
+
+    temperature: float = 0.01
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require("temperature", self.temperature, "a positive number", lambda v: v > 0)
+
+    def merged_count(self, frames: int, tokens: int) -> int:
+        return exact_total(self.retain_ratio, frames, tokens)
+
+    def merge(self, video: VideoTokens) -> MergedTokens:
+        frames, tokens, _ = video.features.shape
+        unit = F.normalize(steady_channels(video.features), dim=-1)
+        to_video = likeness(unit, unit.mean((0, 1), keepdim=True))
+        to_frame = likeness(unit, unit.mean(1, keepdim=True))
+
+        sigma = (-to_video.mean(1) / self.temperature).softmax(0)
+        weights = 1 + to_host(sigma).astype(np.float64) - 1 / frames
+        count = self.merged_count(frames, tokens)
+        budget = apportion(weights, count, np.full(frames, tokens))
+        kept = top_mask(-(to_video + to_frame), to_device(budget[:, None], unit.device))
+        return assemble(video, [unchanged(compact(kept, count))])
+
+
+def steady_channels(features: Tensor) -> Tensor:
+    """The half of the channels that varies least over all tokens: `[T, N, D // 2]` float32 (at least one)."""
+    flat = features.flatten(0, 1).float()
+    variance = flat.var(0, correction=0)
+    steady = variance.argsort(stable=True)[: max(1, len(variance) // 2)].sort().values
+    return flat[:, steady].view(*features.shape[:2], -1)
+
+
+def likeness(unit: Tensor, centre: Tensor) -> Tensor:
+    """`[T, N]`: Gaussian kernels of five widths, summed."""
+    square = (unit - centre).square().sum(-1)
+    widths = 2.0 ** torch.arange(-3, 2, device=unit.device)
+    return torch.exp(-square[..., None] / (2 * widths)).sum(-1)
