@@ -151,8 +151,6 @@ class Handle(Run):
     def _encode(self, encode: Callable[..., Any], args: tuple[Any, ...], kwargs: Kwargs) -> Any:
         """`get_video_features`, whose result carries what merging needs."""
         given = _by_name(encode, args, kwargs)
-        if "pixel_values" in given:  # what transformers 5.16 and 5.17 call it
-            given = {"pixel_values_videos": given["pixel_values"], **given}
         device = given["pixel_values_videos"].device
         began = mark(device)
         self._encoding = True
