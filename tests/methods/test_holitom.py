@@ -8,23 +8,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.videos import clip as video
 
 from holitom.bench.overhead import synthetic_video
 from holitom.errors import HolitomError, SettingsError
 from holitom.methods import HoliTom, Method
 from holitom.methods.holitom import MergeInside, effective_ratio
 from holitom.tokens import MergedTokens, VideoTokens
-
-
-def video(frames: int, tokens: int, width: int = 8, change: float = 0.5, seed: int = 0) -> VideoTokens:
-    """Each position keeps its features from frame to frame, or with chance `change` draws new ones."""
-    rng = torch.Generator().manual_seed(seed)
-    features = torch.randn(frames, tokens, width, generator=rng)
-    for t in range(1, frames):
-        still = torch.rand(tokens, generator=rng) >= change
-        noise = 0.05 * torch.randn(tokens, width, generator=rng)
-        features[t, still] = (features[t - 1] + noise)[still]
-    return VideoTokens(features, torch.rand(frames, tokens, generator=rng), (1, tokens))
 
 
 def expected_count(merged: MergedTokens, method: HoliTom, tokens: VideoTokens) -> int:
