@@ -55,16 +55,19 @@ def packed_attention(
 ) -> tuple[Tensor, None]:
     """Causal over the video, then every question sees the video and itself. `[B, H, L, d]`."""
     prefix: int = options["prefix"]
+    hole: Tensor | None = options["hole"]  # `[B, 1, 1, prefix]`: minus infinity where nothing stands
     batch, heads, length, width = query.shape
+    ahead = None if hole is None else hole + torch.full((prefix, prefix), -1e4, dtype=query.dtype).triu(1)
     video = F.scaled_dot_product_attention(
-        query[:, :, :prefix], key[:, :, :prefix], value[:, :, :prefix], is_causal=True
+        query[:, :, :prefix], key[:, :, :prefix], value[:, :, :prefix], ahead, is_causal=ahead is None
     )
     slots = (batch, heads, (length - prefix) // SLOT, SLOT, width)
     q = query[:, :, prefix:] * options["scaling"]
     own_q, own_k, own_v = (x[:, :, prefix:].reshape(slots) for x in (query * options["scaling"], key, value))
     future = torch.full((SLOT, SLOT), -1e4, dtype=q.dtype).triu(1)
     own = (own_q @ own_k.transpose(-1, -2) + future).flatten(2, 3)
-    seen = torch.cat([q @ key[:, :, :prefix].transpose(-1, -2), own], -1).softmax(-1)
+    shown = q @ key[:, :, :prefix].transpose(-1, -2)
+    seen = torch.cat([shown if hole is None else shown + hole, own], -1).softmax(-1)
     past, own = seen.split([prefix, SLOT], -1)
     answers = past @ value[:, :, :prefix] + (own.reshape(*slots[:4], SLOT) @ own_v).flatten(2, 3)
     return torch.cat([video, answers], 2).transpose(1, 2), None
@@ -132,6 +135,17 @@ def make_batch(
     return {k: torch.stack(v) for k, v in rows.items()}
 
 
+def packed(tokens: Tensor, keep: Tensor, fill: float = 0) -> tuple[Tensor, Tensor]:
+    """What `keep` `[B, V]` keeps of `tokens` `[B, V, ...]`, right-aligned, and `[B, 1]`: holes before it."""
+    counts = keep.sum(1, keepdim=True)
+    place = torch.argsort(keep.to(torch.int8), dim=1, stable=True)[:, -int(counts.max()) :]
+    holes = counts.max() - counts
+    index = place.reshape(*place.shape, *[1] * (tokens.ndim - 2)).expand(*place.shape, *tokens.shape[2:])
+    taken = tokens.gather(1, index)
+    empty = (torch.arange(place.shape[1]) < holes).reshape(*place.shape, *[1] * (tokens.ndim - 2))
+    return taken.masked_fill(empty, fill), holes
+
+
 class Student(nn.Module):
     """The model as training sees it: frozen eyes, packed questions, probes."""
 
@@ -156,21 +170,33 @@ class Student(nn.Module):
         return hook
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
-        """Logits `[answer tokens, words]`; the probes' hidden states stay in `middle`."""
+        """Logits `[answer tokens, words]`; the probes' hidden states stay in `middle`.
+
+        With `batch["keep"]` `[B, V]` only those visual tokens are shown, packed: their positions are
+        contiguous, and what makes rows equally long stands before them, seen by nobody.
+        """
         core, ids = self.model.model, batch["ids"]
         with torch.no_grad():
             seen = core.get_video_features(pixels(batch["frames"])).pooler_output
-        seen = torch.cat([seen[:, :-1], core.image_newline.expand(len(ids), 1, -1)], 1)
+        seen = seen[:, :-1]
         embed = core.language_model.embed_tokens
         opening = embed(self.opening).expand(len(ids), -1, -1)
-        prefix = opening.shape[1] + seen.shape[1]
-        slots = (prefix + torch.arange(SLOT)).repeat(ids.shape[1] // SLOT)
+        first, holes, hole = len(self.opening), torch.zeros(len(ids), 1, dtype=torch.int64), None
+        if "keep" in batch:
+            seen, holes = packed(seen, batch["keep"])
+            standing = torch.arange(seen.shape[1]) >= holes
+            hole = F.pad((~standing).to(BF16) * -1e4, (first, 1))[:, None, None]
+        seen = torch.cat([seen, core.image_newline.expand(len(ids), 1, -1)], 1)
+        prefix = first + seen.shape[1]
+        places = torch.cat([torch.arange(prefix), (prefix + torch.arange(SLOT)).repeat(ids.shape[1] // SLOT)])
+        positions = torch.where(places < first, places, (places - holes).clamp(min=first))
         hidden = core.language_model(
             inputs_embeds=torch.cat([opening, seen, embed(ids)], 1),
             attention_mask={"full_attention": None},
-            position_ids=torch.cat([torch.arange(prefix), slots]).expand(len(ids), -1),
+            position_ids=positions,
             use_cache=False,
             prefix=prefix,
+            hole=hole,
         ).last_hidden_state
         return self.model.lm_head(hidden[:, prefix:][batch["labels"] != NO_LABEL]).float()
 
@@ -178,13 +204,16 @@ class Student(nn.Module):
         """Losses of the answers, scenes, ways, digits' facts and scenes' colours, weighted."""
         first, last = len(self.opening), batch["ids"].shape[1]
         visual, words = self.middle[SEEING][:, first : -last - 1], self.middle[LOOKING_UP][:, -last:]
+        seen = {k: batch[k] for k in ("scene", "way")}
+        if "keep" in batch:
+            seen = {k: packed(v, batch["keep"], NO_LABEL)[0] for k, v in seen.items()}
         digit = self.digit(words).float().split(FACTS, -1)
         known = batch["colors"] != NO_LABEL
         return torch.stack(
             [
                 F.cross_entropy(logits, batch["labels"][batch["labels"] != NO_LABEL]),
-                0.2 * _cross_entropy(self.scene(visual).float(), batch["scene"]),
-                0.2 * _cross_entropy(self.way(visual).float(), batch["way"]),
+                0.2 * _cross_entropy(self.scene(visual).float(), seen["scene"]),
+                0.2 * _cross_entropy(self.way(visual).float(), seen["way"]),
                 sum(0.2 * _cross_entropy(d, batch["digit"][..., i]) for i, d in enumerate(digit)),
                 0.5
                 * F.binary_cross_entropy_with_logits(

@@ -1,0 +1,35 @@
+"""The command line, one command a file.
+
+A new command is a file that adds itself to `app` (or `bench`), and its name below.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from holitom.cli import accuracy, ask, flops, overhead  # noqa: F401  (each adds its command)
+from holitom.cli.app import BUNDLED_MODEL, DEMO_QUESTION, DEMO_VIDEO, app
+from holitom.errors import HolitomError
+
+__all__ = ["BUNDLED_MODEL", "DEMO_QUESTION", "DEMO_VIDEO", "main"]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The `holitom` command: run it, and turn errors into one line on stderr and an exit code.
+
+    Only what nobody foresaw leaves a traceback (and Python's exit code 1).
+    """
+    given = sys.argv[1:] if arguments is None else arguments
+    try:
+        return int(app(given or ["--help"], standalone_mode=False) or 0)
+    except (HolitomError, typer.TyperException) as error:
+        message = error.format_message() if isinstance(error, typer.TyperException) else str(error)
+        code = 2
+    except ImportError as error:  # a missing extra; its message says which
+        message, code = str(error), 1
+    except (KeyboardInterrupt, typer.Abort):
+        message, code = "interrupted", 130
+    print(f"holitom: error: {' '.join(message.split())}", file=sys.stderr)
+    return code

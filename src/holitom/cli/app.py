@@ -1,0 +1,99 @@
+"""The `holitom` application: its groups of commands, and what all commands share.
+
+Answers and tables go to stdout, progress and errors to stderr.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+# Only what --help needs is imported up here: torch and transformers take seconds.
+from holitom import __version__
+from holitom.errors import SettingsError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from holitom.video import Video
+
+ASSETS = Path(__file__).parents[1] / "assets"
+BUNDLED_MODEL = ASSETS / "moving-digits"
+DEMO_VIDEO = ASSETS / "demo.mp4"
+DEMO_QUESTION = "Which shape flashes?"
+BUNDLED_FRAMES, USUAL_FRAMES = 16, 32  # what the bundled model is trained on; what the paper uses
+
+app = typer.Typer(
+    name="holitom",
+    help="Fast video language models: merge redundant visual tokens, keep the answer.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+bench = typer.Typer(help="Print the figures that the documentation quotes.", rich_markup_mode=None)
+app.add_typer(bench, name="bench")
+
+# Markup is off: file names and answers may hold brackets.
+notes = Console(stderr=True, highlight=False, markup=False)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"holitom {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def print_table(table: Table) -> None:
+    table.columns[0].no_wrap = True
+    for column in table.columns[1:]:
+        column.justify = "right"
+    width = None if sys.stdout.isatty() else 120  # rich takes 80 for a file, too few for eleven columns
+    Console(highlight=False, markup=False, width=width).print(table)
+
+
+def note(text: str) -> None:
+    notes.print(text, style="dim", soft_wrap=True)
+
+
+def read_video(path: Path, frames: int) -> Video:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    from holitom.video import load_video
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=notes, transient=True) as progress:
+        task = progress.add_task(f"Decoding {path.name}", total=None)
+        video = load_video(path, frames, lambda done, of: progress.update(task, completed=done, total=of))
+    of = video.metadata.total_num_frames
+    height, width = video.frames.shape[1:3]
+    note(f"{path.name}: {len(video.frames)} of {of} frames, {width} x {height}")
+    return video
+
+
+def ratios(retain: str) -> list[float]:
+    try:
+        return [float(part) for part in retain.split(",")]
+    except ValueError:
+        raise SettingsError(f"retain must be numbers such as 0.25,0.1, not {retain!r}") from None
+
+
+def quiet_transformers(model: str) -> None:
+    """Its warnings are for programmers, and its bars are only of use where weights are downloaded."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    if Path(model).is_dir():
+        logging.disable_progress_bar()

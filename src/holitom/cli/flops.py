@@ -1,0 +1,80 @@
+"""`holitom flops`: what a prompt with one video costs."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from holitom.cli.app import USUAL_FRAMES, app, notes, print_table, quiet_transformers, ratios
+
+if TYPE_CHECKING:
+    from holitom.flops import Cost, Costs
+
+
+@app.command()
+def flops(
+    model: Annotated[
+        str, typer.Option(help="Published shapes by name, a checkpoint's folder, a config file or a hub id.")
+    ] = "llava-onevision-qwen2-7b",
+    frames: Annotated[int, typer.Option(help="Frames of the video.")] = USUAL_FRAMES,
+    retain: Annotated[str, typer.Option(help="Shares of visual tokens to keep.")] = "0.25,0.2,0.15,0.1",
+    method: Annotated[str, typer.Option(help="all, or some of: fastv,pdrop,holitom-outer,holitom.")] = "all",
+    text_tokens: Annotated[int, typer.Option(help="Tokens of the prompt beside the video's.")] = 32,
+    dtype: Annotated[str, typer.Option(help="Of the KV cache: float32, bfloat16 or float16.")] = "bfloat16",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """What a prompt with one video costs: operations and KV cache, by method and budget.
+
+    Counted on the shapes of the real model class; no weights are read.
+    """
+    wanted = ratios(retain)
+    with notes.status("Loading PyTorch") as status:
+        from holitom.flops import METHODS, costs
+
+        quiet_transformers(model)
+        status.update("Counting")
+        methods = METHODS if method == "all" else tuple(method.split(","))
+        counted = costs(model, frames, wanted, methods, text_tokens, dtype)
+    if as_json:
+        print(json.dumps(counted.to_dict()))
+    else:
+        _print_costs(counted)
+
+
+def _print_costs(costs: Costs) -> None:
+    from rich.table import Table
+
+    full = costs.rows[0]
+    unit, scale = ("TFLOPs", 1e12) if full.prefill.operations >= 1e12 else ("GFLOPs", 1e9)
+
+    def cells(row: Cost) -> list[str]:
+        first, *inner = row.plan.levels()
+        return [
+            ", ".join([f"{first.tokens:,}", *(f"{level.tokens:,} @{level.start}" for level in inner)]),
+            f"{row.paper / scale:.1f}",
+            f"{row.paper / full.paper:.1%}",
+            f"{costs.vision_operations(row) / scale:.1f}",
+            f"{row.prefill.operations / scale:.1f}",
+            f"{row.prefill.operations / full.prefill.operations:.1%}",
+            f"{row.prefill.cache_bytes / 1e6:.1f}",
+        ]
+
+    counts = [f"{name}\n{unit}" for name in ("paper", "vision", "prefill")]
+    heads = ("visual tokens", counts[0], "%", *counts[1:], "%", "KV MB")
+    table = Table("", *heads, box=None, pad_edge=False, header_style="bold")
+    for row in costs.rows:
+        table.add_row(row.plan.label, *cells(row))
+    shown = costs.vision
+    print(
+        f"{costs.model}: {shown.frames} frames x {shown.tokens} visual tokens + {shown.separators} for "
+        f"newlines, {costs.text_tokens} text tokens; KV cache in {costs.dtype}\n"
+    )
+    print_table(table)
+    print(
+        "\nn @k: n tokens from layer k on. paper: 4nd^2 + 2n^2d + 2ndm a layer, visual tokens alone.\n"
+        "vision, prefill: counted by torch on the model's own class, newlines and text included; matrix\n"
+        "products and convolutions, not softmax, norms or elementwise work, nor merging itself (reading\n"
+        "importance is in vision). Other methods before the language model cost what HoliTom w/o M does."
+    )
