@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from holitom import HoliTom, SettingsError
-from holitom.ask import ModelError
-from holitom.errors import HolitomError
+from holitom.errors import HolitomError, ModelError
 from holitom.flops import (
     METHODS,
     Costs,

@@ -9,17 +9,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import SafetensorError
 
-from holitom.errors import HolitomError, SettingsError, UnsupportedModelError
-from holitom.models import adapter_for
+from holitom.errors import ModelError, SettingsError, UnsupportedModelError
+from holitom.models import adapter_for, original_loader
 
 if TYPE_CHECKING:
     from holitom.methods import Method
     from holitom.runtime import Report
     from holitom.video import Video
-
-
-class ModelError(HolitomError, ValueError):
-    """A checkpoint cannot be found or loaded."""
 
 
 @dataclass(frozen=True)
@@ -80,13 +76,17 @@ def load_model(name: str, dtype: str = "auto", device: str = "auto") -> tuple[An
         UnsupportedModelError: no adapter knows its class.
         SettingsError: `dtype` or `device` is unknown.
     """
-    from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+    from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PretrainedConfig
 
     where = _device(device)
     precision = dtype if dtype == "auto" else _dtype(dtype)
     if Path(name).is_file() or (name.startswith((".", "/", "~")) and not Path(name).exists()):
         raise ModelError(f"model {name}: no such folder")
     try:
+        load_original = original_loader(PretrainedConfig.get_config_dict(name)[0])
+        if load_original is not None:
+            model, processor = load_original(name, dtype=precision)
+            return model.to(where), processor
         config = AutoConfig.from_pretrained(name)
         with torch.device("meta"):
             adapter_for(AutoModelForImageTextToText.from_config(config))
@@ -95,7 +95,7 @@ def load_model(name: str, dtype: str = "auto", device: str = "auto") -> tuple[An
             name, dtype=precision, output_loading_info=True
         )
         model, loading = loaded
-    except UnsupportedModelError:
+    except (ModelError, UnsupportedModelError):
         raise
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         # transformers' messages run over many lines; the first says what is wrong.

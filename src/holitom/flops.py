@@ -15,8 +15,7 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
-from holitom.ask import ModelError
-from holitom.errors import HolitomError, SettingsError
+from holitom.errors import HolitomError, ModelError, SettingsError
 from holitom.methods import HoliTom
 from holitom.methods.base import require
 from holitom.models import adapter_for

@@ -1,0 +1,99 @@
+"""What families share whose language model counts positions along one axis, as text does.
+
+Their decoders rotate whole heads (Llama, Mistral, Qwen2, Qwen3), their vision towers project queries and
+keys apart (SigLIP, CLIP, InternViT). A family's own file says what is left: its pooling, its separators, its
+placeholders.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb
+
+from holitom.errors import UnsupportedModelError
+from holitom.models.base import Adapter
+from holitom.ops.attention import frames_per_chunk, received_attention
+
+DECODERS = ("llama", "mistral", "qwen2", "qwen3")
+
+
+class OneAxis(Adapter):
+    """Importance, keys and decoder read-outs of such a family.
+
+    Attributes:
+        family: its name in messages.
+        towers: `model_type` of the vision towers that are known.
+        decoders: `model_type` of the language models that are known.
+    """
+
+    family: ClassVar[str]
+    towers: ClassVar[tuple[str, ...]]
+    decoders: ClassVar[tuple[str, ...]] = DECODERS
+
+    def _check_parts(self, config: Any) -> None:
+        """Raise `UnsupportedModelError` for a tower or language model that nobody has looked at."""
+        text = config.text_config
+        self._supported("a tower of type", config.vision_config.model_type, self.towers)
+        self._supported("a language model of type", text.model_type, self.decoders)
+        layers = set(getattr(text, "layer_types", None) or ["full_attention"])
+        if layers != {"full_attention"} or (text.model_type == "mistral" and text.sliding_window):
+            raise UnsupportedModelError(
+                f"{self.family} with sliding-window layers; supported: full attention"
+            )
+
+    def _supported(self, what: str, value: object, known: tuple[object, ...]) -> None:
+        if value not in known:
+            raise UnsupportedModelError(
+                f"{self.family} with {what} {value!r}; supported: {', '.join(map(repr, known))}"
+            )
+
+    def importance(self, hidden: Tensor) -> Tensor:
+        attention: Any = self.vision_attention
+        scale = attention.head_dim**-0.5
+        received = []
+        for chunk in torch.split(hidden, frames_per_chunk(attention.num_heads, hidden.shape[1])):
+            query, key = (
+                self._projected(name, chunk).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
+                for name in ("q", "k")
+            )
+            received.append(received_attention(query, key, scale))
+        return torch.cat(received)
+
+    def keys(self, hidden: Tensor) -> Tensor:
+        attention: Any = self.vision_attention
+        return self._projected("k", hidden).unflatten(-1, (attention.num_heads, -1)).mean(dim=2)
+
+    def _projected(self, name: str, hidden: Tensor) -> Tensor:
+        """Queries ("q") or keys ("k") `[F, P, heads * d]` of the vision attention."""
+        projected: Tensor = getattr(self.vision_attention, f"{name}_proj")(hidden)
+        norm = getattr(self.vision_attention, f"{name}_norm", None)
+        return projected if norm is None else norm(projected)
+
+    def query(self, attention: nn.Module, hidden: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+        return _rotated(attention, "q", hidden, rotary)
+
+    def key(self, attention: nn.Module, hidden: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+        return _rotated(attention, "k", hidden, rotary)
+
+
+def _rotated(attention: nn.Module, name: str, hidden: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+    module: Any = attention
+    heads: Tensor = getattr(module, f"{name}_proj")(hidden).unflatten(-1, (-1, module.head_dim))
+    norm = getattr(module, f"{name}_norm", None)  # Qwen3 normalises each head
+    heads = (heads if norm is None else norm(heads)).transpose(1, 2)
+    rotated: Tensor = apply_rotary_pos_emb(heads, heads, *rotary)[0]
+    return rotated
+
+
+def feature_layer(layers: nn.ModuleList, selected: object) -> Any:
+    """The vision layer whose output becomes the features.
+
+    `selected` counts hidden states, of which the embeddings are the first: 1 is the output of `layers[0]`, -1
+    that of the last layer. Of several, which are put side by side, the last.
+    """
+    indices = [selected] if isinstance(selected, int) else list(selected)  # type: ignore[call-overload]
+    outputs = [index % (len(layers) + 1) for index in indices]
+    return layers[max(outputs) - 1]
