@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +31,7 @@ class Adapter(ABC):
 
     Attributes:
         trunk: module whose `forward` takes `input_ids`, fills in visual features and calls `language_model`;
-            its `get_video_features` encodes videos.
+            its `encoder` encodes videos.
         language_model: decoder that takes `inputs_embeds`.
         layers: the decoder's layers; each has `self_attn`.
         vision_attention: attention module of the vision tower's last layer.
@@ -41,6 +41,19 @@ class Adapter(ABC):
     language_model: nn.Module
     layers: nn.ModuleList
     vision_attention: nn.Module
+
+    modality: ClassVar[str] = "video"
+    """What the family's classes call what they encode: "image" where videos come as images between texts."""
+
+    @property
+    def encoder(self) -> str:
+        """The method of `trunk` that encodes videos."""
+        return f"get_{self.modality}_features"
+
+    @property
+    def pixels_name(self) -> str:
+        """Its first argument."""
+        return "pixel_values_videos" if self.modality == "video" else "pixel_values"
 
     @abstractmethod
     def __init__(self, model: nn.Module) -> None:
@@ -74,6 +87,18 @@ class Adapter(ABC):
             importance: `[F, P]` of all frames, or None where the method needs none (then it is all zero).
             keys: `[F, P, d]` of all frames, or None where the method needs none.
         """
+
+    def locate(self, encodings: list[VideoTokens], given: dict[str, Any]) -> list[VideoTokens]:
+        """The videos of a prompt, in reading order, from what `videos` returned when they were encoded.
+
+        Args:
+            encodings: what was encoded; as a rule, one video each.
+            given: arguments of `trunk`'s forward by name, with `input_ids`.
+
+        Raises:
+            UnsupportedUsageError: the prompt's placeholders are not those of what was encoded.
+        """
+        return encodings
 
     @abstractmethod
     def send(self, video: VideoTokens, merged: MergedTokens) -> SentTokens:

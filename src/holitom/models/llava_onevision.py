@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from holitom.models.base import SentTokens
-from holitom.models.one_axis import OneAxis, feature_layer
+from holitom.models.one_axis import StackedFrames, feature_layer
 from holitom.tokens import MergedTokens, VideoTokens
 
 
-class LlavaOnevision(OneAxis):
+class LlavaOnevision(StackedFrames):
     """Adapter for `transformers.LlavaOnevisionForConditionalGeneration`."""
 
     family: ClassVar[str] = "LLaVA-OneVision"
@@ -31,58 +31,25 @@ class LlavaOnevision(OneAxis):
         self.language_model = trunk.language_model
         self.layers = trunk.language_model.layers
         self.vision_attention = feature_layer(tower.encoder.layers, config.vision_feature_layer).self_attn
-        self._pool = trunk.apply_pooling
-        self._video_token = int(config.video_token_id)
-        self._image = (config.vision_config.num_channels, *2 * (config.vision_config.image_size,))
-        side = math.ceil(config.vision_config.image_size // config.vision_config.patch_size / 2)
-        self._grid = (side, side)
+        self.video_token = int(config.video_token_id)
+        vision = config.vision_config
+        self.image = (vision.num_channels, vision.image_size, vision.image_size)
+        self.grid = 2 * (math.ceil(vision.image_size // vision.patch_size / 2),)  # type: ignore[assignment]
 
-    def placeholders(self, input_ids: Tensor) -> Tensor:
-        return input_ids == self._video_token
+    def pool(self, patches: Tensor) -> Tensor:
+        trunk: Any = self.trunk
+        pooled: Tensor = trunk.apply_pooling(patches)
+        return pooled
 
-    def videos(
-        self,
-        encoded: Any,
-        arguments: dict[str, Any],
-        importance: Tensor | None,
-        keys: Tensor | None = None,
-    ) -> list[VideoTokens]:
-        count, frames = arguments["pixel_values_videos"].shape[:2]
-        features = self._features(encoded.pooler_output).reshape(
-            count, frames, -1, encoded.pooler_output.shape[-1]
-        )
-        # The model's own pooling, so importance and keys are pooled exactly as the features are.
-        if importance is not None:
-            importance = self._pool(importance[..., None]).reshape(count, frames, -1)
-        if keys is not None:
-            keys = self._pool(keys).reshape(count, frames, -1, keys.shape[-1])
-        return [
-            VideoTokens(
-                features=video,
-                importance=self.no_importance(video) if importance is None else importance[index],
-                grid=self._grid,
-                keys=None if keys is None else keys[index],
-            )
-            for index, video in enumerate(features)
-        ]
-
-    def _features(self, sent: Tensor) -> Tensor:
-        """Of what the model sends for each video, `[videos, slots, D]`, all but newlines."""
-        return sent[:, :-1]
-
-    def pixels(self, frames: int) -> Tensor:
-        return torch.empty(1, frames, *self._image, device="meta")
+    def features(self, sent: Tensor) -> Tensor:
+        return sent[:, :-1]  # the last one is the newline
 
     def slots(self, video: VideoTokens) -> int:
-        frames, tokens = video.features.shape[:2]
-        return frames * tokens + 1
+        return super().slots(video) + 1
 
     def send(self, video: VideoTokens, merged: MergedTokens) -> SentTokens:
         trunk: Any = self.trunk
-        newline = trunk.image_newline[None].to(merged.features)
-        frames, tokens = video.features.shape[:2]
-        last = merged.frame.new_tensor([frames * tokens])
-        return SentTokens(
-            features=torch.cat([merged.features, newline]),
-            slot=torch.cat([merged.frame * tokens + merged.position, last]),
-        )
+        sent = super().send(video, merged)
+        newline = trunk.image_newline[None].to(sent.features)
+        last = sent.slot.new_tensor([super().slots(video)])
+        return SentTokens(torch.cat([sent.features, newline]), torch.cat([sent.slot, last]))

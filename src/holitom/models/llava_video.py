@@ -1,8 +1,8 @@
-"""LLaVA-Video (7B, 72B): LLaVA-OneVision's parts, 2x2 average pooling, a newline token after every grid row."""
+"""LLaVA-Video (7B, 72B): LLaVA-OneVision's parts, 2x2 average pooling, a newline after every grid row."""
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -19,21 +19,22 @@ class LlavaVideo(LlavaOnevision):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
-        side: int = model.config.video_side  # type: ignore[union-attr, assignment]
-        self._grid = (side, side)
+        config: Any = model.config
+        self.grid = (config.video_side, config.video_side)
 
-    def _features(self, sent: Tensor) -> Tensor:
-        rows, columns = self._grid
-        return sent.unflatten(1, (-1, rows, columns + 1))[..., :columns, :]
+    def features(self, sent: Tensor) -> Tensor:
+        rows, columns = self.grid
+        shape = (len(sent), -1, rows, columns + 1, sent.shape[-1])
+        return sent.view(shape)[:, :, :, :columns]  # the last of each row is a newline
 
     def slots(self, video: VideoTokens) -> int:
         rows, columns = video.grid
         return video.features.shape[0] * rows * (columns + 1)
 
     def send(self, video: VideoTokens, merged: MergedTokens) -> SentTokens:
-        newline: Tensor = self.trunk.image_newline  # type: ignore[assignment]
+        trunk: Any = self.trunk
         rows, columns = video.grid
-        laid = grid_order(merged, video.grid, newline)
+        laid = grid_order(merged, video.grid, trunk.image_newline)
         slot = laid.frame * rows * (columns + 1) + laid.position + laid.position // columns
         # A newline stands right behind a token of its row, whatever tokens that row has left.
         before = slot.roll(1)

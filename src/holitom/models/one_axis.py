@@ -7,6 +7,7 @@ placeholders.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any, ClassVar
 
 import torch
@@ -14,8 +15,9 @@ from torch import Tensor, nn
 from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb
 
 from holitom.errors import UnsupportedModelError
-from holitom.models.base import Adapter
+from holitom.models.base import Adapter, SentTokens
 from holitom.ops.attention import frames_per_chunk, received_attention
+from holitom.tokens import MergedTokens, VideoTokens
 
 DECODERS = ("llama", "mistral", "qwen2", "qwen3")
 
@@ -32,6 +34,8 @@ class OneAxis(Adapter):
     family: ClassVar[str]
     towers: ClassVar[tuple[str, ...]]
     decoders: ClassVar[tuple[str, ...]] = DECODERS
+    leading: ClassVar[int] = 0
+    """Tokens before the patches (class tokens): they ask like any other, but nobody needs what they receive."""
 
     def _check_parts(self, config: Any) -> None:
         """Raise `UnsupportedModelError` for a tower or language model that nobody has looked at."""
@@ -59,12 +63,13 @@ class OneAxis(Adapter):
                 self._projected(name, chunk).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
                 for name in ("q", "k")
             )
-            received.append(received_attention(query, key, scale))
+            received.append(received_attention(query, key, scale)[:, self.leading :])
         return torch.cat(received)
 
     def keys(self, hidden: Tensor) -> Tensor:
         attention: Any = self.vision_attention
-        return self._projected("k", hidden).unflatten(-1, (attention.num_heads, -1)).mean(dim=2)
+        keys = self._projected("k", hidden)[:, self.leading :]
+        return keys.unflatten(-1, (attention.num_heads, -1)).mean(dim=2)
 
     def _projected(self, name: str, hidden: Tensor) -> Tensor:
         """Queries ("q") or keys ("k") `[F, P, heads * d]` of the vision attention."""
@@ -77,6 +82,65 @@ class OneAxis(Adapter):
 
     def key(self, attention: nn.Module, hidden: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
         return _rotated(attention, "k", hidden, rotary)
+
+
+class StackedFrames(OneAxis):
+    """A family whose videos come as `pixel_values_videos` `[videos, frames, channels, height, width]`.
+
+    Attributes:
+        grid: `(rows, columns)` of one frame's visual tokens.
+        image: `(channels, height, width)` of one frame's pixels.
+        video_token: id of a placeholder.
+    """
+
+    grid: tuple[int, int]
+    image: tuple[int, int, int]
+    video_token: int
+
+    def placeholders(self, input_ids: Tensor) -> Tensor:
+        return input_ids == self.video_token
+
+    def pixels(self, frames: int) -> Tensor:
+        return torch.empty(1, frames, *self.image, device="meta")
+
+    @abstractmethod
+    def pool(self, patches: Tensor) -> Tensor:
+        """Pool `[F, P, c]` over space exactly as the model pools features, to `[F, N, c]`."""
+
+    def features(self, sent: Tensor) -> Tensor:
+        """Of what the model sends for each video, `[videos, slots, D]`, all but separators."""
+        return sent
+
+    def videos(
+        self,
+        encoded: Any,
+        arguments: dict[str, Any],
+        importance: Tensor | None,
+        keys: Tensor | None = None,
+    ) -> list[VideoTokens]:
+        stacked = arguments["pixel_values_videos"].shape[:2]
+        sent: Tensor = encoded.pooler_output
+        features = self.features(sent).reshape(*stacked, -1, sent.shape[-1])
+        if importance is not None:
+            importance = self.pool(importance[..., None]).reshape(*stacked, -1)
+        if keys is not None:
+            keys = self.pool(keys).reshape(*stacked, -1, keys.shape[-1])
+        return [
+            VideoTokens(
+                features=video,
+                importance=self.no_importance(video) if importance is None else importance[index],
+                grid=self.grid,
+                keys=None if keys is None else keys[index],
+            )
+            for index, video in enumerate(features)
+        ]
+
+    def slots(self, video: VideoTokens) -> int:
+        frames, tokens = video.features.shape[:2]
+        return frames * tokens
+
+    def send(self, video: VideoTokens, merged: MergedTokens) -> SentTokens:
+        return SentTokens(merged.features, merged.frame * video.features.shape[1] + merged.position)
 
 
 def _rotated(attention: nn.Module, name: str, hidden: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:

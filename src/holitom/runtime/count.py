@@ -81,11 +81,11 @@ def count_vision(adapter: Adapter, frames: int) -> VisionCount:
 
     hook = adapter.vision_attention.register_forward_pre_hook(see, with_kwargs=True)
     with hook, FlopCounterMode(display=False) as encoding:
-        encoded = trunk.get_video_features(pixels, return_dict=True)
+        encoded = getattr(trunk, adapter.encoder)(pixels, return_dict=True)
     with FlopCounterMode(display=False) as reading:
         adapter.importance(seen[0])
 
-    video = adapter.videos(encoded, {"pixel_values_videos": pixels}, None)[0]
+    video = adapter.videos(encoded, {adapter.pixels_name: pixels}, None)[0]
     shown, tokens = video.features.shape[:2]
     modules = {name: count for name, count in encoding.get_flop_counts().items() if "." not in name}
     del modules["Global"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -27,15 +27,17 @@ class Encoded:
 
     Attributes:
         owner: who encoded them; no other handle may use what is merged here.
-        videos: the videos in that result.
+        encodings: what was encoded, as the adapter told when it was.
+        videos: the videos among it, once a prompt has told where they are.
         vision: when encoding began and ended.
         merged, sent: what each video becomes; empty until the language model asks.
         report: what is reported of them.
     """
 
     owner: object
-    videos: list[VideoTokens]
+    encodings: list[VideoTokens]
     vision: tuple[Mark, Mark]
+    videos: list[VideoTokens] = field(default_factory=list)
     merged: list[MergedTokens] = field(default_factory=list)
     sent: list[SentTokens] = field(default_factory=list)
     report: Report | None = None
@@ -58,6 +60,11 @@ class Encoded:
                 return False
         self._question = input_ids
         return True
+
+    def locate(self, adapter: Adapter, given: dict[str, Any]) -> None:
+        """Fill in `videos`, unless they are, for a forward of the trunk with arguments `given`."""
+        if not self.videos:
+            self.videos = adapter.locate(self.encodings, given)
 
     def merge(self, method: Method, adapter: Adapter) -> None:
         """Fill in `merged` and `sent`, unless they are."""
