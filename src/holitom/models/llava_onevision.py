@@ -51,8 +51,9 @@ class LlavaOnevision(Adapter):
     def placeholders(self, input_ids: Tensor) -> Tensor:
         return input_ids == self._video_token
 
-    def importance(self, hidden: Tensor) -> Tensor:
+    def importance(self, arguments: dict[str, Any]) -> Tensor:
         attention: Any = self.vision_attention
+        hidden: Tensor = arguments["hidden_states"]
         patches = hidden.shape[1]
         received = []
         for chunk in torch.split(hidden, frames_per_chunk(attention.num_heads, patches)):
@@ -62,9 +63,9 @@ class LlavaOnevision(Adapter):
             received.append(received_attention(query, key, attention.scale))
         return torch.cat(received)
 
-    def keys(self, hidden: Tensor) -> Tensor:
+    def keys(self, arguments: dict[str, Any]) -> Tensor:
         attention: Any = self.vision_attention
-        keys: Tensor = attention.k_proj(hidden).unflatten(-1, (attention.num_heads, -1))
+        keys: Tensor = attention.k_proj(arguments["hidden_states"]).unflatten(-1, (attention.num_heads, -1))
         return keys.mean(dim=2)
 
     def videos(
@@ -92,8 +93,8 @@ class LlavaOnevision(Adapter):
             for index, video in enumerate(features)
         ]
 
-    def pixels(self, frames: int) -> Tensor:
-        return torch.empty(1, frames, *self._image, device="meta")
+    def encoding(self, frames: int, width: int, height: int) -> dict[str, Any]:
+        return {"pixel_values_videos": torch.empty(1, frames, *self._image, device="meta")}
 
     def slots(self, video: VideoTokens) -> int:
         frames, tokens = video.features.shape[:2]
