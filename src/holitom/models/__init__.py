@@ -14,8 +14,11 @@ if TYPE_CHECKING:
     from holitom.models.base import Adapter
 
 FAMILIES = {
+    "InternVLForConditionalGeneration": "holitom.models.internvl:InternVL",
+    "LlavaNextVideoForConditionalGeneration": "holitom.models.llava_next_video:LlavaNextVideo",
     "LlavaOnevisionForConditionalGeneration": "holitom.models.llava_onevision:LlavaOnevision",
     "LlavaVideoForConditionalGeneration": "holitom.models.llava_video:LlavaVideo",
+    "SmolVLMForConditionalGeneration": "holitom.models.smolvlm:SmolVLM",
 }
 
 # Checkpoints in a layout that transformers does not read, by the architecture that they name; and model types

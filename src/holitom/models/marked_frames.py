@@ -145,8 +145,8 @@ class MarkedFrames(OneAxis):
             frames += [video if open_ else None] * (length // each)
         return frames
 
-    def pixels(self, frames: int) -> Tensor:
-        return torch.empty(frames, *self.image, device="meta")
+    def encoding(self, frames: int, width: int, height: int) -> dict[str, Any]:
+        return {"pixel_values": torch.empty(frames, *self.image, device="meta")}
 
     def slots(self, video: VideoTokens) -> int:
         frames, tokens = video.features.shape[:2]

@@ -54,8 +54,9 @@ class OneAxis(Adapter):
                 f"{self.family} with {what} {value!r}; supported: {', '.join(map(repr, known))}"
             )
 
-    def importance(self, hidden: Tensor) -> Tensor:
+    def importance(self, arguments: dict[str, Any]) -> Tensor:
         attention: Any = self.vision_attention
+        hidden: Tensor = arguments["hidden_states"]
         scale = attention.head_dim**-0.5
         received = []
         for chunk in torch.split(hidden, frames_per_chunk(attention.num_heads, hidden.shape[1])):
@@ -66,9 +67,9 @@ class OneAxis(Adapter):
             received.append(received_attention(query, key, scale)[:, self.leading :])
         return torch.cat(received)
 
-    def keys(self, hidden: Tensor) -> Tensor:
+    def keys(self, arguments: dict[str, Any]) -> Tensor:
         attention: Any = self.vision_attention
-        keys = self._projected("k", hidden)[:, self.leading :]
+        keys = self._projected("k", arguments["hidden_states"])[:, self.leading :]
         return keys.unflatten(-1, (attention.num_heads, -1)).mean(dim=2)
 
     def _projected(self, name: str, hidden: Tensor) -> Tensor:
@@ -100,8 +101,8 @@ class StackedFrames(OneAxis):
     def placeholders(self, input_ids: Tensor) -> Tensor:
         return input_ids == self.video_token
 
-    def pixels(self, frames: int) -> Tensor:
-        return torch.empty(1, frames, *self.image, device="meta")
+    def encoding(self, frames: int, width: int, height: int) -> dict[str, Any]:
+        return {"pixel_values_videos": torch.empty(1, frames, *self.image, device="meta")}
 
     @abstractmethod
     def pool(self, patches: Tensor) -> Tensor:

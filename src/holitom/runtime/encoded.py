@@ -90,7 +90,11 @@ class Assignment:
 
     def placements(self, sent: list[SentTokens]) -> list[Placement]:
         """Every video of every row with what it sends."""
-        return [Placement(row, at, sent[video].slot, sent[video].features) for row, video, at in self.places]
+        features = [
+            one.features if one.streams is None else torch.cat([one.features, one.streams], dim=-1)
+            for one in sent
+        ]
+        return [Placement(row, at, sent[video].slot, features[video]) for row, video, at in self.places]
 
     def owners(self, sent: list[SentTokens], rows: int, device: torch.device) -> list[Tensor]:
         """For each row `[V]`: the video of each sent token; -1 in repeated rows, so none counts twice."""
