@@ -52,9 +52,9 @@ def adapter_for(model: nn.Module) -> Adapter:
 def unsupported(name: str, because: str = "") -> UnsupportedModelError:
     """The error for a model class that no family has, `because` its checkpoint brings something unknown."""
     near = get_close_matches(name, FAMILIES, n=1, cutoff=0.0)
+    brings = f", which brings {because}" if because else ""
     return UnsupportedModelError(
-        f"no adapter for a model of class {name}{because and f', which brings {because}'}; the nearest supported "
-        f"one is {near[0]} (all: "
+        f"no adapter for a model of class {name}{brings}; the nearest supported one is {near[0]} (all: "
         f"{', '.join(sorted(FAMILIES))}); {GUIDE} shows how to add a family"
     )
 

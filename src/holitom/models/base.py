@@ -67,6 +67,13 @@ class Adapter(ABC):
     def __init__(self, model: nn.Module) -> None:
         """Find the parts of `model`; raise `UnsupportedModelError` for a variant that is not known."""
 
+    def check(self) -> None:  # noqa: B027
+        """Raise what would stop a run, before one begins; counting costs does without.
+
+        Raises:
+            UnsupportedModelError: something is missing that the config does not tell of.
+        """
+
     @abstractmethod
     def placeholders(self, input_ids: Tensor) -> Tensor:
         """Which of `input_ids` `[B, L]` stand for video tokens: `[B, L]` bool."""

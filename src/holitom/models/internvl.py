@@ -1,4 +1,4 @@
-"""InternVL (2.5, 3, 3.5 as transformers has them): InternViT with a class token, 2x2 pixel shuffle, "Frame1: "."""
+"""InternVL (2.5, 3, 3.5): InternViT with a class token, 2x2 pixel shuffle, frames as images, "Frame1: "."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ class InternVL(MarkedFrames):
     towers: ClassVar[tuple[str, ...]] = ("internvl_vision",)
     decoders: ClassVar[tuple[str, ...]] = ("llama", "qwen2", "qwen3")
     leading: ClassVar[int] = 1
-    # Before the last token, which opens an image.
     first: ClassVar[re.Pattern[str]] = re.compile(r"Frame1: <img>$")
     later: ClassVar[re.Pattern[str]] = re.compile(r"</img>\nFrame[1-9]\d*: <img>")
 
@@ -34,7 +33,7 @@ class InternVL(MarkedFrames):
         layer = feature_layer(trunk.vision_tower.encoder.layer, config.vision_feature_layer)
         self.vision_attention = layer.attention
         self.image_token = int(config.image_token_id)
-        self._tokenizer = self._read_tokenizer(model)
+        self._model = model
         vision = config.vision_config
         height, width = vision.image_size
         self.image = (vision.num_channels, height, width)

@@ -34,7 +34,8 @@ class LlavaOnevision(StackedFrames):
         self.video_token = int(config.video_token_id)
         vision = config.vision_config
         self.image = (vision.num_channels, vision.image_size, vision.image_size)
-        self.grid = 2 * (math.ceil(vision.image_size // vision.patch_size / 2),)  # type: ignore[assignment]
+        side = math.ceil(vision.image_size // vision.patch_size / 2)
+        self.grid = (side, side)
 
     def pool(self, patches: Tensor) -> Tensor:
         trunk: Any = self.trunk

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import re
 from abc import abstractmethod
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import AutoTokenizer
 
 from holitom.errors import UnsupportedModelError, UnsupportedUsageError
 from holitom.models.base import SentTokens
@@ -42,11 +44,11 @@ class MarkedFrames(OneAxis):
     image_token: int
     grid: tuple[int, int]
     image: tuple[int, int, int]
-    _tokenizer: Any
+    _model: Any
 
     @abstractmethod
     def shuffle(self, patches: Tensor) -> Tensor:
-        """The model's own pixel shuffle: `[F, P, c]` to `[F, N, k * c]`, each token's `k` patches side by side."""
+        """The model's own pixel shuffle: `[F, P, c]` to `[F, N, k * c]`, a token's `k` patches side by side."""
 
     def pool(self, patches: Tensor) -> Tensor:
         """Mean over the patches of each token: `[F, P, c]` to `[F, N, c]`."""
@@ -130,7 +132,10 @@ class MarkedFrames(OneAxis):
             return []
         host = ids.tolist()
         texts = self._tokenizer.batch_decode(
-            [host[max(end, begin - WINDOW) : begin] for (begin, _), end in zip(runs, _ends(runs), strict=True)],
+            [
+                host[max(end, begin - WINDOW) : begin]
+                for (begin, _), end in zip(runs, _ends(runs), strict=True)
+            ],
             skip_special_tokens=False,
             clean_up_tokenization_spaces=False,
         )
@@ -155,17 +160,14 @@ class MarkedFrames(OneAxis):
     def send(self, video: VideoTokens, merged: MergedTokens) -> SentTokens:
         return SentTokens(merged.features, merged.frame * video.features.shape[1] + merged.position)
 
-    def _read_tokenizer(self, model: nn.Module) -> Any:
-        """The model's tokenizer.
+    def check(self) -> None:
+        _ = self._tokenizer
 
-        Raises:
-            UnsupportedModelError: there is none.
-        """
-        tokenizer = getattr(model, "tokenizer", None)
-        name = getattr(model, "name_or_path", "")
+    @cached_property
+    def _tokenizer(self) -> Any:
+        tokenizer = getattr(self._model, "tokenizer", None)
+        name = getattr(self._model, "name_or_path", "")
         if tokenizer is None and name:
-            from transformers import AutoTokenizer
-
             try:
                 tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=True)
             except (OSError, ValueError):

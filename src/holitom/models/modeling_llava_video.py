@@ -2,7 +2,7 @@
 
 LLaVA-Video (arXiv 2410.02713) is LLaVA-OneVision with other video tokens: 2x2 average pooling (27 x 27
 patches give 13 x 13) and a newline token after every row of every frame. Its checkpoints
-(lmms-lab/LLaVA-Video-7B-Qwen2 and -72B-Qwen2) are in the layout of the LLaVA-NeXT repository; `load` reads them.
+(lmms-lab/LLaVA-Video-7B-Qwen2 and -72B-Qwen2) are laid out as the LLaVA-NeXT repository does; `load` reads them.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ from holitom.models.published import SIGLIP
 FAMILY = "LLaVA-Video"
 KNOWN_TOWER = "google/siglip-so400m-patch14-384"
 CHAT_TEMPLATE = (
-    "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
+    "{% if messages[0]['role'] != 'system' %}"
+    "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
     "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
     "{% for part in message['content'] %}"
@@ -97,12 +98,8 @@ class LlavaVideoModel(LlavaOnevisionModel):
     def get_video_features(self, pixel_values_videos: Tensor, *args: Any, **kwargs: Any) -> Any:
         """As the class above, with a newline token after every grid row.
 
-        Args:
-            pixel_values_videos: `[videos, frames, channels, height, width]`.
-            args, kwargs: as above.
-
-        Returns:
-            What the class above returns; `pooler_output` is `[videos, frames * rows * (columns + 1), D]`.
+        Of `pixel_values_videos` `[videos, frames, channels, height, width]` it makes what the class above does;
+        its `pooler_output` is `[videos, frames * rows * (columns + 1), D]`.
         """
         kwargs["return_dict"], as_dict = True, kwargs.get("return_dict", True)
         encoded = super().get_video_features(pixel_values_videos, *args, **kwargs)
@@ -184,7 +181,7 @@ class LlavaVideoProcessor(LlavaOnevisionProcessor):
         return counted
 
 
-# transformers' own door for classes that it does not have: what `save_pretrained` wrote, the Auto classes read.
+# transformers' own door for classes that it does not have: the Auto classes read what `save_pretrained` wrote.
 AutoConfig.register(LlavaVideoConfig.model_type, LlavaVideoConfig, exist_ok=True)
 AutoModelForImageTextToText.register(LlavaVideoConfig, LlavaVideoForConditionalGeneration, exist_ok=True)
 AutoProcessor.register(LlavaVideoConfig, LlavaVideoProcessor, exist_ok=True)
@@ -192,15 +189,15 @@ AutoProcessor.register(LlavaVideoConfig, LlavaVideoProcessor, exist_ok=True)
 
 def is_original(config: dict[str, Any]) -> bool:
     """Whether a checkpoint's `config.json` is of the LLaVA-NeXT repository's Qwen models."""
-    return (config.get("architectures") or [None])[0] == "LlavaQwenForCausalLM"
+    return bool(config.get("architectures") == ["LlavaQwenForCausalLM"])
 
 
 def converted_config(original: dict[str, Any]) -> LlavaVideoConfig:
     """The configuration of an original checkpoint.
 
     Args:
-        original: its `config.json`. `mm_vision_tower` is "google/siglip-so400m-patch14-384", or a folder with a
-            SigLIP configuration.
+        original: its `config.json`. `mm_vision_tower` is "google/siglip-so400m-patch14-384", or a folder with
+            a SigLIP configuration.
 
     Raises:
         UnsupportedModelError: a variant that these classes do not compute.
@@ -223,12 +220,14 @@ def converted_config(original: dict[str, Any]) -> LlavaVideoConfig:
             )
     tower = original.get("mm_vision_tower", KNOWN_TOWER)
     if tower == KNOWN_TOWER:
-        vision = SiglipVisionConfig(**SIGLIP | {"num_hidden_layers": 27})
+        shape: dict[str, Any] = {**SIGLIP, "num_hidden_layers": 27}
+        vision = SiglipVisionConfig(**shape)
     elif Path(tower).is_dir():
         vision = SiglipVisionConfig.from_pretrained(tower)
     else:
         raise UnsupportedModelError(
-            f"{FAMILY} with mm_vision_tower={tower!r}; supported: {KNOWN_TOWER!r}, or a folder with a SigLIP config"
+            f"{FAMILY} with mm_vision_tower={tower!r}; supported: {KNOWN_TOWER!r}, or a folder with a "
+            "SigLIP config"
         )
     # The repository cuts the tower off behind the layer that it reads, and leaves its head away.
     selected = original.get("mm_vision_select_layer", -2)
@@ -260,8 +259,8 @@ def load(
     Args:
         name: its folder, or its id on the Hugging Face Hub (`lmms-lab/LLaVA-Video-7B-Qwen2`).
         dtype: "auto" (as the checkpoint says), or a torch dtype.
-        pool_mode: "average", "max" or "bilinear" in place of what the checkpoint says; its authors evaluate with
-            "average" (13 x 13 tokens and 13 newlines a frame at 384 pixels).
+        pool_mode: "average", "max" or "bilinear" in place of what the checkpoint says; its authors evaluate
+            with "average" (13 x 13 tokens and 13 newlines a frame at 384 pixels).
 
     Raises:
         UnsupportedModelError: a variant that these classes do not compute.

@@ -60,23 +60,20 @@ class OneAxis(Adapter):
         scale = attention.head_dim**-0.5
         received = []
         for chunk in torch.split(hidden, frames_per_chunk(attention.num_heads, hidden.shape[1])):
-            query, key = (
-                self._projected(name, chunk).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
-                for name in ("q", "k")
-            )
+            query, key = (self._heads(name, chunk).transpose(1, 2) for name in ("q", "k"))
             received.append(received_attention(query, key, scale)[:, self.leading :])
         return torch.cat(received)
 
     def keys(self, arguments: dict[str, Any]) -> Tensor:
-        attention: Any = self.vision_attention
-        keys = self._projected("k", arguments["hidden_states"])[:, self.leading :]
-        return keys.unflatten(-1, (attention.num_heads, -1)).mean(dim=2)
+        return self._heads("k", arguments["hidden_states"])[:, self.leading :].mean(dim=2)
 
-    def _projected(self, name: str, hidden: Tensor) -> Tensor:
-        """Queries ("q") or keys ("k") `[F, P, heads * d]` of the vision attention."""
-        projected: Tensor = getattr(self.vision_attention, f"{name}_proj")(hidden)
-        norm = getattr(self.vision_attention, f"{name}_norm", None)
-        return projected if norm is None else norm(projected)
+    def _heads(self, name: str, hidden: Tensor) -> Tensor:
+        """Queries ("q") or keys ("k") `[F, P, heads, d]` of the vision attention."""
+        attention: Any = self.vision_attention
+        projected: Tensor = getattr(attention, f"{name}_proj")(hidden)
+        norm = getattr(attention, f"{name}_norm", None)  # some InternViTs normalise before they part heads
+        projected = projected if norm is None else norm(projected)
+        return projected.view(*projected.shape[:2], attention.num_heads, -1)
 
     def query(self, attention: nn.Module, hidden: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
         return _rotated(attention, "q", hidden, rotary)

@@ -31,7 +31,7 @@ class SmolVLM(MarkedFrames):
         self.layers = trunk.text_model.layers
         self.vision_attention = trunk.vision_model.encoder.layers[-1].self_attn
         self.image_token = int(config.image_token_id)
-        self._tokenizer = self._read_tokenizer(model)
+        self._model = model
         vision = config.vision_config
         self.image = (vision.num_channels, vision.image_size, vision.image_size)
         side = vision.image_size // vision.patch_size // config.scale_factor

@@ -77,6 +77,7 @@ class Handle(Run):
             )
         self._method = method
         self._adapter = adapter_for(model)
+        self._adapter.check()
         layers = len(self._adapter.layers)
         stages = {stage.layer: stage for stage in method.inner(layers)}
         for layer in stages:

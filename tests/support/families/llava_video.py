@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from transformers import SiglipVisionConfig
+from transformers import LlavaOnevisionImageProcessor, LlavaOnevisionVideoProcessor, SiglipVisionConfig
 
-from support.tiny import PATCH, SIDE, WORDS, build_processor, image, video
+from holitom.models.modeling_llava_video import (
+    LlavaVideoForConditionalGeneration,
+    LlavaVideoProcessor,
+    converted_config,
+)
+from support.families import Family
+from support.tiny import PATCH, SIDE, WORDS, build_processor, video
 
-__all__ = ["FRAMES", "image", "original_checkpoint", "video"]
+__all__ = ["FRAMES", "original_checkpoint", "video"]
 
 FRAMES = 4
 VISION = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "image_size": SIDE}
@@ -33,11 +40,41 @@ TEXT = {
 }
 
 
+def build(attention: str, dtype: torch.dtype) -> Any:
+    with TemporaryDirectory() as folder:
+        config = converted_config(_config(Path(folder)))
+    config.image_token_index, config.video_token_index = (WORDS.index(word) for word in ("<image>", "<video>"))
+    return LlavaVideoForConditionalGeneration._from_config(config, attn_implementation=attention)
+
+
+def processor() -> Any:
+    size = {"height": SIDE, "width": SIDE}
+    grid = [[SIDE, SIDE], [2 * SIDE, 2 * SIDE]]
+    return LlavaVideoProcessor(
+        image_processor=LlavaOnevisionImageProcessor(size=size, image_grid_pinpoints=grid),
+        tokenizer=build_processor().tokenizer,
+        video_processor=LlavaOnevisionVideoProcessor(size=size),
+        num_image_tokens=(SIDE // PATCH) ** 2,
+        vision_feature_select_strategy="full",
+    )
+
+
+FAMILY = Family(build, processor, sizes=((SIDE, SIDE),), lengths=False)
+
+
 def original_checkpoint(folder: Path) -> Path:
     """Write one with random weights into `folder`: its keys, its config, a tokenizer without placeholders."""
+    (folder / "config.json").write_text(json.dumps(_config(folder)))
+    build_processor().tokenizer.save_pretrained(folder)
+    save_file(_weights(), folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """Its configuration, and that of its tower in a folder inside `folder`."""
     tower = folder / "siglip"
     SiglipVisionConfig(**VISION, patch_size=PATCH, num_hidden_layers=3).save_pretrained(tower)
-    config: dict[str, Any] = {
+    return {
         **TEXT,
         "architectures": ["LlavaQwenForCausalLM"],
         "model_type": "llava",
@@ -53,10 +90,6 @@ def original_checkpoint(folder: Path) -> Path:
         "use_sliding_window": False,
         "add_faster_video": False,
     }
-    (folder / "config.json").write_text(json.dumps(config))
-    build_processor().tokenizer.save_pretrained(folder)
-    save_file(_weights(), folder / "model.safetensors", metadata={"format": "pt"})
-    return folder
 
 
 def _weights() -> dict[str, torch.Tensor]:
