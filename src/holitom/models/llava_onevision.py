@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb
 
 from holitom.errors import UnsupportedModelError
-from holitom.models.base import Adapter, SentTokens
+from holitom.models.base import Adapter, SentTokens, require_modules
 from holitom.ops.attention import frames_per_chunk, received_attention
 from holitom.tokens import MergedTokens, VideoTokens
 
@@ -42,6 +42,7 @@ class LlavaOnevision(Adapter):
         self.language_model = trunk.language_model
         self.layers = trunk.language_model.layers
         self.vision_attention = tower.encoder.layers[-1].self_attn
+        require_modules(self.vision_attention, ("q_proj", "k_proj"), "LLaVA-OneVision's vision tower")
         self._pool = trunk.apply_pooling
         self._video_token = int(config.video_token_id)
         self._image = (config.vision_config.num_channels, *2 * (config.vision_config.image_size,))
