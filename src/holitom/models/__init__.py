@@ -14,19 +14,25 @@ if TYPE_CHECKING:
     from holitom.models.base import Adapter
 
 FAMILIES = {
+    "Glm46VForConditionalGeneration": "holitom.models.glm4v:Glm4v",
+    "Glm4vForConditionalGeneration": "holitom.models.glm4v:Glm4v",
+    "Glm4vMoeForConditionalGeneration": "holitom.models.glm4v:Glm4vMoe",
     "InternVLForConditionalGeneration": "holitom.models.internvl:InternVL",
     "LlavaNextVideoForConditionalGeneration": "holitom.models.llava_next_video:LlavaNextVideo",
     "LlavaOnevisionForConditionalGeneration": "holitom.models.llava_onevision:LlavaOnevision",
     "LlavaVideoForConditionalGeneration": "holitom.models.llava_video:LlavaVideo",
+    "Qwen2VLForConditionalGeneration": "holitom.models.qwen2_vl:Qwen2VL",
+    "Qwen2_5_VLForConditionalGeneration": "holitom.models.qwen2_5_vl:Qwen25VL",
+    "Qwen3VLForConditionalGeneration": "holitom.models.qwen3_vl:Qwen3VL",
+    "Qwen3VLMoeForConditionalGeneration": "holitom.models.qwen3_vl:Qwen3VL",
     "SmolVLMForConditionalGeneration": "holitom.models.smolvlm:SmolVLM",
+    "VideoLlama3ForConditionalGeneration": "holitom.models.video_llama3:VideoLlama3",
 }
 
 # Checkpoints in a layout that transformers does not read, by the architecture that they name; and model types
 # of ours, whose modules make them known to transformers.
 ORIGINALS = {"LlavaQwenForCausalLM": "holitom.models.modeling_llava_video:load"}
 OWN_TYPES = {"llava_video": "holitom.models.modeling_llava_video"}
-
-GUIDE = "docs/adding-a-model.md"
 
 
 class Loader(Protocol):
@@ -39,23 +45,28 @@ def adapter_for(model: nn.Module) -> Adapter:
     """The adapter of `model`, by the name of its class or of a class that it derives from.
 
     Raises:
-        UnsupportedModelError: no family has that class, or not this variant of it; the message says what is
-            supported and comes nearest.
+        UnsupportedModelError: no family has that class or not this variant of it, or its code is not one that
+            the adapter was written for.
     """
-    for base in type(model).__mro__:
-        if base.__name__ in FAMILIES:
+    classes = type(model).__mro__
+    for base in classes:
+        if base.__name__ in FAMILIES and base.__module__.startswith(("transformers.models.", "holitom.models.")):
             adapter: Adapter = _named(FAMILIES[base.__name__])(model)
             return adapter
-    raise unsupported(type(model).__name__)
+    name = type(model).__name__
+    if any(base.__module__.startswith("transformers_modules") for base in classes):
+        raise _foreign(name)
+    nearest = get_close_matches(name, FAMILIES, n=1, cutoff=0.0)[0]
+    raise UnsupportedModelError(
+        f"no adapter for a model of class {name}; the nearest that has one is {nearest}. "
+        "docs/adding-a-model.md tells how to add a family"
+    )
 
 
-def unsupported(name: str, because: str = "") -> UnsupportedModelError:
-    """The error for a model class that no family has, `because` its checkpoint brings something unknown."""
-    near = get_close_matches(name, FAMILIES, n=1, cutoff=0.0)
-    brings = f", which brings {because}" if because else ""
+def _foreign(name: str) -> UnsupportedModelError:
     return UnsupportedModelError(
-        f"no adapter for a model of class {name}{brings}; the nearest supported one is {near[0]} (all: "
-        f"{', '.join(sorted(FAMILIES))}); {GUIDE} shows how to add a family"
+        f"{name} runs code that came with its checkpoint; load one in the transformers format, without "
+        "trust_remote_code"
     )
 
 
@@ -75,7 +86,7 @@ def original_loader(config: dict[str, Any]) -> Loader | None:
     from transformers import CONFIG_MAPPING
 
     if "auto_map" in config and config.get("model_type") not in CONFIG_MAPPING:
-        raise unsupported(architecture or str(config.get("model_type")), "code of its own (remote code)")
+        raise _foreign(architecture or str(config.get("model_type")))
     return None
 
 

@@ -189,3 +189,17 @@ class Adapter(ABC):
     def no_importance(self, features: Tensor) -> Tensor:
         """What `VideoTokens.importance` holds when no method reads it: zeros `[T, N]`."""
         return torch.zeros(features.shape[:2], device=features.device)
+
+
+def require_modules(attention: nn.Module, names: tuple[str, ...], whose: str) -> None:
+    """Raise `UnsupportedModelError` unless `attention` has the projections that its read-outs go through.
+
+    A quantised or fused attention that hides them cannot be read; linear layers that are quantised one by one
+    can.
+    """
+    for name in names:
+        if not callable(getattr(attention, name, None)):
+            raise UnsupportedModelError(
+                f"{whose} has a {type(attention).__name__} without {name}, so what it attends to cannot be "
+                "read; load the model without the quantisation or kernel that replaces its vision attention"
+            )

@@ -31,7 +31,7 @@ class InternVL(MarkedFrames):
         self.language_model = trunk.language_model
         self.layers = trunk.language_model.layers
         layer = feature_layer(trunk.vision_tower.encoder.layer, config.vision_feature_layer)
-        self.vision_attention = layer.attention
+        self.vision_attention = self._readable(layer.attention)
         self.image_token = int(config.image_token_id)
         self._model = model
         vision = config.vision_config

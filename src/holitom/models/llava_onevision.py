@@ -30,7 +30,8 @@ class LlavaOnevision(StackedFrames):
         self.trunk = trunk
         self.language_model = trunk.language_model
         self.layers = trunk.language_model.layers
-        self.vision_attention = feature_layer(tower.encoder.layers, config.vision_feature_layer).self_attn
+        layer = feature_layer(tower.encoder.layers, config.vision_feature_layer)
+        self.vision_attention = self._readable(layer.self_attn)
         self.video_token = int(config.video_token_id)
         vision = config.vision_config
         self.image = (vision.num_channels, vision.image_size, vision.image_size)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb
 
 from holitom.errors import UnsupportedModelError
-from holitom.models.base import Adapter, SentTokens
+from holitom.models.base import Adapter, SentTokens, require_modules
 from holitom.ops.attention import frames_per_chunk, received_attention
 from holitom.tokens import MergedTokens, VideoTokens
 
@@ -53,6 +53,11 @@ class OneAxis(Adapter):
             raise UnsupportedModelError(
                 f"{self.family} with {what} {value!r}; supported: {', '.join(map(repr, known))}"
             )
+
+    def _readable(self, attention: nn.Module) -> nn.Module:
+        """The tower's `attention`, whose queries and keys can be read."""
+        require_modules(attention, ("q_proj", "k_proj"), f"{self.family}'s vision tower")
+        return attention
 
     def importance(self, arguments: dict[str, Any]) -> Tensor:
         attention: Any = self.vision_attention

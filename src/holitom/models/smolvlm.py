@@ -29,7 +29,7 @@ class SmolVLM(MarkedFrames):
         self.trunk = trunk
         self.language_model = trunk.text_model
         self.layers = trunk.text_model.layers
-        self.vision_attention = trunk.vision_model.encoder.layers[-1].self_attn
+        self.vision_attention = self._readable(trunk.vision_model.encoder.layers[-1].self_attn)
         self.image_token = int(config.image_token_id)
         self._model = model
         vision = config.vision_config

@@ -71,6 +71,13 @@ class Encoded:
         if self.sent:
             return
         self.merged = [method.merge(video) for video in self.videos]
+        if any(
+            m.streams is None for m, v in zip(self.merged, self.videos, strict=True) if v.streams is not None
+        ):
+            raise UnsupportedUsageError(
+                f"{type(method).__name__}.merge gives no streams, which this model has besides its features; "
+                "merge VideoTokens.streams with the weights of the features (methods.parts.assemble does)"
+            )
         self.sent = [
             adapter.send(video, merged) for video, merged in zip(self.videos, self.merged, strict=True)
         ]

@@ -77,7 +77,6 @@ FAMILY = Family(
     build,
     processor,
     {"<image>": "<IMG_CONTEXT>"},
-    sizes=((48, 48), (32, 64)),
-    lengths=False,
+    videos=((8, 48, 48), (8, 32, 64)),
     silent=("image_token_id",),
 )

@@ -66,4 +66,4 @@ def processor() -> Any:
     )
 
 
-FAMILY = Family(build, processor, sizes=((SIDE, SIDE),), lengths=False)
+FAMILY = Family(build, processor, videos=((8, SIDE, SIDE), (8, SIDE, SIDE)))

@@ -32,7 +32,7 @@ def build(attention: str, dtype: torch.dtype) -> Any:
     vision = SmolVLMVisionConfig(
         hidden_size=32,
         intermediate_size=64,
-        num_hidden_layers=2,
+        num_hidden_layers=3,
         num_attention_heads=4,
         image_size=SIDE,
         patch_size=PATCH,
@@ -70,5 +70,5 @@ def processor() -> Any:
 # Its processor puts images and videos into one `pixel_values` and keeps the videos alone; and it tells every video of
 # a batch to have the frames of the longest.
 FAMILY = Family(
-    build, processor, images=False, sizes=((48, 64), (32, 48)), lengths=False, silent=("image_token_id",)
+    build, processor, images=False, videos=((8, 48, 64), (8, 32, 48)), silent=("image_token_id",)
 )
