@@ -22,7 +22,9 @@ CHOSEN: dict[str, Method | None] = {
 NEEDED = [method for method in CHOSEN.values() if method]
 
 
-def answer(model: Any, method: Method | None, inputs: dict[str, Any], shared: Any = None, **settings: Any) -> Any:
+def answer(
+    model: Any, method: Method | None, inputs: dict[str, Any], shared: Any = None, **settings: Any
+) -> Any:
     with method(model) if method else nullcontext() as run:
         if shared is not None:
             inputs = {**inputs, **shared[0].ask(run, shared[1])}

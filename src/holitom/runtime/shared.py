@@ -1,7 +1,7 @@
 """One run of the vision tower for several methods, and for several questions about the same videos.
 
-Benchmarks ask the same about the same videos under one method after another. What the tower makes of a video does
-not depend on the method, so it need be worked out only once:
+Benchmarks ask the same about the same videos under one method after another. What the tower makes of a video
+does not depend on the method, so it need be worked out only once:
 
     shared = encode_once(model, inputs, methods)
     for method in methods:
@@ -64,10 +64,9 @@ class SharedVideos:
             run: of the method that is attached; None where none is.
             rows: for each video placeholder of the prompts, in reading order, the number of its video.
         """
+        features: Any = [self.features[row] for row in rows]
         if isinstance(self.features, torch.Tensor):
-            features = self.features[list(rows)]
-        else:
-            features = [self.features[row] for row in rows]
+            features = torch.stack(features)
         output: Any = BaseModelOutputWithPooling(pooler_output=features)
         if run is not None:
             output.holitom = Encoded(run, [self.encoded.videos[row] for row in rows], self.encoded.vision)
@@ -83,7 +82,8 @@ def encode_once(model: nn.Module, inputs: Mapping[str, Any], methods: Iterable[M
         methods: that the result is meant for.
 
     Raises:
-        UnsupportedUsageError: a method is attached, or the model takes more from its tower than one tensor a video.
+        UnsupportedUsageError: a method is attached, or the model takes more from its tower than one tensor a
+            video.
         UnsupportedModelError: no adapter knows the model.
     """
     methods = list(methods)
