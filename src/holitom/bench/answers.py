@@ -111,8 +111,11 @@ def check_folder(folder: Path, mark: dict[str, Any]) -> None:
 
 
 def _check(path: Path, line: str, mark: dict[str, Any]) -> None:
-    found = _parsed(path, line)
-    other = [key for key, value in mark.items() if not isinstance(found, dict) or found.get(key) != value]
+    try:
+        found = dict(json.loads(line))
+    except (TypeError, ValueError) as error:
+        raise ResultsError(f"{path} is no file of this benchmark's answers: remove it") from error
+    other = [key for key, value in mark.items() if found.get(key) != value]
     if other:
         raise ResultsError(
             f"{path} holds results of another run (not the same {', '.join(other)}): remove it, or choose "
@@ -122,17 +125,8 @@ def _check(path: Path, line: str, mark: dict[str, Any]) -> None:
 
 def _answered(path: Path, line: str) -> Answered:
     try:
-        said, levels = _parsed(path, line)
+        said, levels = json.loads(line)
         first, *others = (Level(int(start), int(tokens)) for start, tokens in levels)
     except (TypeError, ValueError) as error:
         raise ResultsError(f"{path} holds a line that is no answer, {line.strip()!r}: remove it") from error
     return Answered(str(said), (first, *others))
-
-
-def _parsed(path: Path, line: str) -> Any:
-    try:
-        return json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ResultsError(
-            f"{path} holds a line that is not of this benchmark, {line.strip()!r}: remove it"
-        ) from error

@@ -58,9 +58,9 @@ def _notes(results: dict[str, Any]) -> list[str]:
         f"{model['dtype']}). Machine: {machine['processor']}, {machine['cores']} cores, threads used: "
         f"{machine['threads']}, {machine['device']}; {versions}.",
         "FLOPs: prefill of the visual tokens that each layer saw, by the paper's formula; mean over "
-        "questions. ratio: of full tokens'. kept: share of the visual tokens that entered the language model. "
-        f"95%: interval of the share of full tokens, by paired bootstrap ({results['bootstrap']['resamples']:,} resamples of "
-        "the questions within tasks).",
+        "questions. ratio: of full tokens'. kept: share of the visual tokens that entered the language "
+        "model. 95%: interval of the share of full tokens, by paired bootstrap "
+        f"({results['bootstrap']['resamples']:,} resamples of the questions within tasks).",
     ]
     refused = [f"{row['title']} refused: {row['refused']}." for row in results["settings"] if row["refused"]]
     return notes + refused
