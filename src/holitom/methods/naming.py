@@ -103,7 +103,7 @@ def _read(text: str) -> NamedMethod:
     name, settings, plus, inner = match.groups()
     if name not in NAMES:
         raise SettingsError(
-            f"unknown method {name!r}; known: {', '.join(NAMES)}, and each with +inner; or all"
+            f"unknown method {name!r}; known: {', '.join(NAMES)}; or all"
         )
     written = _settings(settings, text)
     if name == WITHOUT_INNER:
