@@ -211,8 +211,8 @@ class HolitomModel(lmms):  # type: ignore[misc]  # lmms-eval is not typed
         tally.add(len(rows), seconds, sum(answered), full, sent)
         said = self._processor.batch_decode(new, skip_special_tokens=True)
         return [
-            GenerationResult(generation.cut(text), TokenCounts(input_tokens=before, output_tokens=after))
-            for text, before, after in zip(said, asked, answered, strict=True)
+            GenerationResult(generation.cut(text), TokenCounts(input_tokens=read, output_tokens=written))
+            for text, read, written in zip(said, asked, answered, strict=True)
         ]
 
     def _own_device(self) -> str:
