@@ -61,7 +61,7 @@ def run_harness(task: Path, output: Path, model_args: str, *launcher: str) -> Ou
     samples = next(output.glob("**/*_samples_*.jsonl")).read_text().splitlines()
     rows = sorted((json.loads(line) for line in samples), key=lambda row: row["doc_id"])
     return Outcome(
-        [row["filtered_resps"][0].strip() for row in rows],
+        [row["filtered_resps"].strip() for row in rows],
         results["results"][task.stem],
         results["throughput"],
     )
