@@ -184,6 +184,20 @@ def test_generation_ends_at_a_stop_string_inside_a_token() -> None:
     assert generate(["flashes", "digit"]) == (whole, 2)  # in the question and nowhere: neither ends it
 
 
+def test_the_documented_template_is_the_prompt_of_the_paper_s_harness() -> None:
+    processor = load_model(str(BUNDLED_MODEL))[1]
+    template = (Path(__file__).parents[2] / "docs/qwen_1_5.jinja").read_text()
+    content = [{"type": "video"}, {"type": "text", "text": "Who?\nAnswer with a letter."}]
+    rendered = processor.apply_chat_template(
+        [{"role": "user", "content": content}], chat_template=template, add_generation_prompt=True
+    )
+    assert rendered == (
+        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+        "<|im_start|>user\n<video>\nWho?\nAnswer with a letter.<|im_end|>\n"
+        "<|im_start|>assistant\n"
+    )
+
+
 def test_a_lossless_video_gives_every_frame_back(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 256, (5, 34, 26, 3), dtype=np.uint8)
