@@ -42,7 +42,7 @@ $(LMMS)/.holitom-installed: pyproject.toml constraints.txt
 	@sed '/^av==/d' constraints.txt > $(LMMS)/constraints.txt
 	$(LMMS)/bin/python -m pip install --upgrade pip
 	$(LMMS)/bin/python -m pip install -c $(LMMS)/constraints.txt torch torchvision
-	$(LMMS)/bin/python -m pip install -c $(LMMS)/constraints.txt -e '.[lmms-eval,bench]' pytest pytest-timeout hypothesis
+	$(LMMS)/bin/python -m pip install -c $(LMMS)/constraints.txt -e '.[lmms-eval]' pytest pytest-timeout hypothesis
 	@touch $@
 
 test-lmms-eval: $(LMMS)/.holitom-installed  ## tests with lmms-eval, in .venv-lmms-eval/

@@ -22,7 +22,7 @@ from holitom.cli import BUNDLED_MODEL
 from holitom.integrations.lmms_eval.task import write_lossless, write_task
 from holitom.methods import VisionZip
 
-pytestmark = pytest.mark.lmms_eval
+pytestmark = [pytest.mark.lmms_eval, pytest.mark.timeout(1200)]  # importing the harness alone takes long
 
 PER_TASK, BATCH = 5, 7
 
@@ -39,6 +39,7 @@ class Outcome(NamedTuple):
     answers: list[str]
     figures: dict[str, Any]
     throughput: dict[str, float]
+    log: str
 
 
 def run_harness(task: Path, output: Path, model_args: str, *launcher: str) -> Outcome:
@@ -64,6 +65,7 @@ def run_harness(task: Path, output: Path, model_args: str, *launcher: str) -> Ou
         [row["filtered_resps"].strip() for row in rows],
         results["results"][task.stem],
         results["throughput"],
+        done.stdout,
     )
 
 
@@ -103,6 +105,8 @@ def test_the_harness_gets_the_bench_s_answers(
 def test_two_processes_share_the_questions(task: Path, tmp_path: Path) -> None:
     launcher = ("accelerate.commands.launch", "--cpu", "--num_processes", "2", "--main_process_port", "0")
     got = run_harness(task, tmp_path, "method=visionzip,retain_ratio=0.25,inner=true", *launcher)
+    assert "Running on rank 0" in got.log
+    assert "Running on rank 1" in got.log
     assert_same(got, VisionZip(0.25).with_inner(HoliTom()))
 
 
