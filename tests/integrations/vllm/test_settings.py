@@ -73,7 +73,7 @@ def test_what_cannot_work_is_refused_with_its_reason(entry: object, says: str) -
 def test_a_model_that_is_not_known_is_not_served_with_full_tokens() -> None:
     from holitom import UnsupportedModelError
 
-    with pytest.raises(UnsupportedModelError, match="InternVLChatModel.*LlavaOnevision"):
+    with pytest.raises(UnsupportedModelError, match=r"InternVLChatModel.*LlavaOnevision"):
         check(served({"retain_ratio": 0.1}, "InternVLChatModel"), "0.32.0")
 
 
