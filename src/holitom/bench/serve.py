@@ -1,7 +1,7 @@
 """What merging saves a running server, by vLLM's own load generator (`vllm bench serve`).
 
-Every request brings a video of its own (synthetic noise, so that no cache helps; its tokens are as many as any
-video's of that shape) and a short question. The generator gives latencies and throughput; KV-cache use and
+Every request brings a video of its own (synthetic noise, so that no cache helps; it has as many tokens as any
+other of its shape) and a short question. The generator gives latencies and throughput; KV-cache use and
 prompt lengths are the server's own metrics, read while it runs.
 """
 

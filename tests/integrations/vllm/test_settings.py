@@ -23,9 +23,12 @@ def config(holitom: object = None) -> Any:
     return made
 
 
-def served(holitom: object = None, architecture: str = "LlavaOnevisionForConditionalGeneration") -> Any:
+def served(
+    holitom: object = None, architecture: str = "LlavaOnevisionForConditionalGeneration", prunes: bool = False
+) -> Any:
     """As much of vLLM's ModelConfig as the plugin reads."""
-    return SimpleNamespace(hf_config=config(holitom), architecture=architecture)
+    multimodal = SimpleNamespace(is_multimodal_pruning_enabled=lambda: prunes)
+    return SimpleNamespace(hf_config=config(holitom), architecture=architecture, multimodal_config=multimodal)
 
 
 def test_no_entry_is_no_method() -> None:
@@ -75,6 +78,13 @@ def test_a_model_that_is_not_known_is_not_served_with_full_tokens() -> None:
 
     with pytest.raises(UnsupportedModelError, match=r"InternVLChatModel.*LlavaOnevision"):
         check(served({"retain_ratio": 0.1}, "InternVLChatModel"), "0.32.0")
+
+
+def test_one_thinning_is_enough() -> None:
+    from holitom import UnsupportedUsageError
+
+    with pytest.raises(UnsupportedUsageError, match="--video-pruning-rate"):
+        check(served({"retain_ratio": 0.1}, prunes=True), "0.32.0")
 
 
 @pytest.mark.parametrize("version", ["0.31.2", "0.33.0", "1.0", "dev"])

@@ -24,6 +24,9 @@ FAMILIES = {
     "LlavaOnevisionForConditionalGeneration": (
         "holitom.integrations.vllm.llava_onevision:HoliTomLlavaOnevisionForConditionalGeneration"
     ),
+    "Qwen2_5_VLForConditionalGeneration": (
+        "holitom.integrations.vllm.qwen2_5_vl:HoliTomQwen25VLForConditionalGeneration"
+    ),
 }
 
 
@@ -60,7 +63,7 @@ def check(model_config: Any, version: str) -> Method | None:
     """The method that `model_config` asks for, or None if it asks for none.
 
     Raises:
-        UnsupportedUsageError: vLLM's `version` is not one of those tested.
+        UnsupportedUsageError: vLLM's `version` is not one of those tested, or vLLM itself is to prune videos.
         UnsupportedModelError: the architecture is none of `FAMILIES`.
         SettingsError: the settings are wrong, or the method cannot work in vLLM.
     """
@@ -75,7 +78,12 @@ def check(model_config: Any, version: str) -> Method | None:
         raise UnsupportedModelError(
             f"holitom cannot merge for {model_config.architecture} in vLLM; supported: {', '.join(FAMILIES)}"
         )
-    return method_of(model_config.hf_config)
+    method = method_of(model_config.hf_config)
+    if model_config.multimodal_config.is_multimodal_pruning_enabled():
+        raise UnsupportedUsageError(
+            "holitom and --video-pruning-rate would both thin videos; take one of them"
+        )
+    return method
 
 
 def _looked_over(verifier: Any) -> Any:

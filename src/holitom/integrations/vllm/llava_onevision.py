@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import repeat
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from holitom.integrations.vllm.settings import method_of
 from holitom.integrations.vllm.vision import KeyedBySettings, LastAttention
+from holitom.methods.base import Method
 from holitom.tokens import VideoTokens
 
 
@@ -56,32 +56,27 @@ class HoliTomLlavaOnevisionForConditionalGeneration(stock.LlavaOnevisionForCondi
         super().__init__(vllm_config=vllm_config, prefix=prefix)
         self._method = method_of(self.config)
         if self._method is not None:
-            last = self.vision_tower.vision_model.encoder.layers[-1].self_attn.attn
-            self._last_attention = LastAttention(last, self._method)
-            # vLLM plans the tower's work by embeddings, of which merged videos have few: one at a time.
-            self.requires_sequential_video_encoding = True
+            last = self.vision_tower.vision_model.encoder.layers[-1].self_attn
+            self._last_attention = LastAttention(last.attn, last.qkv_proj, self._method, vllm_config)
 
     def _process_video_pixels(self, inputs: Any) -> Any:
-        method = self._method
-        if method is None:
+        if self._method is None:
             return super()._process_video_pixels(inputs)
-        videos = list(inputs["pixel_values_videos"])
-        frames = [len(video) for video in videos]
-        with self._last_attention as last:
-            features = self._video_pixels_to_features(self.vision_tower, torch.cat(videos))
-            # The model's own pooling, so importance and keys are interpolated exactly as the features are.
-            importance, keys = features.new_zeros(features.shape[:2]), None
-            if method.needs_importance:
-                importance = self.apply_pooling(last.importance(len(features))[..., None])[..., 0]
-            if method.needs_keys:
-                keys = self.apply_pooling(last.keys(len(features)))
-        side = round(features.shape[1] ** 0.5)
-        split: list[Any] = [torch.split(features, frames), torch.split(importance, frames)]
-        split.append(repeat(None) if keys is None else torch.split(keys, frames))
-        return [
-            self._send(method.merge(VideoTokens(video, weights, (side, side), own_keys)).features)
-            for video, weights, own_keys in zip(*split, strict=False)
-        ]
+        # One at a time: vLLM plans the tower's work by embeddings, of which merged videos have few.
+        return [self._merged(self._method, pixels) for pixels in inputs["pixel_values_videos"]]
 
-    def _send(self, features: Tensor) -> Tensor:
-        return torch.cat([features, self.image_newline[None].to(features)])
+    def _merged(self, method: Method, pixels: Tensor) -> Tensor:
+        """`[M + 1, D]`: what the language model gets for one video's `pixels` `[T, 3, H, W]`."""
+        with self._last_attention as last:
+            features = self._video_pixels_to_features(self.vision_tower, pixels)
+            importance, keys = last.importance(len(pixels)), last.keys(len(pixels))
+        side = round(features.shape[1] ** 0.5)
+        video = VideoTokens(
+            features=features,
+            # The model's own pooling, so both are interpolated exactly as the features are.
+            importance=self.apply_pooling(importance[..., None])[..., 0],
+            grid=(side, side),
+            keys=None if keys is None else self.apply_pooling(keys),
+        )
+        merged = method.merge(video).features
+        return torch.cat([merged, self.image_newline[None].to(merged)])
