@@ -82,8 +82,8 @@ def command(port: int, holitom: object, *more: str) -> list[str]:
         *("--hf-overrides", json.dumps({"holitom": holitom})),
         *("--media-io-kwargs", json.dumps({"video": {"num_frames": FRAMES}})),
         *("--dtype", "float32", "--max-model-len", "2048", "--block-size", "32"),
-        # Fewer tokens a step than a merged video has: every video's prefill is split.
-        *("--max-num-batched-tokens", "64", "--max-num-seqs", "32"),
+        # Fewer tokens of a prompt a step than a merged video has: every video's prefill is split.
+        *("--max-num-batched-tokens", "512", "--long-prefill-token-threshold", "32", "--max-num-seqs", "32"),
         *("--enable-prompt-tokens-details", "--limit-mm-per-prompt", '{"video": 3, "image": 3}'),
         *more,
     ]
