@@ -18,7 +18,7 @@ from torch import Tensor
 from vllm.model_executor.models import qwen2_5_vl as stock
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
-from holitom.errors import UnsupportedModelError, UnsupportedUsageError
+from holitom.errors import UnsupportedModelError, UnsupportedUsageError, VideoError
 from holitom.integrations.vllm.settings import method_of
 from holitom.integrations.vllm.vision import KeyedBySettings, LastAttention
 from holitom.methods.base import Method
@@ -41,7 +41,7 @@ class MultiModalProcessor(KeyedBySettings, stock.Qwen2_5_VLMultiModalProcessor):
         def merged(placeholder: list[int], item: int) -> list[int]:
             video = out_mm_kwargs["video"][item]
             if "pixel_values_videos" not in video:
-                raise UnsupportedUsageError("video embeddings cannot be merged; send the video itself")
+                raise VideoError("video embeddings cannot be merged; send the video itself")
             frames, height, width = video["video_grid_thw"].data.tolist()
             return placeholder * method.merged_count(frames, height * width // block)
 
