@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 from support.serving import (
     FRAMES,
+    RETAIN,
     VIDEO_TOKENS,
     Reply,
     Server,
@@ -26,6 +27,7 @@ from support.serving import (
     environment,
     image_part,
     reply,
+    serving,
     squares,
     video_part,
 )
@@ -175,6 +177,21 @@ def test_a_hundred_at_once_each_get_their_own(server: Server, client: Any, demo:
         assert (got.text, got.prompt_tokens) == (alone[kind].text, alone[kind].prompt_tokens)
         assert got.logprobs == pytest.approx(alone[kind].logprobs, abs=2e-3)
     assert server.metric("vllm:num_requests_running") == 0
+
+
+@pytest.mark.parametrize(
+    "more", [("--tensor-parallel-size", "2"), ("--data-parallel-size", "2")], ids=" ".join
+)
+def test_two_ranks_answer_alike(transformers_path: Transformers, demo: bytes, more: tuple[str, ...]) -> None:
+    from openai import OpenAI
+
+    files = [demo, encode(squares(1)), encode(squares(2, frames=8))]
+    with serving({"retain_ratio": RETAIN}, "--enforce-eager", *more) as server:
+        client = OpenAI(base_url=f"{server.url}/v1", api_key="none", timeout=600, max_retries=0)
+        for file in files:
+            expected = transformers_path.ask(DEMO_QUESTION, videos=[decode(file)])
+            for _ in range(2):
+                same(ask(client, [video_part(file)], DEMO_QUESTION), expected)
 
 
 def test_a_bad_ratio_is_refused_before_weights_load() -> None:
