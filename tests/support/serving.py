@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import os
 import signal
@@ -23,6 +24,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
 from holitom import HoliTom
 from holitom.cli import BUNDLED_MODEL
@@ -132,6 +134,16 @@ def video_part(data: bytes) -> dict[str, Any]:
     """A file's bytes as a chat message's part."""
     url = "data:video/mp4;base64," + base64.b64encode(data).decode()
     return {"type": "video_url", "video_url": {"url": url}}
+
+
+def frames_part(frames: Clip) -> dict[str, Any]:
+    """Frames one by one, as vLLM takes them from clients that have sampled already."""
+    pictures = []
+    for frame in frames:
+        out = io.BytesIO()
+        Image.fromarray(frame).save(out, "jpeg")
+        pictures.append(base64.b64encode(out.getvalue()).decode())
+    return {"type": "video_url", "video_url": {"url": "data:video/jpeg;base64," + ",".join(pictures)}}
 
 
 def image_part(data: bytes) -> dict[str, Any]:
