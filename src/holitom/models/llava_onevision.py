@@ -46,12 +46,12 @@ class LlavaOnevision(StackedFrames):
     def features(self, sent: Tensor) -> Tensor:
         return sent[:, :-1]  # the last one is the newline
 
-    def slots(self, video: VideoTokens) -> int:
-        return super().slots(video) + 1
+    def count(self, frames: int) -> int:
+        return super().count(frames) + 1
 
     def send(self, video: VideoTokens, merged: MergedTokens) -> SentTokens:
         trunk: Any = self.trunk
         sent = super().send(video, merged)
         newline = trunk.image_newline[None].to(sent.features)
-        last = sent.slot.new_tensor([super().slots(video)])
+        last = sent.slot.new_tensor([self.slots(video) - 1])
         return SentTokens(torch.cat([sent.features, newline]), torch.cat([sent.slot, last]))

@@ -27,9 +27,9 @@ class LlavaVideo(LlavaOnevision):
         shape = (len(sent), -1, rows, columns + 1, sent.shape[-1])
         return sent.view(shape)[:, :, :, :columns]  # the last of each row is a newline
 
-    def slots(self, video: VideoTokens) -> int:
-        rows, columns = video.grid
-        return video.features.shape[0] * rows * (columns + 1)
+    def count(self, frames: int) -> int:
+        rows, columns = self.grid
+        return frames * rows * (columns + 1)
 
     def send(self, video: VideoTokens, merged: MergedTokens) -> SentTokens:
         trunk: Any = self.trunk

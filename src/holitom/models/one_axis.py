@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb
 
-from holitom.errors import UnsupportedModelError
+from holitom.errors import UnsupportedModelError, UnsupportedUsageError
 from holitom.models.base import Adapter, SentTokens, require_modules
 from holitom.ops.attention import frames_per_chunk, received_attention
 from holitom.tokens import MergedTokens, VideoTokens
@@ -52,6 +52,14 @@ class OneAxis(Adapter):
         if value not in known:
             raise UnsupportedModelError(
                 f"{self.family} with {what} {value!r}; supported: {', '.join(map(repr, known))}"
+            )
+
+    def _check_placeholders(self, input_ids: Tensor, expected: int) -> None:
+        held = int(self.placeholders(input_ids).sum())
+        if held != expected:
+            raise UnsupportedUsageError(
+                f"the prompt holds {held} placeholders, and its videos are {expected} tokens; pass the ids that "
+                "the processor made for these videos, and a processor whose settings are the model's"
             )
 
     def _readable(self, attention: nn.Module) -> nn.Module:
@@ -106,6 +114,10 @@ class StackedFrames(OneAxis):
     def encoding(self, frames: int, width: int, height: int) -> dict[str, Any]:
         return {"pixel_values_videos": torch.empty(1, frames, *self.image, device="meta")}
 
+    def check_prompt(self, input_ids: Tensor, arguments: dict[str, Any]) -> None:
+        videos, frames = arguments["pixel_values_videos"].shape[:2]
+        self._check_placeholders(input_ids, videos * self.count(frames))
+
     @abstractmethod
     def pool(self, patches: Tensor) -> Tensor:
         """Pool `[F, P, c]` over space exactly as the model pools features, to `[F, N, c]`."""
@@ -138,9 +150,13 @@ class StackedFrames(OneAxis):
             for index, video in enumerate(features)
         ]
 
+    def count(self, frames: int) -> int:
+        """Placeholders of a video of `frames`, separators included."""
+        rows, columns = self.grid
+        return frames * rows * columns
+
     def slots(self, video: VideoTokens) -> int:
-        frames, tokens = video.features.shape[:2]
-        return frames * tokens
+        return self.count(len(video.features))
 
     def send(self, video: VideoTokens, merged: MergedTokens) -> SentTokens:
         return SentTokens(merged.features, merged.frame * video.features.shape[1] + merged.position)

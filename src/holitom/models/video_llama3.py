@@ -56,6 +56,11 @@ class VideoLlama3(OneAxis):
     def placeholders(self, input_ids: Tensor) -> Tensor:
         return input_ids == self._video_token
 
+    def check_prompt(self, input_ids: Tensor, arguments: dict[str, Any]) -> None:
+        mask = arguments.get("video_compression_mask")
+        if mask is not None:
+            self._check_placeholders(input_ids, int(mask.sum()))
+
     def importance(self, arguments: dict[str, Any]) -> Tensor:
         def project(hidden: Tensor) -> tuple[Tensor, Tensor]:
             query, key = (self._heads(name, hidden[None])[0] for name in ("q", "k"))

@@ -67,20 +67,19 @@ class Encoded:
             self.videos = adapter.locate(self.encodings, given)
 
     def merge(self, method: Method, adapter: Adapter) -> None:
-        """Fill in `merged` and `sent`, unless they are."""
+        """Fill in `merged` and `sent`, unless they are; a video that several rows share is merged once."""
         if self.sent:
             return
-        self.merged = [method.merge(video) for video in self.videos]
-        if any(
-            m.streams is None for m, v in zip(self.merged, self.videos, strict=True) if v.streams is not None
-        ):
+        distinct = {id(video): video for video in self.videos}
+        merged = {key: method.merge(video) for key, video in distinct.items()}
+        if any(merged[key].streams is None for key, video in distinct.items() if video.streams is not None):
             raise UnsupportedUsageError(
                 f"{type(method).__name__}.merge gives no streams, which this model has besides its features; "
                 "merge VideoTokens.streams with the weights of the features (methods.parts.assemble does)"
             )
-        self.sent = [
-            adapter.send(video, merged) for video, merged in zip(self.videos, self.merged, strict=True)
-        ]
+        sent = {key: adapter.send(video, merged[key]) for key, video in distinct.items()}
+        self.merged = [merged[id(video)] for video in self.videos]
+        self.sent = [sent[id(video)] for video in self.videos]
 
 
 @dataclass(frozen=True)
