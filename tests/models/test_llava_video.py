@@ -114,9 +114,9 @@ def test_merged_rows_keep_a_newline_each(loaded: Any) -> None:
     inputs = ask(processor, video())
     embeds: list[torch.Tensor] = []
     first_layer = model.model.language_model.layers[0]
-    with HoliTom(0.3, inner_drop=None)(model) as run, torch.no_grad():
-        with first_layer.register_forward_pre_hook(lambda module, args: embeds.append(args[0][0])):
-            model(**inputs)
+    hook = first_layer.register_forward_pre_hook(lambda module, args: embeds.append(args[0][0]))
+    with hook, HoliTom(0.3, inner_drop=None)(model) as run, torch.no_grad():
+        model(**inputs)
     assert run.last is not None
     (report,) = run.last.videos
     places = sorted(zip(report.frame.tolist(), report.position.tolist(), strict=True))
@@ -125,7 +125,7 @@ def test_merged_rows_keep_a_newline_each(loaded: Any) -> None:
     is_newline = (embeds[-1] == model.model.image_newline).all(-1)
     assert int(is_newline.sum()) == len(rows)
     first = int((inputs["input_ids"][0] == model.config.video_token_id).nonzero()[0])
-    ends = [i for i, (a, b) in enumerate(zip(places, places[1:] + [(-1, -1)], strict=True))
+    ends = [i for i, (a, b) in enumerate(zip(places, [*places[1:], (-1, -1)], strict=True))
             if (a[0], a[1] // 3) != (b[0], b[1] // 3)]  # fmt: skip
     wanted = [first + end + 1 + before for before, end in enumerate(ends)]
     assert is_newline.nonzero().flatten().tolist() == wanted

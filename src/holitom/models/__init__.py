@@ -50,7 +50,9 @@ def adapter_for(model: nn.Module) -> Adapter:
     """
     classes = type(model).__mro__
     for base in classes:
-        if base.__name__ in FAMILIES and base.__module__.startswith(("transformers.models.", "holitom.models.")):
+        if base.__name__ in FAMILIES and base.__module__.startswith(
+            ("transformers.models.", "holitom.models.")
+        ):
             adapter: Adapter = _named(FAMILIES[base.__name__])(model)
             return adapter
     name = type(model).__name__

@@ -181,7 +181,7 @@ class Adapter(ABC):
         return {}
 
     def encode(self, arguments: dict[str, Any]) -> Any:
-        """What `trunk` returns for `encoding`'s arguments, on the meta device, where no value can be asked."""
+        """What `trunk` returns for `encoding`'s arguments on the meta device, where there are no values."""
         return getattr(self.trunk, self.encoder)(**arguments, return_dict=True)
 
     def encoding(self, frames: int, width: int, height: int) -> dict[str, Any]:

@@ -18,6 +18,7 @@ class InternVL(MarkedFrames):
     towers: ClassVar[tuple[str, ...]] = ("internvl_vision",)
     decoders: ClassVar[tuple[str, ...]] = ("llama", "qwen2", "qwen3")
     leading: ClassVar[int] = 1
+    mark: ClassVar[str] = "<IMG_CONTEXT>"
     first: ClassVar[re.Pattern[str]] = re.compile(r"Frame1: <img>$")
     later: ClassVar[re.Pattern[str]] = re.compile(r"</img>\nFrame[1-9]\d*: <img>")
 
@@ -40,6 +41,9 @@ class InternVL(MarkedFrames):
         self._side = height // vision.patch_size[0]
         side = int(self._side * config.downsample_ratio)
         self.grid = (side, side)
+
+    def images(self, pixels: Tensor) -> int:
+        return len(pixels)
 
     def shuffle(self, patches: Tensor) -> Tensor:
         trunk: Any = self.trunk

@@ -1,9 +1,9 @@
 """Families whose video frames are images to the model, told apart by the text that the processor writes
 before each ("Frame2: ", "Frame from 00:01:").
 
-The model knows one placeholder for images and frames, so what is a frame stands in the prompt's text alone. That
-text is read with the model's own tokenizer: `model.tokenizer` where somebody has set it, else the one beside the
-checkpoint (`model.name_or_path`).
+The model knows one placeholder for images and frames, so what is a frame stands in the prompt's text alone.
+That text is read with the model's own tokenizer: `model.tokenizer` where somebody has set it, else the one
+beside the checkpoint (`model.name_or_path`).
 """
 
 from __future__ import annotations
@@ -32,12 +32,14 @@ class MarkedFrames(OneAxis):
     Attributes:
         first: pattern at the end of the text before a video's first frame, whatever comes before it.
         later: likewise for its other frames, of which nothing but this text stands between two.
-        image_token: id of a placeholder of images and frames.
+        mark: how a placeholder is written.
+        image_token: its id, for images and frames alike.
         grid: `(rows, columns)` of one frame's visual tokens.
         image: `(channels, height, width)` of one frame's pixels.
     """
 
     modality: ClassVar[str] = "image"
+    mark: ClassVar[str]
     first: ClassVar[re.Pattern[str]]
     later: ClassVar[re.Pattern[str]]
 
@@ -48,7 +50,7 @@ class MarkedFrames(OneAxis):
 
     @abstractmethod
     def shuffle(self, patches: Tensor) -> Tensor:
-        """The model's own pixel shuffle: `[F, P, c]` to `[F, N, k * c]`, a token's `k` patches side by side."""
+        """The model's own pixel shuffle, `[F, P, c]` to `[F, N, k * c]`: a token's `k` patches in a row."""
 
     def pool(self, patches: Tensor) -> Tensor:
         """Mean over the patches of each token: `[F, P, c]` to `[F, N, c]`."""
@@ -79,19 +81,32 @@ class MarkedFrames(OneAxis):
             )
         ]
 
+    def check_prompt(self, input_ids: Tensor, arguments: dict[str, Any]) -> None:
+        each, images = self.grid[0] * self.grid[1], self.images(arguments["pixel_values"])
+        lengths = [length for row in self._runs(input_ids) for _, length in row]
+        if sum(lengths) != images * each or any(length % each for length in lengths):
+            raise UnsupportedUsageError(
+                f"the prompt's runs of image placeholders are {lengths} tokens long, and {images} images "
+                f"(frames among them) of {each} tokens came with it; pass the ids that the processor made for "
+                "them, with a processor that fits the model"
+            )
+
+    @abstractmethod
+    def images(self, pixels: Tensor) -> int:
+        """How many images `pixel_values` hold."""
+
     def locate(self, encodings: list[VideoTokens], given: dict[str, Any]) -> list[VideoTokens]:
         (images,) = encodings
         ids: Tensor = given["input_ids"]
         each = images.features.shape[1]
         runs = self._runs(ids)
-        # `generate` repeats rows (beams, returned sequences) but encodes images once.
         counts = [sum(length for _, length in row) // each for row in runs]
+        # `generate` repeats rows (beams, returned sequences) but encodes images once.
         copies, rest = divmod(sum(counts), len(images.features))
-        if rest or not copies or any(length % each for row in runs for _, length in row):
+        if rest or not copies:
             raise UnsupportedUsageError(
-                f"the rows hold placeholders of {counts} images of {each} tokens, but {len(images.features)} "
-                "images were encoded; pass the ids that the processor made for them (with a cache: for the new "
-                "part of the prompt)"
+                f"the rows hold placeholders of {counts} images, but {len(images.features)} were encoded; "
+                "pass the ids that the processor made for them (with a cache: for the new part of the prompt)"
             )
         found: list[VideoTokens] = []
         start = 0
@@ -172,10 +187,11 @@ class MarkedFrames(OneAxis):
                 tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=True)
             except (OSError, ValueError):
                 tokenizer = None
-        if tokenizer is None:
+        # transformers may make up an empty one where there is none.
+        if tokenizer is None or tokenizer.convert_tokens_to_ids(self.mark) != self.image_token:
             raise UnsupportedModelError(
-                f"{self.family} tells video frames from images by the text before them, and no tokenizer is to "
-                f"be found at {name!r} to read it; set model.tokenizer = processor.tokenizer before attaching"
+                f"{self.family} tells frames from images by the text before them; there is no tokenizer at "
+                f"{name!r} to read it; set model.tokenizer = processor.tokenizer before attaching"
             )
         return tokenizer
 

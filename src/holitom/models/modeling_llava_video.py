@@ -2,7 +2,7 @@
 
 LLaVA-Video (arXiv 2410.02713) is LLaVA-OneVision with other video tokens: 2x2 average pooling (27 x 27
 patches give 13 x 13) and a newline token after every row of every frame. Its checkpoints
-(lmms-lab/LLaVA-Video-7B-Qwen2 and -72B-Qwen2) are laid out as the LLaVA-NeXT repository does; `load` reads them.
+(lmms-lab/LLaVA-Video-7B-Qwen2 and -72B-Qwen2) are in the LLaVA-NeXT repository's layout; `load` reads them.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class LlavaVideoModel(LlavaOnevisionModel):
         """Pool patches `[F, P, D]` of square frames to `[F, N, D]`."""
         mode, stride = self.config.video_pool_mode, self.config.video_pool_stride
         side = math.isqrt(image_features.shape[1])
-        grid = image_features.unflatten(1, (side, side)).permute(0, 3, 1, 2)
+        grid = image_features.view(len(image_features), side, side, -1).permute(0, 3, 1, 2)
         if mode == "average":
             grid = F.avg_pool2d(grid, stride)
         elif mode == "max":
@@ -98,8 +98,8 @@ class LlavaVideoModel(LlavaOnevisionModel):
     def get_video_features(self, pixel_values_videos: Tensor, *args: Any, **kwargs: Any) -> Any:
         """As the class above, with a newline token after every grid row.
 
-        Of `pixel_values_videos` `[videos, frames, channels, height, width]` it makes what the class above does;
-        its `pooler_output` is `[videos, frames * rows * (columns + 1), D]`.
+        From `pixel_values_videos` `[videos, frames, channels, height, width]`; its `pooler_output` is
+        `[videos, frames * rows * (columns + 1), D]`.
         """
         kwargs["return_dict"], as_dict = True, kwargs.get("return_dict", True)
         encoded = super().get_video_features(pixel_values_videos, *args, **kwargs)
@@ -122,7 +122,7 @@ class LlavaVideoForConditionalGeneration(LlavaOnevisionForConditionalGeneration)
         text: Any = config.text_config
         self.model = LlavaVideoModel(config)
         self.lm_head = nn.Linear(text.hidden_size, text.vocab_size, bias=False)
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
 
 
 class LlavaVideoProcessor(LlavaOnevisionProcessor):
@@ -148,7 +148,7 @@ class LlavaVideoProcessor(LlavaOnevisionProcessor):
         video_pool_stride: int = 2,
     ) -> None:
         self.video_pool_mode, self.video_pool_stride = video_pool_mode, video_pool_stride
-        super().__init__(
+        super().__init__(  # type: ignore[no-untyped-call]
             image_processor,
             tokenizer,
             video_processor,
@@ -175,13 +175,13 @@ class LlavaVideoProcessor(LlavaOnevisionProcessor):
     def _get_num_multimodal_tokens(
         self, image_sizes: Any = None, video_sizes: Any = None, **kwargs: Any
     ) -> Any:
-        counted = super()._get_num_multimodal_tokens(image_sizes, **kwargs)
+        counted = super()._get_num_multimodal_tokens(image_sizes, **kwargs)  # type: ignore[no-untyped-call]
         if video_sizes is not None:
             counted.num_video_tokens = [frames * self.tokens_per_frame() for frames, _, _ in video_sizes]
         return counted
 
 
-# transformers' own door for classes that it does not have: the Auto classes read what `save_pretrained` wrote.
+# transformers' own door for classes that it lacks: the Auto classes read what `save_pretrained` wrote.
 AutoConfig.register(LlavaVideoConfig.model_type, LlavaVideoConfig, exist_ok=True)
 AutoModelForImageTextToText.register(LlavaVideoConfig, LlavaVideoForConditionalGeneration, exist_ok=True)
 AutoProcessor.register(LlavaVideoConfig, LlavaVideoProcessor, exist_ok=True)
@@ -313,13 +313,14 @@ def _processor(name: str, config: LlavaVideoConfig) -> LlavaVideoProcessor:
                 {"additional_special_tokens": [AddedToken(token, special=True, normalized=False)]},
                 replace_additional_special_tokens=False,
             )
-    config.image_token_index, config.video_token_index = tokenizer.convert_tokens_to_ids(
-        ["<image>", "<video>"]
-    )
-    text, vision = config.text_config, config.vision_config
-    if max(config.image_token_index, config.video_token_index) >= text.vocab_size:
+    ids = tokenizer.convert_tokens_to_ids(["<image>", "<video>"])
+    config.image_token_index, config.video_token_index = ids
+    text: Any = config.text_config
+    vision: Any = config.vision_config
+    if max(ids) >= text.vocab_size:
         raise ModelError(
-            f"model {name}: its {text.vocab_size} embeddings leave no room for the placeholders <image>, <video>"
+            f"model {name}: its {text.vocab_size} embeddings leave no room for the placeholders <image> and "
+            "<video>"
         )
     seen: dict[str, Any] = {
         "size": {"height": vision.image_size, "width": vision.image_size},

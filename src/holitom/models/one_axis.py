@@ -35,7 +35,7 @@ class OneAxis(Adapter):
     towers: ClassVar[tuple[str, ...]]
     decoders: ClassVar[tuple[str, ...]] = DECODERS
     leading: ClassVar[int] = 0
-    """Tokens before the patches (class tokens): they ask like any other, but nobody needs what they receive."""
+    """Tokens before the patches (class tokens): they ask like any other; what they receive is left out."""
 
     def _check_parts(self, config: Any) -> None:
         """Raise `UnsupportedModelError` for a tower or language model that nobody has looked at."""
@@ -58,8 +58,8 @@ class OneAxis(Adapter):
         held = int(self.placeholders(input_ids).sum())
         if held != expected:
             raise UnsupportedUsageError(
-                f"the prompt holds {held} placeholders, and its videos are {expected} tokens; pass the ids that "
-                "the processor made for these videos, and a processor whose settings are the model's"
+                f"the prompt holds {held} video placeholders, and its videos are {expected} tokens; pass the "
+                "ids that the processor made for these videos, with a processor that fits the model"
             )
 
     def _readable(self, attention: nn.Module) -> nn.Module:

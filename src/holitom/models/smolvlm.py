@@ -18,6 +18,7 @@ class SmolVLM(MarkedFrames):
     family: ClassVar[str] = "SmolVLM"
     towers: ClassVar[tuple[str, ...]] = ("smolvlm_vision",)
     decoders: ClassVar[tuple[str, ...]] = ("llama",)
+    mark: ClassVar[str] = "<image>"
     _opening = r"\nFrame from \d\d+:\d\d:<fake_token_around_image><global-img>"
     first: ClassVar[re.Pattern[str]] = re.compile(rf"\[H:MM:SS\] video\.\n{_opening}$")
     later: ClassVar[re.Pattern[str]] = re.compile(rf"<fake_token_around_image>{_opening}")
@@ -36,6 +37,9 @@ class SmolVLM(MarkedFrames):
         self.image = (vision.num_channels, vision.image_size, vision.image_size)
         side = vision.image_size // vision.patch_size // config.scale_factor
         self.grid = (side, side)
+
+    def images(self, pixels: Tensor) -> int:
+        return int(pixels.flatten(2).any(-1).sum())  # what is all zero fills a row up, and the model drops it
 
     def shuffle(self, patches: Tensor) -> Tensor:
         connector: Any = self.trunk.connector

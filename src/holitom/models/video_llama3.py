@@ -1,7 +1,7 @@
 """VideoLLaMA3 (2B, 7B): a packed SigLIP tower, 2x2 pooling behind it, "Time 1.0s:" before each frame, Qwen2.
 
-Its processor drops tokens whose pixels repeat the frame before (`use_token_compression`), and the prompt has no
-placeholder for them. They are merged like any other, but what stands where one was dropped is not sent.
+Its processor drops tokens whose pixels repeat the frame before (`use_token_compression`), and the prompt has
+no placeholder for them. They are merged like any other, but what stands where one was dropped is not sent.
 """
 
 from __future__ import annotations
@@ -79,14 +79,12 @@ class VideoLlama3(OneAxis):
         keys: Tensor | None = None,
     ) -> list[VideoTokens]:
         grid_thw, merge = arguments["video_grid_thw"], arguments["video_merge_sizes"]
-        grids = [
-            (t, h // m, w // m) for (t, h, w), m in zip(grid_thw.tolist(), merge.tolist(), strict=True)
-        ]
+        grids = [(t, h // m, w // m) for (t, h, w), m in zip(grid_thw.tolist(), merge.tolist(), strict=True)]
         came, sizes = [len(features) for features in encoded.pooler_output], [prod(grid) for grid in grids]
         if came != sizes:
             raise UnsupportedUsageError(
-                f"the videos came out as {came} tokens, and video_grid_thw says {sizes}; pass what one call of "
-                "the processor returned"
+                f"the videos came out as {came} tokens, and video_grid_thw says {sizes}; pass what one call "
+                "of the processor returned"
             )
         tower: Any = self.trunk.vision_model
         pooled = [
@@ -151,6 +149,4 @@ class VideoLlama3(OneAxis):
         inputs = processor(
             videos=[video], do_sample_frames=False, use_token_compression=False, return_tensors="pt"
         )
-        return {
-            name: inputs[name] for name in ("pixel_values_videos", "video_grid_thw", "video_merge_sizes")
-        }
+        return {name: inputs[name] for name in ("pixel_values_videos", "video_grid_thw", "video_merge_sizes")}

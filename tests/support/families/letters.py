@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerFast
 
 
 def letter_tokenizer(special: dict[str, str]) -> Any:
-    """`<pad>` is 0, `<end>` 1, then `special` (each by the attribute that a processor asks for), then bytes."""
+    """`<pad>` is 0, `<end>` 1, then `special` (by the attribute that a processor asks for), then bytes."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     words = ["<pad>", "<end>", *special.values(), *letters]
     tokenizer = Tokenizer(models.BPE({word: i for i, word in enumerate(words)}, []))

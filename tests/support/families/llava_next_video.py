@@ -1,4 +1,4 @@
-"""LLaVA-NeXT-Video: a class token in the tower, features of its last layer but one, nothing between frames."""
+"""LLaVA-NeXT-Video: a class token in the tower, features of its last layer but one."""
 
 from __future__ import annotations
 

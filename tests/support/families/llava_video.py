@@ -43,7 +43,9 @@ TEXT = {
 def build(attention: str, dtype: torch.dtype) -> Any:
     with TemporaryDirectory() as folder:
         config = converted_config(_config(Path(folder)))
-    config.image_token_index, config.video_token_index = (WORDS.index(word) for word in ("<image>", "<video>"))
+    config.image_token_index, config.video_token_index = (
+        WORDS.index(word) for word in ("<image>", "<video>")
+    )
     return LlavaVideoForConditionalGeneration._from_config(config, attn_implementation=attention)
 
 

@@ -159,7 +159,7 @@ def reference_logits(
         method: what merges.
         answer: what was generated.
         turns: how many of the prompt's ids each turn ends with; None: it is one turn.
-        sees: the model under test: where two tokens are as good as equal, the method must see its very digits.
+        sees: the model under test: where two tokens are nearly equal, the method must see its very digits.
     """
     prompt = inputs["input_ids"].shape[1]
     adapter = adapter_for(small.model)

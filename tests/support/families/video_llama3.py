@@ -1,4 +1,4 @@
-"""VideoLLaMA3: a packed tower with rotary positions, "Time 1.0s:" before each frame, placeholders left out."""
+"""VideoLLaMA3: a packed tower with rotary positions, "Time 1.0s:" before each frame."""
 
 from __future__ import annotations
 
