@@ -51,7 +51,13 @@ def run_harness(task: Path, output: Path, model_args: str, *launcher: str) -> Ou
             *("--include_path", str(task.parent), "--tasks", task.stem),
             *("--output_path", str(output), "--log_samples"),
         ],
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(output / "hf"), "OMP_NUM_THREADS": "1"},
+        env={
+            **os.environ,
+            "ACCELERATE_USE_CPU": "true",
+            "HF_HUB_OFFLINE": "1",
+            "HF_HOME": str(output / "hf"),
+            "OMP_NUM_THREADS": "1",
+        },
         capture_output=True,
         text=True,
         cwd=output,
@@ -103,7 +109,8 @@ def test_the_harness_gets_the_bench_s_answers(
 
 @pytest.mark.slow
 def test_two_processes_share_the_questions(task: Path, tmp_path: Path) -> None:
-    launcher = ("accelerate.commands.launch", "--cpu", "--num_processes", "2", "--main_process_port", "0")
+    # What `accelerate launch --multi_gpu` starts too; accelerate itself launches one process on CPUs.
+    launcher = ("torch.distributed.run", "--standalone", "--nproc_per_node", "2")
     got = run_harness(task, tmp_path, "method=visionzip,retain_ratio=0.25,inner=true", *launcher)
     assert "Running on rank 0" in got.log
     assert "Running on rank 1" in got.log
