@@ -332,12 +332,6 @@ def test_errors_in_a_real_shell(tmp_path: Path) -> None:
     assert result.error == "nowhere.mp4: no such file"
 
 
-def test_budgets_of_the_accuracy_bench(run) -> None:
-    result = run("bench", "accuracy", "--retain", "0.1,some")
-    assert result.code == 2
-    assert "retain must be numbers" in result.error
-
-
 # --- what costs are counted -------------------------------------------------------------------------
 
 

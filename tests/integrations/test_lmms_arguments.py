@@ -16,7 +16,7 @@ from PIL import Image
 from holitom import HoliTom, SettingsError
 from holitom.ask import load_model, prompt
 from holitom.bench import moving_digits as md
-from holitom.bench.accuracy import held_out_questions
+from holitom.bench.questions import held_out_questions
 from holitom.cli import BUNDLED_MODEL, DEMO_QUESTION, DEMO_VIDEO, main
 from holitom.errors import UnsupportedUsageError
 from holitom.integrations.lmms_eval.arguments import read_arguments

@@ -17,7 +17,9 @@ from PIL import Image
 from holitom import HoliTom, Method, SettingsError, UnsupportedModelError, UnsupportedUsageError, VideoError
 from holitom.ask import load_model
 from holitom.bench import moving_digits as md
-from holitom.bench.accuracy import Item, answers, held_out_questions
+from holitom.bench.accuracy import resumed, sweep
+from holitom.bench.questions import Item, held_out_questions
+from holitom.bench.settings import Setting
 from holitom.cli import BUNDLED_MODEL
 from holitom.integrations.lmms_eval.task import write_lossless, write_task
 from holitom.methods import VisionZip
@@ -75,17 +77,17 @@ def run_harness(task: Path, output: Path, model_args: str, *launcher: str) -> Ou
     )
 
 
-def of_the_bench(method: Method | None) -> tuple[list[str], list[int], list[Item]]:
+def of_the_bench(method: Method | None, folder: Path) -> tuple[list[str], list[int], list[Item]]:
     """What `holitom bench accuracy` gets for the same questions: answers and visual tokens."""
     items = held_out_questions(PER_TASK)
     model, processor = load_model(str(BUNDLED_MODEL))
-    with torch.inference_mode():
-        rows = [row for batch in answers(model, processor, items, method, BATCH) for row in batch]
-    return [said for said, _ in rows], [tokens for _, tokens in rows], items
+    files = resumed(model, [Setting("asked", "asked", 1.0, method)], items, folder, BATCH)
+    sweep(model, processor, files, items, BATCH)
+    return [row.said for row in files[0].done], [row.levels[0].tokens for row in files[0].done], items
 
 
-def assert_same(got: Outcome, method: Method | None) -> None:
-    said, tokens, items = of_the_bench(method)
+def assert_same(got: Outcome, method: Method | None, folder: Path) -> None:
+    said, tokens, items = of_the_bench(method, folder / "bench")
     assert got.answers == said
     right = np.array([answer == item.answer for answer, item in zip(said, items, strict=True)])
     assert got.figures["accuracy,none"] == pytest.approx(right.mean())
@@ -104,7 +106,7 @@ def assert_same(got: Outcome, method: Method | None) -> None:
 def test_the_harness_gets_the_bench_s_answers(
     task: Path, tmp_path: Path, model_args: str, method: Method | None
 ) -> None:
-    assert_same(run_harness(task, tmp_path, model_args), method)
+    assert_same(run_harness(task, tmp_path, model_args), method, tmp_path)
 
 
 @pytest.mark.slow
@@ -114,7 +116,7 @@ def test_two_processes_share_the_questions(task: Path, tmp_path: Path) -> None:
     got = run_harness(task, tmp_path, "method=visionzip,retain_ratio=0.25,inner=true", *launcher)
     assert "Running on rank 0" in got.log
     assert "Running on rank 1" in got.log
-    assert_same(got, VisionZip(0.25).with_inner(HoliTom()))
+    assert_same(got, VisionZip(0.25).with_inner(HoliTom()), tmp_path)
 
 
 # The model, with requests as the harness makes them.

@@ -7,7 +7,6 @@ ones are: scenes with hard cuts, a still background with sensor noise, a quarter
 from __future__ import annotations
 
 import ctypes
-import platform
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from rich.table import Table
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from holitom.bench.machine import processor
 from holitom.methods.holitom import HoliTom
 from holitom.ops.segmentation import best_segments, neighbour_similarity, static_counts, static_until
 from holitom.tokens import VideoTokens
@@ -144,7 +144,7 @@ def overhead() -> dict[str, Any]:
             row(f"{name}: extra memory", _extra_megabytes(call), "MB", 64)
             row(name, _seconds(call, 5), "s", 0.5)
 
-    machine = f"{_processor()}, torch {torch.__version__}"
+    machine = f"{processor()}, torch {torch.__version__}"
     video_text = (
         "synthetic: hard cuts, still background with noise, 25% of the tokens moving; retain ratio 0.10"
     )
@@ -210,14 +210,6 @@ def _threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from holitom.bench import moving_digits as md
-from holitom.bench.accuracy import FRAMES, held_out_questions
+from holitom.bench.questions import FRAMES, held_out_questions
 
 FPS = 8
 
