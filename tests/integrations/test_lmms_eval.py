@@ -182,6 +182,33 @@ def test_a_mixed_batch_gives_each_question_its_own_answer(lm: Any, clips: list[s
     assert all(answer.text for answer in together)
 
 
+QWEN = """{% for part in messages[0]['content'] %}
+{% if part['type'] == 'text' %} {{ part['text'] }}
+{% else %} <|vision_start|> <|{{ part['type'] }}_pad|> <|vision_end|>
+{% endif %}{% endfor %}"""
+
+
+def test_another_family_answers_too(clips: list[str], tmp_path: Path) -> None:
+    from lmms_eval.models import get_model
+    from support import tiny_qwen
+
+    tiny_qwen.save(tmp_path)
+    (tmp_path / "qwen.jinja").write_text(QWEN)
+    arguments = f"pretrained={tmp_path},retain_ratio=0.25,inner_layer=1,chat_template={tmp_path}/qwen.jinja"
+    qwen = get_model("holitom").create_from_arg_string(arguments, {"batch_size": "4"})
+    image = Image.fromarray(md.sample("test", 4, 1).frames[0])
+    conversations = [
+        parts(clips[0], text="w1 w2"),
+        parts(clips[1], clips[0], text="w3"),
+        parts(text="w4 w5 w6"),
+        parts(image, clips[1], text="w7"),
+        parts(clips[2], text="w8"),
+    ]
+    together = ask(qwen, *conversations)
+    assert together == [ask(qwen, conversation)[0] for conversation in conversations]
+    assert len({answer.text for answer in together}) > 1
+
+
 def test_answers_come_in_the_order_of_the_requests(lm: Any, clips: list[str]) -> None:
     requests = [
         *requests_for(lm, "generate_until", [parts(clips[0])], lambda doc: doc, max_new_tokens=4),
