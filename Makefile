@@ -4,10 +4,11 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.holitom-installed
+LMMS   := .venv-lmms-eval
 FAST   := not slow and not vllm and not lmms_eval and not browser
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check clean
+.PHONY: help setup demo test test-lmms-eval check clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -35,6 +36,18 @@ check: $(STAMP)  ## ruff and mypy
 test: check  ## check, then the fast tests
 	$(BIN)/python -m pytest -m '$(FAST)'
 
-clean:  ## remove .venv/, caches and build outputs
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+# lmms-eval wants an older PyAV than the tested one, so it lives in an environment of its own.
+$(LMMS)/.holitom-installed: pyproject.toml constraints.txt
+	@test -x $(LMMS)/bin/python || $(PYTHON) -m venv $(LMMS)
+	@sed '/^av==/d' constraints.txt > $(LMMS)/constraints.txt
+	$(LMMS)/bin/python -m pip install --upgrade pip
+	$(LMMS)/bin/python -m pip install -c $(LMMS)/constraints.txt torch torchvision
+	$(LMMS)/bin/python -m pip install -c $(LMMS)/constraints.txt -e '.[lmms-eval]' pytest pytest-timeout hypothesis
+	@touch $@
+
+test-lmms-eval: $(LMMS)/.holitom-installed  ## tests with lmms-eval, in .venv-lmms-eval/
+	$(LMMS)/bin/python -m pytest -m lmms_eval tests/integrations
+
+clean:  ## remove .venv*/, caches and build outputs
+	rm -rf $(VENV) $(LMMS) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -102,9 +102,7 @@ def _read(text: str) -> NamedMethod:
         )
     name, settings, plus, inner = match.groups()
     if name not in NAMES:
-        raise SettingsError(
-            f"unknown method {name!r}; known: {', '.join(NAMES)}; or all"
-        )
+        raise SettingsError(f"unknown method {name!r}; known: {', '.join(NAMES)}; or all")
     written = _settings(settings, text)
     if name == WITHOUT_INNER:
         if "inner_drop" in written:
