@@ -70,7 +70,7 @@ def random_model(name: str, frames: int, dtype: torch.dtype, device: torch.devic
 
 
 def needed_bytes(shapes: Any, frames: int) -> tuple[int, int]:
-    """Bytes of the weights of `shapes` (on the meta device), and about what a prompt of `frames` takes besides.
+    """Bytes of the weights of `shapes` (on the meta device), and about those that a prompt of `frames` needs.
 
     The latter is the KV cache of full tokens and the widest layer's working set: three times its feed-forward
     width and ten times its own for every token, in the language model or in the vision tower, whichever is
@@ -93,11 +93,10 @@ def needed_bytes(shapes: Any, frames: int) -> tuple[int, int]:
 
 @torch.no_grad()
 def fill(model: Any, seed: int = 0) -> None:
-    """Give every weight a value, at the speed of copying: one block of noise over and over, from elsewhere
-    for each weight.
+    """Give every weight a value at the speed of copying: one block of noise, over and over.
 
-    Matrices get variance `1 / fan-in`, those that a layer ends with a `1 / sqrt(2 layers)` of that besides, so
-    that activations stay of one size through any depth; norms are the identity, biases zero.
+    Matrices get variance `1 / fan_in`, those that add to a stack's stream `1 / (2 layers fan_in)`, so that
+    activations stay finite and tokens apart through any depth; norms are the identity, biases zero.
     """
     rng = torch.Generator().manual_seed(seed)
     first = next(model.parameters())
@@ -128,7 +127,7 @@ def _repeat(flat: Tensor, block: Tensor) -> None:
 
 
 def random_prompt(model: Any, frames: NDArray[Any]) -> dict[str, Tensor]:
-    """A prompt of `TEXT_TOKENS` arbitrary ids around the video `frames` `[F, H, W, 3]`, as a processor makes them.
+    """`TEXT_TOKENS` arbitrary ids around the video `frames` `[F, H, W, 3]`, as a processor would give them.
 
     Frames are resized to what the vision tower takes, by LLaVA-OneVision's own video processor.
     """

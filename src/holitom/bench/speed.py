@@ -3,7 +3,7 @@
 A round runs every setting once, full tokens among them, every other round in reverse, so that a machine
 that slows down slows them all; ratios are taken within a round. All settings encode the same frames, so
 the vision tower runs once a round (once a run where time is short) and its time counts for each of them;
-what a method reads of the tower's last attention is read anew for it, and counts as merging.
+what a method reads of the tower's last attention is read anew for it.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ class Timing(NamedTuple):
 
     @property
     def merging(self) -> float:
-        """All that the method adds."""
-        return self.reading + self.outer + self.inner
+        """Before the language model and inside it."""
+        return self.outer + self.inner
 
     @property
     def language(self) -> float:
@@ -76,7 +76,7 @@ class Timing(NamedTuple):
     @property
     def ttft(self) -> float:
         """Time to first token; reading the video file and the processor are not in it."""
-        return self.vision + self.merging + self.prefill
+        return self.vision + self.reading + self.merging + self.prefill
 
 
 class Ratio(NamedTuple):
@@ -104,10 +104,9 @@ class Row:
         each = [of(mine) / of(its) for mine, its in zip(self.timings, other.timings, strict=True)]
         return Ratio(statistics.median(each), min(each), max(each))
 
-    @property
-    def merging_share(self) -> float:
-        """Share of the time to first token that the method adds."""
-        return self.median(lambda timing: timing.merging / timing.ttft)
+    def share(self, of: Callable[[Timing], float]) -> float:
+        """Of the time to first token."""
+        return self.median(lambda timing: of(timing) / timing.ttft)
 
     @property
     def peak(self) -> int | None:
@@ -151,7 +150,7 @@ class Speed:
         return (self.new_tokens - 1) / row.median(lambda timing: timing.decoding)
 
     def inner_ratios(self) -> dict[float, Ratio]:
-        """By budget, the prefill of HoliTom over HoliTom w/o M, inner merging included: above 1 it costs time."""
+        """By budget, HoliTom's prefill and inner merging over HoliTom w/o M's prefill: above 1 it costs time."""
         found = {(row.setting.name, row.setting.ratio): row for row in self.rows}
         return {
             ratio: row.over(found["holitom-outer", ratio], lambda timing: timing.language)
@@ -189,7 +188,8 @@ class Speed:
                     "kv_cache_bytes": row.kv_bytes,
                     "peak_bytes": row.peak,
                     "rounds": [{**timing._asdict(), "ttft": timing.ttft} for timing in row.timings],
-                    "merging_share": row.merging_share,
+                    "merging_share": row.share(lambda timing: timing.merging),
+                    "reading_share": row.share(lambda timing: timing.reading),
                     "decode_tokens_per_second": self.decode_rate(row),
                     "speedup": {part: ratio._asdict() for part, ratio in self.speedups(row).items()},
                 }
@@ -323,7 +323,7 @@ class Encoding:
         adapter = adapter_for(model)
         self._trunk: Any = adapter.trunk
         self._attention: Any = adapter.vision_attention
-        encode = self._trunk.get_video_features
+        encode: Any = adapter.trunk.get_video_features
         given = {name: inputs[name] for name in inspect.signature(encode).parameters if name in inputs}
         calls: list[Any] = []
 

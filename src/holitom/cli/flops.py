@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from holitom.cli.app import USUAL_FRAMES, app, notes, print_table, quiet_transformers, ratios
+from holitom.methods.registry import NAMES
 
 if TYPE_CHECKING:
     from holitom.flops import Cost, Costs
@@ -20,7 +21,9 @@ def flops(
     ] = "llava-onevision-qwen2-7b",
     frames: Annotated[int, typer.Option(help="Frames of the video.")] = USUAL_FRAMES,
     retain: Annotated[str, typer.Option(help="Shares of visual tokens to keep.")] = "0.25,0.2,0.15,0.1",
-    method: Annotated[str, typer.Option(help="all, or some of: fastv,pdrop,holitom-outer,holitom.")] = "all",
+    method: Annotated[
+        str, typer.Option(help=f"all, or some of: {','.join(NAMES)}.")
+    ] = "fastv,pdrop,holitom-outer,holitom",
     text_tokens: Annotated[int, typer.Option(help="Tokens of the prompt beside the video's.")] = 32,
     dtype: Annotated[str, typer.Option(help="Of the KV cache: float32, bfloat16 or float16.")] = "bfloat16",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -31,11 +34,11 @@ def flops(
     """
     wanted = ratios(retain)
     with notes.status("Loading PyTorch") as status:
-        from holitom.flops import METHODS, costs
+        from holitom.flops import costs
 
         quiet_transformers(model)
         status.update("Counting")
-        methods = METHODS if method == "all" else tuple(method.split(","))
+        methods = NAMES if method == "all" else tuple(method.split(","))
         counted = costs(model, frames, wanted, methods, text_tokens, dtype)
     if as_json:
         print(json.dumps(counted.to_dict()))
@@ -72,9 +75,11 @@ def _print_costs(costs: Costs) -> None:
         f"newlines, {costs.text_tokens} text tokens; KV cache in {costs.dtype}\n"
     )
     print_table(table)
+    for label, reason in costs.refused.items():
+        print(f"\nNot counted: {label}: {reason}")
     print(
         "\nn @k: n tokens from layer k on. paper: 4nd^2 + 2n^2d + 2ndm a layer, visual tokens alone.\n"
         "vision, prefill: counted by torch on the model's own class, newlines and text included; matrix\n"
         "products and convolutions, not softmax, norms or elementwise work, nor merging itself (reading\n"
-        "importance is in vision). Other methods before the language model cost what HoliTom w/o M does."
+        "importance or keys is in vision). HoliTom is counted as on a video without static tokens."
     )

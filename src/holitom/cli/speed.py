@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,13 +26,13 @@ from holitom.cli.app import (
     read_video,
 )
 from holitom.errors import SettingsError
-from holitom.methods.registry import METHODS, VARIANTS
+from holitom.methods.registry import NAMES
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from holitom.bench.speed import Ratio, Speed
     from holitom.video import Video
-
-NAMES = (*VARIANTS, *METHODS)
 
 
 @bench.command("speed")
@@ -69,10 +70,7 @@ def bench_speed(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Time to first token, decoding and memory: full tokens and each method in turn, in one process.
-
-    Medians over rounds; every round runs each setting once.
-    """
+    """Time to first token, decoding and memory: full tokens against each method, in turn, in one process."""
     deadline = time.monotonic() + 60 * minutes
     if model and random_weights:
         raise SettingsError(
@@ -92,39 +90,30 @@ def bench_speed(
 
     wanted, refused = settings(chosen, budgets)
     bundled = not (model or random_weights)
-    clip = read_video(
-        video or DEMO_VIDEO, frames if frames is not None else BUNDLED_FRAMES if bundled else USUAL_FRAMES
-    )
+    if frames is None:
+        frames = BUNDLED_FRAMES if bundled else USUAL_FRAMES
+    clip = read_video(video or DEMO_VIDEO, frames)
     name = random_weights or model or str(BUNDLED_MODEL)
+    title = "the bundled model" if bundled else f"{name}, random weights" if random_weights else name
     quiet_transformers(name)
+    note(f"Loading {title}")
     if threads:
         torch.set_num_threads(threads)
-    note(
-        f"Making random weights for {name}"
-        if random_weights
-        else f"Loading {'the bundled model' if bundled else name}"
-    )
-    live, inputs, short = (_random if random_weights else _checkpoint)(name, clip, dtype, device)
+    load = _random if random_weights else _checkpoint
+    live, inputs, short = load(name, clip, dtype, device)
     with notes.status("Measuring") as status:
-        speed = measure(
-            live,
-            inputs,
-            short,
-            wanted,
-            new_tokens,
-            repeats,
-            deadline,
-            lambda doing: status.update(f"Measuring: {doing}"),
-        )
-    speed.refused = refused | speed.refused
 
+        def show(doing: str) -> None:
+            status.update(f"Measuring: {doing}")
+
+        speed = measure(live, inputs, short, wanted, new_tokens, repeats, deadline, show)
+    speed.refused = refused | speed.refused
     shown = (video or DEMO_VIDEO).name
-    title = name if model or random_weights else "the bundled model"
     if as_json:
         asked = {"model": name, "weights": "random" if random_weights else "checkpoint", "video": shown}
         print(json.dumps(asked | speed.to_dict()))
     else:
-        _print_speed(speed, f"{title}{', random weights' if random_weights else ''}", shown)
+        _print_speed(speed, title, shown)
 
 
 def _checkpoint(name: str, clip: Video, dtype: str, device: str) -> tuple[Any, Any, Any]:
@@ -148,62 +137,9 @@ def _random(name: str, clip: Video, dtype: str, device: str) -> tuple[Any, Any, 
 
 
 def _print_speed(speed: Speed, title: str, video: str) -> None:
-    from rich.table import Table
-
-    machine, full = speed.machine, speed.rows[0]
-    slow = full.median(lambda timing: timing.ttft) >= 10
-    unit, scale = ("s", 1) if slow else ("ms", 1000)
-
-    def share(of: float | None, whole: float | None) -> str:
-        return "-" if of is None or not whole else f"{of / whole:.1%}"
-
-    heads = ("vision", "reading", "outer", "inner", "prefill", "TTFT")
-    times = Table(
-        "",
-        "visual\ntokens",
-        *(f"{head}\n{unit}" for head in heads),
-        "merging\nof TTFT",
-        "decoding\ntokens/s",
-        "KV cache\nMB",
-        "peak\nMB",
-        box=None,
-        pad_edge=False,
-        header_style="bold",
-    )
-    for row in speed.rows:
-        seconds = [row.median(lambda timing, head=head: getattr(timing, head.lower())) for head in heads]  # type: ignore[misc]
-        times.add_row(
-            row.setting.label,
-            f"{row.visual_tokens:,}",
-            *(f"{scale * spent:.2f}" for spent in seconds),
-            f"{row.merging_share:.2%}",
-            f"{speed.decode_rate(row):.2f}",
-            f"{row.kv_bytes / 1e6:.1f}",
-            "-" if row.peak is None else f"{row.peak / 1e6:.0f}",
-        )
-    gains = Table(
-        "against full tokens",
-        "TTFT",
-        "prefill",
-        "decoding",
-        "KV cache",
-        "peak",
-        box=None,
-        pad_edge=False,
-        header_style="bold",
-    )
-    for row in speed.rows[1:]:
-        gains.add_row(
-            row.setting.label,
-            *(_times(ratio, speed.rounds) for ratio in speed.speedups(row).values()),
-            share(row.kv_bytes, full.kv_bytes),
-            share(row.peak, full.peak),
-        )
-
-    where = (
-        machine["processor"] if machine["device"] == "cpu" else f"{machine['device']}, {machine['processor']}"
-    )
-    frames, tokens = speed.video
+    machine, (frames, tokens) = speed.machine, speed.video
+    on_gpu = machine["device"] != "cpu"
+    where = f"{machine['device']}, {machine['processor']}" if on_gpu else machine["processor"]
     print(
         f"{title}; {machine['dtype']}, {machine['attention']} attention\n"
         f"{video}: {frames} frames x {tokens} visual tokens; prompt of {speed.prompt_tokens:,} tokens, "
@@ -212,37 +148,81 @@ def _print_speed(speed: Speed, title: str, video: str) -> None:
         f"transformers {machine['transformers']}\n"
         f"{_protocol(speed)}\n"
     )
-    print_table(times)
+    print_table(_times_table(speed))
     if len(speed.rows) > 1:
         print()
-        print_table(gains)
+        print_table(_gains_table(speed))
+    print()
     for ratio, cost in speed.inner_ratios().items():
-        print(
-            f"\nInner merging at {100 * ratio:g}%: prefill with it takes {_times(cost, speed.rounds)} of that without."
-        )
+        taken = _spread(cost, speed.rounds)
+        print(f"Inner merging at {100 * ratio:g}%: prefill and inner merging take {taken} of w/o M's prefill")
     for label, reason in speed.refused.items():
-        print(f"\nRefused: {label}: {reason}")
-    peak = "" if speed.vision_peak is None else f", {speed.vision_peak / 1e6:,.0f} MB at its most"
-    kept = "allocated on the GPU" if machine["device"] != "cpu" else "resident memory of the process"
+        print(f"Refused: {label}: {reason}")
+    peak = "" if speed.vision_peak is None else f" ({speed.vision_peak / 1e6:,.0f} MB at its most)"
+    kind = "memory allocated on the GPU" if on_gpu else "resident memory of the process"
     print(
-        f"\nTTFT is vision tower{peak} + reading (of its last attention) + outer + inner merging + prefill.\n"
-        "merging: reading, outer and inner. In the second table prefill counts inner merging in.\n"
-        f"peak: {kept} above what was in use with weights loaded and the video encoded."
+        f"TTFT: vision tower{peak} + reading its last attention + outer and inner merging + prefill;\n"
+        "not the video file and the processor. In faster prefill, inner merging counts as prefill.\n"
+        f"Peak: {kind} above the weights and the encoded video, from reading to the last token."
     )
+
+
+def _times_table(speed: Speed) -> Table:
+    from rich.table import Table
+
+    slow = speed.rows[0].median(lambda timing: timing.ttft) >= 10
+    unit, scale = ("s", 1) if slow else ("ms", 1000)
+    parts = ("vision", "reading", "outer", "inner", "prefill", "TTFT")
+    table = Table(
+        *("", "visual\ntokens"),
+        *(f"{part}\n{unit}" for part in parts),
+        *("merging\nof TTFT", "and\nreading", "decoding\ntokens/s", "KV\nMB", "peak\nMB"),
+        box=None,
+        pad_edge=False,
+        header_style="bold",
+    )
+    for row in speed.rows:
+        spent = [row.median(attrgetter(part.lower())) for part in parts]
+        table.add_row(
+            row.setting.label,
+            f"{row.visual_tokens:,}",
+            *(f"{scale * seconds:.2f}" for seconds in spent),
+            f"{row.share(lambda timing: timing.merging):.2%}",
+            f"{row.share(lambda timing: timing.merging + timing.reading):.2%}",
+            f"{speed.decode_rate(row):.2f}",
+            f"{row.kv_bytes / 1e6:.1f}",
+            "-" if row.peak is None else f"{row.peak / 1e6:,.0f}",
+        )
+    return table
+
+
+def _gains_table(speed: Speed) -> Table:
+    from rich.table import Table
+
+    heads = ("faster TTFT", "faster prefill", "faster decoding", "KV", "peak")
+    table = Table("against full tokens", *heads, box=None, pad_edge=False, header_style="bold")
+    full = speed.rows[0]
+    for row in speed.rows[1:]:
+        known = row.peak is not None and full.peak
+        table.add_row(
+            row.setting.label,
+            *(_spread(ratio, speed.rounds) for ratio in speed.speedups(row).values()),
+            f"{row.kv_bytes / full.kv_bytes:.1%}",
+            f"{row.peak / full.peak:.1%}" if known else "-",  # type: ignore[operator]
+        )
+    return table
 
 
 def _protocol(speed: Speed) -> str:
     """How often what was run."""
     rounds = (
-        "1 round: no spread"
-        if speed.rounds == 1
-        else f"{speed.rounds} rounds: medians (least..most of a round)"
+        "1 round, so no spread" if speed.rounds == 1 else f"medians of {speed.rounds} rounds (least..most)"
     )
-    before = "after an untimed round" if speed.warm_up_round else "after a warm-up on one frame only"
-    vision = "each" if speed.encodings == speed.rounds > 1 else "once"
-    return f"{rounds}, {before}; the vision tower's time, the same for all settings, was taken {vision}"
+    before = "an untimed round" if speed.warm_up_round else "a warm-up on one frame"
+    vision = "once a round" if speed.encodings == speed.rounds > 1 else "once"
+    return f"{rounds}, after {before}; the vision tower, the same for all, was timed {vision}"
 
 
-def _times(ratio: Ratio, rounds: int) -> str:
+def _spread(ratio: Ratio, rounds: int) -> str:
     spread = f" ({ratio.least:.2f}..{ratio.most:.2f})" if rounds > 1 else ""
     return f"{ratio.median:.2f}x{spread}"

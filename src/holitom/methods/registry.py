@@ -31,6 +31,9 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """Names in the tables for a method of the above with some of its settings chosen."""
 
+NAMES = (*VARIANTS, *METHODS)
+"""All that `get_method` knows."""
+
 _TITLES = {"holitom-outer": "HoliTom w/o M", "pdrop": "PDrop"}  # the papers' names for them
 
 
@@ -41,7 +44,7 @@ def method_class(name: str) -> type[Method]:
         SettingsError: there is none; the message names those that there are.
     """
     if name not in METHODS:
-        raise SettingsError(f"unknown method {name!r}; known: {', '.join([*METHODS, *VARIANTS])}")
+        raise SettingsError(f"unknown method {name!r}; known: {', '.join(NAMES)}")
     module, _, attribute = METHODS[name].partition(":")
     found: type[Method] = getattr(import_module(module), attribute)
     return found
@@ -50,7 +53,7 @@ def method_class(name: str) -> type[Method]:
 def get_method(name: str, **settings: Any) -> Method:
     """Method `name` with `settings`, the rest at its defaults: `get_method("evs", retain_ratio=0.25)`.
 
-    `name` may also be one of `VARIANTS`.
+    `name` is one of `NAMES`.
 
     Raises:
         SettingsError: there is no such method, it has no such setting, or a value is out of range.
