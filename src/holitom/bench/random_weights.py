@@ -77,8 +77,8 @@ def needed_bytes(shapes: Any, frames: int) -> tuple[int, int]:
     more; in the tower also every layer's output, which transformers keeps.
     """
     adapter = adapter_for(shapes)
-    vision = count_vision(adapter, frames)
-    tokens = vision.frames * vision.tokens + vision.separators + TEXT_TOKENS
+    vision = count_vision(adapter, frames=1)
+    tokens = frames * vision.tokens + vision.separators + TEXT_TOKENS
     cache = count_prefill(shapes, adapter, [Level(0, tokens)]).cache_bytes
     config = shapes.config
     text, tower = config.get_text_config(), config.vision_config
@@ -139,10 +139,12 @@ def random_prompt(model: Any, frames: NDArray[Any]) -> dict[str, Tensor]:
     config = model.config
     tokens = math.ceil(side // config.vision_config.patch_size / 2) ** 2
     slots = len(frames) * tokens + 1
-    ids = torch.arange(1, TEXT_TOKENS + 1) % config.get_text_config().vocab_size
+    words = torch.arange(config.get_text_config().vocab_size)
+    words = words[(words != config.video_token_id) & (words != config.image_token_id)]
+    text = words[torch.arange(TEXT_TOKENS) % len(words)]
     half = TEXT_TOKENS // 2
     video = torch.full((slots,), config.video_token_id)
-    ids = torch.cat([ids[:half], video, ids[half:]])[None]
+    ids = torch.cat([text[:half], video, text[half:]])[None]
     return {
         "input_ids": ids,
         "attention_mask": torch.ones_like(ids),

@@ -150,7 +150,7 @@ class Speed:
         return (self.new_tokens - 1) / row.median(lambda timing: timing.decoding)
 
     def inner_ratios(self) -> dict[float, Ratio]:
-        """By budget, HoliTom's prefill and inner merging over HoliTom w/o M's prefill: above 1 it costs time."""
+        """By budget, HoliTom's prefill and inner merging over HoliTom w/o M's prefill; above 1 it costs."""
         found = {(row.setting.name, row.setting.ratio): row for row in self.rows}
         return {
             ratio: row.over(found["holitom-outer", ratio], lambda timing: timing.language)

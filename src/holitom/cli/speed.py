@@ -76,9 +76,13 @@ def bench_speed(
         raise SettingsError(
             "--model and --random-weights exclude each other: a checkpoint has its own weights"
         )
-    for name, value in (("new-tokens", new_tokens - 1), ("repeats", repeats), ("threads", threads)):
-        if value is not None and value < 1:
-            raise SettingsError(f"{name} must be at least {2 if name == 'new-tokens' else 1}")
+    for option, value, least in (
+        ("new-tokens", new_tokens, 2),
+        ("repeats", repeats, 1),
+        ("threads", threads, 1),
+    ):
+        if value is not None and value < least:
+            raise SettingsError(f"{option} must be at least {least}, not {value}")
     if not minutes > 0:
         raise SettingsError(f"minutes must be more than 0, not {minutes:g}")
     chosen = NAMES if methods == "all" else tuple(dict.fromkeys(methods.split(",")))
