@@ -247,7 +247,7 @@ def test_help_is_light() -> None:
         (("--max-new-tokens", "0"), "max-new-tokens must be at least 1"),
         (("--method", "dycoke", "--retain", "0.1"), "retain_ratio must be in [0.25, 1], got 0.1"),
         (("--method", "evs", "--threshold", "0.5"), "evs has no setting 'similarity_threshold'"),
-        (("--method", "magic"), "unknown method 'magic'; known: holitom, random, uniform"),
+        (("--method", "magic"), "unknown method 'magic'; known: holitom-outer, holitom, random"),
         (("--model", "./nowhere"), "model ./nowhere: no such folder"),
         (("--model", DEMO_VIDEO), "no such folder"),
         (("--dtype", "int8"), "dtype must be"),
