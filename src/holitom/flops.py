@@ -18,14 +18,15 @@ import torch
 
 from holitom.ask import ModelError
 from holitom.errors import HolitomError, SettingsError
-from holitom.methods import HoliTom, InnerStage, Method, get_method
+from holitom.methods import HoliTom, InnerStage, Method
 from holitom.methods.base import require
-from holitom.methods.registry import title
+from holitom.methods.naming import NamedMethod, named_methods
 from holitom.models import adapter_for
 from holitom.models.published import PUBLISHED, published_config
 from holitom.runtime.count import Level, PrefillCount, VisionCount, count_prefill, count_vision
 
-USUAL = ("fastv", "pdrop", "holitom-outer", "holitom")  # the rows of the paper's table that differ
+# The rows of the paper's table that differ; PyramidDrop as in its own paper: half at each quarter.
+USUAL = "fastv,pdrop[retain_ratio=0.46875],holitom-outer,holitom"
 MOST_FRAMES = 8_192  # an hour at two frames a second
 
 
@@ -155,28 +156,25 @@ def paper_prefill(levels: Sequence[Level], decoder: Decoder) -> int:
 
 
 def plans(
-    methods: Sequence[str], ratios: Sequence[float], frames: int, tokens: int, layers: int
+    methods: Sequence[NamedMethod], ratios: Sequence[float], frames: int, tokens: int, layers: int
 ) -> tuple[list[Plan], dict[str, str]]:
     """Full tokens, then `methods` at every ratio, on `frames` of `tokens` each and a decoder of `layers`.
-
-    PDrop is planned once, by its own paper's schedule (half at each quarter of the layers), whatever the
-    ratio.
 
     Returns:
         The plans; and by label what cannot be planned, with the reason.
 
     Raises:
-        SettingsError: an unknown method, a ratio that is not in (0, 1].
+        SettingsError: a ratio is not in (0, 1].
     """
     found, refused = [Plan("full tokens", 1.0, frames * tokens)], {}
     for ratio in ratios:
         Method(retain_ratio=ratio)
-    for name in methods:
-        for ratio in ratios[:1] if name == "pdrop" else ratios:
-            label = title(name, None if name == "pdrop" else ratio)
+    for named in methods:
+        own = named.retain_ratio is not None
+        for ratio in ratios[:1] if own else ratios:
+            label = named.label if own else f"{named.label} {100 * ratio:g}%"
             try:
-                settings = {"stage_keep": 0.5} if name == "pdrop" else {"retain_ratio": ratio}
-                found.append(_plan(label, get_method(name, **settings), frames, tokens, layers))
+                found.append(_plan(label, named.at(ratio), frames, tokens, layers))
             except SettingsError as error:
                 refused[label] = str(error)
     return found, refused
@@ -233,7 +231,7 @@ def costs(
     name: str,
     frames: int = 32,
     ratios: Sequence[float] = (0.25, 0.2, 0.15, 0.1),
-    methods: Sequence[str] = USUAL,
+    methods: str = USUAL,
     text_tokens: int = 32,
     dtype: str = "bfloat16",
 ) -> Costs:
@@ -243,7 +241,7 @@ def costs(
         name: see `skeleton`.
         frames: of the video.
         ratios: shares of the visual tokens to keep.
-        methods: names that `get_method` knows.
+        methods: as `named_methods` reads them.
         text_tokens: tokens of the prompt beside the video's, at least the one that is asked for the answer.
         dtype: of the KV cache: float32, bfloat16 or float16.
 
@@ -256,7 +254,8 @@ def costs(
     require("text_tokens", text_tokens, "in 1..1000000", lambda n: 1 <= n <= 10**6, whole=True)
     if dtype not in ("float32", "bfloat16", "float16"):
         raise SettingsError(f"dtype must be float32, bfloat16 or float16, not {dtype!r}")
-    plans(methods, ratios, frames, tokens=1, layers=28)  # bad settings before big models
+    named = named_methods(methods)
+    plans(named, ratios, frames, tokens=1, layers=28)  # bad settings before big models
 
     model = skeleton(name, getattr(torch, dtype))
     adapter = adapter_for(model)
@@ -265,7 +264,7 @@ def costs(
     rows = []
     try:
         vision = count_vision(adapter, frames)
-        planned, refused = plans(methods, ratios, vision.frames, vision.tokens, decoder.layers)
+        planned, refused = plans(named, ratios, vision.frames, vision.tokens, decoder.layers)
         for plan in planned:
             counted = [Level(start, n + text_tokens) for start, n in plan.levels(vision.separators)]
             prefill = count_prefill(model, adapter, counted)

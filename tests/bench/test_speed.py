@@ -20,11 +20,13 @@ from holitom.bench.random_weights import (
     random_model,
     random_prompt,
 )
-from holitom.bench.speed import Encoding, Ratio, Row, Setting, Speed, Timing, measure, settings
+from holitom.bench.settings import FULL, Setting, budgets
+from holitom.bench.speed import Encoding, Ratio, Row, Speed, Timing, measure
 from holitom.cli import main
 from holitom.errors import SettingsError
 from holitom.flops import skeleton
-from holitom.methods import METHODS, HoliTom, Method, get_method
+from holitom.methods import METHODS, Method, get_method
+from holitom.methods.naming import named_methods
 
 CPU = torch.device("cpu")
 
@@ -41,6 +43,11 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def prompts(tiny: Any) -> tuple[Any, Any]:
     """A prompt with six frames, and one with one."""
     return tuple(tiny.inputs("<video> w1 w2", videos=[video(6)[:frames]]) for frames in (6, 1))
+
+
+def settings(names: str, ratio: float = 0.5) -> list[Setting]:
+    """Full tokens, and the methods at one budget."""
+    return budgets(named_methods(names), [ratio])
 
 
 def timing(**seconds: float) -> Timing:
@@ -100,7 +107,7 @@ class Watch:
 
 
 def test_rounds_alternate_and_the_first_does_not_count(tiny: Any, prompts: Any) -> None:
-    wanted, _ = settings(["holitom-outer", "holitom"], [0.5])
+    wanted = settings("holitom-outer,holitom")
     with Watch(tiny.model) as watch:
         speed = measure(tiny.model, *prompts, wanted, 3, repeats=2, notify=watch.order.append)
     assert (speed.rounds, speed.warm_up_round, speed.encodings) == (2, True, 2)
@@ -129,15 +136,13 @@ def test_rounds_alternate_and_the_first_does_not_count(tiny: Any, prompts: Any) 
 
 
 def test_where_time_is_short_one_round_runs_and_counts(tiny: Any, prompts: Any) -> None:
-    wanted, _ = settings(["holitom"], [0.5])
     with Watch(tiny.model) as watch:
-        speed = measure(tiny.model, *prompts, wanted, 2, deadline=time.monotonic())
+        speed = measure(tiny.model, *prompts, settings("holitom"), 2, deadline=time.monotonic())
     assert (speed.rounds, speed.warm_up_round, speed.encodings, watch.encoded) == (1, False, 1, 2)
 
 
 def test_repeats_are_kept_where_time_is_short(tiny: Any, prompts: Any) -> None:
-    wanted, _ = settings(["holitom"], [0.5])
-    speed = measure(tiny.model, *prompts, wanted, 2, repeats=3, deadline=time.monotonic())
+    speed = measure(tiny.model, *prompts, settings("holitom"), 2, repeats=3, deadline=time.monotonic())
     assert (speed.rounds, speed.warm_up_round, speed.encodings) == (3, False, 1)
 
 
@@ -146,7 +151,7 @@ def test_as_many_tokens_are_generated_whatever_the_model_says(tiny: Any, prompts
     ends = tiny.model.generation_config.eos_token_id
     tiny.model.generation_config.eos_token_id = list(range(32))
     try:
-        speed = measure(tiny.model, *prompts, [], 8, repeats=1)
+        speed = measure(tiny.model, *prompts, [FULL], 8, repeats=1)
     finally:
         tiny.model.generation_config.eos_token_id = ends
     cached = prompts[0].input_ids.shape[1] + 8 - 1  # the last token is not fed back
@@ -156,20 +161,18 @@ def test_as_many_tokens_are_generated_whatever_the_model_says(tiny: Any, prompts
 
 def test_methods_that_cannot_run_are_told_with_their_reason(tiny: Any, prompts: Any) -> None:
     """Whether settings, the model or the video rule them out."""
-    wanted, refused = settings(["dycoke", "pdrop", "uniform", "holitom"], [0.1])
-    assert list(refused) == ["DyCoke 10%"]
-    speed = measure(tiny.model, *prompts, wanted, 2, repeats=1)
-    assert [row.setting.label for row in speed.rows] == ["full tokens", "HoliTom 10%"]
-    assert list(speed.refused) == ["PDrop 10%", "Uniform 10%"]
-    assert "first 1 of 4 layers" in speed.refused["PDrop 10%"]
+    speed = measure(tiny.model, *prompts, settings("dycoke,pdrop,uniform,holitom", 0.1), 2, repeats=1)
+    assert [row.setting.title for row in speed.rows] == ["full tokens", "HoliTom 10%"]
+    assert list(speed.refused) == ["DyCoke 10%", "PyramidDrop 10%", "Uniform 10%"]
+    assert "must be in [0.25, 1], got 0.1" in speed.refused["DyCoke 10%"]
+    assert "first 1 of 4 layers" in speed.refused["PyramidDrop 10%"]
     assert "of 6 it can keep one" in speed.refused["Uniform 10%"]
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_can_be_timed(tiny: Any, prompts: Any, name: str) -> None:
-    wanted, refused = settings([name], [0.5])
-    speed = measure(tiny.model, *prompts, wanted, 2, repeats=1)
-    assert not refused | speed.refused
+    speed = measure(tiny.model, *prompts, settings(name), 2, repeats=1)
+    assert not speed.refused
     assert len(speed.rows) == 2
 
 
@@ -178,7 +181,7 @@ def test_every_method_can_be_timed(tiny: Any, prompts: Any, name: str) -> None:
 
 def test_ratios_are_taken_within_rounds() -> None:
     def row(name: str, *timings: Timing) -> Row:
-        return Row(Setting(name, 0.1, name, Method()), list(timings), visual_tokens=1, kv_bytes=1)
+        return Row(Setting(name, name, 0.1, Method()), list(timings), visual_tokens=1, kv_bytes=1)
 
     slow = timing(vision=2, prefill=8, decoding=5)
     full = row("full", slow, timing(vision=2, prefill=10, decoding=7), slow)
@@ -306,9 +309,9 @@ def test_json_of_random_weights(config: Path, capfd: pytest.CaptureFixture[str])
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("--methods magic", "unknown method 'magic'; known: holitom-outer, holitom, "),
+        ("--methods magic", "unknown method 'magic'; known: holitom, holitom-outer, "),
         ("--retain 0.1,some", "retain must be numbers"),
-        ("--retain 0.1,2", "retain_ratio must be a number in (0, 1], got 2.0"),
+        ("--retain 0.1,2", "retain must be numbers in (0, 1], got 2.0"),
         ("--frames 0", "frames must be at least 1, not 0"),
         ("--new-tokens 1", "new-tokens must be at least 2, not 1"),
         ("--repeats 0", "repeats must be at least 1, not 0"),
@@ -333,7 +336,3 @@ def test_bad_input(
     assert out == ""
     assert message in err.splitlines()[-1]
     assert "Traceback" not in err
-
-
-def test_holitom_w_o_m_is_holitom_without_its_inner_stage() -> None:
-    assert get_method("holitom-outer", retain_ratio=0.2) == HoliTom(retain_ratio=0.2, inner_drop=None)

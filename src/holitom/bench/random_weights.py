@@ -16,8 +16,6 @@ from torch import Tensor
 from holitom.bench.machine import available_bytes
 from holitom.errors import HolitomError, UnsupportedModelError
 from holitom.flops import skeleton
-from holitom.models import adapter_for
-from holitom.runtime.count import Level, count_prefill, count_vision
 
 TEXT_TOKENS = 32  # of the prompt, beside the video's; as `holitom flops` counts
 BLOCK = 1_000_003  # a prime: no two rows of a matrix begin at the same place of the noise
@@ -76,13 +74,12 @@ def needed_bytes(shapes: Any, frames: int) -> tuple[int, int]:
     width and ten times its own for every token, in the language model or in the vision tower, whichever is
     more; in the tower also every layer's output, which transformers keeps.
     """
-    adapter = adapter_for(shapes)
-    vision = count_vision(adapter, frames=1)
-    tokens = frames * vision.tokens + vision.separators + TEXT_TOKENS
-    cache = count_prefill(shapes, adapter, [Level(0, tokens)]).cache_bytes
     config = shapes.config
     text, tower = config.get_text_config(), config.vision_config
     item = next(shapes.parameters()).itemsize
+    tokens = _slots(config, frames) + TEXT_TOKENS
+    heads = text.hidden_size // text.num_attention_heads * text.num_key_value_heads
+    cache = tokens * 2 * heads * text.num_hidden_layers * item
     language = tokens * (3 * text.intermediate_size + 10 * text.hidden_size)
     patches = frames * (tower.image_size // tower.patch_size) ** 2
     kept = tower.num_hidden_layers * tower.hidden_size
@@ -137,16 +134,21 @@ def random_prompt(model: Any, frames: NDArray[Any]) -> dict[str, Tensor]:
     processor = LlavaOnevisionVideoProcessor(size={"height": side, "width": side})
     pixels = processor(videos=[frames], do_sample_frames=False, return_tensors="pt").pixel_values_videos
     config = model.config
-    tokens = math.ceil(side // config.vision_config.patch_size / 2) ** 2
-    slots = len(frames) * tokens + 1
     words = torch.arange(config.get_text_config().vocab_size)
     words = words[(words != config.video_token_id) & (words != config.image_token_id)]
     text = words[torch.arange(TEXT_TOKENS) % len(words)]
     half = TEXT_TOKENS // 2
-    video = torch.full((slots,), config.video_token_id)
+    video = torch.full((_slots(config, len(frames)),), config.video_token_id)
     ids = torch.cat([text[:half], video, text[half:]])[None]
     return {
         "input_ids": ids,
         "attention_mask": torch.ones_like(ids),
         "pixel_values_videos": pixels.to(model.dtype),
     }
+
+
+def _slots(config: Any, frames: int) -> int:
+    """Placeholders of a video: patches pooled two by two, and a newline."""
+    tower = config.vision_config
+    side: int = math.ceil(tower.image_size // tower.patch_size / 2)
+    return frames * side**2 + 1

@@ -20,26 +20,16 @@ from typing import Any, NamedTuple
 import torch
 
 from holitom.bench.machine import describe, peak_memory
+from holitom.bench.settings import FULL, Setting
 from holitom.errors import SettingsError
 from holitom.methods import Method
 from holitom.methods.base import require
-from holitom.methods.registry import get_method, title
 from holitom.models import adapter_for
 from holitom.runtime import Report
 from holitom.runtime.report import mark, seconds_between
 
 MOST_ROUNDS = 7
 WORTH_WARMING = 3  # rounds for which there must still be time, or the first one counts
-
-
-@dataclass(frozen=True)
-class Setting:
-    """A method at a budget, and what it is called in the table."""
-
-    name: str
-    ratio: float
-    label: str
-    method: Method
 
 
 class Timing(NamedTuple):
@@ -122,7 +112,7 @@ class Speed:
         machine: see `machine.describe`, and the model's dtype and attention.
         new_tokens: that every setting generated, whatever they say.
         rows: full tokens first.
-        refused: settings that could not run, with the reason.
+        refused: by title, settings that could not run, with the reason.
         video: frames, and visual tokens of each.
         prompt_tokens: of the prompt with full tokens.
         warm_up_round: whether a whole round ran before those that count.
@@ -151,7 +141,7 @@ class Speed:
 
     def inner_ratios(self) -> dict[float, Ratio]:
         """By budget, HoliTom's prefill and inner merging over HoliTom w/o M's prefill; above 1 it costs."""
-        found = {(row.setting.name, row.setting.ratio): row for row in self.rows}
+        found = {(row.setting.name, row.setting.retain_ratio): row for row in self.rows}
         return {
             ratio: row.over(found["holitom-outer", ratio], lambda timing: timing.language)
             for (name, ratio), row in found.items()
@@ -181,9 +171,9 @@ class Speed:
             "vision_peak_bytes": self.vision_peak,
             "settings": [
                 {
-                    "label": row.setting.label,
+                    "setting": row.setting.title,
                     "method": row.setting.name,
-                    "retain_ratio": row.setting.ratio,
+                    "retain_ratio": row.setting.retain_ratio,
                     "visual_tokens": row.visual_tokens,
                     "kv_cache_bytes": row.kv_bytes,
                     "peak_bytes": row.peak,
@@ -200,36 +190,18 @@ class Speed:
         }
 
 
-def settings(names: Sequence[str], ratios: Sequence[float]) -> tuple[list[Setting], dict[str, str]]:
-    """Every method at every ratio, and by label those whose settings refuse it.
-
-    Raises:
-        SettingsError: an unknown method, or a ratio that is not in (0, 1].
-    """
-    found, refused = [], {}
-    for ratio in ratios:
-        Method(retain_ratio=ratio)
-        for name in names:
-            label = title(name, ratio)
-            try:
-                found.append(Setting(name, ratio, label, get_method(name, retain_ratio=ratio)))
-            except SettingsError as error:
-                refused[label] = str(error)
-    return found, refused
-
-
 @torch.inference_mode()
 def measure(
     model: Any,
     inputs: Mapping[str, Any],
     short: Mapping[str, Any],
-    wanted: Sequence[Setting],
+    settings: Sequence[Setting],
     new_tokens: int = 16,
     repeats: int | None = None,
     deadline: float | None = None,
     notify: Callable[[str], None] = lambda doing: None,
 ) -> Speed:
-    """Time full tokens and the settings `wanted` on one prompt.
+    """Time `settings` on one prompt.
 
     Before anything is timed every setting runs once on `short`. The first whole round does not count either
     if, by its own time, as many as are asked for (or 3) still fit before the deadline.
@@ -238,7 +210,8 @@ def measure(
         model: a live model.
         inputs: what its processor makes of one row with one video.
         short: the same with one frame.
-        wanted: one that refuses the model or the video is reported and left out.
+        settings: full tokens first, see `budgets`. Those that are refused, or that refuse the model or the
+            video, are left out and reported.
         new_tokens: to generate, 2 at least; nothing stops sooner.
         repeats: rounds that count. None: as many as end before `deadline`, from 1 to 7.
         deadline: on the clock of `time.monotonic`; None: there is none.
@@ -251,17 +224,19 @@ def measure(
     if repeats is not None:
         require("repeats", repeats, "a whole number from 1 up", lambda n: n >= 1, whole=True)
     inputs, short = _moved(inputs, model), _moved(short, model)
-    full = Setting("full", 1.0, "full tokens", Method(retain_ratio=1))
-    rows = [Row(full), *map(Row, wanted)]
+    rows = [Row(setting) for setting in settings if not setting.refused]
+    refused = {setting.title: setting.refused for setting in settings if setting.refused}
     attention = model.config.get_text_config()._attn_implementation
     dtype = str(model.dtype).removeprefix("torch.")
-    speed = Speed(describe(model.device) | {"dtype": dtype, "attention": attention}, new_tokens, rows, {})
+    speed = Speed(
+        describe(model.device) | {"dtype": dtype, "attention": attention}, new_tokens, rows, refused
+    )
 
     notify("warm-up on one frame")
     encoding = Encoding(model, short)
     for row in rows:
         with suppress(SettingsError):  # one frame may be too few; a whole video decides
-            _run(model, encoding, short, row.setting.method, 2)
+            _run(model, encoding, short, row.setting, 2)
 
     def encode() -> Encoding:
         notify("vision tower")
@@ -273,19 +248,19 @@ def measure(
     def take_round() -> float:
         began, before = time.monotonic(), speed.rounds
         for row in rows[:: -1 if before % 2 else 1]:
-            notify(f"round {before + 1}: {row.setting.label}")
+            notify(f"round {before + 1}: {row.setting.title}")
             try:
-                timing, report = _run(model, encoding, inputs, row.setting.method, new_tokens)
+                timing, report = _run(model, encoding, inputs, row.setting, new_tokens)
             except SettingsError as error:
-                if row.setting is full:
+                if row.setting is FULL:
                     raise
-                speed.refused[row.setting.label] = str(error)
+                speed.refused[row.setting.title] = str(error)
                 rows.remove(row)
                 continue
             row.timings.append(timing)
             row.visual_tokens = sum(video.sent for video in report.videos)
             row.kv_bytes = report.kv_bytes
-            if row.setting is full:
+            if row.setting is FULL:
                 speed.video = (report.videos[0].frames, report.videos[0].tokens_per_frame)
                 speed.prompt_tokens = report.prompt_tokens[0]
         return time.monotonic() - began
@@ -313,6 +288,9 @@ def measure(
 
 class Encoding:
     """What the vision tower makes of a prompt's video, once, for all settings.
+
+    `runtime.shared` reads what any method needs while it encodes; here each method reads for itself, so that
+    its time is known.
 
     Attributes:
         seconds: that it took.
@@ -365,8 +343,9 @@ class Encoding:
 
 
 def _run(
-    model: Any, encoding: Encoding, inputs: Mapping[str, Any], method: Method, new_tokens: int
+    model: Any, encoding: Encoding, inputs: Mapping[str, Any], setting: Setting, new_tokens: int
 ) -> tuple[Timing, Report]:
+    method = setting.method or Method(retain_ratio=1)  # full tokens through the same hooks, on the same clock
     with peak_memory(model.device) as peak, encoding.replayed(), method(model) as run:
         model.generate(**inputs, do_sample=False, min_new_tokens=new_tokens, max_new_tokens=new_tokens)
         report = run.last

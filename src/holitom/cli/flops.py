@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from holitom.cli.app import USUAL_FRAMES, app, notes, print_table, quiet_transformers, ratios
-from holitom.methods.registry import NAMES
 
 if TYPE_CHECKING:
     from holitom.flops import Cost, Costs
@@ -22,8 +21,12 @@ def flops(
     frames: Annotated[int, typer.Option(help="Frames of the video.")] = USUAL_FRAMES,
     retain: Annotated[str, typer.Option(help="Shares of visual tokens to keep.")] = "0.25,0.2,0.15,0.1",
     method: Annotated[
-        str, typer.Option(help=f"all, or some of: {','.join(NAMES)}.")
-    ] = "fastv,pdrop,holitom-outer,holitom",
+        str | None,
+        typer.Option(
+            help="all, or some with commas between, as `holitom bench accuracy` takes them. "
+            "[default: the rows of the paper's table]"
+        ),
+    ] = None,
     text_tokens: Annotated[int, typer.Option(help="Tokens of the prompt beside the video's.")] = 32,
     dtype: Annotated[str, typer.Option(help="Of the KV cache: float32, bfloat16 or float16.")] = "bfloat16",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -34,12 +37,11 @@ def flops(
     """
     wanted = ratios(retain)
     with notes.status("Loading PyTorch") as status:
-        from holitom.flops import costs
+        from holitom.flops import USUAL, costs
 
         quiet_transformers(model)
         status.update("Counting")
-        methods = NAMES if method == "all" else tuple(method.split(","))
-        counted = costs(model, frames, wanted, methods, text_tokens, dtype)
+        counted = costs(model, frames, wanted, method or USUAL, text_tokens, dtype)
     if as_json:
         print(json.dumps(counted.to_dict()))
     else:

@@ -26,7 +26,6 @@ from holitom.cli.app import (
     read_video,
 )
 from holitom.errors import SettingsError
-from holitom.methods.registry import NAMES
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -54,7 +53,8 @@ def bench_speed(
     ] = None,
     retain: Annotated[str, typer.Option(help="Shares of visual tokens to keep.")] = "0.1",
     methods: Annotated[
-        str, typer.Option(help=f"all, or some of: {','.join(NAMES)}.")
+        str,
+        typer.Option(help="all, or some with commas between, as `holitom bench accuracy` takes them."),
     ] = "holitom-outer,holitom",
     new_tokens: Annotated[int, typer.Option(help="Tokens that every setting generates.")] = 16,
     repeats: Annotated[
@@ -85,14 +85,15 @@ def bench_speed(
             raise SettingsError(f"{option} must be at least {least}, not {value}")
     if not minutes > 0:
         raise SettingsError(f"minutes must be more than 0, not {minutes:g}")
-    chosen = NAMES if methods == "all" else tuple(dict.fromkeys(methods.split(",")))
-    budgets = list(dict.fromkeys(ratios(retain)))
+    wanted = ratios(retain)
     with notes.status("Loading PyTorch"):
         import torch
 
-        from holitom.bench.speed import measure, settings
+        from holitom.bench.settings import budgets
+        from holitom.bench.speed import measure
+        from holitom.methods.naming import named_methods
 
-    wanted, refused = settings(chosen, budgets)
+    settings = budgets(named_methods(methods), wanted)
     bundled = not (model or random_weights)
     if frames is None:
         frames = BUNDLED_FRAMES if bundled else USUAL_FRAMES
@@ -110,8 +111,7 @@ def bench_speed(
         def show(doing: str) -> None:
             status.update(f"Measuring: {doing}")
 
-        speed = measure(live, inputs, short, wanted, new_tokens, repeats, deadline, show)
-    speed.refused = refused | speed.refused
+        speed = measure(live, inputs, short, settings, new_tokens, repeats, deadline, show)
     shown = (video or DEMO_VIDEO).name
     if as_json:
         asked = {"model": name, "weights": "random" if random_weights else "checkpoint", "video": shown}
@@ -188,7 +188,7 @@ def _times_table(speed: Speed) -> Table:
     for row in speed.rows:
         spent = [row.median(attrgetter(part.lower())) for part in parts]
         table.add_row(
-            row.setting.label,
+            row.setting.title,
             f"{row.visual_tokens:,}",
             *(f"{scale * seconds:.2f}" for seconds in spent),
             f"{row.share(lambda timing: timing.merging):.2%}",
@@ -209,7 +209,7 @@ def _gains_table(speed: Speed) -> Table:
     for row in speed.rows[1:]:
         known = row.peak is not None and full.peak
         table.add_row(
-            row.setting.label,
+            row.setting.title,
             *(_spread(ratio, speed.rounds) for ratio in speed.speedups(row).values()),
             f"{row.kv_bytes / full.kv_bytes:.1%}",
             f"{row.peak / full.peak:.1%}" if known else "-",  # type: ignore[operator]

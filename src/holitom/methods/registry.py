@@ -26,16 +26,6 @@ METHODS = {
     "pdrop": "holitom.methods.pdrop:PyramidDrop",
 }
 
-VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
-    "holitom-outer": ("holitom", {"inner_drop": None}),
-}
-"""Names in the tables for a method of the above with some of its settings chosen."""
-
-NAMES = (*VARIANTS, *METHODS)
-"""All that `get_method` knows."""
-
-_TITLES = {"holitom-outer": "HoliTom w/o M", "pdrop": "PDrop"}  # the papers' names for them
-
 
 def method_class(name: str) -> type[Method]:
     """The class of method `name`.
@@ -44,7 +34,7 @@ def method_class(name: str) -> type[Method]:
         SettingsError: there is none; the message names those that there are.
     """
     if name not in METHODS:
-        raise SettingsError(f"unknown method {name!r}; known: {', '.join(NAMES)}")
+        raise SettingsError(f"unknown method {name!r}; known: {', '.join(METHODS)}")
     module, _, attribute = METHODS[name].partition(":")
     found: type[Method] = getattr(import_module(module), attribute)
     return found
@@ -53,26 +43,12 @@ def method_class(name: str) -> type[Method]:
 def get_method(name: str, **settings: Any) -> Method:
     """Method `name` with `settings`, the rest at its defaults: `get_method("evs", retain_ratio=0.25)`.
 
-    `name` is one of `NAMES`.
-
     Raises:
         SettingsError: there is no such method, it has no such setting, or a value is out of range.
     """
-    name, chosen = VARIANTS.get(name, (name, {}))
-    settings = {**chosen, **settings}
     found = method_class(name)
     known = [field.name for field in fields(found) if field.init]
     for setting in settings:
         if setting not in known:
             raise SettingsError(f"{name} has no setting {setting!r}; it has {', '.join(known)}")
     return found(**settings)
-
-
-def title(name: str, ratio: float | None = None) -> str:
-    """What tables call method (or variant) `name`, with its budget in percent: `HoliTom w/o M 10%`.
-
-    Raises:
-        SettingsError: there is no such method.
-    """
-    known = _TITLES.get(name) or method_class(name).__name__
-    return known if ratio is None else f"{known} {100 * ratio:g}%"

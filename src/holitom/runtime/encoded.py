@@ -60,13 +60,14 @@ class Encoded:
         return True
 
     def merge(self, method: Method, adapter: Adapter) -> None:
-        """Fill in `merged` and `sent`, unless they are."""
+        """Fill in `merged` and `sent`, unless they are; a video that several rows share is merged once."""
         if self.sent:
             return
-        self.merged = [method.merge(video) for video in self.videos]
-        self.sent = [
-            adapter.send(video, merged) for video, merged in zip(self.videos, self.merged, strict=True)
-        ]
+        distinct = {id(video): video for video in self.videos}
+        merged = {key: method.merge(video) for key, video in distinct.items()}
+        sent = {key: adapter.send(video, merged[key]) for key, video in distinct.items()}
+        self.merged = [merged[id(video)] for video in self.videos]
+        self.sent = [sent[id(video)] for video in self.videos]
 
 
 @dataclass(frozen=True)
