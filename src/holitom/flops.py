@@ -234,6 +234,7 @@ def costs(
     methods: str = USUAL,
     text_tokens: int = 32,
     dtype: str = "bfloat16",
+    size: tuple[int, int] = (640, 360),
 ) -> Costs:
     """Count one prompt with one video for every method and ratio.
 
@@ -244,6 +245,7 @@ def costs(
         methods: as `named_methods` reads them.
         text_tokens: tokens of the prompt beside the video's, at least the one that is asked for the answer.
         dtype: of the KV cache: float32, bfloat16 or float16.
+        size: width and height of a frame, before the model's own processor resizes it.
 
     Raises:
         SettingsError: a number is out of its range, or a name unknown.
@@ -252,6 +254,8 @@ def costs(
     """
     require("frames", frames, f"in 1..{MOST_FRAMES}", lambda count: 1 <= count <= MOST_FRAMES, whole=True)
     require("text_tokens", text_tokens, "in 1..1000000", lambda n: 1 <= n <= 10**6, whole=True)
+    for side in size:
+        require("size", side, "two of 1..8192", lambda pixels: 1 <= pixels <= 8192, whole=True)
     if dtype not in ("float32", "bfloat16", "float16"):
         raise SettingsError(f"dtype must be float32, bfloat16 or float16, not {dtype!r}")
     named = named_methods(methods)
@@ -263,7 +267,7 @@ def costs(
     decoder = Decoder(text.num_hidden_layers, text.hidden_size, text.intermediate_size)
     rows = []
     try:
-        vision = count_vision(adapter, frames)
+        vision = count_vision(adapter, frames, *size)
         planned, refused = plans(named, ratios, vision.frames, vision.tokens, decoder.layers)
         for plan in planned:
             counted = [Level(start, n + text_tokens) for start, n in plan.levels(vision.separators)]
