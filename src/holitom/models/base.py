@@ -58,6 +58,17 @@ class Adapter(ABC):
     def placeholders(self, input_ids: Tensor) -> Tensor:
         """Which of `input_ids` `[B, L]` stand for video tokens: `[B, L]` bool."""
 
+    def check_prompt(self, input_ids: Tensor, arguments: dict[str, Any]) -> None:  # noqa: B027
+        """Look over a prompt with new videos before anything is computed.
+
+        Args:
+            input_ids: `[B, L]`.
+            arguments: what else the model was given, by name.
+
+        Raises:
+            UnsupportedUsageError: the prompt does not hold the videos that came with it.
+        """
+
     @abstractmethod
     def importance(self, arguments: dict[str, Any]) -> Tensor:
         """Attention that each patch receives in the last vision layer, float32.

@@ -54,6 +54,23 @@ class MultiAxis(Adapter):
         held: Tensor = input_ids == self._config.video_token_id
         return held
 
+    def check_prompt(self, input_ids: Tensor, arguments: dict[str, Any]) -> None:
+        grid_thw, pixels = arguments.get("video_grid_thw"), arguments.get("pixel_values_videos")
+        if grid_thw is None:
+            return
+        patches = int(grid_thw.prod(-1).sum())
+        if pixels is not None and len(pixels) != patches:
+            raise UnsupportedUsageError(
+                f"pixel_values_videos holds {len(pixels)} patches, and video_grid_thw says {patches}; pass "
+                "both as one call of the processor returns them"
+            )
+        held, tokens = int(self.placeholders(input_ids).sum()), patches // self._merge**2
+        if held != tokens:
+            raise UnsupportedUsageError(
+                f"the prompt holds {held} video placeholders, and video_grid_thw says {tokens}; pass the ids "
+                "that the processor made for these videos"
+            )
+
     def importance(self, arguments: dict[str, Any]) -> Tensor:
         attention: Any = self.vision_attention
         hidden: Tensor = arguments["hidden_states"]

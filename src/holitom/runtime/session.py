@@ -98,6 +98,8 @@ class Handle(Run):
         trunk: Any = self._adapter.trunk
         if getattr(trunk.__dict__.get("get_video_features"), "_handle", None) is self:
             del trunk.get_video_features
+        if getattr(trunk.__dict__.get("get_rope_index"), "_handle", None) is self:
+            del trunk.get_rope_index
 
     # The hooks, in the order in which a forward meets them.
 
@@ -114,6 +116,8 @@ class Handle(Run):
 
         get_video_features._handle = self  # type: ignore[attr-defined]
         trunk.get_video_features = get_video_features
+        if adapter.keeps_positions:
+            self._watch_prompts(trunk)
         keep(model.register_forward_pre_hook(self._enter_model, with_kwargs=True))
         keep(model.register_forward_hook(self._leave_model, always_call=True))
         keep(trunk.register_forward_pre_hook(self._enter_trunk, with_kwargs=True))
@@ -132,6 +136,20 @@ class Handle(Run):
             keep(attention.register_forward_hook(self._attention_hook(index - 1), with_kwargs=True))
         for index in range(self._first_stage, adapter.streams):
             keep(adapter.layers[index].register_forward_hook(self._stream_hook(index)))
+
+    def _watch_prompts(self, trunk: Any) -> None:
+        """Look over whole prompts where `generate` numbers them, which it does before it encodes."""
+        number = trunk.get_rope_index
+
+        @wraps(number)
+        def get_rope_index(*args: Any, **kwargs: Any) -> Any:
+            if self._step is None:  # not inside a forward, which may bring only a part
+                given = by_name(number, args, kwargs)
+                self._adapter.check_prompt(given["input_ids"], given)
+            return number(*args, **kwargs)
+
+        get_rope_index._handle = self  # type: ignore[attr-defined]
+        trunk.get_rope_index = get_rope_index
 
     def _enter_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: Kwargs) -> None:
         self._labels = kwargs.get("labels")
@@ -152,6 +170,8 @@ class Handle(Run):
                 "these video features were encoded before this method was attached, or cut by "
                 "prefill_chunk_size; pass pixel_values_videos, without chunked prefill"
             )
+        if given.get("pixel_values_videos") is not None:
+            self._adapter.check_prompt(given["input_ids"], given)
         self._step = Step(given["input_ids"], encoded)
 
     def _leave_trunk(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
