@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.families import FAMILIES, small
 from support.tiny import build_model, video
 from transformers import AutoModelForImageTextToText
 
@@ -72,6 +73,21 @@ def test_a_replayed_encoding_gives_what_encoding_again_gives(tiny: Any, prompts:
             (before,), (after,) = live.last.videos, replayed.last.videos
             assert torch.equal(before.position, after.position)
             assert before.stages == after.stages
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_replays_its_encoding(family: str) -> None:
+    one = small(family, "sdpa")
+    inputs = one.inputs("<video> w1 w2", videos=[one.video()])
+    asked = dict(do_sample=False, max_new_tokens=3, suppress_tokens=one.unspoken)
+    with torch.inference_mode():
+        encoding = Encoding(one.model, inputs)
+        for name in ("holitom", "visionzip"):
+            method = get_method(name, retain_ratio=0.5)
+            with method(one.model):
+                said = one.model.generate(**inputs, **asked)
+            with encoding.replayed(), method(one.model):
+                assert torch.equal(one.model.generate(**inputs, **asked), said)
 
 
 def test_a_method_that_fails_leaves_the_model_as_it_was(tiny: Any, prompts: Any) -> None:

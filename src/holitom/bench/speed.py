@@ -268,17 +268,18 @@ def measure(
     encoding = encode()
     longest = take_round()
 
-    def ends_in_time(rounds: int) -> bool:
-        one = longest + (encoding.seconds if speed.warm_up_round else 0)
+    def ends_in_time(rounds: int, again: bool) -> bool:
+        """Whether so many rounds do, with the vision tower `again` in each."""
+        one = longest + (encoding.seconds if again else 0)
         return deadline is None or time.monotonic() + rounds * one <= deadline
 
-    speed.warm_up_round = ends_in_time(repeats or WORTH_WARMING)
+    speed.warm_up_round = ends_in_time(repeats or WORTH_WARMING, again=True)
     if speed.warm_up_round:
         speed.encodings = 0
         for row in rows:
             row.timings.clear()
     while speed.rounds < (repeats or MOST_ROUNDS):
-        if repeats is None and speed.rounds and not ends_in_time(1):
+        if repeats is None and speed.rounds and not ends_in_time(1, speed.warm_up_round):
             break
         if speed.warm_up_round:
             encoding = encode()
