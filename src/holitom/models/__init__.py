@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,13 @@ if TYPE_CHECKING:
 
 FAMILIES = {
     "LlavaOnevisionForConditionalGeneration": "holitom.models.llava_onevision:LlavaOnevision",
+    "Qwen2VLForConditionalGeneration": "holitom.models.qwen2_vl:Qwen2VL",
+    "Qwen2_5_VLForConditionalGeneration": "holitom.models.qwen2_5_vl:Qwen25VL",
+    "Qwen3VLForConditionalGeneration": "holitom.models.qwen3_vl:Qwen3VL",
+    "Qwen3VLMoeForConditionalGeneration": "holitom.models.qwen3_vl:Qwen3VL",
+    "Glm4vForConditionalGeneration": "holitom.models.glm4v:Glm4v",
+    "Glm46VForConditionalGeneration": "holitom.models.glm4v:Glm4v",
+    "Glm4vMoeForConditionalGeneration": "holitom.models.glm4v:Glm4vMoe",
 }
 
 
@@ -21,13 +29,22 @@ def adapter_for(model: nn.Module) -> Adapter:
     """The adapter of `model`, by the name of its class or of a class that it derives from.
 
     Raises:
-        UnsupportedModelError: no family has that class; the message names those that are supported.
+        UnsupportedModelError: no family has that class, or its code is not transformers' own.
     """
-    for base in type(model).__mro__:
-        if base.__name__ in FAMILIES:
+    classes = type(model).__mro__
+    for base in classes:
+        if base.__name__ in FAMILIES and base.__module__.startswith("transformers.models."):
             module, _, name = FAMILIES[base.__name__].partition(":")
             adapter: Adapter = getattr(import_module(module), name)(model)
             return adapter
+    name = type(model).__name__
+    if any(base.__module__.startswith("transformers_modules") for base in classes):
+        raise UnsupportedModelError(
+            f"{name} runs code that came with its checkpoint; load one in the transformers format, without "
+            "trust_remote_code"
+        )
+    nearest = get_close_matches(name, FAMILIES, n=1, cutoff=0.0)[0]
     raise UnsupportedModelError(
-        f"no adapter for a model of class {type(model).__name__}; supported: {', '.join(sorted(FAMILIES))}"
+        f"no adapter for a model of class {name}; the nearest that has one is {nearest}. "
+        "docs/adding-a-model.md tells how to add a family"
     )

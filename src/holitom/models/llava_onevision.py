@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb
 
 from holitom.errors import UnsupportedModelError
-from holitom.models.base import Adapter, SentTokens
+from holitom.models.base import Adapter, SentTokens, require_modules
 from holitom.ops.attention import frames_per_chunk, received_attention
 from holitom.tokens import MergedTokens, VideoTokens
 
@@ -42,6 +42,7 @@ class LlavaOnevision(Adapter):
         self.language_model = trunk.language_model
         self.layers = trunk.language_model.layers
         self.vision_attention = tower.encoder.layers[-1].self_attn
+        require_modules(self.vision_attention, ("q_proj", "k_proj"), "LLaVA-OneVision's vision tower")
         self._pool = trunk.apply_pooling
         self._video_token = int(config.video_token_id)
         self._image = (config.vision_config.num_channels, *2 * (config.vision_config.image_size,))
@@ -51,8 +52,9 @@ class LlavaOnevision(Adapter):
     def placeholders(self, input_ids: Tensor) -> Tensor:
         return input_ids == self._video_token
 
-    def importance(self, hidden: Tensor) -> Tensor:
+    def importance(self, arguments: dict[str, Any]) -> Tensor:
         attention: Any = self.vision_attention
+        hidden: Tensor = arguments["hidden_states"]
         patches = hidden.shape[1]
         received = []
         for chunk in torch.split(hidden, frames_per_chunk(attention.num_heads, patches)):
@@ -62,9 +64,9 @@ class LlavaOnevision(Adapter):
             received.append(received_attention(query, key, attention.scale))
         return torch.cat(received)
 
-    def keys(self, hidden: Tensor) -> Tensor:
+    def keys(self, arguments: dict[str, Any]) -> Tensor:
         attention: Any = self.vision_attention
-        keys: Tensor = attention.k_proj(hidden).unflatten(-1, (attention.num_heads, -1))
+        keys: Tensor = attention.k_proj(arguments["hidden_states"]).unflatten(-1, (attention.num_heads, -1))
         return keys.mean(dim=2)
 
     def videos(
@@ -92,8 +94,8 @@ class LlavaOnevision(Adapter):
             for index, video in enumerate(features)
         ]
 
-    def pixels(self, frames: int) -> Tensor:
-        return torch.empty(1, frames, *self._image, device="meta")
+    def encoding(self, frames: int, width: int, height: int) -> dict[str, Any]:
+        return {"pixel_values_videos": torch.empty(1, frames, *self._image, device="meta")}
 
     def slots(self, video: VideoTokens) -> int:
         frames, tokens = video.features.shape[:2]

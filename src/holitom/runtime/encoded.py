@@ -60,13 +60,19 @@ class Encoded:
         return True
 
     def merge(self, method: Method, adapter: Adapter) -> None:
-        """Fill in `merged` and `sent`, unless they are."""
+        """Fill in `merged` and `sent`, unless they are; a video that several rows share is merged once."""
         if self.sent:
             return
-        self.merged = [method.merge(video) for video in self.videos]
-        self.sent = [
-            adapter.send(video, merged) for video, merged in zip(self.videos, self.merged, strict=True)
-        ]
+        distinct = {id(video): video for video in self.videos}
+        merged = {key: method.merge(video) for key, video in distinct.items()}
+        if any(merged[key].streams is None for key, video in distinct.items() if video.streams is not None):
+            raise UnsupportedUsageError(
+                f"{type(method).__name__}.merge gives no streams, which this model has besides its features; "
+                "merge VideoTokens.streams with the weights of the features (methods.parts.assemble does)"
+            )
+        sent = {key: adapter.send(video, merged[key]) for key, video in distinct.items()}
+        self.merged = [merged[id(video)] for video in self.videos]
+        self.sent = [sent[id(video)] for video in self.videos]
 
 
 @dataclass(frozen=True)
@@ -83,7 +89,11 @@ class Assignment:
 
     def placements(self, sent: list[SentTokens]) -> list[Placement]:
         """Every video of every row with what it sends."""
-        return [Placement(row, at, sent[video].slot, sent[video].features) for row, video, at in self.places]
+        features = [
+            one.features if one.streams is None else torch.cat([one.features, one.streams], dim=-1)
+            for one in sent
+        ]
+        return [Placement(row, at, sent[video].slot, features[video]) for row, video, at in self.places]
 
     def owners(self, sent: list[SentTokens], rows: int, device: torch.device) -> list[Tensor]:
         """For each row `[V]`: the video of each sent token; -1 in repeated rows, so none counts twice."""
