@@ -88,7 +88,8 @@ def on_transformers(path: Transformers, pixels: Tensor) -> VideoTokens:
     )
     with torch.inference_mode():
         encoded = path.model.get_video_features(pixels)
-        importance, keys = adapter.importance(seen[0]), adapter.keys(seen[0])
+        given = {"hidden_states": seen[0]}
+        importance, keys = adapter.importance(given), adapter.keys(given)
     hook.remove()
     return adapter.videos(encoded, {"pixel_values_videos": pixels}, importance, keys)[0]
 
