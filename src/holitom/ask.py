@@ -87,8 +87,8 @@ def load_model(
     """
     from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PretrainedConfig
 
-    where = _device(device) if device_map is None else None
-    precision = dtype if dtype == "auto" else _dtype(dtype)
+    where = device_named(device) if device_map is None else None
+    precision = dtype if dtype == "auto" else dtype_named(dtype)
     if Path(name).is_file() or (name.startswith((".", "/", "~")) and not Path(name).exists()):
         raise ModelError(f"model {name}: no such folder")
     try:
@@ -168,7 +168,7 @@ def unknown_words(processor: Any, question: str) -> bool:
     return unknown is not None and unknown in tokenizer(question)["input_ids"]
 
 
-def _device(name: str) -> torch.device:
+def device_named(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -179,7 +179,7 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _dtype(name: str) -> torch.dtype:
+def dtype_named(name: str) -> torch.dtype:
     dtype = getattr(torch, name, None)
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise SettingsError(f"dtype must be auto, float32, bfloat16 or float16, not {name!r}")

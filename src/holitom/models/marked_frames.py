@@ -87,8 +87,8 @@ class MarkedFrames(OneAxis):
         if sum(lengths) != images * each or any(length % each for length in lengths):
             raise UnsupportedUsageError(
                 f"the prompt's runs of image placeholders are {lengths} tokens long, and {images} images "
-                f"(frames among them) of {each} tokens came with it; pass the ids that the processor made for "
-                "them, with a processor that fits the model"
+                f"(frames among them) of {each} tokens came with it; pass the ids that the processor made "
+                "for them, with a processor that fits the model"
             )
 
     @abstractmethod
