@@ -36,8 +36,8 @@ class Recorder:
 
     def pytest_collection_modifyitems(self, items: list[Any]) -> None:
         for item in items:
-            if "name" in getattr(item, "callspec", ()) and (params := item.callspec.params):
-                self.families[item.nodeid] = params["name"]
+            params = getattr(getattr(item, "callspec", None), "params", {})
+            self.families[item.nodeid] = params.get("name", "")
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         if report.when == "call" or report.outcome != "passed":
@@ -77,7 +77,8 @@ def run() -> None:
     recorder = Recorder()
     # More of the same in slow combinations would show nothing that these columns tell.
     wanted = ["-q", "-p", "no:cacheprovider", "-k", "not every_kind_of_stage", "tests/families"]
-    pytest.main(["--rootdir", str(ROOT), *wanted], plugins=[recorder])
+    if pytest.main(["--rootdir", str(ROOT), *wanted], plugins=[recorder]) > 1:
+        raise SystemExit("the matrix did not run to its end")
     modules = import_module("support.families").FAMILIES
     small = import_module("support.families").small
     served = import_module("holitom.integrations.vllm").FAMILIES

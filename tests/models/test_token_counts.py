@@ -1,4 +1,4 @@
-"""At published sizes: what `holitom flops` counts is what each family's own processor makes of a real video."""
+"""At published sizes: `holitom flops` counts what each family's own processor makes of a real video."""
 
 from __future__ import annotations
 
