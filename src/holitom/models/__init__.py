@@ -29,16 +29,16 @@ def adapter_for(model: nn.Module) -> Adapter:
     """The adapter of `model`, by the name of its class or of a class that it derives from.
 
     Raises:
-        UnsupportedModelError: no family has that class, or its code is not transformers' own.
+        UnsupportedModelError: no family has that class, or its code came with its checkpoint.
     """
     classes = type(model).__mro__
     for base in classes:
-        if base.__name__ in FAMILIES and base.__module__.startswith("transformers.models."):
+        if base.__name__ in FAMILIES and not _came_with_a_checkpoint(base):
             module, _, name = FAMILIES[base.__name__].partition(":")
             adapter: Adapter = getattr(import_module(module), name)(model)
             return adapter
     name = type(model).__name__
-    if any(base.__module__.startswith("transformers_modules") for base in classes):
+    if any(map(_came_with_a_checkpoint, classes)):
         raise UnsupportedModelError(
             f"{name} runs code that came with its checkpoint; load one in the transformers format, without "
             "trust_remote_code"
@@ -48,3 +48,8 @@ def adapter_for(model: nn.Module) -> Adapter:
         f"no adapter for a model of class {name}; the nearest that has one is {nearest}. "
         "docs/adding-a-model.md tells how to add a family"
     )
+
+
+def _came_with_a_checkpoint(kind: type) -> bool:
+    """Whether a class is remote code (`trust_remote_code`), which may do anything under any name."""
+    return kind.__module__.startswith("transformers_modules")

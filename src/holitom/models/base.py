@@ -148,6 +148,18 @@ class Adapter(ABC):
         """
         return {}
 
+    def part(self, arguments: dict[str, Any]) -> tuple[dict[str, Any], int]:
+        """`encoding`'s arguments for one of the equal parts that are encoded apart, and how many there are.
+
+        Counting one does for all.
+        """
+        return arguments, 1
+
+    def encode(self, arguments: dict[str, Any]) -> Any:
+        """What `trunk` returns for `encoding`'s arguments, on the meta device, where no value can be read."""
+        trunk: Any = self.trunk
+        return trunk.get_video_features(**arguments, return_dict=True)
+
     def encoding(self, frames: int, width: int, height: int) -> dict[str, Any]:
         """Arguments of `trunk.get_video_features` for one video, its pixels on the meta device.
 
