@@ -246,6 +246,8 @@ def costs(
         dtype: of the KV cache: float32, bfloat16 or float16.
         size: width and height of a frame, before the model's own processor resizes it.
 
+    LLaVA-Video's newlines are counted as for full tokens; of grid rows that merge away they are not sent.
+
     Raises:
         SettingsError: a number is out of its range, or a name unknown.
         ModelError: there is no such model.
@@ -263,6 +265,8 @@ def costs(
     model = skeleton(name, getattr(torch, dtype))
     adapter = adapter_for(model)
     text: Any = model.config.get_text_config()
+    if dtype == "float32" and getattr(text, "num_experts_per_tok", None):
+        raise SettingsError("a mixture of experts is counted in bfloat16 or float16, not in float32")
     decoder = Decoder(text.num_hidden_layers, text.hidden_size, text.intermediate_size)
     rows = []
     try:

@@ -159,10 +159,29 @@ class MultiAxis(Adapter):
         return rotated
 
     def encoding(self, frames: int, width: int, height: int) -> dict[str, Any]:
-        processor: Any = self.video_processor()
+        processor, vision = self.video_processor(), self._config.vision_config
         video = torch.empty(frames, 3, height, width, dtype=torch.uint8, device="meta")
-        inputs = processor(videos=[video], do_sample_frames=False, return_tensors="pt")
+        inputs = processor(
+            videos=[video],
+            do_sample_frames=False,
+            patch_size=vision.patch_size,
+            merge_size=vision.spatial_merge_size,
+            temporal_patch_size=vision.temporal_patch_size,
+            return_tensors="pt",
+        )
         return {name: inputs[name] for name in ("pixel_values_videos", "video_grid_thw")}
+
+    def part(self, arguments: dict[str, Any]) -> tuple[dict[str, Any], int]:
+        """A temporal patch row."""
+        ((rows, height, width),) = arguments["video_grid_thw"].tolist()
+        one = torch.tensor([[1, height, width]])
+        pixels: Tensor = arguments["pixel_values_videos"]
+        return {"pixel_values_videos": pixels[: height * width], "video_grid_thw": one}, rows
+
+    def encode(self, arguments: dict[str, Any]) -> Any:
+        visual: Any = self.trunk.visual
+        with following(visual.children()):
+            return super().encode(arguments)
 
     def video_processor(self) -> Any:
         """The family's own video processor, as its published checkpoints set it."""
