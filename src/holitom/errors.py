@@ -21,3 +21,7 @@ class UnsupportedUsageError(HolitomError, RuntimeError):
 
 class VideoError(HolitomError, ValueError):
     """A video file cannot be read, or holds nothing to sample."""
+
+
+class ModelError(HolitomError, ValueError):
+    """A checkpoint cannot be found or loaded."""

@@ -54,19 +54,31 @@ class MultiAxis(Adapter):
         held: Tensor = input_ids == self._config.video_token_id
         return held
 
+    def check_prompt(self, input_ids: Tensor, arguments: dict[str, Any]) -> None:
+        grid_thw, pixels = arguments.get("video_grid_thw"), arguments.get("pixel_values_videos")
+        if grid_thw is None:
+            return
+        patches = int(grid_thw.prod(-1).sum())
+        if pixels is not None and len(pixels) != patches:
+            raise UnsupportedUsageError(
+                f"pixel_values_videos holds {len(pixels)} patches, and video_grid_thw says {patches}; pass "
+                "both as one call of the processor returns them"
+            )
+        held, tokens = int(self.placeholders(input_ids).sum()), patches // self._merge**2
+        if held != tokens:
+            raise UnsupportedUsageError(
+                f"the prompt holds {held} video placeholders, and video_grid_thw says {tokens}; pass the ids "
+                "that the processor made for these videos"
+            )
+
     def importance(self, arguments: dict[str, Any]) -> Tensor:
         attention: Any = self.vision_attention
-        hidden: Tensor = arguments["hidden_states"]
-        cos, sin = arguments["position_embeddings"]
-        received = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
-        for patches in stretches(arguments["cu_seqlens"], hidden.device):
-            for at in torch.split(patches, frames_per_chunk(attention.num_heads, patches.shape[1])):
-                rows = at.flatten()  # F stretches of P patches
-                projected = attention.qkv(hidden[rows]).view(len(rows), 3, attention.num_heads, -1)
-                query, key = type(self).rotate_vision(projected[:, 0], projected[:, 1], cos[rows], sin[rows])
-                query, key = (x.view(*at.shape, *x.shape[1:]).transpose(1, 2) for x in (query, key))
-                received[at] = received_attention(query, key, attention.scaling)
-        return received
+
+        def project(hidden: Tensor) -> tuple[Tensor, Tensor]:
+            query, key, _ = attention.qkv(hidden).view(len(hidden), 3, attention.num_heads, -1).unbind(1)
+            return query, key
+
+        return packed_importance(arguments, attention, project, type(self).rotate_vision)
 
     def keys(self, arguments: dict[str, Any]) -> Tensor:
         attention: Any = self.vision_attention
@@ -154,6 +166,32 @@ class MultiAxis(Adapter):
     def video_processor(self) -> Any:
         """The family's own video processor, as its published checkpoints set it."""
         raise NotImplementedError
+
+
+def packed_importance(
+    arguments: dict[str, Any],
+    attention: Any,
+    project: Callable[[Tensor], tuple[Tensor, Tensor]],
+    rotate: Callable[..., tuple[Tensor, Tensor]],
+) -> Tensor:
+    """Attention that each of a packed tower's patches receives within its stretch, `[P]` float32.
+
+    Args:
+        arguments: of the attention's forward, by name.
+        attention: with `num_heads` and `scaling`.
+        project: queries and keys `[n, heads, d]` of hidden states `[n, D]`.
+        rotate: the tower's `apply_rotary_pos_emb_vision`.
+    """
+    hidden: Tensor = arguments["hidden_states"]
+    cos, sin = arguments["position_embeddings"]
+    received = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
+    for patches in stretches(arguments["cu_seqlens"], hidden.device):
+        for at in torch.split(patches, frames_per_chunk(attention.num_heads, patches.shape[1])):
+            rows = at.flatten()  # F stretches of P patches
+            query, key = rotate(*project(hidden[rows]), cos[rows], sin[rows])
+            query, key = (x.view(*at.shape, *x.shape[1:]).transpose(1, 2) for x in (query, key))
+            received[at] = received_attention(query, key, attention.scaling)
+    return received
 
 
 def stretches(cu_seqlens: Tensor, device: torch.device) -> list[Tensor]:

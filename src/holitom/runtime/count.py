@@ -35,12 +35,14 @@ class VisionCount:
     Attributes:
         operations: by module class (vision tower, projector).
         importance: of reading the last layer's attention once more, for methods that need it.
+        keys: of reading its keys, likewise.
         frames, tokens: visual tokens that come out: `tokens` for each of `frames`.
         separators: further tokens in the prompt (newlines).
     """
 
     operations: dict[str, int]
     importance: int
+    keys: int
     frames: int
     tokens: int
     separators: int
@@ -74,7 +76,7 @@ def count_vision(adapter: Adapter, frames: int, width: int, height: int) -> Visi
     """Count encoding one video by the model on the meta device that `adapter` belongs to."""
     trunk: Any = adapter.trunk
     given = adapter.encoding(frames, width, height)
-    given["pixel_values_videos"] = given["pixel_values_videos"].to(next(trunk.parameters()).dtype)
+    given[adapter.pixels_name] = given[adapter.pixels_name].to(next(trunk.parameters()).dtype)
     seen: list[dict[str, Any]] = []
 
     def see(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -82,9 +84,11 @@ def count_vision(adapter: Adapter, frames: int, width: int, height: int) -> Visi
 
     hook = adapter.vision_attention.register_forward_pre_hook(see, with_kwargs=True)
     with hook, FlopCounterMode(display=False) as encoding:
-        encoded = trunk.get_video_features(**given, return_dict=True)
+        encoded = adapter.encode(given)
     with FlopCounterMode(display=False) as reading:
         adapter.importance(seen[0])
+    with FlopCounterMode(display=False) as reading_keys:
+        adapter.keys(seen[0])
 
     video = adapter.videos(encoded, given, None)[0]
     shown, tokens = video.features.shape[:2]
@@ -93,6 +97,7 @@ def count_vision(adapter: Adapter, frames: int, width: int, height: int) -> Visi
     return VisionCount(
         operations={name: sum(count.values()) for name, count in modules.items()},
         importance=reading.get_total_flops(),
+        keys=reading_keys.get_total_flops(),
         frames=shown,
         tokens=tokens,
         separators=adapter.slots(video) - shown * tokens,

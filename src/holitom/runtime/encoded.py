@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -27,15 +27,17 @@ class Encoded:
 
     Attributes:
         owner: who encoded them; no other handle may use what is merged here.
-        videos: the videos in that result.
+        encodings: what was encoded, as the adapter told when it was.
+        videos: the videos among it, once a prompt has told where they are.
         vision: when encoding began and ended.
         merged, sent: what each video becomes; empty until the language model asks.
         report: what is reported of them.
     """
 
     owner: object
-    videos: list[VideoTokens]
+    encodings: list[VideoTokens]
     vision: tuple[Mark, Mark]
+    videos: list[VideoTokens] = field(default_factory=list)
     merged: list[MergedTokens] = field(default_factory=list)
     sent: list[SentTokens] = field(default_factory=list)
     report: Report | None = None
@@ -59,21 +61,25 @@ class Encoded:
         self._question = input_ids
         return True
 
+    def locate(self, adapter: Adapter, given: dict[str, Any]) -> None:
+        """Fill in `videos`, unless they are, for a forward of the trunk with arguments `given`."""
+        if not self.videos:
+            self.videos = adapter.locate(self.encodings, given)
+
     def merge(self, method: Method, adapter: Adapter) -> None:
-        """Fill in `merged` and `sent`, unless they are."""
+        """Fill in `merged` and `sent`, unless they are; a video that several rows share is merged once."""
         if self.sent:
             return
-        self.merged = [method.merge(video) for video in self.videos]
-        if any(
-            m.streams is None for m, v in zip(self.merged, self.videos, strict=True) if v.streams is not None
-        ):
+        distinct = {id(video): video for video in self.videos}
+        merged = {key: method.merge(video) for key, video in distinct.items()}
+        if any(merged[key].streams is None for key, video in distinct.items() if video.streams is not None):
             raise UnsupportedUsageError(
                 f"{type(method).__name__}.merge gives no streams, which this model has besides its features; "
                 "merge VideoTokens.streams with the weights of the features (methods.parts.assemble does)"
             )
-        self.sent = [
-            adapter.send(video, merged) for video, merged in zip(self.videos, self.merged, strict=True)
-        ]
+        sent = {key: adapter.send(video, merged[key]) for key, video in distinct.items()}
+        self.merged = [merged[id(video)] for video in self.videos]
+        self.sent = [sent[id(video)] for video in self.videos]
 
 
 @dataclass(frozen=True)

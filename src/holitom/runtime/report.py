@@ -114,15 +114,20 @@ class Report:
         Prefill does not count what was merged meanwhile. Reading this waits for the device; recording does
         not.
         """
-        spent = {
-            stage: sum(seconds_between(start, end) for start, end in self._spans.get(stage, []))
-            for stage in ("vision", "merging", "inner", "prefill")
-        }
-        inner = spent.pop("inner")
+        spent = {stage: self._spent(stage) for stage in ("vision", "merging", "prefill")}
+        inner = self.inner_seconds
         spent["merging"] += inner
         spent["prefill"] -= inner
         spent["decoding"] = seconds_between(*self._decode) if self._decode else 0.0
         return spent
+
+    @property
+    def inner_seconds(self) -> float:
+        """Of `merging`, the seconds spent inside the language model."""
+        return self._spent("inner")
+
+    def _spent(self, stage: str) -> float:
+        return sum(seconds_between(start, end) for start, end in self._spans.get(stage, []))
 
     def __str__(self) -> str:
         lines = [f"video {index} (row {video.row}): {video}" for index, video in enumerate(self.videos)]

@@ -50,10 +50,15 @@ if TYPE_CHECKING:
 
 @dataclass
 class Step:
-    """One forward of the trunk: its ids, and the videos that it brings."""
+    """One forward of the trunk: its arguments by name, and the videos that it brings."""
 
-    input_ids: Tensor
+    given: Kwargs
     encoded: Encoded | None
+
+    @property
+    def input_ids(self) -> Tensor:
+        ids: Tensor = self.given["input_ids"]
+        return ids
 
 
 class Run:
@@ -73,6 +78,7 @@ class Handle(Run):
             )
         self._method = method
         self._adapter = adapter_for(model)
+        self._adapter.check()
         layers = len(self._adapter.layers)
         stages = {stage.layer: stage for stage in method.inner(layers)}
         for layer in stages:
@@ -97,24 +103,27 @@ class Handle(Run):
             hook.remove()
         self._hooks.clear()
         trunk: Any = self._adapter.trunk
-        if getattr(trunk.__dict__.get("get_video_features"), "_handle", None) is self:
-            del trunk.get_video_features
+        for name in (self._adapter.encoder, "get_rope_index"):
+            if getattr(trunk.__dict__.get(name), "_handle", None) is self:
+                delattr(trunk, name)
 
     # The hooks, in the order in which a forward meets them.
 
     def _install(self, model: nn.Module) -> None:
         adapter, keep = self._adapter, self._hooks.append
         trunk: Any = adapter.trunk
-        if hasattr(trunk.__dict__.get("get_video_features"), "_handle"):
+        if hasattr(trunk.__dict__.get(adapter.encoder), "_handle"):
             raise UnsupportedUsageError("a method is attached to this model already; detach it first")
-        encode = trunk.get_video_features
+        encode = getattr(trunk, adapter.encoder)
 
         @wraps(encode)
-        def get_video_features(*args: Any, **kwargs: Any) -> Any:
+        def get_features(*args: Any, **kwargs: Any) -> Any:
             return self._encode(encode, args, kwargs)
 
-        get_video_features._handle = self  # type: ignore[attr-defined]
-        trunk.get_video_features = get_video_features
+        get_features._handle = self  # type: ignore[attr-defined]
+        setattr(trunk, adapter.encoder, get_features)
+        if adapter.keeps_positions:
+            self._watch_prompts(trunk)
         keep(model.register_forward_pre_hook(self._enter_model, with_kwargs=True))
         keep(model.register_forward_hook(self._leave_model, always_call=True))
         keep(trunk.register_forward_pre_hook(self._enter_trunk, with_kwargs=True))
@@ -134,6 +143,20 @@ class Handle(Run):
         for index in range(self._first_stage, adapter.streams):
             keep(adapter.layers[index].register_forward_hook(self._stream_hook(index)))
 
+    def _watch_prompts(self, trunk: Any) -> None:
+        """Look over whole prompts where `generate` numbers them, which it does before it encodes."""
+        number = trunk.get_rope_index
+
+        @wraps(number)
+        def get_rope_index(*args: Any, **kwargs: Any) -> Any:
+            if self._step is None:  # not inside a forward, which may bring only a part
+                given = by_name(number, args, kwargs)
+                self._adapter.check_prompt(given["input_ids"], given)
+            return number(*args, **kwargs)
+
+        get_rope_index._handle = self  # type: ignore[attr-defined]
+        trunk.get_rope_index = get_rope_index
+
     def _enter_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: Kwargs) -> None:
         self._labels = kwargs.get("labels")
 
@@ -146,22 +169,24 @@ class Handle(Run):
             raise UnsupportedUsageError(
                 "inputs_embeds without input_ids: a video is found by its placeholder ids; pass input_ids"
             )
-        output = (given.get("mm_encoder_outputs") or {}).get("video")
+        output = (given.get("mm_encoder_outputs") or {}).get(self._adapter.modality)
         encoded = None if output is None else getattr(output, "holitom", None)
         if output is not None and (encoded is None or encoded.owner is not self):
             raise UnsupportedUsageError(
                 "these video features were encoded before this method was attached, or cut by "
-                "prefill_chunk_size; pass pixel_values_videos, without chunked prefill"
+                f"prefill_chunk_size; pass {self._adapter.pixels_name}, without chunked prefill"
             )
-        self._step = Step(given["input_ids"], encoded)
+        if given.get(self._adapter.pixels_name) is not None:
+            self._adapter.check_prompt(given["input_ids"], given)
+        self._step = Step(given, encoded)
 
     def _leave_trunk(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         self._step = None
 
     def _encode(self, encode: Callable[..., Any], args: tuple[Any, ...], kwargs: Kwargs) -> Any:
-        """`get_video_features`, whose result carries what merging needs."""
+        """The model's own encoding of videos, whose result carries what merging needs."""
         given = by_name(encode, args, kwargs)
-        device = given["pixel_values_videos"].device
+        device = given[self._adapter.pixels_name].device
         began = mark(device)
         self._encoding = True
         try:
@@ -191,9 +216,9 @@ class Handle(Run):
     ) -> tuple[tuple[Any, ...], Kwargs] | None:
         self._forward = None
         cache = kwargs.get("past_key_values")
-        if self._step is not None and self._step.encoded is not None:
+        if self._step is not None and self._brings_videos(self._step):
             kwargs = by_name(module.forward, args, kwargs)
-            forward, changed = self._merge(self._step.input_ids, self._step.encoded, kwargs)
+            forward, changed = self._merge(self._step, kwargs)
         elif isinstance(cache, MergedCache) and cache.record is not None:
             kwargs = by_name(module.forward, args, kwargs)
             forward, changed = self._continue(cache, cache.record, kwargs)
@@ -262,8 +287,17 @@ class Handle(Run):
 
     # The two kinds of forward that need care.
 
-    def _merge(self, input_ids: Tensor, encoded: Encoded, kwargs: Kwargs) -> tuple[Forward, Kwargs]:
+    def _brings_videos(self, step: Step) -> bool:
+        """Whether what this forward has encoded holds a video: where videos come as images, it may not."""
+        if step.encoded is None:
+            return False
+        step.encoded.locate(self._adapter, step.given)
+        return bool(step.encoded.videos)
+
+    def _merge(self, step: Step, kwargs: Kwargs) -> tuple[Forward, Kwargs]:
         """A forward that brings videos, and the arguments of the language model that it changes."""
+        input_ids, encoded = step.input_ids, step.encoded
+        assert encoded is not None
         embeds: Tensor = kwargs["inputs_embeds"]
         rows, columns = embeds.shape[:2]
         device = embeds.device
@@ -445,7 +479,7 @@ class Handle(Run):
         if bool(self._adapter.placeholders(ids).any()):
             raise UnsupportedUsageError(
                 "the prompt has video placeholders, but its videos did not come with it; pass "
-                "pixel_values_videos, without prefill_chunk_size"
+                f"{self._adapter.pixels_name}, without prefill_chunk_size"
             )
 
     def _check_labels(self, layout: Layout) -> None:
