@@ -263,6 +263,8 @@ def costs(
     model = skeleton(name, getattr(torch, dtype))
     adapter = adapter_for(model)
     text: Any = model.config.get_text_config()
+    if dtype == "float32" and getattr(text, "num_experts_per_tok", None):
+        raise SettingsError("a mixture of experts is counted in bfloat16 or float16, not in float32")
     decoder = Decoder(text.num_hidden_layers, text.hidden_size, text.intermediate_size)
     rows = []
     try:

@@ -45,24 +45,27 @@ def adapter_for(model: nn.Module) -> Adapter:
     """The adapter of `model`, by the name of its class or of a class that it derives from.
 
     Raises:
-        UnsupportedModelError: no family has that class or not this variant of it, or its code is not one that
-            the adapter was written for.
+        UnsupportedModelError: no family has that class or not this variant of it, or its code came with its
+            checkpoint.
     """
     classes = type(model).__mro__
     for base in classes:
-        if base.__name__ in FAMILIES and base.__module__.startswith(
-            ("transformers.models.", "holitom.models.")
-        ):
+        if base.__name__ in FAMILIES and not _came_with_a_checkpoint(base):
             adapter: Adapter = _named(FAMILIES[base.__name__])(model)
             return adapter
     name = type(model).__name__
-    if any(base.__module__.startswith("transformers_modules") for base in classes):
+    if any(map(_came_with_a_checkpoint, classes)):
         raise _foreign(name)
     nearest = get_close_matches(name, FAMILIES, n=1, cutoff=0.0)[0]
     raise UnsupportedModelError(
         f"no adapter for a model of class {name}; the nearest that has one is {nearest}. "
         "docs/adding-a-model.md tells how to add a family"
     )
+
+
+def _came_with_a_checkpoint(kind: type) -> bool:
+    """Whether a class is remote code (`trust_remote_code`), which may do anything under any name."""
+    return kind.__module__.startswith("transformers_modules")
 
 
 def _foreign(name: str) -> UnsupportedModelError:
