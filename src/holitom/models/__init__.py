@@ -31,14 +31,18 @@ FAMILIES = {
 
 # Checkpoints in a layout that transformers does not read, by the architecture that they name; and model types
 # of ours, whose modules make them known to transformers.
-ORIGINALS = {"LlavaQwenForCausalLM": "holitom.models.modeling_llava_video:load"}
+ORIGINALS = {"LlavaQwenForCausalLM": "holitom.models.modeling_llava_video"}
 OWN_TYPES = {"llava_video": "holitom.models.modeling_llava_video"}
 
 
-class Loader(Protocol):
-    """What reads an original checkpoint: `load(name, dtype=...)`, the model and its processor."""
+class Original(Protocol):
+    """A module that reads original checkpoints."""
 
-    def __call__(self, name: str, *, dtype: Any = "auto") -> tuple[Any, Any]: ...
+    def load(self, name: str, **settings: Any) -> tuple[Any, Any]:
+        """The model and the processor of checkpoint `name`."""
+
+    def converted_config(self, original: dict[str, Any]) -> Any:
+        """The transformers config for an original `config.json`."""
 
 
 def adapter_for(model: nn.Module) -> Adapter:
@@ -75,7 +79,7 @@ def _foreign(name: str) -> UnsupportedModelError:
     )
 
 
-def original_loader(config: dict[str, Any]) -> Loader | None:
+def original_layout(config: dict[str, Any]) -> Original | None:
     """What reads a checkpoint with this `config.json`, or None where transformers does.
 
     Raises:
@@ -86,13 +90,28 @@ def original_loader(config: dict[str, Any]) -> Loader | None:
         return None
     architecture = (config.get("architectures") or [""])[0]
     if architecture in ORIGINALS:
-        loader: Loader = _named(ORIGINALS[architecture])
-        return loader
+        module: Any = import_module(ORIGINALS[architecture])
+        original: Original = module
+        return original
     from transformers import CONFIG_MAPPING
 
     if "auto_map" in config and config.get("model_type") not in CONFIG_MAPPING:
         raise _foreign(architecture or str(config.get("model_type")))
     return None
+
+
+def config_of(name: str) -> Any:
+    """The transformers config of checkpoint `name`, in whatever layout, or of a config file.
+
+    Raises:
+        UnsupportedModelError: the checkpoint brings its own code, or is a variant that is not known.
+        OSError: there is no such checkpoint.
+    """
+    from transformers import AutoConfig, PretrainedConfig
+
+    given = PretrainedConfig.get_config_dict(name)[0]
+    original = original_layout(given)
+    return AutoConfig.from_pretrained(name) if original is None else original.converted_config(given)
 
 
 def _named(path: str) -> Any:

@@ -8,7 +8,8 @@ and width; whatever stands between them (time stamps) is text.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from math import prod
 from typing import Any, ClassVar
 
@@ -194,6 +195,22 @@ class MultiAxis(Adapter):
     def video_processor(self) -> Any:
         """The family's own video processor, as its published checkpoints set it."""
         raise NotImplementedError
+
+
+@contextmanager
+def following(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Grids stay on the host, where their values are asked; meanwhile what is made of them follows the pixels
+    onto the meta device as it enters `modules`."""
+
+    def follow(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(each.to("meta") if isinstance(each, Tensor) else each for each in args)
+
+    hooks = [module.register_forward_pre_hook(follow) for module in modules]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def packed_importance(
