@@ -80,8 +80,8 @@ def _print_costs(costs: Costs, frames: int) -> None:
     shown = costs.vision
     pairs = " (of two)" if shown.frames < frames else ""
     print(
-        f"{costs.model}: {shown.frames} frames{pairs} x {shown.tokens} visual tokens + {shown.separators} for "
-        f"newlines, {costs.text_tokens} text tokens; KV cache in {costs.dtype}\n"
+        f"{costs.model}: {shown.frames} frames{pairs} x {shown.tokens} visual tokens + {shown.separators} "
+        f"for newlines, {costs.text_tokens} text tokens; KV cache in {costs.dtype}\n"
     )
     print_table(table)
     print(
