@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -27,6 +28,22 @@ class VideoTokens:
 
 
 @dataclass(frozen=True)
+class Origins:
+    """Where each token of a video went. A token's place is `t * N + n`.
+
+    Places and not indices of `MergedTokens`, so that they hold in whatever order a model is sent them.
+
+    Attributes:
+        via: `[T, N]` int64: the place where it was averaged over time, before anything was merged in space;
+            its own where it was not.
+        into: `[T, N]` int64: the place of the merged token that it is part of; -1: dropped.
+    """
+
+    via: Tensor
+    into: Tensor
+
+
+@dataclass(frozen=True)
 class MergedTokens:
     """The tokens that one video sends into the language model, in the order they are sent.
 
@@ -38,6 +55,8 @@ class MergedTokens:
         segments: first and last frame (inclusive) of each temporal segment; one `(t, t)` a frame
             where the method has no segments.
         stages: token counts after each stage, in order, e.g. `{"temporal": 4210, "spatial": 628}`.
+        origins: works out where every token of the video went. Until it is called that costs nothing; None
+            where a method does not say.
     """
 
     features: Tensor
@@ -46,3 +65,4 @@ class MergedTokens:
     size: Tensor
     segments: list[tuple[int, int]]
     stages: dict[str, int]
+    origins: Callable[[], Origins] | None = field(default=None, repr=False, compare=False)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from holitom.errors import SettingsError
-from holitom.tokens import MergedTokens, VideoTokens
+from holitom.tokens import MergedTokens, Origins, VideoTokens
 
 if TYPE_CHECKING:
     from holitom.runtime import Handle, Run
@@ -97,6 +97,7 @@ class Method:
             size=torch.ones_like(place),
             segments=[(frame, frame) for frame in range(frames)],
             stages={},
+            origins=lambda: Origins(place.view(frames, tokens), place.view(frames, tokens)),
         )
 
     def inner(self, num_layers: int) -> tuple[InnerStage, ...]:

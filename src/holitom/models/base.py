@@ -20,10 +20,13 @@ class SentTokens:
     Attributes:
         features: `[S, D]`: merged tokens and the family's own separators (newlines).
         slot: `[S]` int64: the placeholder (0-based, within its video) that each stands at.
+        place: `[S]` int64: the place `t * N + n` of each in the video; -1: a separator. None: the family does
+            not say, and then what survives inside the language model is counted but cannot be drawn.
     """
 
     features: Tensor
     slot: Tensor
+    place: Tensor | None = None
 
 
 class Adapter(ABC):

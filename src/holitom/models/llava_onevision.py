@@ -103,10 +103,11 @@ class LlavaOnevision(Adapter):
         trunk: Any = self.trunk
         newline = trunk.image_newline[None].to(merged.features)
         frames, tokens = video.features.shape[:2]
-        last = merged.frame.new_tensor([frames * tokens])
+        place = merged.frame * tokens + merged.position
         return SentTokens(
             features=torch.cat([merged.features, newline]),
-            slot=torch.cat([merged.frame * tokens + merged.position, last]),
+            slot=torch.cat([place, place.new_tensor([frames * tokens])]),
+            place=torch.cat([place, place.new_tensor([-1])]),
         )
 
     def query(self, attention: nn.Module, hidden: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
