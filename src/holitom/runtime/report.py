@@ -5,11 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from holitom.tokens import Origins
+
+if TYPE_CHECKING:
+    from holitom.inspect.draw_png import TokenMap
 
 # A point in time: seconds on the host's clock, or an event in the device's queue that is read when asked for.
 Mark = float | torch.cuda.Event
@@ -143,6 +147,22 @@ class Report:
         spent["prefill"] -= inner
         spent["decoding"] = seconds_between(*self._decode) if self._decode else 0.0
         return spent
+
+    def plot(self, frames: Any = None, video: int = 0) -> TokenMap:
+        """What became of each token, as a matplotlib figure (`holitom[plots]`).
+
+        Args:
+            frames: `[F, H, W, 3]` uint8: the frames that the processor got, to draw on; a run does not hold
+                them. None: a plain grid.
+            video: which of `videos`.
+
+        Raises:
+            ImportError: matplotlib is not installed.
+            UnsupportedUsageError: the method does not say where tokens went.
+        """
+        from holitom.inspect import inspection_of, token_map
+
+        return token_map(inspection_of(self.videos[video], frames))
 
     def __str__(self) -> str:
         lines = [f"video {index} (row {video.row}): {video}" for index, video in enumerate(self.videos)]
