@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.holitom-installed
 FAST   := not slow and not vllm and not lmms_eval and not browser
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check clean
+.PHONY: help setup demo test test-browser check clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -34,6 +34,11 @@ check: $(STAMP)  ## ruff and mypy
 
 test: check  ## check, then the fast tests
 	$(BIN)/python -m pytest -m '$(FAST)'
+
+test-browser: $(STAMP)  ## the inspect page in Chromium, by Playwright (a system Chromium will do)
+	$(BIN)/python -m pip install 'playwright>=1.45'
+	$(BIN)/python -m playwright install chromium || echo 'trying the system Chromium instead'
+	$(BIN)/python -m pytest -m browser
 
 clean:  ## remove .venv/, caches and build outputs
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -113,7 +113,7 @@ def inspect(
 
 
 def check_output(path: Path) -> None:
-    """Raise an `OutputError` unless a file of a known kind can be written there; before anything is computed."""
+    """Before anything is computed: raise an `OutputError` unless a file of a known kind can be written."""
     if path.suffix.lower() not in KINDS:
         raise OutputError(f"{path}: output must end in {', '.join(KINDS[:-1])} or {KINDS[-1]}")
     if path.suffix.lower() in (".png", ".pdf", ".svg"):

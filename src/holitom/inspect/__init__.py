@@ -1,7 +1,7 @@
 """Show what was merged: collect it from a run, then draw it as a page, a picture or a clip.
 
-`collect.py` runs the model and fills in an `Inspection`, arrays on the host. The other files draw those arrays
-and know neither tensors nor models.
+`collect.py` runs the model and fills in an `Inspection`, arrays on the host. The other files draw those
+arrays and know neither tensors nor models.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from holitom.inspect.draw_mp4 import write_clip
     from holitom.inspect.collect import inspect_video, inspection_of
+    from holitom.inspect.draw_html import embed, page
+    from holitom.inspect.draw_mp4 import write_clip
     from holitom.inspect.draw_png import token_map
     from holitom.inspect.inspection import Fate, Inspection, Stage
-    from holitom.inspect.draw_html import embed, page
 
 _HOME = {
     "Fate": "inspection",

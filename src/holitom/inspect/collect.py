@@ -51,7 +51,7 @@ class _Watched(Method):
         return self.method.inner(num_layers)
 
 
-class _Enough(Exception):
+class _Enough(Exception):  # noqa: N818  (no error: it ends a forward early)
     """All that was wanted of a forward is there."""
 
 
@@ -140,13 +140,16 @@ def inspection_of(
         report: of the video.
         frames: `[F, H, W, 3]` uint8, the sampled frames to draw on; None: a plain grid. Where the model sees
             several frames as one row of tokens, the first of each is shown.
-        title, method, model: what they are called.
+        title: what the video is called.
+        method: the method and its settings.
+        model: what the model is called.
         numbers: `[F]`: which frame of the file each is.
         rate: frames a second in the file.
         similarity: `[T - 1, N]`, see `Inspection`.
         threshold: see `Inspection`.
         costs: operations and KV-cache bytes of visual tokens by layer.
-        question, answer: see `Inspection`.
+        question: what the model was asked.
+        answer: what it said.
 
     Raises:
         UnsupportedUsageError: the method does not say where tokens went, or there are fewer frames than rows.

@@ -30,7 +30,8 @@ EDGE, WORDS, FRAMES = 0.15, 2.3, 11.6
 WIDTH = EDGE + WORDS + FRAMES + EDGE
 GAP, CUT, BELOW = 0.035, 0.14, 0.12
 TITLE, BRACKETS, NOTE, CHART, FOOT = 0.78, 0.36, 0.12, 0.85, 1.75
-TALLEST = 1.7
+LOWEST, TALLEST = 0.55, 1.7
+FEW = 3  # positions whose tokens an example gathers: more of them could not be told apart
 
 INK, FAINT, MARK, BAR, STILL = "#1c1f26", "#5f6775", "#d6006e", "#3b6fb6", "#b7dcf3"
 SEGMENTS = ("#c9ced8", "#8f98a8")
@@ -107,9 +108,10 @@ def token_map(inspection: Inspection, frames: Sequence[int] | None = None) -> To
 
     tile = views[0].tiles[0]
     of = inspection.segment_of
-    lines = [shown[first : first + IN_A_LINE] for first in range(0, len(shown), IN_A_LINE)]
-    spaces = max(sum(GAP if of[a] == of[b] else CUT for a, b in pairwise(line)) for line in lines)
     aspect = tile.shape[0] / tile.shape[1]
+    most = max(1, min(IN_A_LINE, int(FRAMES * aspect / LOWEST)))
+    lines = [shown[first : first + most] for first in range(0, len(shown), most)]
+    spaces = max(sum(GAP if of[a] == of[b] else CUT for a, b in pairwise(line)) for line in lines)
     wide = min((FRAMES - spaces) / len(lines[0]), TALLEST / aspect)
     high = wide * aspect
 
@@ -119,7 +121,7 @@ def token_map(inspection: Inspection, frames: Sequence[int] | None = None) -> To
     sheet = _Sheet(figure, wide, high)
     _title(sheet, inspection, len(shown))
     for number, line in enumerate(lines):
-        placed = list(_placed(inspection, line, number * IN_A_LINE, wide))
+        placed = list(_placed(inspection, line, number * most, wide))
         top = TITLE + number * block
         _brackets(sheet.axes(top, BRACKETS), inspection, placed, wide)
         top += BRACKETS
@@ -160,7 +162,7 @@ def _views(inspection: Inspection, shown: Sequence[int]) -> list[_View]:
     if inspection.importance is not None:
         heat = paint.relative(inspection.importance)
         tiles = (paint.paint_heat(heat[t], grid, cell) for t in shown)
-        views.append(each("Importance", "light: the vision tower attends to it", tiles))
+        views.append(each("Importance", "light: where the vision tower looks", tiles))
     both = list(zip(shown, pictures, strict=True))
     told = ", ".join(f"{count:,} {FATES[fate].name}" for fate, count in inspection.counts().items() if count)
     tiles = (paint.paint_fates(picture, inspection.fate[t], grid) for t, picture in both)
@@ -226,7 +228,7 @@ def _brackets(ax: Axes, inspection: Inspection, placed: Sequence[_Frame], wide: 
 def _draw_view(
     sheet: _Sheet, ax: Axes, view: _View, inspection: Inspection, placed: Sequence[_Frame]
 ) -> None:
-    _words(ax, view.name, view.text)
+    _words(ax, view.name, "" if placed[0].nth else view.text)  # once is enough
     for frame in placed:
         sheet.tile(ax, view.tiles[frame.nth], frame.x, 0, sheet.wide, sheet.high)
     if view.name == FATE_VIEW:
@@ -234,16 +236,17 @@ def _draw_view(
 
 
 def _example(sheet: _Sheet, ax: Axes, inspection: Inspection, placed: Sequence[_Frame]) -> None:
-    """What went into the fullest merged token of these frames."""
+    """What went into one merged token of these frames: of those of a few positions, the fullest."""
     rows, columns = inspection.grid
     dx, dy = sheet.wide / columns, sheet.high / rows
-    size = inspection.size[[frame.t for frame in placed]]
-    most = int(size.max())
-    if most < 2:
+    tokens = inspection.shape[1]
+    sent = [(frame, n) for frame in placed for n in np.flatnonzero(inspection.size[frame.t] > 1).tolist()]
+    if not sent:
         return
-    which, position = divmod(int(size.argmax()), inspection.shape[1])
-    home = placed[which]
-    place = home.t * inspection.shape[1] + position
+    found = {(home.t, n): np.argwhere(inspection.into == home.t * tokens + n) for home, n in sent}
+    few = [one for one in sent if len(np.unique(found[one[0].t, one[1]][:, 1])) <= FEW]
+    home, position = max(few or sent, key=lambda one: len(found[one[0].t, one[1]]))
+    place, most = home.t * tokens + position, len(found[home.t, position])
 
     def middle(frame: _Frame, n: int) -> tuple[float, float]:
         return frame.x + (n % columns + 0.5) * dx, (n // columns + 0.5) * dy
@@ -275,11 +278,11 @@ def _similarity(ax: Axes, inspection: Inspection, placed: Sequence[_Frame], wide
     mean = inspection.similarity.mean(1).clip(0, 1)
     still = None if threshold is None else (inspection.similarity > threshold).mean(1)
     points = [(frame.x + wide + GAP / 2, frame.t) for frame in placed if frame.t < len(mean)]
+    left, right = placed[0].x, placed[-1].x + wide
     if still is not None:
         for x, t in points:
-            bar = (x - 0.3 * wide, floor - high * still[t]), 0.6 * wide, high * still[t]
-            ax.add_patch(Rectangle(*bar, color=STILL, lw=0))
-    left, right = placed[0].x, placed[-1].x + wide
+            start, end = x - 0.3 * wide, min(right, x + 0.3 * wide)
+            ax.add_patch(Rectangle((start, floor), end - start, -high * float(still[t]), color=STILL, lw=0))
     for value, style in ((0, "-"), (1, ":")):
         ax.plot([left, right], [floor - high * value] * 2, color=FAINT, lw=0.6, ls=style)
         ax.text(
@@ -288,7 +291,8 @@ def _similarity(ax: Axes, inspection: Inspection, placed: Sequence[_Frame], wide
     heights = [floor - high * float(mean[t]) for _, t in points]
     ax.plot([x for x, _ in points], heights, color=INK, lw=1.2, marker="o", ms=2.5)
     bars = "" if threshold is None else f"; bars: positions above {threshold:g}"
-    _words(ax, "Similarity to the next", f"line: mean over positions{bars}")
+    told = "" if placed[0].nth else f"line: mean over positions{bars}"
+    _words(ax, "Similarity to the next", told)
 
 
 def _legend(sheet: _Sheet, ax: Axes) -> None:

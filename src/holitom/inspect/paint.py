@@ -1,8 +1,8 @@
 """Frames with their tokens painted over them, in plain numpy: one way of drawing for pictures and clips.
 
 A cell's look depends on its fate alone, so each look is drawn once, at the size of a cell, and laid over
-all cells that share it. Colours are close to Okabe and Ito's, and shape says the same: outline, ring, hatching,
-dot, nothing.
+all cells that share it. Colours are close to Okabe and Ito's, and shape says the same: outline, ring,
+hatching, dot, nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ COLORS: dict[Fate, tuple[int, int, int]] = {
     Fate.KEPT: (240, 228, 66),
     Fate.CENTER: (230, 120, 0),
     Fate.STATIC: (86, 180, 233),
-    Fate.JOINED: (0, 190, 140),
+    Fate.JOINED: (0, 158, 115),
     Fate.DROPPED: (24, 26, 32),
 }
 BLANK = (58, 62, 72)  # a frame that was not given
