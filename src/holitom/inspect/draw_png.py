@@ -42,7 +42,7 @@ class TokenMap(Figure):
 
     def _repr_png_(self) -> bytes:
         buffer = io.BytesIO()
-        self.savefig(buffer, format="png")
+        self.savefig(buffer, format="png", dpi=90)  # notebooks keep what they show
         return buffer.getvalue()
 
 
@@ -318,3 +318,6 @@ def _funnel(ax: Axes, inspection: Inspection) -> None:
         if stage.operations is not None and full.operations:
             text += f" tokens, {stage.operations / full.operations:.1%} of the prefill"
         ax.text(bar + length + 0.07, y + 0.1, text, fontsize=8.5, color=INK, va="center")
+    if full.operations is not None:
+        text = "Prefill of visual tokens by the paper's formula, if merging ended there."
+        ax.text(left, 0.2 + len(inspection.stages) * step + 0.05, text, fontsize=8, color=FAINT, va="top")
