@@ -110,6 +110,7 @@ def token_map(inspection: Inspection, frames: Sequence[int] | None = None) -> To
     of = inspection.segment_of
     aspect = tile.shape[0] / tile.shape[1]
     most = max(1, min(IN_A_LINE, int(FRAMES * aspect / LOWEST)))
+    most = -(-len(shown) // -(-len(shown) // most))  # as many in every line
     lines = [shown[first : first + most] for first in range(0, len(shown), most)]
     spaces = max(sum(GAP if of[a] == of[b] else CUT for a, b in pairwise(line)) for line in lines)
     wide = min((FRAMES - spaces) / len(lines[0]), TALLEST / aspect)
@@ -244,8 +245,10 @@ def _example(sheet: _Sheet, ax: Axes, inspection: Inspection, placed: Sequence[_
     if not sent:
         return
     found = {(home.t, n): np.argwhere(inspection.into == home.t * tokens + n) for home, n in sent}
-    few = [one for one in sent if len(np.unique(found[one[0].t, one[1]][:, 1])) <= FEW]
-    home, position = max(few or sent, key=lambda one: len(found[one[0].t, one[1]]))
+    positions = {place: len(np.unique(members[:, 1])) for place, members in found.items()}
+    least = min(positions.values())
+    few = [(home, n) for home, n in sent if positions[home.t, n] <= max(FEW, least)]
+    home, position = max(few, key=lambda one: len(found[one[0].t, one[1]]))
     place, most = home.t * tokens + position, len(found[home.t, position])
 
     def middle(frame: _Frame, n: int) -> tuple[float, float]:
