@@ -30,6 +30,7 @@ class EveryOther(Method):
             size=whole.size[at],
             segments=whole.segments,
             stages={"every other": len(whole.frame[at])},
+            streams=None if whole.streams is None else whole.streams[at],
         )
 
     def inner(self, num_layers: int) -> tuple[Any, ...]:

@@ -87,7 +87,10 @@ class Method:
         return frames * tokens
 
     def merge(self, video: VideoTokens) -> MergedTokens:
-        """The outer stage: the tokens that one video sends into the language model."""
+        """The outer stage: the tokens that one video sends into the language model.
+
+        It decides on `features`, `importance` and `keys`, and merges `streams` as it merges `features`.
+        """
         frames, tokens, _ = video.features.shape
         place = torch.arange(frames * tokens, device=video.features.device)
         return MergedTokens(
@@ -98,6 +101,7 @@ class Method:
             segments=[(frame, frame) for frame in range(frames)],
             stages={},
             origins=lambda: Origins(place.view(frames, tokens), place.view(frames, tokens)),
+            streams=None if video.streams is None else video.streams.flatten(0, 1),
         )
 
     def inner(self, num_layers: int) -> tuple[InnerStage, ...]:

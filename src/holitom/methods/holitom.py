@@ -186,9 +186,14 @@ class HoliTom(Method):
         spends = plan.contextual > 0
         sizes = (plan.dynamic - plan.important)[spends]
         at = compact(rest, int(sizes.sum()))
-        tokens = video.features.flatten(0, 1)[at]
         return clustered(
-            tokens, at, sizes, plan.contextual[spends], knn=self.knn, center_weight=self.center_weight
+            video.carried[at],
+            at,
+            sizes,
+            plan.contextual[spends],
+            knn=self.knn,
+            center_weight=self.center_weight,
+            width=video.features.shape[-1],
         )
 
     def _static(self, video: VideoTokens, heads: Tensor, unmerged: Tensor | None, plan: Plan) -> Part:
@@ -198,7 +203,7 @@ class HoliTom(Method):
         lengths = plan.length[lives].repeat(sizes)
         at = compact(heads, len(lengths))  # in the segments' first frames
         means, averaged = run_means(
-            video.features.flatten(0, 1),
+            video.carried,
             at,
             lengths,
             stride=video.features.shape[1],
@@ -212,6 +217,7 @@ class HoliTom(Method):
             plan.centers[lives],
             knn=self.knn,
             center_weight=self.center_weight,
+            width=video.features.shape[-1],
             standing_for=averaged,
         )
 

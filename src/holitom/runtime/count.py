@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from holitom.models.base import Adapter
+from holitom.runtime.forward import by_name
 
 
 class Level(NamedTuple):
@@ -34,12 +35,14 @@ class VisionCount:
     Attributes:
         operations: by module class (vision tower, projector).
         importance: of reading the last layer's attention once more, for methods that need it.
+        keys: of reading its keys, likewise.
         frames, tokens: visual tokens that come out: `tokens` for each of `frames`.
         separators: further tokens in the prompt (newlines).
     """
 
     operations: dict[str, int]
     importance: int
+    keys: int
     frames: int
     tokens: int
     separators: int
@@ -69,29 +72,32 @@ class PrefillCount:
 
 
 @torch.no_grad()
-def count_vision(adapter: Adapter, frames: int) -> VisionCount:
-    """Count encoding one video of `frames` by the model on the meta device that `adapter` belongs to."""
+def count_vision(adapter: Adapter, frames: int, width: int, height: int) -> VisionCount:
+    """Count encoding one video by the model on the meta device that `adapter` belongs to."""
     trunk: Any = adapter.trunk
-    dtype = next(trunk.parameters()).dtype
-    pixels = adapter.pixels(frames).to(dtype)
-    seen: list[Tensor] = []
+    given = adapter.encoding(frames, width, height)
+    given[adapter.pixels_name] = given[adapter.pixels_name].to(next(trunk.parameters()).dtype)
+    seen: list[dict[str, Any]] = []
 
     def see(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        seen.append(kwargs["hidden_states"] if "hidden_states" in kwargs else args[0])
+        seen.append(by_name(module.forward, args, kwargs))
 
     hook = adapter.vision_attention.register_forward_pre_hook(see, with_kwargs=True)
     with hook, FlopCounterMode(display=False) as encoding:
-        encoded = trunk.get_video_features(pixels, return_dict=True)
+        encoded = adapter.encode(given)
     with FlopCounterMode(display=False) as reading:
         adapter.importance(seen[0])
+    with FlopCounterMode(display=False) as reading_keys:
+        adapter.keys(seen[0])
 
-    video = adapter.videos(encoded, {"pixel_values_videos": pixels}, None)[0]
+    video = adapter.videos(encoded, given, None)[0]
     shown, tokens = video.features.shape[:2]
     modules = {name: count for name, count in encoding.get_flop_counts().items() if "." not in name}
     del modules["Global"]
     return VisionCount(
         operations={name: sum(count.values()) for name, count in modules.items()},
         importance=reading.get_total_flops(),
+        keys=reading_keys.get_total_flops(),
         frames=shown,
         tokens=tokens,
         separators=adapter.slots(video) - shown * tokens,
@@ -148,10 +154,7 @@ def _shorten(tokens: int) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any
 
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         cos, sin = kwargs["position_embeddings"]
-        changed = {
-            "position_embeddings": (cos[:, :tokens], sin[:, :tokens]),
-            "position_ids": kwargs["position_ids"][:, :tokens],
-        }
+        changed = {"position_embeddings": (cos[:, :tokens], sin[:, :tokens]), "position_ids": None}
         return (args[0][:, :tokens], *args[1:]), {**kwargs, **changed}
 
     return hook
