@@ -378,6 +378,7 @@ def test_flops_json_of_a_checkpoint(run, checkpoint: Path) -> None:
         (("--model", "no-such-model"), "model no-such-model: no such folder or config; published shapes: "),
         (("--model", "."), "model .: "),
         (("--text-tokens", "0"), "text_tokens must be in 1..1000000, got 0"),
+        (("--size", "640"), "size must be a width and a height such as 640x360, not '640'"),
     ],
 )
 def test_bad_input_to_flops(run, tmp_path: Path, monkeypatch, arguments, message) -> None:

@@ -182,6 +182,13 @@ class Adapter(ABC):
         """
         return {}
 
+    def part(self, arguments: dict[str, Any]) -> tuple[dict[str, Any], int]:
+        """`encoding`'s arguments for one of the equal parts that are encoded apart, and how many there are.
+
+        Counting one does for all.
+        """
+        return arguments, 1
+
     def encode(self, arguments: dict[str, Any]) -> Any:
         """What `trunk` returns for `encoding`'s arguments on the meta device, where there are no values."""
         return getattr(self.trunk, self.encoder)(**arguments, return_dict=True)

@@ -17,7 +17,7 @@ from transformers.models.video_llama_3.modeling_video_llama_3 import apply_rotar
 
 from holitom.errors import UnsupportedUsageError
 from holitom.models.base import SentTokens
-from holitom.models.multi_axis import packed_importance
+from holitom.models.multi_axis import following, packed_importance
 from holitom.models.one_axis import OneAxis
 from holitom.tokens import MergedTokens, VideoTokens
 
@@ -142,6 +142,11 @@ class VideoLlama3(OneAxis):
         slot = video.slot[place]
         stays = slot >= 0
         return SentTokens(merged.features[stays], slot[stays], place=place[stays])
+
+    def encode(self, arguments: dict[str, Any]) -> Any:
+        tower: Any = self.trunk.vision_model
+        with following(tower.children()):
+            return super().encode(arguments)
 
     def encoding(self, frames: int, width: int, height: int) -> dict[str, Any]:
         video = torch.empty(frames, 3, height, width, dtype=torch.uint8, device="meta")

@@ -101,7 +101,20 @@ class Forward:
 
     def changes(self, layer: int) -> bool:
         """Whether `layer` gets anything but what the language model passes it."""
-        return len(self.starts) > 1 and layer >= self.starts[1]
+        return bool(self.overrides) or (len(self.starts) > 1 and layer >= self.starts[1])
+
+    def leave_gaps(self) -> Kwargs:
+        """Keep gaps in the position ids from being taken for packed sequences; what the language model gets.
+
+        Kernels are to see no ids (the rotary embeddings carry them), and without cache a mask says that all
+        are one sequence.
+        """
+        self.overrides["position_ids"] = None
+        if self.cache is not None or self.masks[0] is not None:
+            return {}
+        assert self.layout is not None
+        rows, device = self.position.shape[0], self.position.device
+        return {"attention_mask": torch.ones(rows, self.layout.width, dtype=torch.bool, device=device)}
 
     def enter_level(self, index: int, kwargs: Kwargs) -> Tensor:
         """The hidden states that enter layer `index`, first of its level, whose `overrides` are set."""
@@ -120,7 +133,7 @@ class Forward:
             position_ids=None,
             layer_idx=index,
         )
-        # The rotary embeddings carry the positions; kernels would take gaps in the ids for packed sequences.
+        # As in `leave_gaps`.
         self.overrides["position_ids"] = None
         return hidden
 
