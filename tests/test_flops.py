@@ -175,20 +175,8 @@ def test_a_folder_and_a_file_are_the_same_model(small: Path) -> None:
     assert skeleton(str(small)).config.to_diff_dict() == skeleton(str(small.parent)).config.to_diff_dict()
 
 
-SIZES = (
-    0.894,
-    8.03,
-    73.2,
-    8.29,
-    8.29,
-    8.77,
-    10.29,
-    8.03,
-    7.06,
-    7.94,
-    2.25,
-    8.04,
-)  # as the hub shows them for the checkpoints
+# as the hub shows them for the checkpoints
+SIZES = (0.894, 8.03, 73.2, 8.29, 8.29, 8.77, 10.29, 8.03, 7.06, 7.94, 2.25, 8.04)
 
 
 @pytest.mark.parametrize(("name", "billions"), list(zip(PUBLISHED, SIZES, strict=True)))
@@ -234,7 +222,7 @@ def test_experts_are_counted(tmp_path: Path) -> None:
     from support.families import small as family
 
     family("qwen3-vl-moe").model.config.to_json_file(tmp_path / "config.json")
-    counted = costs(str(tmp_path), 8, [0.5], ["fastv"], text_tokens=32, size=(64, 48))
+    counted = costs(str(tmp_path), 8, [0.5], "fastv", text_tokens=32, size=(64, 48))
     n, d, kv, ffn, experts = 4 * 12 + 32, 64, 2 * 16, 32, 4
     attention = 2 * n * d * (2 * d + 2 * kv) + 2 * 2 * n * n * d
     layer = attention + 2 * n * d * experts + 2 * 3 * 2 * n * d * ffn

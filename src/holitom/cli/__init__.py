@@ -13,6 +13,7 @@ from holitom.cli import (  # noqa: F401  (each adds its command)
     accuracy,
     ask,
     flops,
+    inspect,
     lmms_task,
     overhead,
     serve,

@@ -86,7 +86,7 @@ def _print_costs(costs: Costs, frames: int) -> None:
     pairs = " (of two)" if shown.frames < frames else ""
     print(
         f"{costs.model}: {shown.frames} frames{pairs} x {shown.tokens} visual tokens + {shown.separators} "
-        f"newlines, {costs.text_tokens} text tokens; KV cache in {costs.dtype}\n"
+        f"for newlines, {costs.text_tokens} text tokens; KV cache in {costs.dtype}\n"
     )
     print_table(table)
     for label, reason in costs.refused.items():

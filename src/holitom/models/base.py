@@ -21,11 +21,13 @@ class SentTokens:
         features: `[S, D]`: merged tokens and the family's own separators (newlines).
         slot: `[S]` int64: the placeholder (0-based, within its video) that each stands at.
         streams: `[S, E]`: the merged tokens' streams; None where the family has none.
+        place: `[S]` int64: the place `t * N + n` of each in the video, -1 a separator. None: its slot.
     """
 
     features: Tensor
     slot: Tensor
     streams: Tensor | None = None
+    place: Tensor | None = None
 
 
 class Adapter(ABC):

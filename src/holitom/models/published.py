@@ -115,9 +115,9 @@ PUBLISHED = {
     ),
 }
 
-# Checkpoints: lmms-lab/LLaVA-Video-7B-Qwen2 (arXiv 2410.02713), llava-hf/LLaVA-NeXT-Video-7B-hf (LLaVA-NeXT's
-# blog, April 2024), OpenGVLab/InternVL3-8B-hf (2504.10479), HuggingFaceTB/SmolVLM2-2.2B-Instruct
-# (2504.05299), DAMO-NLP-SG/VideoLLaMA3-7B (2501.13106).
+# Checkpoints: lmms-lab/LLaVA-Video-7B-Qwen2 (arXiv 2410.02713), llava-hf/LLaVA-NeXT-Video-7B-hf
+# (LLaVA-NeXT's blog, April 2024), OpenGVLab/InternVL3-8B-hf (2504.10479),
+# HuggingFaceTB/SmolVLM2-2.2B-Instruct (2504.05299), DAMO-NLP-SG/VideoLLaMA3-7B (2501.13106).
 PUBLISHED |= {
     "llava-video-7b-qwen2": Shape("LlavaVideoConfig", _decoder(*QWEN2_7B, **QWEN2), SIGLIP),
     "llava-next-video-7b": Shape(

@@ -141,7 +141,7 @@ class VideoLlama3(OneAxis):
         assert video.slot is not None
         slot = video.slot[place]
         stays = slot >= 0
-        return SentTokens(merged.features[stays], slot[stays])
+        return SentTokens(merged.features[stays], slot[stays], place=place[stays])
 
     def part(self, arguments: dict[str, Any]) -> tuple[dict[str, Any], int]:
         """A frame."""

@@ -36,8 +36,8 @@ class VisionCount:
         operations: by module class (vision tower, projector).
         importance: of reading the last layer's attention once more, for methods that need it.
         keys: of reading its keys, likewise.
-        frames, tokens: visual tokens that come out: `tokens` for each of `frames` (of two, where the tower
-            makes one of two).
+        frames, tokens: visual tokens that come out: `tokens` for each of `frames` (of two, where the
+            tower makes one of two).
         separators: further tokens in the prompt (newlines).
     """
 

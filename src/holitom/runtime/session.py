@@ -39,6 +39,7 @@ from holitom.runtime.positions import (
     kept_positions,
     next_padded_positions,
     next_positions,
+    unmerged_positions,
 )
 from holitom.runtime.prompt import Prompt, last_real
 from holitom.runtime.report import Mark, Report, mark
@@ -262,7 +263,7 @@ class Handle(Run):
             forward = self._forward
             if forward is None or not forward.changes(index):
                 return None
-            if index in forward.starts:
+            if index in forward.starts[1:]:
                 kwargs = by_name(module.forward, args, kwargs)
                 args = (forward.enter_level(index, kwargs),)
                 kwargs.pop("hidden_states")
@@ -336,20 +337,26 @@ class Handle(Run):
             else:
                 base = record.position if record is not None else prompt.first_positions(seen).to(device)
                 positions, numbered = layout.numbered(base), None
-            forward = self._packed(cache, record, layout, after(positions), mask, columns, inner)
+            following = after(positions)
+            own = self._method.positions == "own" and not keeps
+            if own:
+                positions, following = unmerged_positions(base, prompt, layout)
+            forward = self._packed(cache, record, layout, following, mask, columns, inner)
             forward.seen, forward.numbered = seen, numbered
             forward.last_real = prompt.last_real
             forward.tail = prompt.text_tail
             forward.query = columns - encoded.asked
             if inner:
                 forward.stages = self._stages
-                forward.owners = assignment.owners(encoded.sent, rows, device)
+                forward.numbers = assignment.numbers(encoded.sent, rows, device)
                 forward.spare([row for row, asks in enumerate(prompt.video_asks) if asks])
             changed |= {
                 "inputs_embeds": layout.pad(ragged),
                 "attention_mask": forward.masks[0],
                 "position_ids": positions,
             }
+            if own:
+                changed |= forward.leave_gaps()
             if streams:
                 first = self._first_stage if inner else len(streams)
                 stands = layout.mask
