@@ -19,8 +19,6 @@ from holitom.models.base import Adapter, SentTokens, require_modules
 from holitom.ops.attention import frames_per_chunk, received_attention
 from holitom.tokens import MergedTokens, VideoTokens
 
-DECODERS = ("llama", "mistral", "qwen2", "qwen3")
-
 
 class OneAxis(Adapter):
     """Importance, keys and decoder read-outs of such a family.
@@ -33,7 +31,7 @@ class OneAxis(Adapter):
 
     family: ClassVar[str]
     towers: ClassVar[tuple[str, ...]]
-    decoders: ClassVar[tuple[str, ...]] = DECODERS
+    decoders: ClassVar[tuple[str, ...]]
     leading: ClassVar[int] = 0
     """Tokens before the patches (class tokens): they ask like any other; what they receive is left out."""
 
