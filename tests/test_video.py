@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
-from support.video_files import write_video
+from support.video_files import turn_sideways, write_video
 
 from holitom.errors import SettingsError, VideoError
 from holitom.video import load_video
@@ -118,12 +117,7 @@ def test_packets_that_show_nothing_are_not_counted(tmp_path: Path) -> None:
 
 
 def test_sideways_video_is_turned_upright(tmp_path: Path) -> None:
-    # A phone films sideways and writes a quarter turn, clockwise, into the track header's matrix.
-    path = write_video(tmp_path / "phone.mp4")
-    data = bytearray(path.read_bytes())
-    matrix = data.index(b"tkhd") + 44
-    data[matrix : matrix + 36] = struct.pack(">9i", 0, 1 << 16, 0, -(1 << 16), 0, 0, 48 << 16, 0, 1 << 30)
-    path.write_bytes(data)
+    path = turn_sideways(write_video(tmp_path / "phone.mp4"))
     video = load_video(path, frames=2)
     assert video.frames.shape == (2, 64, 48, 3)
     assert (video.metadata.height, video.metadata.width) == (64, 48)

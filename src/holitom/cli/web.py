@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
+from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from threading import Event
 from typing import Annotated
 
@@ -44,15 +47,17 @@ def web(
     """
     if min(max_megabytes, max_minutes, max_new_tokens) <= 0:
         raise SettingsError("max-megabytes, max-minutes and max-new-tokens must be above 0")
-    with notes.status("Loading PyTorch and Gradio"):
-        from holitom.web import page
-        from holitom.web.answering import Desk, Request
-        from holitom.web.words import Loaded
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what was uploaded is removed
+    with TemporaryDirectory(prefix="holitom-web-") as uploads:
+        # Gradio reads these as it is imported; its own folder would outlive the server.
+        os.environ |= {"GRADIO_TEMP_DIR": uploads, "GRADIO_ANALYTICS_ENABLED": "False"}
+        with notes.status("Loading PyTorch and Gradio"):
+            from holitom.ask import load_model
+            from holitom.web.answering import Desk, Request
+            from holitom.web.page import Limits, build, launch
+            from holitom.web.words import Loaded
 
-    try:
         name = model or str(BUNDLED_MODEL)
-        from holitom.ask import load_model
-
         quiet_transformers(name)
         title = "the bundled model" if model is None else Path(name).name
         note(f"Loading {title}")
@@ -60,20 +65,11 @@ def web(
         with notes.status("Warming up"):
             for _ in desk.answers(Request(DEMO_VIDEO, DEMO_QUESTION, frames=BUNDLED_FRAMES)):
                 pass
-        limits = page.Limits(max_megabytes, max_minutes)
-        served = page.build(desk, Loaded(model, dtype, device, max_new_tokens), limits)
-        print(page.launch(served, host, port, limits), flush=True)
+        limits = Limits(max_megabytes, max_minutes)
+        page = build(desk, Loaded(model, dtype, device, max_new_tokens), limits)
+        print(launch(page, host, port, limits), flush=True)
         note("Ctrl-C ends it")
-        _wait()
-        served.close(verbose=False)
+        with suppress(KeyboardInterrupt):
+            Event().wait()
+        page.close(verbose=False)
         desk.close()
-    finally:
-        page.remove_uploads()
-
-
-def _wait() -> None:
-    """Until Ctrl-C, or until the process is asked to end: either is the usual way."""
-    over = Event()
-    for asked in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(asked, lambda *_: over.set())
-    over.wait()

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# Gradio reads both as it is imported. Uploads go into a folder of the server's own, gone when it ends.
-os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-_UPLOADS = os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(prefix="holitom-web-")
-
 try:
     import gradio as gr
 except ImportError as error:
-    shutil.rmtree(_UPLOADS)
     raise ImportError("the page needs Gradio: pip install 'holitom[web]'") from error
 
 from holitom.cli.app import BUNDLED_FRAMES, DEMO_QUESTION, DEMO_VIDEO, USUAL_FRAMES
@@ -177,7 +169,3 @@ def launch(page: gr.Blocks, host: str, port: int | None, limits: Limits) -> str:
         raise SettingsError(f"cannot serve at {wanted}: {error}; choose another --host or --port") from error
     return str(local)
 
-
-def remove_uploads() -> None:
-    """What this process was sent, and its copies of the demo."""
-    shutil.rmtree(_UPLOADS, ignore_errors=True)

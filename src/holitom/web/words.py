@@ -90,8 +90,6 @@ def figures(answer: Answer, run: Run) -> str:
         "decoding": "-" if rate is None else f"{rate:.1f} tokens/s",
         "KV cache": f"{report.kv_bytes:,} bytes" + ("" if run == "full" else f" ({share:.1%})"),
     }
-    if run == "merged" and video.stages:
-        rows["after each stage"] = ", ".join(f"{count:,} {name}" for name, count in video.stages.items())
     cells = "".join(f"<tr><th scope=row>{html.escape(k)}<td>{html.escape(v)}" for k, v in rows.items())
     return f"<table class=figures>{cells}</table>"
 
