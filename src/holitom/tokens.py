@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 
@@ -19,12 +20,21 @@ class VideoTokens:
         grid: `(rows, columns)` of one frame, `rows * columns == N`.
         keys: `[T, N, d]`: keys of the vision tower's last layer, averaged over heads, pooled as the
             features are; None where the method needs none.
+        streams: `[T, N, E]`: further features of the same tokens (DeepStack), which merge just as `features`
+            do and decide nothing; None where the model has none.
     """
 
     features: Tensor
     importance: Tensor
     grid: tuple[int, int]
     keys: Tensor | None = None
+    streams: Tensor | None = None
+
+    @property
+    def carried(self) -> Tensor:
+        """`[T * N, D + E]`: what is averaged when tokens merge. Its first `D` columns are `features`."""
+        flat = self.features.flatten(0, 1)
+        return flat if self.streams is None else torch.cat([flat, self.streams.flatten(0, 1)], dim=-1)
 
 
 @dataclass(frozen=True)
@@ -55,6 +65,7 @@ class MergedTokens:
         segments: first and last frame (inclusive) of each temporal segment; one `(t, t)` a frame
             where the method has no segments.
         stages: token counts after each stage, in order, e.g. `{"temporal": 4210, "spatial": 628}`.
+        streams: `[M, E]`: the video's `streams`, merged as `features` are; None where it has none.
         origins: works out where every token of the video went. Until it is called that costs nothing; None
             where a method does not say.
     """
@@ -65,4 +76,5 @@ class MergedTokens:
     size: Tensor
     segments: list[tuple[int, int]]
     stages: dict[str, int]
+    streams: Tensor | None = None
     origins: Callable[[], Origins] | None = field(default=None, repr=False, compare=False)

@@ -154,3 +154,14 @@ def test_a_method_that_does_not_say_is_refused(tiny: Tiny) -> None:
 def test_methods_are_named_with_what_was_set() -> None:
     assert describe(HoliTom(0.1)) == "HoliTom(retain_ratio=0.1)"
     assert describe(HoliTom(0.2, knn=3)) == "HoliTom(retain_ratio=0.2, knn=3)"
+
+
+def test_a_run_draws_itself_with_and_without_frames(tiny: Tiny) -> None:
+    with HoliTom(0.25, similarity_threshold=0.8)(tiny.model) as run:
+        inputs = tiny.inputs("w1 <video>", "<video> w2", videos=[video(seed=1), video(seed=2)])
+        tiny.model.generate(**inputs, max_new_tokens=2)
+    assert run.last is not None
+    for figure in (run.last.plot(), run.last.plot(video(seed=2), video=1)):
+        words = " ".join(text.get_text() for ax in figure.axes for text in ax.texts)
+        assert "64 visual tokens become" in words
+        assert "What the question keeps" in words

@@ -157,3 +157,22 @@ def test_launches_do_not_grow_with_the_video(name: str) -> None:
     short, long = count(16), count(32)
     assert long.operations <= short.operations + (name == "flashvid")
     assert long.synchronisations == short.synchronisations <= 2
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("ratio", [0.3, 1.0])
+def test_streams_merge_as_the_features_do_and_decide_nothing(name: str, ratio: float) -> None:
+    """Merging is linear in what is merged: a stream that is the features, mirrored, stays so."""
+    video = clip(12, 16, change=0.3)
+    others = torch.randn(12, 16, 3, generator=torch.Generator().manual_seed(5))
+    streams = torch.cat([-2 * video.features, others], dim=-1)
+    chosen, (plain, carried) = method(name, ratio), (video, replace(video, streams=streams))
+    alone, merged = chosen.merge(plain), chosen.merge(carried)
+    assert alone.streams is None
+    assert merged.streams is not None
+    for field in ("features", "frame", "position", "size"):
+        assert torch.equal(getattr(merged, field), getattr(alone, field))
+    width = video.features.shape[-1]
+    torch.testing.assert_close(merged.streams[:, :width], -2 * merged.features)
+    kept = merged.size == 1
+    assert torch.equal(merged.streams[kept, width:], others[merged.frame[kept], merged.position[kept]])

@@ -31,7 +31,7 @@ def test_what_cannot_be_met_is_refused() -> None:
         PyramidDrop(0.2).inner(32)
     with pytest.raises(SettingsError, match=r"fall on layers \[0, 1, 2\] of 2"):
         PyramidDrop().inner(2)
-    for borders in [(), (0.5, 0.25), (0.5, 1.0)]:
+    for borders in [(), (0.5, 0.25), (0.5, 1.0), 0.5]:
         with pytest.raises(SettingsError, match="borders"):
             PyramidDrop(borders=borders)
     with pytest.raises(SettingsError, match="stage_keep"):

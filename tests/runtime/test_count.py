@@ -43,7 +43,7 @@ def test_counting_leaves_nothing_on_the_model(meta: Any) -> None:
     adapter = adapter_for(meta)
     before = count_prefill(meta, adapter, [Level(0, 30)])
     count_prefill(meta, adapter, [Level(0, 30), Level(2, 5)])
-    count_vision(adapter, 2)
+    count_vision(adapter, 2, SIDE, SIDE)
     assert count_prefill(meta, adapter, [Level(0, 30)]) == before
     assert not any(module._forward_pre_hooks for module in meta.modules())
 
@@ -53,7 +53,7 @@ def test_vision_by_hand(meta: Any) -> None:
     patches = side * side
     tower = 2 * (2 * patches * width * (4 * width + 2 * ffn) + 2 * (2 * patches * patches * width))
     embedding = 2 * patches * width * 3 * PATCH**2
-    count = count_vision(adapter_for(meta), frames)
+    count = count_vision(adapter_for(meta), frames, SIDE, SIDE)
     assert (count.frames, count.tokens, count.separators) == (frames, 16, 1)
     assert sorted(count.operations.values()) == sorted(
         [frames * (tower + embedding), frames * 2 * patches * WIDTH * (width + WIDTH)]

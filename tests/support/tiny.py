@@ -76,8 +76,7 @@ def build_processor() -> Any:
     )
 
 
-def build_model(attention: str = "sdpa", dtype: torch.dtype = torch.float32, layers: int = 4) -> Any:
-    torch.manual_seed(0)
+def build_config(layers: int = 4) -> LlavaOnevisionConfig:
     vision = SiglipVisionConfig(
         hidden_size=32,
         intermediate_size=64,
@@ -100,7 +99,7 @@ def build_model(attention: str = "sdpa", dtype: torch.dtype = torch.float32, lay
         eos_token_id=1,
         pad_token_id=0,
     )
-    config = LlavaOnevisionConfig(
+    return LlavaOnevisionConfig(
         vision_config=vision.to_dict() | {"model_type": "siglip_vision_model"},
         text_config=text.to_dict() | {"model_type": "qwen2"},
         image_token_index=WORDS.index("<image>"),
@@ -110,6 +109,11 @@ def build_model(attention: str = "sdpa", dtype: torch.dtype = torch.float32, lay
         image_grid_pinpoints=[[SIDE, SIDE], [2 * SIDE, 2 * SIDE]],
         tie_word_embeddings=False,
     )
+
+
+def build_model(attention: str = "sdpa", dtype: torch.dtype = torch.float32, layers: int = 4) -> Any:
+    torch.manual_seed(0)
+    config = build_config(layers)
     model = LlavaOnevisionForConditionalGeneration._from_config(config, attn_implementation=attention)
     with torch.no_grad():
         # Fresh weights attend evenly and say one word for ever: louder ones make every token matter.

@@ -1,92 +1,102 @@
 """Accuracy on MovingDigits-QA: what a model still answers when its visual tokens are merged.
 
 Every setting (full tokens, or one method at one budget) answers the same held-out questions through the
-stock processor and `generate`. Answers are appended to one file a setting as they come, so that a killed
-run goes on where it was; a file from another model, question set or setting is refused.
+stock processor and `generate`. Questions go batch by batch, and in a batch setting by setting, so that frames
+are drawn, prepared and encoded once for all settings.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
 
-from ..errors import HolitomError
-from ..methods.base import Method
-from . import moving_digits as md
+from holitom.bench import moving_digits as md
+from holitom.bench.answers import Answered, Answers, check_folder, identity
+from holitom.bench.questions import FRAMES, Item, batches, held_out_questions
+from holitom.bench.settings import Setting
+from holitom.errors import SettingsError
+from holitom.methods.base import Method
+from holitom.runtime.count import Level
+from holitom.runtime.shared import SharedVideos, encode_once
 
-FRAMES = 16
+BATCH = 48
 MAX_NEW_TOKENS = 4
 
 
-class ResultsError(HolitomError, ValueError):
-    """A results file belongs to another model, question set or setting."""
+def tried(settings: Sequence[Setting], model: Any, processor: Any) -> list[Setting]:
+    """`settings`, with those refused that the model's layers or the videos' shape rule out.
+
+    Each is attached once and merges one video.
+    """
+    methods = [setting.method for setting in settings if setting.method]
+    found = []
+    with torch.inference_mode():
+        inputs = _inputs(model, processor, held_out_questions(1)[:1])
+        video = encode_once(model, inputs, methods).encoded.encodings[0]
+        for setting in settings:
+            try:
+                if setting.method:
+                    setting.method.attach(model).detach()
+                    setting.method.merge(video)
+                found.append(setting)
+            except SettingsError as error:
+                found.append(replace(setting, method=None, refused=str(error)))
+    return found
 
 
-class Item(NamedTuple):
-    """One held-out question: sample `video` of the test split and what is asked of it."""
+def resumed(
+    model: Any, settings: Sequence[Setting], items: Sequence[Item], folder: Path, batch: int = BATCH
+) -> list[Answers]:
+    """The answers that `folder` holds already, of every setting that is not refused.
 
-    video: int
-    task: str
-    text: str
-    answer: str
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What is run: a label for the table and a method, or None for full tokens."""
-
-    label: str
-    method: Method | None
-
-    @property
-    def slug(self) -> str:
-        return "".join(c if c.isalnum() else "-" for c in self.label.lower()).strip("-")
+    Raises:
+        ResultsError: some are of another model, question set or setting.
+        SettingsError: there can be no such folder.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(f"output folder {folder}: {error.strerror}") from error
+    mark = identity(model, items)
+    check_folder(folder, mark)
+    parts = batches(items, batch)
+    return [Answers.open(setting, folder, mark, parts) for setting in settings if not setting.refused]
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """A setting's answers. `right[i]` says whether question `i` was answered exactly; `tokens[i]` are the
-    visual tokens that entered the language model for it."""
+def sweep(
+    model: Any,
+    processor: Any,
+    files: Sequence[Answers],
+    items: Sequence[Item],
+    batch: int = BATCH,
+    progress: Callable[[int], None] = lambda done: None,
+) -> None:
+    """Answer every item that is not answered yet, under every setting.
 
-    setting: Setting
-    tasks: tuple[str, ...]
-    right: np.ndarray[Any, np.dtype[np.bool_]]
-    tokens: np.ndarray[Any, np.dtype[np.int64]]
-
-    def of_task(self, task: str) -> float:
-        return float(self.right[np.array(self.tasks) == task].mean())
-
-    @property
-    def average(self) -> float:
-        """Mean over tasks, each weighing the same."""
-        return float(np.mean([self.of_task(t) for t in dict.fromkeys(self.tasks)]))
-
-
-def held_out_questions(per_task: int) -> list[Item]:
-    """The first `per_task` questions of every task: at most one a task from each video of the test split."""
-    items: list[Item] = []
-    missing = dict.fromkeys(md.TASKS, per_task)
-    index = 0
-    while any(missing.values()):
-        asked: dict[str, list[md.Question]] = {}
-        for question in md.sample("test", index, FRAMES).questions:
-            asked.setdefault(question.task, []).append(question)
-        rng = np.random.default_rng([53, index])
-        for task, choices in asked.items():
-            chosen = choices[int(rng.integers(len(choices)))]
-            if missing[task]:
-                missing[task] -= 1
-                items.append(Item(index, *chosen))
-        index += 1
-    return items
+    Args:
+        model: to which nothing is attached.
+        processor: the model's.
+        files: from `resumed`, with the same items and batch; they are added to.
+        items: what to ask; a video's questions together.
+        batch: questions answered at a time, rounded up to whole videos.
+        progress: called with the number of answers just added.
+    """
+    start = 0
+    with torch.inference_mode():
+        for part in batches(items, batch):
+            waiting = [file for file in files if len(file.done) == start]
+            start += len(part)
+            if not waiting:
+                continue
+            inputs, shared, rows = _prepared(model, processor, part, [file.setting for file in waiting])
+            for file in waiting:
+                file.add(_answers(model, processor, inputs, shared, rows, file.setting.method))
+                progress(len(part))
 
 
 def prompt(processor: Any, text: str) -> str:
@@ -98,80 +108,50 @@ def prompt(processor: Any, text: str) -> str:
     return rendered
 
 
-def answers(
-    model: Any, processor: Any, items: Sequence[Item], method: Method | None, batch: int
-) -> Iterator[list[tuple[str, int]]]:
-    """Answer `items` in order, `batch` at a time: `(answer, visual tokens)` for each."""
-    video_id = model.config.video_token_id
-    with method(model) if method else nullcontext() as run:
-        for start in range(0, len(items), batch):
-            rows = items[start : start + batch]
-            inputs = processor(
-                text=[prompt(processor, row.text) for row in rows],
-                videos=[md.sample("test", row.video, FRAMES).frames for row in rows],
-                return_tensors="pt",
-                padding=True,
-            ).to(model.device, model.dtype)
-            out = model.generate(**inputs, max_new_tokens=MAX_NEW_TOKENS, do_sample=False)
-            said = processor.batch_decode(out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-            if run is None:
-                tokens = (inputs["input_ids"] == video_id).sum(1).tolist()
-            else:
-                assert run.last is not None, "every row holds a video"
-                tokens = [video.sent for video in run.last.videos]
-            yield [(s.strip(), int(n)) for s, n in zip(said, tokens, strict=True)]
+def _inputs(model: Any, processor: Any, items: Sequence[Item]) -> Any:
+    frames = {video: md.sample("test", video, FRAMES).frames for video in {item.video for item in items}}
+    return processor(
+        text=[prompt(processor, item.text) for item in items],
+        videos=[frames[item.video] for item in items],
+        return_tensors="pt",
+        padding=True,
+    ).to(model.device, model.dtype)
 
 
-def fingerprint(model: Any, items: Sequence[Item], setting: Setting) -> dict[str, str]:
-    """What a results file must agree on before it is continued."""
-    weights = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        weights.update(name.encode())
-        weights.update(value.detach().float().sum().double().cpu().numpy().tobytes())
-    asked = hashlib.sha256(json.dumps(items).encode()).hexdigest()[:16]
-    return {
-        "model": weights.hexdigest()[:16],
-        "questions": asked,
-        "setting": repr(setting.method),
-        "dtype": str(model.dtype),
-    }
+def _prepared(
+    model: Any, processor: Any, items: Sequence[Item], settings: Sequence[Setting]
+) -> tuple[dict[str, Any], SharedVideos, list[int]]:
+    """The prompts of `items`, their videos, encoded once each, and which video each prompt asks about."""
+    first = {item.video: item for item in reversed(items)}
+    videos = list(first)
+    methods = [setting.method for setting in settings if setting.method]
+    shared = encode_once(model, _inputs(model, processor, list(first.values())), methods)
+    inputs = dict(_inputs(model, processor, items))
+    del inputs["pixel_values_videos"]  # encoded already
+    return inputs, shared, [videos.index(item.video) for item in items]
 
 
-def evaluate(
+def _answers(
     model: Any,
     processor: Any,
-    setting: Setting,
-    items: Sequence[Item],
-    folder: Path,
-    batch: int = 14,
-    progress: Callable[[int], None] = lambda done: None,
-) -> Outcome:
-    """Answer every item under one setting, resuming `folder/<setting>.jsonl`.
-
-    Raises:
-        ResultsError: if that file was written by another model, question set or setting.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{setting.slug}.jsonl"
-    mark = fingerprint(model, items, setting)
-    done: list[tuple[str, int]] = []
-    if path.exists():
-        whole = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-        if whole and json.loads(whole[0]) != mark:
-            raise ResultsError(
-                f"{path} holds results of another run ({whole[0].strip()}, now {mark}): remove it"
-            )
-        done = [tuple(json.loads(line)) for line in whole[1:]]
-        path.write_text("".join(whole))  # a killed run may leave half a line
-    if not done:
-        path.write_text(json.dumps(mark) + "\n")
-    progress(len(done))
-    with torch.inference_mode():
-        for said in answers(model, processor, items[len(done) :], setting.method, batch):
-            done += said
-            with path.open("a") as file:
-                file.writelines(json.dumps(row) + "\n" for row in said)
-            progress(len(said))
-    right = np.array([said == item.answer for (said, _), item in zip(done, items, strict=True)])
-    tokens = np.array([n for _, n in done])
-    return Outcome(setting, tuple(item.task for item in items), right, tokens)
+    inputs: dict[str, Any],
+    shared: SharedVideos,
+    rows: list[int],
+    method: Method | None,
+) -> list[Answered]:
+    ids = inputs["input_ids"]
+    with method(model) if method else nullcontext() as run:
+        given = {**inputs, **shared.ask(run, rows)}
+        out = model.generate(**given, max_new_tokens=MAX_NEW_TOKENS, do_sample=False)
+    if run is None:
+        levels: list[tuple[Level, ...]] = [
+            (Level(0, count),) for count in (ids == model.config.video_token_id).sum(1).tolist()
+        ]
+    else:
+        assert run.last is not None, "every row holds a video"
+        levels = [
+            (Level(0, video.sent), *(Level(layer, int(count)) for layer, count in video.inner.items()))
+            for video in run.last.videos
+        ]
+    said = processor.batch_decode(out[:, ids.shape[1] :], skip_special_tokens=True)
+    return [Answered(text.strip(), seen) for text, seen in zip(said, levels, strict=True)]

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from holitom.cli.app import BUNDLED_MODEL, bench, notes, print_table, quiet_transformers, ratios
+from holitom.cli.app import BUNDLED_MODEL, bench, note, notes, print_table, quiet_transformers, ratios
 from holitom.errors import SettingsError
 
 if TYPE_CHECKING:
-    from holitom.bench.accuracy import Outcome
-    from holitom.methods import Method
+    from holitom.bench.questions import Item
+    from holitom.bench.settings import Setting
+
+RETAIN, QUICK_RETAIN = "0.25,0.2,0.15,0.1,0.05", "0.25,0.1"
+PER_TASK, QUICK_PER_TASK = 150, 20
+OUTPUT = Path("runs/accuracy")
 
 
 @bench.command("accuracy")
@@ -20,65 +25,138 @@ def bench_accuracy(
     model: Annotated[
         str | None, typer.Option(help="A checkpoint's folder. [default: the bundled model]")
     ] = None,
-    retain: Annotated[str, typer.Option(help="Shares of visual tokens to keep.")] = "0.25,0.2,0.15,0.1",
-    per_task: Annotated[int, typer.Option(help="Held-out questions of each of the seven tasks.")] = 150,
-    batch: Annotated[int, typer.Option(help="Questions answered at a time.")] = 14,
-    output: Annotated[Path, typer.Option(help="Where answers are kept; a killed run goes on there.")] = Path(
-        "runs/accuracy"
-    ),
+    methods: Annotated[
+        str,
+        typer.Option(
+            help="all, or some with commas between: names as `holitom ask --method` takes, holitom-outer "
+            "(without the inner stage), name[setting=value,...], and name+inner (with HoliTom's inner stage)."
+        ),
+    ] = "all",
+    retain: Annotated[
+        str | None, typer.Option(help=f"Shares of visual tokens to keep. [default: {RETAIN}]")
+    ] = None,
+    tasks: Annotated[str, typer.Option(help="all, or some of the seven with commas between.")] = "all",
+    per_task: Annotated[
+        int | None, typer.Option(help=f"Held-out questions of each task. [default: {PER_TASK}]")
+    ] = None,
+    batch: Annotated[int, typer.Option(help="Questions answered at a time.")] = 48,
+    quick: Annotated[
+        bool,
+        typer.Option("--quick", help=f"{QUICK_PER_TASK} questions a task at {QUICK_RETAIN}: a few minutes."),
+    ] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help=f"Folder of answers, results and pictures; a killed run goes on there. "
+            f"[default: {OUTPUT}, with --quick {OUTPUT}-quick]"
+        ),
+    ] = None,
+    by_task: Annotated[float, typer.Option(help="Budget that the picture by task shows.")] = 0.10,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the table in Markdown.")] = False,
+    report: Annotated[
+        Path | None,
+        typer.Option(help="Answer nothing: draw and print again what this folder's results.json holds."),
+    ] = None,
 ) -> None:
-    """MovingDigits-QA: exact match by task, with full tokens and with HoliTom at every budget."""
-    from rich.progress import Progress
+    """MovingDigits-QA: exact match by task, with full tokens and with every method at every budget.
 
-    if per_task < 1 or batch < 1:
-        raise SettingsError(f"per-task and batch must be at least 1, not {per_task} and {batch}")
-    settings = _budgets(retain)
+    The table goes to stdout; results.json, results.csv and two pictures go to the output folder.
+    """
+    if report is not None:
+        _publish(_read(report), report, by_task, markdown)
+        return
+    if batch < 1:
+        raise SettingsError(f"batch must be at least 1, not {batch}")
+    wanted = ratios(retain or (QUICK_RETAIN if quick else RETAIN))
+    count = per_task if per_task is not None else QUICK_PER_TASK if quick else PER_TASK
+    folder = output or (OUTPUT.with_name(f"{OUTPUT.name}-quick") if quick else OUTPUT)
     name = model or str(BUNDLED_MODEL)
+
+    with notes.status("Loading PyTorch"):
+        import holitom.bench.plots  # noqa: F401  (what is missing should be missed now)
+        from holitom.bench.moving_digits import TASKS
+        from holitom.bench.questions import held_out_questions
+        from holitom.bench.settings import budgets
+        from holitom.methods.naming import named_methods
+
+    settings = budgets(named_methods(methods), wanted)
+    with notes.status("Choosing questions"):
+        items = held_out_questions(count, TASKS if tasks == "all" else tuple(tasks.split(",")))
     quiet_transformers(name)
+    title = "the bundled model" if model is None else name
+    _publish(_sweep(name, title, settings, items, folder, batch, quick), folder, by_task, markdown)
+
+
+def _sweep(
+    name: str, title: str, settings: list[Setting], items: list[Item], folder: Path, batch: int, quick: bool
+) -> dict[str, Any]:
+    """Answer what is not answered yet, and score it."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     from holitom.ask import load_model
-    from holitom.bench.accuracy import Setting, evaluate, held_out_questions
+    from holitom.bench.accuracy import resumed, sweep, tried
+    from holitom.bench.scores import results
 
-    loaded, processor = load_model(name)
-    items = held_out_questions(per_task)
-    outcomes = []
-    with Progress(console=notes, transient=True) as progress:
-        for label, method in settings.items():
-            task = progress.add_task(label, total=len(items))
-            outcomes.append(
-                evaluate(
-                    loaded,
-                    processor,
-                    Setting(label, method),
-                    items,
-                    output,
-                    batch,
-                    lambda done, task=task: progress.advance(task, done),  # type: ignore[misc]
-                )
-            )
-    _print_accuracy(outcomes)
-
-
-def _budgets(retain: str) -> dict[str, Method | None]:
-    """Full tokens, then HoliTom with and without its inner stage at every budget of `0.25,0.1`."""
-    from holitom.methods import HoliTom
-
-    settings: dict[str, Method | None] = {"full tokens": None}
-    for ratio in ratios(retain):
-        settings[f"HoliTom w/o M {ratio:.0%}"] = HoliTom(retain_ratio=ratio, inner_drop=None)
-        settings[f"HoliTom {ratio:.0%}"] = HoliTom(retain_ratio=ratio)
-    return settings
+    note(f"Loading {title}")
+    model, processor = load_model(name)
+    settings = tried(settings, model, processor)
+    if refused := [setting.title for setting in settings if setting.refused]:
+        note(f"Refused, as the table will say: {', '.join(refused)}")
+    files = resumed(model, settings, items, folder, batch)
+    done, total = sum(len(file.done) for file in files), len(files) * len(items)
+    note(f"{len(items):,} questions under {len(files)} settings, {done:,} of {total:,} answered, in {folder}")
+    bar = (
+        TextColumn("Answering"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    # Settings take turns and differ in speed, so what is left is judged by many of them.
+    with Progress(*bar, console=notes, transient=True, speed_estimate_period=900) as progress:
+        task = progress.add_task("", total=total, completed=done)
+        sweep(model, processor, files, items, batch, lambda added: progress.advance(task, added))
+    return results(model, title, items, settings, files, quick)
 
 
-def _print_accuracy(outcomes: list[Outcome]) -> None:
+def _read(folder: Path) -> dict[str, Any]:
+    path = folder / "results.json"
+    try:
+        found: dict[str, Any] = json.loads(path.read_text())
+        found["settings"], found["bootstrap"]
+    except FileNotFoundError:
+        raise SettingsError(
+            f"{path}: no such file; `holitom bench accuracy --output {folder}` makes it"
+        ) from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise SettingsError(f"{path} is no results file of this benchmark") from error
+    return found
+
+
+def _publish(results: dict[str, Any], folder: Path, by_task: float, markdown: bool) -> None:
+    """Write results, table and pictures into `folder`, and print the table."""
     from rich.table import Table
 
-    full = outcomes[0].average
-    tasks = list(dict.fromkeys(outcomes[0].tasks))
-    table = Table("", "tokens", *tasks, "average", "of full", box=None, pad_edge=False, header_style="bold")
-    for outcome in outcomes:
-        by_task = [f"{100 * outcome.of_task(task):.1f}" for task in tasks]
-        share = f"{outcome.average / full:.1%}" if full else "-"
-        average = f"{100 * outcome.average:.1f}"
-        table.add_row(outcome.setting.label, f"{outcome.tokens.mean():.0f}", *by_task, average, share)
+    from holitom.bench.plots import plot_against_cost, plot_by_task
+    from holitom.bench.tables import accuracy_table, as_csv, as_markdown
+
+    (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    (folder / "results.csv").write_text(as_csv(results))
+    plot_against_cost(results, folder / "accuracy_vs_flops.svg")
+    plot_by_task(results, folder / "accuracy_by_task.svg", by_task)
+    if markdown:
+        print(as_markdown(results))
+        return
+    heads, rows, below = accuracy_table(results)
+    table = Table(*heads, box=None, pad_edge=False, header_style="bold")
+    for row in rows:
+        table.add_row(*row)
     print_table(table)
+    print("", *below, sep="\n")

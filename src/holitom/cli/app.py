@@ -61,7 +61,7 @@ def print_table(table: Table) -> None:
     table.columns[0].no_wrap = True
     for column in table.columns[1:]:
         column.justify = "right"
-    width = None if sys.stdout.isatty() else 120  # rich takes 80 for a file, too few for eleven columns
+    width = None if sys.stdout.isatty() else 200  # rich takes 80 for a file; no table needs more than this
     Console(highlight=False, markup=False, width=width).print(table)
 
 

@@ -81,7 +81,7 @@ def inspect(
     output = output or Path(f"{video.stem}.inspect.html")
     settings: dict[str, Any] = {"retain_ratio": retain, "similarity_threshold": threshold}
     chosen = get_method(method, **{name: value for name, value in settings.items() if value is not None})
-    check_output(output)
+    check_output(output, video)
     clip = read_video(video, frames if frames is not None else USUAL_FRAMES if model else BUNDLED_FRAMES)
 
     name = model or str(BUNDLED_MODEL)
@@ -112,8 +112,10 @@ def inspect(
     print(output)
 
 
-def check_output(path: Path) -> None:
+def check_output(path: Path, video: Path) -> None:
     """Before anything is computed: raise an `OutputError` unless a file of a known kind can be written."""
+    if path.exists() and video.exists() and path.samefile(video):
+        raise OutputError(f"{path}: that is the video itself; name another file to write")
     if path.suffix.lower() not in KINDS:
         raise OutputError(f"{path}: output must end in {', '.join(KINDS[:-1])} or {KINDS[-1]}")
     if path.suffix.lower() in (".png", ".pdf", ".svg"):

@@ -163,6 +163,8 @@ def inspection_of(
         raise UnsupportedUsageError(f"{len(frames)} frames for {rows} rows of tokens; pass those of the run")
     shown = None if frames is None else np.arange(rows) * len(frames) // rows
     origins = report.origins()
+    into = to_host(origins.into)
+    into[~np.isin(into, to_host(report.place))] = -1  # a family may send less than the method kept
     importance = to_host(report.importance)
     if numbers is not None and shown is not None:
         numbers = numbers[shown]
@@ -172,7 +174,7 @@ def inspection_of(
         model=model,
         grid=report.grid,
         via=to_host(origins.via),
-        into=to_host(origins.into),
+        into=into,
         segments=report.segments,
         stages=_stages(report, costs),
         frames=None if frames is None else np.ascontiguousarray(frames[shown]),
@@ -203,8 +205,8 @@ def _encode(model: Any, inputs: Any, method: Method) -> Report:
 
 
 def _survivors(report: VideoReport, frames: int, tokens: int) -> dict[int, NDArray[np.bool_]] | None:
-    """`[T, N]` bool for each layer; None where nothing is merged inside, or the family names no places."""
-    if report.place is None or not report.inner:
+    """`[T, N]` bool for each layer; None where nothing is merged inside."""
+    if not report.inner:
         return None
     found = {}
     for layer in report.inner:

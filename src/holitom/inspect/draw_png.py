@@ -42,7 +42,7 @@ class TokenMap(Figure):
 
     def _repr_png_(self) -> bytes:
         buffer = io.BytesIO()
-        self.savefig(buffer, format="png")
+        self.savefig(buffer, format="png", dpi=90)  # notebooks keep what they show
         return buffer.getvalue()
 
 
@@ -110,6 +110,7 @@ def token_map(inspection: Inspection, frames: Sequence[int] | None = None) -> To
     of = inspection.segment_of
     aspect = tile.shape[0] / tile.shape[1]
     most = max(1, min(IN_A_LINE, int(FRAMES * aspect / LOWEST)))
+    most = -(-len(shown) // -(-len(shown) // most))  # as many in every line
     lines = [shown[first : first + most] for first in range(0, len(shown), most)]
     spaces = max(sum(GAP if of[a] == of[b] else CUT for a, b in pairwise(line)) for line in lines)
     wide = min((FRAMES - spaces) / len(lines[0]), TALLEST / aspect)
@@ -244,8 +245,10 @@ def _example(sheet: _Sheet, ax: Axes, inspection: Inspection, placed: Sequence[_
     if not sent:
         return
     found = {(home.t, n): np.argwhere(inspection.into == home.t * tokens + n) for home, n in sent}
-    few = [one for one in sent if len(np.unique(found[one[0].t, one[1]][:, 1])) <= FEW]
-    home, position = max(few or sent, key=lambda one: len(found[one[0].t, one[1]]))
+    positions = {place: len(np.unique(members[:, 1])) for place, members in found.items()}
+    least = min(positions.values())
+    few = [(home, n) for home, n in sent if positions[home.t, n] <= max(FEW, least)]
+    home, position = max(few, key=lambda one: len(found[one[0].t, one[1]]))
     place, most = home.t * tokens + position, len(found[home.t, position])
 
     def middle(frame: _Frame, n: int) -> tuple[float, float]:
@@ -318,3 +321,6 @@ def _funnel(ax: Axes, inspection: Inspection) -> None:
         if stage.operations is not None and full.operations:
             text += f" tokens, {stage.operations / full.operations:.1%} of the prefill"
         ax.text(bar + length + 0.07, y + 0.1, text, fontsize=8.5, color=INK, va="center")
+    if full.operations is not None:
+        text = "Prefill of visual tokens by the paper's formula, if merging ended there."
+        ax.text(left, 0.2 + len(inspection.stages) * step + 0.05, text, fontsize=8, color=FAINT, va="top")

@@ -103,7 +103,7 @@ class FlashVID(Method):
             at = compact(~chosen, frames * tokens - int(picks.sum()))
             number = heads.flatten().cumsum(0) - 1
             trees = gather_bags(compact(heads.flatten()[at], int(roots.sum())), number[root.flatten()[at]])
-            means = trees.weighted_sum(video.features.flatten(0, 1)[at].float(), trees.shares(None))
+            means = trees.weighted_sum(video.carried[at].float(), trees.shares(None))
 
             lives = shares > 0
             shown = heads & to_device(lives[:, None], heads.device)
@@ -116,6 +116,7 @@ class FlashVID(Method):
                     shares[lives],
                     knn=self.knn,
                     center_weight=None,
+                    width=video.features.shape[-1],
                     standing_for=trees.count[number[at]],
                 )
             )

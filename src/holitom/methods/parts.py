@@ -16,9 +16,9 @@ from holitom.tokens import MergedTokens, Origins, VideoTokens
 class Part(NamedTuple):
     """Surviving tokens of one kind, by frame and position: `at` is their place `t * N + n`.
 
-    `merged` are their features where they differ from what the video has there. `member` `[P]` are the places
-    of the tokens that were gathered into them, and `owner` `[P]` says which of them each joined; None where
-    nothing joined.
+    `merged` are their features, with the video's streams (`VideoTokens.carried`), where they differ from what
+    the video has there. `member` `[P]` are the places of the tokens that were gathered into them, and `owner`
+    `[P]` says which of them each joined; None where nothing joined.
     """
 
     at: Tensor
@@ -41,20 +41,22 @@ def clustered(
     *,
     knn: int,
     center_weight: float | None,
+    width: int | None = None,
     standing_for: Tensor | None = None,
 ) -> Part:
     """DPC-KNN cluster centres, merged with those that join them.
 
     Args:
-        tokens: `[P, D]`: groups of tokens, one after another.
+        tokens: `[P, D + E]`: groups of tokens, one after another.
         at: `[P]` int64: their places.
         sizes: `[G]` on the host: tokens of each group.
         budgets: `[G]` on the host: centres of each group.
         knn: neighbours that a density averages over.
         center_weight: the centre's share of its cluster; None: the plain mean.
+        width: `D`: the columns that distances are of; None: all.
         standing_for: `[P]` int64: how many of the video's tokens each is made of; None: one.
     """
-    clusters = dpc_knn(tokens, sizes, budgets, knn=knn, center_weight=center_weight)
+    clusters = dpc_knn(tokens, sizes, budgets, knn=knn, center_weight=center_weight, width=width)
     size = clusters.size
     if standing_for is not None:
         size = torch.zeros_like(size).scatter_add(0, clusters.owner, standing_for)
@@ -78,24 +80,25 @@ def assemble(
         stages: token counts before the last stage, which is called "spatial".
         via: `Origins.via`, for methods that average over time.
     """
-    frames, tokens, _ = video.features.shape
+    frames, tokens, width = video.features.shape
     at = torch.cat([part.at for part in parts])
     # Each part is in order of frame and position, so ordering their union by frame alone will do.
     frame, order = torch.sort(at // tokens, stable=True)
     at, place = at[order], torch.split(order.argsort(), [len(part.at) for part in parts])
-    features = video.features.flatten(0, 1)[at]
+    carried = video.carried[at]
     for where, part in zip(place, parts, strict=True):
         if part.merged is not None:
-            features.index_copy_(0, where, part.merged.to(features.dtype))
+            carried.index_copy_(0, where, part.merged.to(carried.dtype))
     traced = [part._replace(merged=None) for part in parts]  # what is kept to be asked holds no features
     return MergedTokens(
-        features=features,
+        features=carried[:, :width],
         frame=frame,
         position=at % tokens,
         size=torch.cat([part.size for part in parts])[order],
         segments=[(t, t) for t in range(frames)] if segments is None else segments,
         stages={**(stages or {}), "spatial": len(at)},
         origins=lambda: _origins(frames, tokens, traced, via),
+        streams=None if video.streams is None else carried[:, width:],
     )
 
 

@@ -32,6 +32,8 @@ class PyramidDrop(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not isinstance(self.borders, tuple):
+            raise SettingsError(f"borders must be a tuple of numbers in (0, 1), got {self.borders!r}")
         for border in self.borders:
             require("borders", border, "numbers in (0, 1)", lambda v: 0 < v < 1)
         if not self.borders or list(self.borders) != sorted(set(self.borders)):

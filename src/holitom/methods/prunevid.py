@@ -95,14 +95,22 @@ class PruneVid(Method):
         self, video: VideoTokens, static: Tensor, first: Sizes, length: Sizes, sizes: Sizes, budgets: Sizes
     ) -> Part:
         """Steps 2 and 3: averages over each segment, and their clusters."""
-        tokens, lives = video.features.shape[1], budgets > 0
+        _, tokens, width = video.features.shape
+        lives = budgets > 0
         sizes = sizes[lives]
         heads = compact(static & to_device(lives[:, None], static.device), int(sizes.sum()))
         at = to_device(first * tokens, static.device)[heads // tokens] + heads % tokens
         lengths = length[lives].repeat(sizes)
-        means, averaged = run_means(video.features.flatten(0, 1), at, lengths, stride=tokens)
+        means, averaged = run_means(video.carried, at, lengths, stride=tokens)
         return clustered(
-            means, at, sizes, budgets[lives], knn=self.knn, center_weight=None, standing_for=averaged
+            means,
+            at,
+            sizes,
+            budgets[lives],
+            knn=self.knn,
+            center_weight=None,
+            width=width,
+            standing_for=averaged,
         )
 
     def _dynamic(
@@ -113,8 +121,10 @@ class PruneVid(Method):
         sizes = sizes[lives]
         of, shown = to_device(np.stack([segment, lives]), static.device).unbind()
         at = compact(~static[of] & (shown > 0)[:, None], int(sizes.sum()))
-        tokens = video.features.flatten(0, 1)[at]
-        return clustered(tokens, at, sizes, budgets[lives], knn=self.knn, center_weight=None)
+        width = video.features.shape[-1]
+        return clustered(
+            video.carried[at], at, sizes, budgets[lives], knn=self.knn, center_weight=None, width=width
+        )
 
 
 def pair_similarity(features: Tensor, first: Sizes, length: Sizes) -> Tensor:

@@ -78,5 +78,5 @@ class VisionZip(Method):
         owner = join_most_similar(keys.flatten(0, 1)[at], sizes[spends], heads, targets[spends])
         bags = gather_bags(heads, owner)
         weight = torch.where(bags.rank == 0, 1.0, 1.0 / (bags.size - 1))
-        merged = bags.weighted_sum(video.features.flatten(0, 1)[at].float(), weight)
+        merged = bags.weighted_sum(video.carried[at].float(), weight)
         return Part(at[heads], bags.count, merged, at, owner)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -20,12 +20,13 @@ class SentTokens:
     Attributes:
         features: `[S, D]`: merged tokens and the family's own separators (newlines).
         slot: `[S]` int64: the placeholder (0-based, within its video) that each stands at.
-        place: `[S]` int64: the place `t * N + n` of each in the video; -1: a separator. None: the family does
-            not say, and then what survives inside the language model is counted but cannot be drawn.
+        streams: `[S, E]`: the merged tokens' streams; None where the family has none.
+        place: `[S]` int64: the place `t * N + n` of each in the video, -1 a separator. None: its slot.
     """
 
     features: Tensor
     slot: Tensor
+    streams: Tensor | None = None
     place: Tensor | None = None
 
 
@@ -34,32 +35,77 @@ class Adapter(ABC):
 
     Attributes:
         trunk: module whose `forward` takes `input_ids`, fills in visual features and calls `language_model`;
-            its `get_video_features` encodes videos.
+            its `encoder` encodes videos.
         language_model: decoder that takes `inputs_embeds`.
         layers: the decoder's layers; each has `self_attn`.
         vision_attention: attention module of the vision tower's last layer.
+        streams: how many of the first decoder layers add visual features of their own to what leaves them.
     """
 
     trunk: nn.Module
     language_model: nn.Module
     layers: nn.ModuleList
     vision_attention: nn.Module
+    streams: int = 0
+
+    keeps_positions: ClassVar[bool] = False
+    """Whether a token keeps the position ids of the column it stands at (multi-axis rotary positions); else
+    what is left of a row is numbered anew, without gaps."""
+
+    modality: ClassVar[str] = "video"
+    """What the family's classes call what they encode: "image" where videos come as images between texts."""
+
+    @property
+    def encoder(self) -> str:
+        """The method of `trunk` that encodes videos."""
+        return f"get_{self.modality}_features"
+
+    @property
+    def pixels_name(self) -> str:
+        """Its first argument."""
+        return "pixel_values_videos" if self.modality == "video" else "pixel_values"
 
     @abstractmethod
     def __init__(self, model: nn.Module) -> None:
         """Find the parts of `model`; raise `UnsupportedModelError` for a variant that is not known."""
 
+    def check(self) -> None:  # noqa: B027
+        """Raise what would stop a run, before one begins; counting costs does without.
+
+        Raises:
+            UnsupportedModelError: something is missing that the config does not tell of.
+        """
+
     @abstractmethod
     def placeholders(self, input_ids: Tensor) -> Tensor:
         """Which of `input_ids` `[B, L]` stand for video tokens: `[B, L]` bool."""
 
-    @abstractmethod
-    def importance(self, hidden: Tensor) -> Tensor:
-        """Attention received in the last vision layer, `[F, P]` float32, from its input `[F, P, D]`."""
+    def check_prompt(self, input_ids: Tensor, arguments: dict[str, Any]) -> None:  # noqa: B027
+        """Look over a prompt with new videos before anything is computed.
+
+        Args:
+            input_ids: `[B, L]`.
+            arguments: what else the model was given, by name.
+
+        Raises:
+            UnsupportedUsageError: the prompt does not hold the videos that came with it.
+        """
 
     @abstractmethod
-    def keys(self, hidden: Tensor) -> Tensor:
-        """Keys of the last vision layer, averaged over heads, `[F, P, d]`, from its input `[F, P, D]`."""
+    def importance(self, arguments: dict[str, Any]) -> Tensor:
+        """Attention that each patch receives in the last vision layer, float32.
+
+        Args:
+            arguments: of `vision_attention`'s forward, by name; `hidden_states` is `[F, P, D]` or, packed,
+                `[P, D]`, and the result is that without `D`.
+        """
+
+    @abstractmethod
+    def keys(self, arguments: dict[str, Any]) -> Tensor:
+        """Keys of the last vision layer, averaged over heads, likewise (`[F, P, d]` or `[P, d]`).
+
+        What is projected from each patch, without the tower's rotary positions where it has any.
+        """
 
     @abstractmethod
     def videos(
@@ -69,14 +115,29 @@ class Adapter(ABC):
         importance: Tensor | None,
         keys: Tensor | None = None,
     ) -> list[VideoTokens]:
-        """The videos that one call of `get_video_features` has encoded.
+        """The videos that one call of `trunk`'s `encoder` has encoded.
 
         Args:
             encoded: what the call returned.
             arguments: its arguments by name.
-            importance: `[F, P]` of all frames, or None where the method needs none (then it is all zero).
-            keys: `[F, P, d]` of all frames, or None where the method needs none.
+            importance: of all patches, or None where the method needs none (then it is all zero).
+            keys: of all patches, or None where the method needs none.
+
+        Raises:
+            UnsupportedUsageError: what came out of the tower is not what its arguments say.
         """
+
+    def locate(self, encodings: list[VideoTokens], given: dict[str, Any]) -> list[VideoTokens]:
+        """The videos of a prompt, in reading order, from what `videos` returned when they were encoded.
+
+        Args:
+            encodings: what was encoded; as a rule, one video each.
+            given: arguments of `trunk`'s forward by name, with `input_ids`.
+
+        Raises:
+            UnsupportedUsageError: the prompt's placeholders are not those of what was encoded.
+        """
+        return encodings
 
     @abstractmethod
     def send(self, video: VideoTokens, merged: MergedTokens) -> SentTokens:
@@ -100,8 +161,45 @@ class Adapter(ABC):
     def key(self, attention: nn.Module, hidden: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
         """Rotated keys `[B, kv_heads, S, d]`, likewise."""
 
-    def pixels(self, frames: int) -> Tensor:
-        """What `trunk.get_video_features` takes first for one video of `frames`, on the meta device.
+    def streamed(self, arguments: dict[str, Any], columns: tuple[int, int]) -> list[Tensor]:
+        """What the first `streams` decoder layers add to the hidden states that leave them.
+
+        Args:
+            arguments: of `language_model`'s forward, by name.
+            columns: `(B, L)`.
+
+        Returns:
+            `[B, L, D]` for each of these layers, zero where nothing is added.
+        """
+        return []
+
+    def stream_arguments(self, streams: list[Tensor], stands: Tensor) -> dict[str, Any]:
+        """The arguments of `language_model` that add `streams`, of the first layers, to packed tokens.
+
+        Args:
+            streams: `[n, D]` each, for the tokens of all rows, row after row.
+            stands: `[B, width]` bool: where they stand; `n` entries are true.
+        """
+        return {}
+
+    def part(self, arguments: dict[str, Any]) -> tuple[dict[str, Any], int]:
+        """`encoding`'s arguments for one of the equal parts that are encoded apart, and how many there are.
+
+        Counting one does for all.
+        """
+        return arguments, 1
+
+    def encode(self, arguments: dict[str, Any]) -> Any:
+        """What `trunk` returns for `encoding`'s arguments on the meta device, where there are no values."""
+        return getattr(self.trunk, self.encoder)(**arguments, return_dict=True)
+
+    def encoding(self, frames: int, width: int, height: int) -> dict[str, Any]:
+        """Arguments of `trunk`'s `encoder` for one video, its pixels on the meta device.
+
+        Args:
+            frames: of the video.
+            width: of its frames, before the family's processor resizes them.
+            height: likewise.
 
         Raises:
             UnsupportedModelError: the family does not say, so its costs cannot be counted.
@@ -111,3 +209,17 @@ class Adapter(ABC):
     def no_importance(self, features: Tensor) -> Tensor:
         """What `VideoTokens.importance` holds when no method reads it: zeros `[T, N]`."""
         return torch.zeros(features.shape[:2], device=features.device)
+
+
+def require_modules(attention: nn.Module, names: tuple[str, ...], whose: str) -> None:
+    """Raise `UnsupportedModelError` unless `attention` has the projections that its read-outs go through.
+
+    A quantised or fused attention that hides them cannot be read; linear layers that are quantised one by one
+    can.
+    """
+    for name in names:
+        if not callable(getattr(attention, name, None)):
+            raise UnsupportedModelError(
+                f"{whose} has a {type(attention).__name__} without {name}, so what it attends to cannot be "
+                "read; load the model without the quantisation or kernel that replaces its vision attention"
+            )

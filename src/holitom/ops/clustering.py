@@ -37,7 +37,13 @@ class Clusters:
 
 
 def dpc_knn(
-    tokens: Tensor, sizes: Sizes, budgets: Sizes, *, knn: int = 7, center_weight: float | None = 0.6
+    tokens: Tensor,
+    sizes: Sizes,
+    budgets: Sizes,
+    *,
+    knn: int = 7,
+    center_weight: float | None = 0.6,
+    width: int | None = None,
 ) -> Clusters:
     """Choose `budgets[g]` centres in each group and merge every other token into its nearest one.
 
@@ -48,9 +54,11 @@ def dpc_knn(
         knn: neighbours that a density averages over (fewer where the budget is smaller).
         center_weight: the centre's share of its cluster; the mean of those that joined has the rest.
             None: the plain mean of the cluster.
+        width: distances are of the first `width` columns; None: of all. The others merge along.
     """
     points = tokens.float()
-    batches = [_assign(points, sizes, budgets, batch, knn) for batch in _batches(sizes, points.shape[1])]
+    seen = points[:, :width]
+    batches = [_assign(seen, sizes, budgets, batch, knn) for batch in _batches(sizes, seen.shape[1])]
     is_center, owner = (torch.cat(parts) for parts in zip(*batches, strict=True))
     centers = compact(is_center, int(budgets.sum()))
 

@@ -21,6 +21,8 @@ class CacheRecord:
     Attributes:
         seen: columns that the caller has sent so far; `generate` slices its ids by this.
         position: `[B]` int64: position id of each row's next token.
+        numbered: `[B]` bool: rows whose next tokens count on from `position`, whatever position ids the
+            caller gives them; None: all.
         starts: first layer of each level; all layers of a level hold the same tokens. Starts with 0.
         masks: for each level `[B, held]` bool, False at padding; None where no row is padded.
         tail: how many of the latest columns stand one to one in every layer, so that they can be cropped.
@@ -29,6 +31,7 @@ class CacheRecord:
 
     seen: int
     position: Tensor
+    numbered: Tensor | None
     starts: tuple[int, ...]
     masks: list[Tensor | None]
     tail: int
@@ -40,7 +43,9 @@ class CacheRecord:
 
     def select(self, rows: Tensor) -> None:
         """Keep `rows` of the batch, in that order."""
-        self.position = self.position.index_select(0, rows.to(self.position.device))
+        at = rows.to(self.position.device)
+        self.position = self.position.index_select(0, at)
+        self.numbered = None if self.numbered is None else self.numbered.index_select(0, at)
         self.masks = [m if m is None else m.index_select(0, rows.to(m.device)) for m in self.masks]
 
 

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from holitom.models.base import Adapter
+from holitom.runtime.forward import by_name
 
 
 class Level(NamedTuple):
@@ -34,12 +35,15 @@ class VisionCount:
     Attributes:
         operations: by module class (vision tower, projector).
         importance: of reading the last layer's attention once more, for methods that need it.
-        frames, tokens: visual tokens that come out: `tokens` for each of `frames`.
+        keys: of reading its keys, likewise.
+        frames, tokens: visual tokens that come out: `tokens` for each of `frames` (of two, where the
+            tower makes one of two).
         separators: further tokens in the prompt (newlines).
     """
 
     operations: dict[str, int]
     importance: int
+    keys: int
     frames: int
     tokens: int
     separators: int
@@ -69,32 +73,35 @@ class PrefillCount:
 
 
 @torch.no_grad()
-def count_vision(adapter: Adapter, frames: int) -> VisionCount:
-    """Count encoding one video of `frames` by the model on the meta device that `adapter` belongs to."""
+def count_vision(adapter: Adapter, frames: int, width: int, height: int) -> VisionCount:
+    """Count encoding one video by the model on the meta device that `adapter` belongs to."""
     trunk: Any = adapter.trunk
-    dtype = next(trunk.parameters()).dtype
-    pixels = adapter.pixels(frames).to(dtype)
-    seen: list[Tensor] = []
+    given, parts = adapter.part(adapter.encoding(frames, width, height))
+    given[adapter.pixels_name] = given[adapter.pixels_name].to(next(trunk.parameters()).dtype)
+    seen: list[dict[str, Any]] = []
 
     def see(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        seen.append(kwargs["hidden_states"] if "hidden_states" in kwargs else args[0])
+        seen.append(by_name(module.forward, args, kwargs))
 
     hook = adapter.vision_attention.register_forward_pre_hook(see, with_kwargs=True)
     with hook, FlopCounterMode(display=False) as encoding:
-        encoded = trunk.get_video_features(pixels, return_dict=True)
+        encoded = adapter.encode(given)
     with FlopCounterMode(display=False) as reading:
         adapter.importance(seen[0])
+    with FlopCounterMode(display=False) as reading_keys:
+        adapter.keys(seen[0])
 
-    video = adapter.videos(encoded, {"pixel_values_videos": pixels}, None)[0]
+    video = adapter.videos(encoded, given, None)[0]
     shown, tokens = video.features.shape[:2]
     modules = {name: count for name, count in encoding.get_flop_counts().items() if "." not in name}
     del modules["Global"]
     return VisionCount(
-        operations={name: sum(count.values()) for name, count in modules.items()},
-        importance=reading.get_total_flops(),
-        frames=shown,
+        operations={name: parts * sum(count.values()) for name, count in modules.items()},
+        importance=parts * reading.get_total_flops(),
+        keys=parts * reading_keys.get_total_flops(),
+        frames=parts * shown,
         tokens=tokens,
-        separators=adapter.slots(video) - shown * tokens,
+        separators=parts * (adapter.slots(video) - shown * tokens),
     )
 
 
@@ -110,7 +117,8 @@ def count_prefill(model: Any, adapter: Adapter, levels: Sequence[Level]) -> Pref
     language: Any = adapter.language_model
     width, dtype = language.config.hidden_size, next(language.parameters()).dtype
     embeds = torch.empty(1, levels[0].tokens, width, dtype=dtype, device="meta")
-    with _shortened(adapter.layers, levels[1:]), FlopCounterMode(display=False) as counter:
+    counting = FlopCounterMode(display=False, custom_mapping={torch.ops.aten._grouped_mm: _experts})
+    with _shortened(adapter.layers, levels[1:]), counting as counter:
         output = language(inputs_embeds=embeds, use_cache=True)
         model.get_output_embeddings()(output.last_hidden_state[:, -1:])
 
@@ -126,6 +134,11 @@ def count_prefill(model: Any, adapter: Adapter, levels: Sequence[Level]) -> Pref
         for level, end in zip(levels, ends, strict=True)
     )
     return PrefillCount(counter.get_total_flops(), cache)
+
+
+def _experts(tokens: tuple[int, ...], experts: tuple[int, ...], *args: Any, **kwargs: Any) -> int:
+    """Products of tokens `[M, K]` with their own of the experts `[E, K, N]`; torch does not count them."""
+    return 2 * tokens[0] * tokens[1] * experts[-1]
 
 
 @contextmanager
@@ -148,10 +161,7 @@ def _shorten(tokens: int) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any
 
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         cos, sin = kwargs["position_embeddings"]
-        changed = {
-            "position_embeddings": (cos[:, :tokens], sin[:, :tokens]),
-            "position_ids": kwargs["position_ids"][:, :tokens],
-        }
+        changed = {"position_embeddings": (cos[:, :tokens], sin[:, :tokens]), "position_ids": None}
         return (args[0][:, :tokens], *args[1:]), {**kwargs, **changed}
 
     return hook

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -28,15 +28,17 @@ class Encoded:
 
     Attributes:
         owner: who encoded them; no other handle may use what is merged here.
-        videos: the videos in that result.
+        encodings: what was encoded, as the adapter told when it was.
+        videos: the videos among it, once a prompt has told where they are.
         vision: when encoding began and ended.
         merged, sent: what each video becomes; empty until the language model asks.
         report: what is reported of them.
     """
 
     owner: object
-    videos: list[VideoTokens]
+    encodings: list[VideoTokens]
     vision: tuple[Mark, Mark]
+    videos: list[VideoTokens] = field(default_factory=list)
     merged: list[MergedTokens] = field(default_factory=list)
     sent: list[SentTokens] = field(default_factory=list)
     report: Report | None = None
@@ -60,14 +62,25 @@ class Encoded:
         self._question = input_ids
         return True
 
+    def locate(self, adapter: Adapter, given: dict[str, Any]) -> None:
+        """Fill in `videos`, unless they are, for a forward of the trunk with arguments `given`."""
+        if not self.videos:
+            self.videos = adapter.locate(self.encodings, given)
+
     def merge(self, method: Method, adapter: Adapter) -> None:
-        """Fill in `merged` and `sent`, unless they are."""
+        """Fill in `merged` and `sent`, unless they are; a video that several rows share is merged once."""
         if self.sent:
             return
-        self.merged = [method.merge(video) for video in self.videos]
-        self.sent = [
-            adapter.send(video, merged) for video, merged in zip(self.videos, self.merged, strict=True)
-        ]
+        distinct = {id(video): video for video in self.videos}
+        merged = {key: method.merge(video) for key, video in distinct.items()}
+        if any(merged[key].streams is None for key, video in distinct.items() if video.streams is not None):
+            raise UnsupportedUsageError(
+                f"{type(method).__name__}.merge gives no streams, which this model has besides its features; "
+                "merge VideoTokens.streams with the weights of the features (methods.parts.assemble does)"
+            )
+        sent = {key: adapter.send(video, merged[key]) for key, video in distinct.items()}
+        self.merged = [merged[id(video)] for video in self.videos]
+        self.sent = [sent[id(video)] for video in self.videos]
 
 
 @dataclass(frozen=True)
@@ -84,7 +97,11 @@ class Assignment:
 
     def placements(self, sent: list[SentTokens]) -> list[Placement]:
         """Every video of every row with what it sends."""
-        return [Placement(row, at, sent[video].slot, sent[video].features) for row, video, at in self.places]
+        features = [
+            one.features if one.streams is None else torch.cat([one.features, one.streams], dim=-1)
+            for one in sent
+        ]
+        return [Placement(row, at, sent[video].slot, features[video]) for row, video, at in self.places]
 
     def numbers(self, sent: list[SentTokens], rows: int, device: torch.device) -> list[Tensor]:
         """For each row `[V]`: the number of each sent token among those of all videos, in their order; -1 in
@@ -153,7 +170,7 @@ def report_on(encoded: Encoded, assignment: Assignment) -> Report:
                 grid=video.grid,
                 importance=video.importance,
                 origins=merged.origins,
-                place=sent.place,
+                place=sent.slot if sent.place is None else sent.place,
                 first_number=first,
             )
             for index, (video, merged, sent, first) in enumerate(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,13 @@ if TYPE_CHECKING:
 Kwargs = dict[str, Any]
 
 
+def by_name(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Kwargs) -> Kwargs:
+    """All arguments of a call by name."""
+    if not args:
+        return kwargs
+    return {**inspect.signature(function).bind_partial(*args).arguments, **kwargs}
+
+
 @dataclass
 class Forward:
     """What holds for one forward.
@@ -33,6 +41,7 @@ class Forward:
         columns: the caller's columns in this forward.
         seen: the caller's columns before it.
         position: `[B]` int64: each row's next position id after it.
+        numbered: rows that count on from it, see `CacheRecord`.
         starts: first layer of each level of layers, see `CacheRecord`.
         masks: mask of each level. A level's mask grows by this forward's columns when its first layer comes.
         layout: where tokens are now; None while they stand in the caller's columns.
@@ -41,6 +50,7 @@ class Forward:
         stages: what merges inside the language model in this forward, by layer.
         query: how far from the right the query stands that these ask.
         numbers: for each row `[V]`: which of all videos' sent tokens its video tokens are.
+        streams: by layer, `[n, D]` ragged: what is added to what leaves it, behind the first level.
         report: where to report, if this forward brings new videos.
         overrides: what layers of the current level get in the place of the language model's own arguments.
     """
@@ -58,6 +68,8 @@ class Forward:
     stages: Mapping[int, InnerStage] = field(default_factory=dict)
     query: int = 0
     numbers: list[Tensor] = field(default_factory=list)
+    numbered: Tensor | None = None
+    streams: dict[int, Tensor] = field(default_factory=dict)
     report: Report | None = None
     began: Mark = 0.0
     inner_spans: list[tuple[Mark, Mark]] = field(default_factory=list)
@@ -89,7 +101,20 @@ class Forward:
 
     def changes(self, layer: int) -> bool:
         """Whether `layer` gets anything but what the language model passes it."""
-        return len(self.starts) > 1 and layer >= self.starts[1]
+        return bool(self.overrides) or (len(self.starts) > 1 and layer >= self.starts[1])
+
+    def leave_gaps(self) -> Kwargs:
+        """Keep gaps in the position ids from being taken for packed sequences; what the language model gets.
+
+        Kernels are to see no ids (the rotary embeddings carry them), and without cache a mask says that all
+        are one sequence.
+        """
+        self.overrides["position_ids"] = None
+        if self.cache is not None or self.masks[0] is not None:
+            return {}
+        assert self.layout is not None
+        rows, device = self.position.shape[0], self.position.device
+        return {"attention_mask": torch.ones(rows, self.layout.width, dtype=torch.bool, device=device)}
 
     def enter_level(self, index: int, kwargs: Kwargs) -> Tensor:
         """The hidden states that enter layer `index`, first of its level, whose `overrides` are set."""
@@ -108,9 +133,16 @@ class Forward:
             position_ids=None,
             layer_idx=index,
         )
-        # The rotary embeddings carry the positions; kernels would take gaps in the ids for packed sequences.
+        # As in `leave_gaps`.
         self.overrides["position_ids"] = None
         return hidden
+
+    def leave_layer(self, layer: int, hidden: Tensor) -> Tensor:
+        """The hidden states that leave `layer`, with what its stream adds."""
+        if layer not in self.streams:
+            return hidden
+        assert self.layout is not None
+        return hidden + self.layout.pad(self.streams[layer]).to(hidden)
 
     def leave_attention(self, layer: int, attention: nn.Module, kwargs: Kwargs) -> None:
         """Read what the merge at the next layer needs, before the cache of `layer` is left behind."""
@@ -182,6 +214,8 @@ class Forward:
             self.layout.pad(layout.unpad(part).index_select(0, order)) for part in rotary
         )
         hidden = self.layout.pad(ragged.index_select(0, order))
+        # A token that takes in others goes on with the streams of its own place.
+        self.streams = {at: stream.index_select(0, order) for at, stream in self.streams.items()}
         self.numbers = [own.index_select(0, chosen) for own, chosen in zip(self.numbers, kept, strict=True)]
         self.inner_spans.append((began, mark(hidden.device)))
         if self.report is not None:
@@ -204,6 +238,7 @@ class Forward:
             self.cache.record = CacheRecord(
                 seen=self.seen + self.columns,
                 position=self.position,
+                numbered=self.numbered,
                 starts=self.starts,
                 masks=self.masks,
                 tail=self.tail,

@@ -65,7 +65,12 @@ class Layout:
         flat = batch.flatten(0, 1)
         return flat if min(self.lengths) == self.width else flat.index_select(0, self._places())
 
-    def positions(self, base: Tensor) -> Tensor:
+    def kept(self, positions: Tensor) -> Tensor:
+        """`positions` `[axes, B, L]` of the tokens that are left: `[axes, B, width]`; 0 at padding."""
+        ragged = positions.flatten(1).index_select(1, self.home).T
+        return self.pad(ragged).permute(2, 0, 1)
+
+    def numbered(self, base: Tensor) -> Tensor:
         """Consecutive position ids `[B, width]`, each row's first token at `base` `[B]`; 0 at padding."""
         lengths = torch.tensor(self.lengths, device=base.device)
         ranks = torch.arange(self.width, device=base.device) - (self.width - lengths)[:, None]
@@ -131,7 +136,7 @@ class Placement:
         row: the row of the batch.
         columns: `[slots]` int64 on the host: the columns of its placeholders, ascending.
         slot: `[S]` int64 on the device: the placeholder that each sent token stands at.
-        features: `[S, D]` on the device.
+        features: `[S, D + E]` on the device: streams beside the features that enter the first layer.
     """
 
     row: int
@@ -153,7 +158,7 @@ def placed(embeds: Tensor, placements: list[Placement]) -> Tensor:
     flat = embeds.flatten(0, 1)
     for placement in placements:
         at = (placement.columns + placement.row * embeds.shape[1]).to(flat.device)
-        flat = flat.index_copy(0, at, placement.features.to(flat))
+        flat = flat.index_copy(0, at, placement.features[:, : flat.shape[1]].to(flat))
     return flat.view_as(embeds)
 
 
@@ -164,12 +169,12 @@ def merged_layout(embeds: Tensor, text: Tensor, placements: list[Placement]) -> 
     video whose placeholders are broken up by text (time stamps) so keeps each token in its own run.
 
     Args:
-        embeds: `[B, L, D]` embeddings in the caller's columns.
+        embeds: `[B, L, D + E]`: embeddings in the caller's columns, streams beside them.
         text: `[B, L]` bool on the host: every real token that is no video placeholder.
         placements: every video of every row.
 
     Returns:
-        The layout, and the ragged embeddings `[sum(lengths), D]` that belong to it.
+        The layout, and the ragged embeddings `[sum(lengths), D + E]` that belong to it.
     """
     rows, columns = text.shape
     device = embeds.device

@@ -58,6 +58,11 @@ class Prompt:
         return last_real(self.real)
 
     @property
+    def asks(self) -> list[int]:
+        """Each row's last column of the question that holds a token."""
+        return last_real(self.real[:, : self.asked])
+
+    @property
     def text_tail(self) -> int:
         """How many columns at the end are text in every row."""
         return int(self.text.all(0).flip(0).long().cumprod(0).sum())
@@ -65,8 +70,7 @@ class Prompt:
     @property
     def video_asks(self) -> list[bool]:
         """Whether each row's question ends in a video token."""
-        last = last_real(self.real[:, : self.asked])
-        return [bool(self.holders[row, column]) for row, column in enumerate(last)]
+        return [bool(self.holders[row, column]) for row, column in enumerate(self.asks)]
 
     def first_positions(self, seen: int) -> Tensor:
         """Position `[B]` of each row's first token; 0 where nothing was `seen` before.

@@ -53,8 +53,7 @@ class VideoReport:
         grid: `(rows, columns)` of one frame.
         importance: `[T, N]`: what the vision tower attends to; all zero where the method does not read it.
         origins: where every token went, worked out when called; None where the method does not say.
-        place: `[sent]`: place `t * N + n` of each token that went into the language model, -1 a separator;
-            None where the model family does not say.
+        place: `[sent]`: place `t * N + n` of each token that went into the language model, -1 a separator.
         first_number: number of its first sent token among those of all videos.
         inner: by layer `k`, the numbers of all videos' tokens that stay from there on; separators compete and
             count.
@@ -72,7 +71,7 @@ class VideoReport:
     grid: tuple[int, int]
     importance: Tensor = field(repr=False)
     origins: Callable[[], Origins] | None = field(repr=False)
-    place: Tensor | None = field(repr=False)
+    place: Tensor = field(repr=False)
     first_number: int = field(repr=False)
     inner: dict[int, Tensor] = field(default_factory=dict, repr=False)
 
@@ -138,15 +137,20 @@ class Report:
         Prefill does not count what was merged meanwhile. Reading this waits for the device; recording does
         not.
         """
-        spent = {
-            stage: sum(seconds_between(start, end) for start, end in self._spans.get(stage, []))
-            for stage in ("vision", "merging", "inner", "prefill")
-        }
-        inner = spent.pop("inner")
+        spent = {stage: self._spent(stage) for stage in ("vision", "merging", "prefill")}
+        inner = self.inner_seconds
         spent["merging"] += inner
         spent["prefill"] -= inner
         spent["decoding"] = seconds_between(*self._decode) if self._decode else 0.0
         return spent
+
+    @property
+    def inner_seconds(self) -> float:
+        """Of `merging`, the seconds spent inside the language model."""
+        return self._spent("inner")
+
+    def _spent(self, stage: str) -> float:
+        return sum(seconds_between(start, end) for start, end in self._spans.get(stage, []))
 
     def plot(self, frames: Any = None, video: int = 0) -> TokenMap:
         """What became of each token, as a matplotlib figure (`holitom[plots]`).

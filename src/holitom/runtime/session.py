@@ -16,7 +16,6 @@ A forward without new videos takes its mask and positions from what the cache re
 
 from __future__ import annotations
 
-import inspect
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,8 +31,16 @@ from holitom.errors import SettingsError, UnsupportedUsageError
 from holitom.models import adapter_for
 from holitom.runtime.cache import CacheRecord, MergedCache
 from holitom.runtime.encoded import Encoded, assign, report_on
-from holitom.runtime.forward import Forward, Kwargs
+from holitom.runtime.forward import Forward, Kwargs, by_name
 from holitom.runtime.layout import Layout, merged_layout, placed, plain_layout
+from holitom.runtime.positions import (
+    after,
+    callers_positions,
+    kept_positions,
+    next_padded_positions,
+    next_positions,
+    unmerged_positions,
+)
 from holitom.runtime.prompt import Prompt, last_real
 from holitom.runtime.report import Mark, Report, mark
 
@@ -43,10 +50,15 @@ if TYPE_CHECKING:
 
 @dataclass
 class Step:
-    """One forward of the trunk: its ids, and the videos that it brings."""
+    """One forward of the trunk: its arguments by name, and the videos that it brings."""
 
-    input_ids: Tensor
+    given: Kwargs
     encoded: Encoded | None
+
+    @property
+    def input_ids(self) -> Tensor:
+        ids: Tensor = self.given["input_ids"]
+        return ids
 
 
 class Run:
@@ -66,12 +78,14 @@ class Handle(Run):
             )
         self._method = method
         self._adapter = adapter_for(model)
+        self._adapter.check()
         layers = len(self._adapter.layers)
         stages = {stage.layer: stage for stage in method.inner(layers)}
         for layer in stages:
             if not 1 <= layer < layers:
                 raise SettingsError(f"inner merging at layer {layer}: this model takes 1..{layers - 1}")
         self._stages: dict[int, InnerStage] = dict(sorted(stages.items()))
+        self._first_stage = min(stages, default=layers)
         self._step: Step | None = None
         self._forward: Forward | None = None
         self._labels: Tensor | None = None
@@ -89,24 +103,27 @@ class Handle(Run):
             hook.remove()
         self._hooks.clear()
         trunk: Any = self._adapter.trunk
-        if getattr(trunk.__dict__.get("get_video_features"), "_handle", None) is self:
-            del trunk.get_video_features
+        for name in (self._adapter.encoder, "get_rope_index"):
+            if getattr(trunk.__dict__.get(name), "_handle", None) is self:
+                delattr(trunk, name)
 
     # The hooks, in the order in which a forward meets them.
 
     def _install(self, model: nn.Module) -> None:
         adapter, keep = self._adapter, self._hooks.append
         trunk: Any = adapter.trunk
-        if hasattr(trunk.__dict__.get("get_video_features"), "_handle"):
+        if hasattr(trunk.__dict__.get(adapter.encoder), "_handle"):
             raise UnsupportedUsageError("a method is attached to this model already; detach it first")
-        encode = trunk.get_video_features
+        encode = getattr(trunk, adapter.encoder)
 
         @wraps(encode)
-        def get_video_features(*args: Any, **kwargs: Any) -> Any:
+        def get_features(*args: Any, **kwargs: Any) -> Any:
             return self._encode(encode, args, kwargs)
 
-        get_video_features._handle = self  # type: ignore[attr-defined]
-        trunk.get_video_features = get_video_features
+        get_features._handle = self  # type: ignore[attr-defined]
+        setattr(trunk, adapter.encoder, get_features)
+        if adapter.keeps_positions:
+            self._watch_prompts(trunk)
         keep(model.register_forward_pre_hook(self._enter_model, with_kwargs=True))
         keep(model.register_forward_hook(self._leave_model, always_call=True))
         keep(trunk.register_forward_pre_hook(self._enter_trunk, with_kwargs=True))
@@ -123,6 +140,22 @@ class Handle(Run):
                 continue
             attention: Any = adapter.layers[index - 1].self_attn
             keep(attention.register_forward_hook(self._attention_hook(index - 1), with_kwargs=True))
+        for index in range(self._first_stage, adapter.streams):
+            keep(adapter.layers[index].register_forward_hook(self._stream_hook(index)))
+
+    def _watch_prompts(self, trunk: Any) -> None:
+        """Look over whole prompts where `generate` numbers them, which it does before it encodes."""
+        number = trunk.get_rope_index
+
+        @wraps(number)
+        def get_rope_index(*args: Any, **kwargs: Any) -> Any:
+            if self._step is None:  # not inside a forward, which may bring only a part
+                given = by_name(number, args, kwargs)
+                self._adapter.check_prompt(given["input_ids"], given)
+            return number(*args, **kwargs)
+
+        get_rope_index._handle = self  # type: ignore[attr-defined]
+        trunk.get_rope_index = get_rope_index
 
     def _enter_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: Kwargs) -> None:
         self._labels = kwargs.get("labels")
@@ -131,27 +164,29 @@ class Handle(Run):
         self._labels = None
 
     def _enter_trunk(self, module: nn.Module, args: tuple[Any, ...], kwargs: Kwargs) -> None:
-        given = _by_name(module.forward, args, kwargs)
+        given = by_name(module.forward, args, kwargs)
         if given.get("input_ids") is None:
             raise UnsupportedUsageError(
                 "inputs_embeds without input_ids: a video is found by its placeholder ids; pass input_ids"
             )
-        output = (given.get("mm_encoder_outputs") or {}).get("video")
+        output = (given.get("mm_encoder_outputs") or {}).get(self._adapter.modality)
         encoded = None if output is None else getattr(output, "holitom", None)
         if output is not None and (encoded is None or encoded.owner is not self):
             raise UnsupportedUsageError(
                 "these video features were encoded before this method was attached, or cut by "
-                "prefill_chunk_size; pass pixel_values_videos, without chunked prefill"
+                f"prefill_chunk_size; pass {self._adapter.pixels_name}, without chunked prefill"
             )
-        self._step = Step(given["input_ids"], encoded)
+        if given.get(self._adapter.pixels_name) is not None:
+            self._adapter.check_prompt(given["input_ids"], given)
+        self._step = Step(given, encoded)
 
     def _leave_trunk(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         self._step = None
 
     def _encode(self, encode: Callable[..., Any], args: tuple[Any, ...], kwargs: Kwargs) -> Any:
-        """`get_video_features`, whose result carries what merging needs."""
-        given = _by_name(encode, args, kwargs)
-        device = given["pixel_values_videos"].device
+        """The model's own encoding of videos, whose result carries what merging needs."""
+        given = by_name(encode, args, kwargs)
+        device = given[self._adapter.pixels_name].device
         began = mark(device)
         self._encoding = True
         try:
@@ -169,23 +204,23 @@ class Handle(Run):
 
     def _see_vision(self, module: nn.Module, args: tuple[Any, ...], kwargs: Kwargs) -> None:
         if self._encoding:
-            hidden = _by_name(module.forward, args, kwargs)["hidden_states"]
+            given = by_name(module.forward, args, kwargs)
             with torch.no_grad():
                 if self._method.needs_importance:
-                    self._importance = self._adapter.importance(hidden)
+                    self._importance = self._adapter.importance(given)
                 if self._method.needs_keys:
-                    self._keys = self._adapter.keys(hidden)
+                    self._keys = self._adapter.keys(given)
 
     def _enter_language(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: Kwargs
     ) -> tuple[tuple[Any, ...], Kwargs] | None:
         self._forward = None
         cache = kwargs.get("past_key_values")
-        if self._step is not None and self._step.encoded is not None:
-            kwargs = _by_name(module.forward, args, kwargs)
-            forward, changed = self._merge(self._step.input_ids, self._step.encoded, kwargs)
+        if self._step is not None and self._brings_videos(self._step):
+            kwargs = by_name(module.forward, args, kwargs)
+            forward, changed = self._merge(self._step, kwargs)
         elif isinstance(cache, MergedCache) and cache.record is not None:
-            kwargs = _by_name(module.forward, args, kwargs)
+            kwargs = by_name(module.forward, args, kwargs)
             forward, changed = self._continue(cache, cache.record, kwargs)
         else:
             self._check_nothing_missing(cache)
@@ -228,8 +263,8 @@ class Handle(Run):
             forward = self._forward
             if forward is None or not forward.changes(index):
                 return None
-            if index in forward.starts:
-                kwargs = _by_name(module.forward, args, kwargs)
+            if index in forward.starts[1:]:
+                kwargs = by_name(module.forward, args, kwargs)
                 args = (forward.enter_level(index, kwargs),)
                 kwargs.pop("hidden_states")
             return args, {**kwargs, **forward.overrides}
@@ -240,14 +275,29 @@ class Handle(Run):
         def leave_attention(module: nn.Module, args: tuple[Any, ...], kwargs: Kwargs, output: Any) -> None:
             if self._forward is not None and layer + 1 in self._forward.stages:
                 with torch.no_grad():
-                    self._forward.leave_attention(layer, module, _by_name(module.forward, args, kwargs))
+                    self._forward.leave_attention(layer, module, by_name(module.forward, args, kwargs))
 
         return leave_attention
 
+    def _stream_hook(self, index: int) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
+        def leave_layer(module: nn.Module, args: tuple[Any, ...], hidden: Tensor) -> Tensor:
+            return hidden if self._forward is None else self._forward.leave_layer(index, hidden)
+
+        return leave_layer
+
     # The two kinds of forward that need care.
 
-    def _merge(self, input_ids: Tensor, encoded: Encoded, kwargs: Kwargs) -> tuple[Forward, Kwargs]:
+    def _brings_videos(self, step: Step) -> bool:
+        """Whether what this forward has encoded holds a video: where videos come as images, it may not."""
+        if step.encoded is None:
+            return False
+        step.encoded.locate(self._adapter, step.given)
+        return bool(step.encoded.videos)
+
+    def _merge(self, step: Step, kwargs: Kwargs) -> tuple[Forward, Kwargs]:
         """A forward that brings videos, and the arguments of the language model that it changes."""
+        input_ids, encoded = step.input_ids, step.encoded
+        assert encoded is not None
         embeds: Tensor = kwargs["inputs_embeds"]
         rows, columns = embeds.shape[:2]
         device = embeds.device
@@ -260,7 +310,9 @@ class Handle(Run):
 
         mask = _mask(kwargs)
         holders = self._adapter.placeholders(input_ids).to(device)
-        prompt = Prompt.read(mask, holders, kwargs.get("position_ids"), seen, encoded.asked)
+        keeps = self._adapter.keeps_positions
+        given = None if keeps else kwargs.get("position_ids")
+        prompt = Prompt.read(mask, holders, given, seen, encoded.asked)
         assignment = assign(prompt.holders, [self._adapter.slots(video) for video in encoded.videos])
         placements = assignment.placements(encoded.sent)
         if new:
@@ -276,10 +328,21 @@ class Handle(Run):
             unused = torch.zeros(rows, dtype=torch.int64, device=device)
             forward = Forward(self._adapter, None, columns, seen, unused, (0,), [None])
         else:
-            layout, ragged = merged_layout(embeds, prompt.text, placements)
-            base = record.position if record is not None else prompt.first_positions(seen).to(device)
-            forward = self._packed(cache, record, layout, base, mask, columns, inner)
-            forward.seen = seen
+            streams = self._adapter.streamed(kwargs, (rows, columns))
+            layout, wide = merged_layout(torch.cat([embeds, *streams], dim=-1), prompt.text, placements)
+            ragged, *streams = torch.split(wide, embeds.shape[-1], dim=-1)
+            if keeps:
+                given = callers_positions(kwargs, seen)
+                positions, numbered = kept_positions(given, prompt, layout, record)
+            else:
+                base = record.position if record is not None else prompt.first_positions(seen).to(device)
+                positions, numbered = layout.numbered(base), None
+            following = after(positions)
+            own = self._method.positions == "own" and not keeps
+            if own:
+                positions, following = unmerged_positions(base, prompt, layout)
+            forward = self._packed(cache, record, layout, following, mask, columns, inner)
+            forward.seen, forward.numbered = seen, numbered
             forward.last_real = prompt.last_real
             forward.tail = prompt.text_tail
             forward.query = columns - encoded.asked
@@ -290,8 +353,17 @@ class Handle(Run):
             changed |= {
                 "inputs_embeds": layout.pad(ragged),
                 "attention_mask": forward.masks[0],
-                "position_ids": layout.positions(base),
+                "position_ids": positions,
             }
+            if own:
+                changed |= forward.leave_gaps()
+            if streams:
+                first = self._first_stage if inner else len(streams)
+                stands = layout.mask
+                if stands is None:
+                    stands = torch.ones(rows, layout.width, dtype=torch.bool, device=device)
+                changed |= self._adapter.stream_arguments(streams[:first], stands)
+                forward.streams = {layer: streams[layer] for layer in range(first, len(streams))}
         if new and encoded.report is not None:
             forward.report = encoded.report
             encoded.report.prompt_tokens = (columns, changed["inputs_embeds"].shape[1])
@@ -305,28 +377,31 @@ class Handle(Run):
         rows, columns = embeds.shape[:2]
         mask = _mask(kwargs)
         real = None if mask is None else mask[:, -columns:].bool()
+        given = callers_positions(kwargs, record.seen) if self._adapter.keeps_positions else None
+        numbered = record.numbered
         if real is not None and columns > 1 and not bool(real.all()):
             host = real.cpu()
             layout = plain_layout(host, embeds.device)
-            forward = self._packed(cache, record, layout, record.position, mask, columns, inner=False)
+            positions = next_padded_positions(record, given, layout)
+            forward = self._packed(cache, record, layout, after(positions), mask, columns, inner=False)
             forward.last_real = last_real(host)
             embeds = layout.pad(embeds.flatten(0, 1).index_select(0, layout.home))
-            positions = layout.positions(record.position)
+            numbered = None if numbered is None else numbered | ~real[:, -1].to(numbered.device)
         else:
-            positions = record.position[:, None] + torch.arange(columns, device=embeds.device)
+            positions = next_positions(record, given, columns)
             forward = Forward(
                 self._adapter,
                 cache,
                 columns,
                 record.seen,
-                positions[:, -1] + 1,
+                after(positions),
                 record.starts,
                 list(record.masks),
             )
             for level in range(len(record.starts)):
                 forward.extend(level, real if rows > 1 else None, columns)
             forward.tail = record.tail + columns
-        forward.seen = record.seen
+        forward.seen, forward.numbered = record.seen, numbered
         return forward, {
             "inputs_embeds": embeds,
             "attention_mask": forward.masks[0],
@@ -338,12 +413,12 @@ class Handle(Run):
         cache: Any,
         record: CacheRecord | None,
         layout: Layout,
-        base: Tensor,
+        position: Tensor,
         mask: Tensor | None,
         columns: int,
         inner: bool,
     ) -> Forward:
-        """A forward whose tokens lie as `layout` says, each row's first at position `base`."""
+        """A forward whose tokens lie as `layout` says, and after which each row goes on at `position`."""
         wanted = (0, *self._stages) if inner else (0,)
         if record is not None:
             starts = tuple(sorted({*wanted, *record.starts}))
@@ -357,7 +432,7 @@ class Handle(Run):
             cache=None if cache is None else MergedCache.adopt(cache),
             columns=columns,
             seen=0,
-            position=base + torch.tensor(layout.lengths, device=base.device),
+            position=position,
             starts=starts,
             masks=masks,
             layout=layout,
@@ -404,7 +479,7 @@ class Handle(Run):
         if bool(self._adapter.placeholders(ids).any()):
             raise UnsupportedUsageError(
                 "the prompt has video placeholders, but its videos did not come with it; pass "
-                "pixel_values_videos, without prefill_chunk_size"
+                f"{self._adapter.pixels_name}, without prefill_chunk_size"
             )
 
     def _check_labels(self, layout: Layout) -> None:
@@ -467,13 +542,6 @@ def _compiled(module: nn.Module) -> bool:
     """Whether `torch.compile` was put on this module: around it, in place, or around its `forward`."""
     around = type(module).__name__ == "OptimizedModule"
     return around or bool(module._compiled_call_impl) or hasattr(module.forward, "_torchdynamo_orig_callable")
-
-
-def _by_name(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Kwargs) -> Kwargs:
-    """All arguments of a call by name."""
-    if not args:
-        return kwargs
-    return {**inspect.signature(function).bind_partial(*args).arguments, **kwargs}
 
 
 def _mask(kwargs: Kwargs) -> Tensor | None:

@@ -1,0 +1,132 @@
+"""One setting's answers, kept in a file as they come, so that a killed run goes on where it was."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import transformers
+
+from holitom import __version__
+from holitom.bench.questions import Item
+from holitom.bench.settings import Setting
+from holitom.errors import HolitomError
+from holitom.runtime.count import Level
+
+
+class ResultsError(HolitomError, ValueError):
+    """A results file belongs to another model, question set or setting, or is no results file."""
+
+
+class Answered(NamedTuple):
+    """One answer, and the visual tokens (newlines among them) that the language model's layers saw."""
+
+    said: str
+    levels: tuple[Level, ...]
+
+
+@dataclass
+class Answers:
+    """One setting's answers so far and their file: a line that says what they are of, then a line each."""
+
+    setting: Setting
+    path: Path
+    done: list[Answered]
+
+    @classmethod
+    def open(
+        cls, setting: Setting, folder: Path, mark: dict[str, Any], batches: Sequence[Sequence[Item]]
+    ) -> Answers:
+        """Go on with the setting's file in `folder`, from the last batch that is in it whole.
+
+        Args:
+            setting: whose answers.
+            folder: exists.
+            mark: what the file must agree on besides the setting.
+            batches: all questions, as they are going to be asked.
+
+        Raises:
+            ResultsError: it was written by another model, question set or setting.
+        """
+        path = folder / f"{setting.slug}.jsonl"
+        mark = {**mark, "setting": repr(setting.method)}
+        before = path.read_text() if path.exists() else ""
+        lines = before.splitlines(keepends=True)
+        if lines and not lines[-1].endswith("\n"):
+            lines.pop()  # a killed run may leave half a line
+        if lines:
+            _check(path, lines[0], mark)
+        done = [_answered(path, line) for line in lines[1:]]
+        ends = np.cumsum([0, *map(len, batches)])
+        if len(done) > ends[-1]:
+            raise ResultsError(f"{path} holds more answers than there are questions: remove it")
+        whole = int(ends[ends <= len(done)][-1])
+        kept = "".join([json.dumps(mark) + "\n", *lines[1 : 1 + whole]])
+        if kept != before:
+            path.write_text(kept)
+        return cls(setting, path, done[:whole])
+
+    def add(self, batch: list[Answered]) -> None:
+        """Append a batch, to the file first."""
+        with self.path.open("a") as file:
+            file.write("".join(json.dumps(answer) + "\n" for answer in batch))
+        self.done += batch
+
+
+def identity(model: Any, items: Sequence[Item]) -> dict[str, Any]:
+    """What all results of a folder must agree on: the model's weights, the questions and the code."""
+    weights = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        weights.update(name.encode())
+        weights.update(value.detach().float().sum().double().cpu().numpy().tobytes())
+    return {
+        "model": weights.hexdigest()[:16],
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "questions": hashlib.sha256(json.dumps(items).encode()).hexdigest()[:16],
+        "versions": {
+            "holitom": __version__,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        },
+    }
+
+
+def check_folder(folder: Path, mark: dict[str, Any]) -> None:
+    """Refuse a folder that holds, under any setting, answers of another model or to other questions.
+
+    Raises:
+        ResultsError: it does.
+    """
+    for path in sorted(folder.glob("*.jsonl")):
+        with path.open() as file:
+            first = file.readline()
+        if first.endswith("\n"):  # else killed as it was begun
+            _check(path, first, mark)
+
+
+def _check(path: Path, line: str, mark: dict[str, Any]) -> None:
+    try:
+        found = dict(json.loads(line))
+    except (TypeError, ValueError) as error:
+        raise ResultsError(f"{path} is no file of this benchmark's answers: remove it") from error
+    other = [key for key, value in mark.items() if found.get(key) != value]
+    if other:
+        raise ResultsError(
+            f"{path} holds results of another run (not the same {', '.join(other)}): remove it, or choose "
+            "another output folder"
+        )
+
+
+def _answered(path: Path, line: str) -> Answered:
+    try:
+        said, levels = json.loads(line)
+        first, *others = (Level(int(start), int(tokens)) for start, tokens in levels)
+    except (TypeError, ValueError) as error:
+        raise ResultsError(f"{path} holds a line that is no answer, {line.strip()!r}: remove it") from error
+    return Answered(str(said), (first, *others))

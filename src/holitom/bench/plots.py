@@ -1,0 +1,171 @@
+"""Pictures of `results.json`: accuracy against cost, and accuracy by task."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+try:
+    import matplotlib
+    from matplotlib.figure import Figure
+except ImportError as error:
+    raise ImportError("pictures need matplotlib: pip install 'holitom[bench]'") from error
+
+Row = dict[str, Any]
+
+# Okabe and Ito's colours, which the colour-blind tell apart. Yellow is too pale; black is for full tokens.
+COLORS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#666666")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "*", "h", "d", "8")
+STYLE: Any = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e4e4e4",
+    "axes.axisbelow": True,
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+    "svg.hashsalt": "holitom",  # the same results, the same file
+}
+
+
+class Look(NamedTuple):
+    color: str
+    marker: str
+    dashes: str
+
+
+def looks(results: dict[str, Any]) -> dict[str, Look]:
+    """Each method's colour, marker and dashes, by label: no two of fourteen methods share their marker."""
+    labels = list(dict.fromkeys(row["label"] for row in results["settings"][1:]))
+    labels.sort(key=lambda label: not label.startswith("HoliTom"))
+    return {
+        label: Look(
+            COLORS[index % len(COLORS)],
+            MARKERS[index % len(MARKERS)],
+            ("-", "--", ":")[index // len(COLORS) % 3],
+        )
+        for index, label in enumerate(labels)
+    }
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    figure.savefig(path, bbox_inches="tight", metadata={"Date": None} if path.suffix == ".svg" else None)
+    return path
+
+
+def _run(results: dict[str, Any]) -> tuple[Row, list[Row]]:
+    """Full tokens, and every setting that was run."""
+    full, *others = results["settings"]
+    return full, [row for row in others if not row["refused"]]
+
+
+def _title(results: dict[str, Any], text: str) -> str:
+    asked = results["questions"]
+    quick = " (quick run)" if results["quick"] else ""
+    return f"{text}: {results['benchmark']}, {asked['count']:,} questions{quick}"
+
+
+def plot_against_cost(results: dict[str, Any], path: Path) -> Path:
+    """Average accuracy over prefill operations, a line a method; the file's ending says of what kind."""
+    full, rows = _run(results)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(9, 5.2))
+        axes = figure.add_subplot()
+        scale, unit = (1e12, "TFLOPs") if full["prefill_operations"] >= 1e12 else (1e9, "GFLOPs")
+        axes.axhline(100 * full["average"], color="black", linewidth=1, linestyle="--")
+        axes.plot(
+            full["prefill_operations"] / scale,
+            100 * full["average"],
+            "k*",
+            markersize=13,
+            label="full tokens",
+        )
+        for label, look in looks(results).items():
+            own = sorted(
+                (r for r in rows if r["label"] == label), key=lambda r: float(r["prefill_operations"])
+            )
+            if not own:
+                continue
+            x = [row["prefill_operations"] / scale for row in own]
+            y = [100 * row["average"] for row in own]
+            low, high = zip(*(row["average_interval"] for row in own), strict=True)
+            ours = label.startswith("HoliTom")
+            axes.plot(
+                *(x, y),
+                color=look.color,
+                marker=look.marker,
+                linestyle=look.dashes,
+                linewidth=2.4 if ours else 1.3,
+                markersize=7 if ours else 5.5,
+                zorder=3 if ours else 2,
+                label=label,
+            )
+            if label == "HoliTom":
+                axes.fill_between(
+                    *(x, [100 * v for v in low], [100 * v for v in high]),
+                    color=look.color,
+                    alpha=0.15,
+                    lw=0,
+                    label="its 95% interval",
+                )
+        axes.set_xscale("log")
+        axes.set_xlabel(f"prefill of the visual tokens, {unit} (the paper's formula; log scale)")
+        axes.set_ylabel("average accuracy, %")
+        axes.set_title(_title(results, "Accuracy against prefill cost"), loc="left", fontsize=11)
+        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, handlelength=3)
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "25" else "")
+        return _save(figure, path)
+
+
+def plot_by_task(results: dict[str, Any], path: Path, retain_ratio: float = 0.10) -> Path:
+    """Accuracy in each task at one budget, a row a method, a panel a task; full tokens are a line.
+
+    Args:
+        results: of `results.json`.
+        path: where to; its ending says of what kind the picture is.
+        retain_ratio: the budget; the nearest one that was run is shown.
+    """
+    full, rows = _run(results)
+    ratios = sorted({row["retain_ratio"] for row in rows}, key=lambda ratio: abs(ratio - retain_ratio))
+    rows = [row for row in rows if row["retain_ratio"] == ratios[0]] if rows else []
+    rows.sort(key=lambda row: float(row["average"]))
+    panels = [*results["questions"]["by_task"], "average"]
+    style = looks(results)
+    with matplotlib.rc_context({**STYLE, "axes.grid.axis": "x"}):
+        figure = Figure(figsize=(1.45 * len(panels) + 1, 0.33 * max(len(rows), 1) + 1.3))
+        for index, (axes, panel) in enumerate(
+            zip(figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels, strict=True)
+        ):
+            axes.axvline(
+                100 * (full["average"] if panel == "average" else full["tasks"][panel]), color="black", lw=1
+            )
+            for height, row in enumerate(rows):
+                look = style[row["label"]]
+                value = 100 * (row["average"] if panel == "average" else row["tasks"][panel])
+                axes.plot([0, value], [height, height], color=look.color, linewidth=1, alpha=0.45)
+                if panel == "average":
+                    ends = [100 * end for end in row["average_interval"]]
+                    axes.plot(ends, [height, height], color=look.color, linewidth=4, alpha=0.4)
+                axes.plot(value, height, color=look.color, marker=look.marker, markersize=7, clip_on=False)
+            axes.set_title(panel, fontsize=10, fontweight="bold" if panel == "average" else "normal")
+            axes.set_xlim(0, 105)
+            axes.set_xticks([0, 50, 100])
+            axes.set_yticks(
+                range(len(rows)), [f"{row['label']} ({row['prefill_share']:.0%})" for row in rows]
+            )
+            axes.tick_params(left=False)
+            if index:
+                axes.spines["left"].set_visible(False)
+        budget = f"at {100 * ratios[0]:g}% of the tokens" if ratios else "with full tokens"
+        heading = _title(results, f"Accuracy by task {budget}, %")
+        figure.suptitle(heading, x=0.02, y=1.0, ha="left", fontsize=11)
+        figure.text(
+            *(0.02, -0.02),
+            "Line: full tokens. In brackets: prefill operations, of full tokens'. Bars: 95% intervals.",
+            fontsize=8.5,
+            color="#444444",
+        )
+        figure.tight_layout(w_pad=0.4)
+        return _save(figure, path)

@@ -1,0 +1,239 @@
+"""What merging saves a running server, by vLLM's own load generator (`vllm bench serve`).
+
+Every request brings a video of its own (synthetic noise, so that no cache helps; it has as many tokens as any
+other of its shape) and a short question. The generator gives latencies and throughput; KV-cache use and
+prompt lengths are the server's own metrics, read while it runs.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from holitom.errors import HolitomError
+
+
+class ServingError(HolitomError, RuntimeError):
+    """A server cannot be reached, or requests to it failed."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """What every request asks for.
+
+    Attributes:
+        requests: requests at each rate.
+        frames, side: the video's frames and their height and width in pixels.
+        question_tokens: random words of text.
+        answer_tokens: tokens generated, always that many.
+    """
+
+    requests: int = 64
+    frames: int = 32
+    side: int = 384
+    question_tokens: int = 32
+    answer_tokens: int = 64
+
+
+@dataclass(frozen=True)
+class Row:
+    """One server at one request rate.
+
+    Attributes:
+        rate: requests a second offered; infinite: all at once.
+        ttft, ttft_p99: time to first token in ms, median and 99th percentile.
+        itl: inter-token latency in ms, median.
+        requests_per_second, tokens_per_second: throughput.
+        kv_peak: the most of the KV cache that was in use, in [0, 1].
+        prompt_tokens: of one request.
+        fit: how many requests of this length the KV cache holds at once.
+    """
+
+    rate: float
+    ttft: float
+    ttft_p99: float
+    itl: float
+    requests_per_second: float
+    tokens_per_second: float
+    kv_peak: float
+    prompt_tokens: float
+    fit: int
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One server at every rate."""
+
+    url: str
+    model: str
+    load: Load
+    rows: list[Row]
+
+    def to_json(self) -> str:
+        """One object; an infinite rate is the string "inf", which JSON has no number for."""
+        kept = asdict(self)
+        for row in kept["rows"]:
+            row["rate"] = "inf" if math.isinf(row["rate"]) else row["rate"]
+        return json.dumps(kept)
+
+    @classmethod
+    def from_json(cls, text: str) -> Measured:
+        """Raises: ServingError: this is not what `to_json` wrote."""
+        try:
+            read = json.loads(text)
+            rows = [Row(**{**row, "rate": float(row["rate"])}) for row in read.pop("rows")]
+            return cls(load=Load(**read.pop("load")), rows=rows, **read)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ServingError("not a file that `holitom bench serve --save` wrote") from error
+
+
+def measure(
+    url: str, rates: list[float], load: Load, tell: Callable[[str], None] = lambda _: None
+) -> Measured:
+    """Load the server at `url` at each of `rates` in turn.
+
+    Args:
+        url: of a server that speaks OpenAI's protocol and vLLM's metrics, without `/v1`.
+        rates: requests a second; `math.inf`: all at once.
+        load: what every request asks for.
+        tell: called with a line before each rate.
+
+    Raises:
+        ServingError: there is no such server, or a request failed.
+        ImportError: vLLM is not installed here.
+    """
+    if find_spec("vllm") is None:
+        raise ImportError("the load generator is vLLM's: pip install 'holitom[vllm]'")
+    url = url.rstrip("/")
+    model = json.loads(_get(f"{url}/v1/models"))["data"][0]
+    rows = []
+    for index, rate in enumerate(rates):
+        tell(f"{url}: {load.requests} requests at {rate:g} a second")
+        rows.append(_row(url, model, rate, load, seed=index))
+    return Measured(url, model["id"], load, rows)
+
+
+def _row(url: str, model: dict[str, Any], rate: float, load: Load, seed: int) -> Row:
+    before = _metrics(url)
+    with _watched(url) as peak:
+        result = _generate(url, model, rate, load, seed)
+    if result["completed"] < load.requests:
+        first = next((error for error in result.get("errors", []) if error), "no reason given")
+        failed = load.requests - result["completed"]
+        raise ServingError(
+            f"{failed} of {load.requests} requests to {url} failed: {first.strip().splitlines()[-1]}"
+        )
+    after = _metrics(url)
+    finished = after["vllm:request_success_total"] - before["vllm:request_success_total"]
+    prompt = (after["vllm:prompt_tokens_total"] - before["vllm:prompt_tokens_total"]) / finished
+    blocks, size = _cache(url)
+    return Row(
+        rate=rate,
+        ttft=result["median_ttft_ms"],
+        ttft_p99=result["p99_ttft_ms"],
+        itl=result["median_itl_ms"],
+        requests_per_second=result["request_throughput"],
+        tokens_per_second=result["output_throughput"],
+        kv_peak=peak[0],
+        prompt_tokens=prompt,
+        fit=blocks // math.ceil((prompt + load.answer_tokens) / size),
+    )
+
+
+def _generate(url: str, model: dict[str, Any], rate: float, load: Load, seed: int) -> dict[str, Any]:
+    """Run the load generator; its JSON result."""
+    video = f"({load.side}, {load.side}, {load.frames})"
+    with tempfile.TemporaryDirectory() as folder:
+        command = [
+            *(sys.executable, "-m", "vllm.entrypoints.cli.main", "bench", "serve"),
+            *("--backend", "openai-chat", "--base-url", url, "--endpoint", "/v1/chat/completions"),
+            *("--model", model["id"], "--tokenizer", model.get("root") or model["id"]),
+            *("--dataset-name", "random-mm", "--seed", str(seed), "--num-prompts", str(load.requests)),
+            *("--random-mm-base-items-per-request", "1", "--random-mm-num-mm-items-range-ratio", "0"),
+            *("--random-mm-limit-mm-per-prompt", '{"image": 0, "video": 1}'),
+            *("--random-mm-bucket-config", f"{{{video}: 1.0}}"),
+            *(
+                "--random-input-len",
+                str(load.question_tokens),
+                "--random-output-len",
+                str(load.answer_tokens),
+            ),
+            *("--request-rate", f"{rate:g}", "--ignore-eos", "--percentile-metrics", "ttft,itl"),
+            *("--disable-tqdm", "--save-result", "--result-dir", folder, "--result-filename", "result.json"),
+        ]
+        ran = subprocess.run(command, capture_output=True, text=True)
+        made = Path(folder, "result.json")
+        if ran.returncode or not made.exists():
+            said = (ran.stderr or ran.stdout).strip().splitlines()
+            raise ServingError(f"vllm bench serve failed: {said[-1] if said else ran.returncode}")
+        result: dict[str, Any] = json.loads(made.read_text())
+    return result
+
+
+@contextmanager
+def _watched(url: str, every: float = 0.2) -> Iterator[list[float]]:
+    """The highest KV-cache use while the block runs, in a list of one."""
+    peak, stop = [0.0], threading.Event()
+
+    def watch() -> None:
+        while not stop.wait(every):
+            try:
+                peak[0] = max(peak[0], _metrics(url)["vllm:kv_cache_usage_perc"])
+            except ServingError:  # a busy server may be late once; the next look will do
+                continue
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield peak
+    finally:
+        stop.set()
+        watcher.join()
+
+
+def _metrics(url: str) -> dict[str, float]:
+    """The server's metrics by name, summed over labels; use of the cache is the fullest engine's."""
+    found = {
+        "vllm:request_success_total": 0.0,
+        "vllm:prompt_tokens_total": 0.0,
+        "vllm:kv_cache_usage_perc": 0.0,
+    }
+    for line in _get(f"{url}/metrics").splitlines():
+        name = re.split(r"[{ ]", line, maxsplit=1)[0]
+        if name in found:
+            value = float(line.rsplit(maxsplit=1)[1])
+            full = name == "vllm:kv_cache_usage_perc"
+            found[name] = max(found[name], value) if full else found[name] + value
+    return found
+
+
+def _cache(url: str) -> tuple[int, int]:
+    """Blocks of all the server's engines together, and tokens in a block."""
+    lines = [
+        line for line in _get(f"{url}/metrics").splitlines() if line.startswith("vllm:cache_config_info{")
+    ]
+    if not lines:
+        raise ServingError(f"{url} does not say how large its KV cache is; is it vLLM?")
+    labels = [dict(re.findall(r'(\w+)="([^"]*)"', line)) for line in lines]
+    return sum(int(label["num_gpu_blocks"]) for label in labels), int(labels[0]["block_size"])
+
+
+def _get(url: str) -> str:
+    try:
+        with urllib.request.urlopen(url, timeout=30) as reply:
+            text: str = reply.read().decode()
+    except (OSError, ValueError) as error:  # urllib's own errors are OSErrors
+        raise ServingError(f"{url}: {getattr(error, 'reason', error)}") from error
+    return text

@@ -1,0 +1,61 @@
+"""What a benchmark runs: methods at budgets, and those that a method refuses."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from holitom.errors import SettingsError
+from holitom.methods.base import Method, require
+from holitom.methods.naming import NamedMethod
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is run: one method at one budget, or full tokens.
+
+    Attributes:
+        name: the method as it was written, `full` for none.
+        label: for tables, without the budget.
+        retain_ratio: the budget.
+        method: None for full tokens.
+        refused: why it cannot be run, in the method's own words; then `method` is None too.
+    """
+
+    name: str
+    label: str
+    retain_ratio: float
+    method: Method | None
+    refused: str | None = None
+
+    @property
+    def title(self) -> str:
+        return self.label if self.name == FULL.name else f"{self.label} {100 * self.retain_ratio:g}%"
+
+    @property
+    def slug(self) -> str:
+        """Its file's name."""
+        return re.sub(r"[^\w.=+@-]+", "_", f"{self.name}@{self.retain_ratio!r}")
+
+
+FULL = Setting("full", "full tokens", 1.0, None)
+
+
+def budgets(methods: Sequence[NamedMethod], ratios: Sequence[float]) -> list[Setting]:
+    """Full tokens, then every method at every budget, larger ones first. Some may be refused already.
+
+    Raises:
+        SettingsError: a ratio is not in (0, 1].
+    """
+    for ratio in ratios:
+        require("retain", ratio, "numbers in (0, 1]", lambda r: 0 < r <= 1)
+    found = {(FULL.name, 1.0): FULL}
+    for named in methods:
+        for ratio in ratios if named.retain_ratio is None else (named.retain_ratio,):
+            try:
+                setting = Setting(named.text, named.label, ratio, named.at(ratio))
+            except SettingsError as error:
+                setting = Setting(named.text, named.label, ratio, None, str(error))
+            found[named.text, ratio] = setting
+    return sorted(found.values(), key=lambda setting: -setting.retain_ratio)

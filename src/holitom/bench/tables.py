@@ -1,0 +1,96 @@
+"""The accuracy table from `results.json`: for terminals, as Markdown and as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import Any, NamedTuple
+
+Row = dict[str, Any]
+
+
+class AccuracyTable(NamedTuple):
+    """What is printed, as text.
+
+    Attributes:
+        heads: of the columns.
+        rows: one a setting.
+        notes: sentences below the table.
+    """
+
+    heads: list[str]
+    rows: list[list[str]]
+    notes: list[str]
+
+
+def accuracy_table(results: dict[str, Any]) -> AccuracyTable:
+    """The paper's columns: prefill cost, tokens that enter the language model, each task, their average."""
+    tasks = list(results["questions"]["by_task"])
+    full = results["settings"][0]["prefill_operations"]
+    unit, scale = ("TFLOPs", 1e12) if full >= 1e12 else ("GFLOPs", 1e9)
+    heads = ["", unit, "ratio", "kept", *tasks, "average", "of full", "95%"]
+
+    def cells(row: Row) -> list[str]:
+        if row["refused"]:
+            return [row["title"], "refused", *["-"] * (len(heads) - 2)]
+        share, ends = row["of_full"], row["of_full_interval"]
+        return [
+            row["title"],
+            f"{row['prefill_operations'] / scale:.2f}",
+            f"{row['prefill_share']:.1%}",
+            f"{row['visual_tokens_share']:.1%}",
+            *(f"{100 * row['tasks'][task]:.1f}" for task in tasks),
+            f"{100 * row['average']:.1f}",
+            "-" if share is None else f"{share:.1%}",
+            "-" if ends is None else f"{100 * ends[0]:.1f}-{100 * ends[1]:.1f}",
+        ]
+
+    return AccuracyTable(heads, [cells(row) for row in results["settings"]], _notes(results))
+
+
+def _notes(results: dict[str, Any]) -> list[str]:
+    model, asked, machine = results["model"], results["questions"], results["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
+    notes = ["A QUICK RUN, with few questions and budgets: not for quoting."] if results["quick"] else []
+    notes += [
+        f"{results['benchmark']}, {asked['count']:,} held-out questions about {asked['videos']} videos of "
+        f"{asked['frames']} frames; exact match in percent. Model: {model['name']} ({model['fingerprint']}, "
+        f"{model['dtype']}). Machine: {machine['processor']}, {machine['cores']} cores, threads used: "
+        f"{machine['threads']}, {machine['device']}; {versions}.",
+        "FLOPs: prefill of the visual tokens that each layer saw, by the paper's formula; mean over "
+        "questions. ratio: of full tokens'. kept: share of the visual tokens that entered the language "
+        "model. 95%: interval of the share of full tokens, by paired bootstrap "
+        f"({results['bootstrap']['resamples']:,} resamples of the questions within tasks).",
+    ]
+    refused = [f"{row['title']} refused: {row['refused']}." for row in results["settings"] if row["refused"]]
+    return notes + refused
+
+
+def as_markdown(results: dict[str, Any]) -> str:
+    """The table for a README."""
+    heads, rows, notes = accuracy_table(results)
+    lines = [heads, ["---", *["---:"] * (len(heads) - 1)], *rows]
+    table = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return "\n\n".join([table, *notes])
+
+
+def as_csv(results: dict[str, Any]) -> str:
+    """One line a setting; shares and accuracies in 0..1, empty where a setting was refused."""
+    tasks = list(results["questions"]["by_task"])
+    figures = ["visual_tokens", "visual_tokens_share", "prefill_operations", "prefill_share"]
+    scores = ["average", "difference", "of_full"]
+    heads = ["name", "label", "retain_ratio", *figures, *tasks]
+    heads += [name for score in scores for name in (score, f"{score}_low", f"{score}_high")]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [*heads, "refused"], lineterminator="\n")
+    writer.writeheader()
+    for row in results["settings"]:
+        ends = {
+            f"{score}_{end}": row[f"{score}_interval"][index]
+            for score in scores
+            for index, end in enumerate(("low", "high"))
+            if row.get(f"{score}_interval")
+        }
+        known = {name: value for name, value in row.items() if name in heads or name == "refused"}
+        writer.writerow({**known, **row.get("tasks", {}), **ends})
+    return text.getvalue()

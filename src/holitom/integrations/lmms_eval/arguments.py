@@ -1,0 +1,123 @@
+"""What `--model_args` may say: where the model is, how it is run, and a method with all of its settings."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import holitom
+from holitom.errors import SettingsError
+from holitom.methods.base import Method, require
+from holitom.methods.registry import METHODS, get_method, method_class
+
+BUNDLED_MODEL = Path(holitom.__file__).parent / "assets/moving-digits"
+FULL = "full"
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Everything that `--model_args` sets, validated.
+
+    Attributes:
+        pretrained: a checkpoint's folder or Hugging Face id; the bundled tiny model by default.
+        method: what is attached to the model; None (`method=full`) runs it as it comes.
+        max_frames_num: frames sampled evenly from each video.
+        dtype: "auto" (as the checkpoint says) or a torch name such as "float16".
+        device: "auto" (this process's GPU, else the CPU) or a torch name.
+        device_map: how to spread one model over several devices ("auto"), instead of `device`.
+        attn_implementation: "sdpa", "flash_attention_2" or "eager"; None lets transformers choose.
+        chat_template: a Jinja file that takes the place of the checkpoint's chat template.
+        batch_size: questions answered at a time; lmms-eval fills it in from `--batch_size`.
+        readers: threads that decode videos ahead of the model.
+    """
+
+    pretrained: str = str(BUNDLED_MODEL)
+    method: Method | None = None
+    max_frames_num: int = 32
+    dtype: str = "auto"
+    device: str = "auto"
+    device_map: str | None = None
+    attn_implementation: str | None = None
+    chat_template: str | None = None
+    batch_size: int = 1
+    readers: int = 4
+
+    def __post_init__(self) -> None:
+        for field in ("max_frames_num", "batch_size", "readers"):
+            require(field, getattr(self, field), "a whole number of at least 1", lambda n: n >= 1, whole=True)
+        if self.device_map is not None and self.device != "auto":
+            raise SettingsError("give either device or device_map, not both")
+
+
+def read_arguments(given: Mapping[str, Any]) -> Arguments:
+    """Sort `--model_args` into those of the run and the settings of `method` (default `holitom`).
+
+    Values are what lmms-eval makes of `name=value`: bool, int, float or str. `none` means None, and a list
+    is written as JSON (`borders=[0.25,0.5]`). `inner=true` adds HoliTom's inner merge to another method.
+
+    Raises:
+        SettingsError: an argument is unknown (the message lists those that are known) or out of range.
+    """
+    values = {name: _value(value) for name, value in given.items()}
+    name = str(values.pop("method", "holitom"))
+    known = [] if name == FULL else [field.name for field in fields(_method_class(name)) if field.init]
+    own = [field.name for field in fields(Arguments) if field.name != "method"]
+    for argument in values:
+        if argument not in (*own, *known, "inner"):
+            takes = f"{name} takes inner, {', '.join(known)}" if known else "full takes no other"
+            raise SettingsError(
+                f"unknown model argument {argument!r}; known: method, {', '.join(own)}; and {takes}"
+            )
+    inner = values.pop("inner", None)
+    settings = {field: values.pop(field) for field in known if field in values}
+    if "batch_size" in values:
+        values["batch_size"] = _whole(values["batch_size"])
+    return Arguments(method=_method(name, settings, inner), **values)
+
+
+def _method_class(name: str) -> type[Method]:
+    if name not in METHODS:
+        raise SettingsError(f"unknown method {name!r}; known: {FULL}, {', '.join(METHODS)}")
+    return method_class(name)
+
+
+def _method(name: str, settings: dict[str, Any], inner: object) -> Method | None:
+    if inner not in (None, True, False):
+        raise SettingsError(f"inner must be true or false, got {inner!r}")
+    if name == FULL:
+        if inner:
+            raise SettingsError("method=full keeps every token everywhere; inner=true needs another method")
+        return None
+    if name == "holitom":
+        if inner is False:
+            settings = {**settings, "inner_drop": None}
+        return get_method(name, **settings)
+    outer = get_method(name, **settings)
+    if not inner:
+        return outer
+    if type(outer).inner is not Method.inner:
+        raise SettingsError(
+            f"{name} works inside the language model itself; inner=true is for those that do not"
+        )
+    return outer.with_inner(get_method("holitom"))
+
+
+def _value(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    if value.lower() == "none":
+        return None
+    if value.startswith("["):
+        try:
+            return tuple(json.loads(value))
+        except json.JSONDecodeError:
+            return value
+    return value
+
+
+def _whole(value: Any) -> Any:
+    """`--batch_size` arrives as text, and may say `auto`, which `require` then refuses."""
+    return int(value) if isinstance(value, str) and value.isdecimal() else value

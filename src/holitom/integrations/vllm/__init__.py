@@ -1,0 +1,96 @@
+"""HoliTom's outer merging inside vLLM, as a plugin: nothing of vLLM is forked or patched.
+
+    vllm serve MODEL --hf-overrides '{"holitom": {"retain_ratio": 0.1}}'
+
+vLLM calls `register` in every process that it starts. It puts, for each supported architecture, a subclass of
+vLLM's own model class in its place, which behaves as the original unless the model's config has a `holitom`
+entry. One file a family: how many embeddings a video has, and how they come out of its vision tower.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from holitom.errors import UnsupportedModelError, UnsupportedUsageError
+from holitom.integrations.vllm.settings import method_of
+
+if TYPE_CHECKING:
+    from holitom.methods.base import Method
+
+TESTED = ((0, 32), (0, 33))
+"""vLLM versions that the tests ran on: from the first up to, not including, the second."""
+
+FAMILIES = {
+    "LlavaOnevisionForConditionalGeneration": (
+        "holitom.integrations.vllm.llava_onevision:HoliTomLlavaOnevisionForConditionalGeneration"
+    ),
+    "Qwen2_5_VLForConditionalGeneration": (
+        "holitom.integrations.vllm.qwen2_5_vl:HoliTomQwen25VLForConditionalGeneration"
+    ),
+}
+
+
+def register() -> None:
+    """The entry point `vllm.general_plugins`. It may be called more than once in a process."""
+    import vllm
+    from vllm.model_executor.models import ModelRegistry
+    from vllm.model_executor.models.config import MODELS_CONFIG_MAP, VerifyAndUpdateConfig
+
+    if known(vllm.__version__):
+        for architecture, place in FAMILIES.items():
+            ModelRegistry.register_model(architecture, place)
+    # Every architecture's settings are looked over when the engine is configured, long before weights are
+    # read; also those that this plugin does not know, since serving them with full tokens would be silent.
+    for architecture in ModelRegistry.get_supported_archs():
+        verifier = MODELS_CONFIG_MAP.get(architecture, VerifyAndUpdateConfig)
+        if not hasattr(verifier, "holitom"):
+            looked_over = {"holitom": True, "verify_and_update_model_config": _looked_over(verifier)}
+            MODELS_CONFIG_MAP[architecture] = type(verifier.__name__, (verifier,), looked_over)
+
+
+def known(version: str) -> bool:
+    """Whether vLLM `version` ("0.32.1", "0.33.0rc1+cpu") is one of those tested."""
+    from packaging.version import InvalidVersion, Version
+
+    first, end = TESTED
+    try:
+        return first <= Version(version).release[:2] < end
+    except InvalidVersion:
+        return False
+
+
+def check(model_config: Any, version: str) -> Method | None:
+    """The method that `model_config` asks for, or None if it asks for none.
+
+    Raises:
+        UnsupportedUsageError: vLLM's `version` is not one of those tested, or vLLM itself is to prune videos.
+        UnsupportedModelError: the architecture is none of `FAMILIES`.
+        SettingsError: the settings are wrong, or the method cannot work in vLLM.
+    """
+    if getattr(model_config.hf_config, "holitom", None) is None:
+        return None
+    if not known(version):
+        tested = " <= vllm < ".join(".".join(map(str, release)) for release in TESTED)
+        raise UnsupportedUsageError(
+            f"holitom's plugin does not know the interfaces of vLLM {version}; it was tested with {tested}"
+        )
+    if model_config.architecture not in FAMILIES:
+        raise UnsupportedModelError(
+            f"holitom cannot merge for {model_config.architecture} in vLLM; supported: {', '.join(FAMILIES)}"
+        )
+    method = method_of(model_config.hf_config)
+    if model_config.multimodal_config.is_multimodal_pruning_enabled():
+        raise UnsupportedUsageError(
+            "holitom and --video-pruning-rate would both thin videos; take one of them"
+        )
+    return method
+
+
+def _looked_over(verifier: Any) -> Any:
+    def verify_and_update_model_config(model_config: Any) -> None:
+        import vllm
+
+        check(model_config, vllm.__version__)
+        verifier.verify_and_update_model_config(model_config)
+
+    return staticmethod(verify_and_update_model_config)

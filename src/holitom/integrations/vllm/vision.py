@@ -1,0 +1,111 @@
+"""What the family files share: reading the last vision layer, and keys that tell ratios apart."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from vllm.distributed import get_tensor_model_parallel_world_size, tensor_model_parallel_all_reduce
+
+from holitom.errors import UnsupportedUsageError
+from holitom.integrations.vllm.settings import method_of
+from holitom.methods.base import Method
+from holitom.ops.attention import frames_per_chunk, received_attention
+
+
+class LastAttention:
+    """Reads what the vision tower's last attention is given, as it is given; the attention stays fused.
+
+    Args:
+        attention: vLLM's `MMEncoderAttention` of that layer, whose queries and keys come rotated.
+        projection: the layer before it that makes queries, keys and values, each rank its own heads'.
+        method: says what is worked out of them.
+        vllm_config: the engine's.
+
+    Raises:
+        UnsupportedUsageError: the engine compiles the tower, which would then run past what reads here.
+    """
+
+    def __init__(self, attention: nn.Module, projection: nn.Module, method: Method, vllm_config: Any) -> None:
+        compilation = vllm_config.compilation_config
+        if compilation.compile_mm_encoder or compilation.cudagraph_mm_encoder:
+            raise UnsupportedUsageError(
+                "holitom reads the vision tower's last layer, which compile_mm_encoder and "
+                "cudagraph_mm_encoder hide; leave both off (the language model may be compiled)"
+            )
+        self._attention: Any = attention
+        self._method = method
+        self._ranks = get_tensor_model_parallel_world_size()
+        self._open = False
+        self._rotated: tuple[Tensor, Tensor] | None = None
+        self._projected: Tensor | None = None
+        attention.register_forward_pre_hook(self._see_attention, with_kwargs=True)
+        projection.register_forward_hook(self._see_projection)
+
+    def __enter__(self) -> LastAttention:
+        self._open = True
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open, self._rotated, self._projected = False, None, None
+
+    def importance(self, frames: int) -> Tensor:
+        """Attention that each patch of what was just encoded received in its frame: `[frames, P]` float32."""
+        if self._rotated is None:  # not an assertion: with nothing read, merging would be arbitrary
+            raise RuntimeError("the vision tower's last attention was not called as a module")
+        query, key = (self._by_head(states, frames) for states in self._rotated)
+        if not self._method.needs_importance:
+            return torch.zeros(frames, query.shape[2], device=query.device)
+        step = frames_per_chunk(query.shape[1], query.shape[2])
+        received = torch.cat(
+            [
+                received_attention(some, others, self._attention.scale)
+                for some, others in zip(torch.split(query, step), torch.split(key, step), strict=True)
+            ]
+        )
+        return self._over_ranks(received)
+
+    def keys(self, frames: int) -> Tensor | None:
+        """Keys before rotation, averaged over heads, `[frames, P, d]`; None for a method that needs none."""
+        if not self._method.needs_keys:
+            return None
+        if self._projected is None:
+            raise RuntimeError("the vision tower's last projection was not called as a module")
+        return self._over_ranks(self._by_head(self._projected.chunk(3, dim=-1)[1], frames).mean(dim=1))
+
+    def _see_attention(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self._open:
+            given = dict(zip(("query", "key"), args, strict=False)) | kwargs
+            self._rotated = (given["query"], given["key"])
+
+    def _see_projection(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if self._open and self._method.needs_keys:
+            self._projected = output[0]
+
+    def _by_head(self, states: Tensor, frames: int) -> Tensor:
+        """`[frames, heads, P, d]`, whether heads come as an axis of their own or not."""
+        heads, width = int(self._attention.num_heads), int(self._attention.head_size)
+        by_head: Tensor = states.reshape(frames, -1, heads, width)
+        return by_head.transpose(1, 2)
+
+    def _over_ranks(self, mean: Tensor) -> Tensor:
+        if self._ranks == 1:
+            return mean
+        total: Tensor = tensor_model_parallel_all_reduce(mean)
+        return total.div(self._ranks)
+
+
+class KeyedBySettings:
+    """For a multimodal processor: videos merged with other settings never share a cache entry."""
+
+    info: Any
+
+    def _get_mm_hashes(self, inputs: Any) -> Any:
+        hashes = super()._get_mm_hashes(inputs)  # type: ignore[misc]
+        method = method_of(self.info.get_hf_config())
+        if method is None or "video" not in hashes:
+            return hashes
+        settings = hashlib.sha256(repr(method).encode()).hexdigest()[:16]
+        return {**hashes, "video": [f"{video}-{settings}" for video in hashes["video"]]}

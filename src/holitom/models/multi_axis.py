@@ -1,0 +1,258 @@
+"""What the families with multi-axis rotary positions share: Qwen's and GLM's vision language models.
+
+Their towers pack the patches of all videos into one sequence, blocks of 2 x 2 neighbours together, and attend
+within stretches of it that `cu_seqlens` delimits: a temporal patch row (two frames), or a window in one. A
+block becomes one token. Video tokens stand in the order of the grid and keep their positions in time, height
+and width; whatever stands between them (time stamps) is text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from math import prod
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from holitom.errors import UnsupportedModelError, UnsupportedUsageError
+from holitom.models.base import Adapter, SentTokens, require_modules
+from holitom.ops.attention import frames_per_chunk, received_attention
+from holitom.tokens import MergedTokens, VideoTokens
+
+
+class MultiAxis(Adapter):
+    """Base of the adapters below it, each of which says what differs.
+
+    Attributes:
+        name: of the family, for messages.
+        rotate: its language model's `apply_rotary_pos_emb`.
+        rotate_vision: its tower's `apply_rotary_pos_emb_vision`.
+    """
+
+    keeps_positions: ClassVar[bool] = True
+    name: ClassVar[str]
+    rotate: ClassVar[Callable[..., tuple[Tensor, Tensor]]]
+    rotate_vision: ClassVar[Callable[..., tuple[Tensor, Tensor]]]
+
+    def __init__(self, model: nn.Module) -> None:
+        config: Any = model.config
+        if "sliding_attention" in (getattr(config.text_config, "layer_types", None) or ()):
+            raise UnsupportedModelError(
+                f"{self.name} with sliding-window layers; supported: use_sliding_window=False"
+            )
+        trunk: Any = model.model
+        self.trunk = trunk
+        self.language_model = trunk.language_model
+        self.layers = trunk.language_model.layers
+        self.vision_attention = trunk.visual.blocks[-1].attn
+        require_modules(self.vision_attention, ("qkv",), f"{self.name}'s vision tower")
+        self._config = config
+        self._merge = int(config.vision_config.spatial_merge_size)
+
+    def placeholders(self, input_ids: Tensor) -> Tensor:
+        held: Tensor = input_ids == self._config.video_token_id
+        return held
+
+    def check_prompt(self, input_ids: Tensor, arguments: dict[str, Any]) -> None:
+        grid_thw, pixels = arguments.get("video_grid_thw"), arguments.get("pixel_values_videos")
+        if grid_thw is None:
+            return
+        patches = int(grid_thw.prod(-1).sum())
+        if pixels is not None and len(pixels) != patches:
+            raise UnsupportedUsageError(
+                f"pixel_values_videos holds {len(pixels)} patches, and video_grid_thw says {patches}; pass "
+                "both as one call of the processor returns them"
+            )
+        held, tokens = int(self.placeholders(input_ids).sum()), patches // self._merge**2
+        if held != tokens:
+            raise UnsupportedUsageError(
+                f"the prompt holds {held} video placeholders, and video_grid_thw says {tokens}; pass the ids "
+                "that the processor made for these videos"
+            )
+
+    def importance(self, arguments: dict[str, Any]) -> Tensor:
+        attention: Any = self.vision_attention
+
+        def project(hidden: Tensor) -> tuple[Tensor, Tensor]:
+            query, key, _ = attention.qkv(hidden).view(len(hidden), 3, attention.num_heads, -1).unbind(1)
+            return query, key
+
+        return packed_importance(arguments, attention, project, type(self).rotate_vision)
+
+    def keys(self, arguments: dict[str, Any]) -> Tensor:
+        attention: Any = self.vision_attention
+        projected: Tensor = attention.qkv(arguments["hidden_states"])
+        return projected.view(len(projected), 3, attention.num_heads, -1)[:, 1].mean(1)
+
+    def videos(
+        self,
+        encoded: Any,
+        arguments: dict[str, Any],
+        importance: Tensor | None,
+        keys: Tensor | None = None,
+    ) -> list[VideoTokens]:
+        grid_thw: Tensor = arguments["video_grid_thw"]
+        grids = [(t, h // self._merge, w // self._merge) for t, h, w in grid_thw.tolist()]
+        sizes = [prod(grid) for grid in grids]
+        came = [len(features) for features in encoded.pooler_output]
+        if came != sizes:
+            raise UnsupportedUsageError(
+                f"the videos came out as {came} tokens, and video_grid_thw says {sizes}; pass "
+                "pixel_values_videos and video_grid_thw of one call of the processor"
+            )
+        scores, own_keys = (
+            [None] * len(grids) if patches is None else torch.split(self._pooled(patches, grid_thw), sizes)
+            for patches in (importance, keys)
+        )
+        found = []
+        for index, (frames, rows, columns) in enumerate(grids):
+            shape = (frames, rows * columns)
+            features: Tensor = encoded.pooler_output[index].view(*shape, -1)
+            score, key = scores[index], own_keys[index]
+            found.append(
+                VideoTokens(
+                    features=features,
+                    importance=self.no_importance(features) if score is None else score.view(shape),
+                    grid=(rows, columns),
+                    keys=None if key is None else key.view(*shape, -1),
+                    streams=self._streams_of(encoded, index, shape),
+                )
+            )
+        return found
+
+    def _pooled(self, patches: Tensor, grid_thw: Tensor) -> Tensor:
+        """The mean over each block of patches that becomes one token; blocks in the grid's order."""
+        return patches.reshape(-1, self._merge**2, *patches.shape[1:]).mean(1)
+
+    def _streams_of(self, encoded: Any, index: int, shape: tuple[int, int]) -> Tensor | None:
+        """`[T, N, E]` of video `index`."""
+        return None
+
+    def slots(self, video: VideoTokens) -> int:
+        return prod(video.features.shape[:2])
+
+    def send(self, video: VideoTokens, merged: MergedTokens) -> SentTokens:
+        slot, order = (merged.frame * video.features.shape[1] + merged.position).sort()
+        return SentTokens(
+            features=merged.features[order],
+            slot=slot,
+            streams=None if merged.streams is None else merged.streams[order],
+        )
+
+    def query(self, attention: nn.Module, hidden: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+        return self._rotated(attention, "q", hidden, rotary)
+
+    def key(self, attention: nn.Module, hidden: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+        return self._rotated(attention, "k", hidden, rotary)
+
+    def _rotated(
+        self, attention: nn.Module, which: str, hidden: Tensor, rotary: tuple[Tensor, Tensor]
+    ) -> Tensor:
+        module: Any = attention
+        heads: Tensor = getattr(module, f"{which}_proj")(hidden)
+        heads = heads.view(*hidden.shape[:2], -1, module.head_dim)
+        norm = getattr(module, f"{which}_norm", None)  # Qwen3 has one a head
+        heads = (heads if norm is None else norm(heads)).transpose(1, 2)
+        rotated: Tensor = type(self).rotate(heads, heads, *rotary)[0]
+        return rotated
+
+    def encoding(self, frames: int, width: int, height: int) -> dict[str, Any]:
+        processor, vision = self.video_processor(), self._config.vision_config
+        video = torch.empty(frames, 3, height, width, dtype=torch.uint8, device="meta")
+        inputs = processor(
+            videos=[video],
+            do_sample_frames=False,
+            patch_size=vision.patch_size,
+            merge_size=vision.spatial_merge_size,
+            temporal_patch_size=vision.temporal_patch_size,
+            return_tensors="pt",
+        )
+        return {name: inputs[name] for name in ("pixel_values_videos", "video_grid_thw")}
+
+    def part(self, arguments: dict[str, Any]) -> tuple[dict[str, Any], int]:
+        """A temporal patch row."""
+        ((rows, height, width),) = arguments["video_grid_thw"].tolist()
+        one = torch.tensor([[1, height, width]])
+        pixels: Tensor = arguments["pixel_values_videos"]
+        return {"pixel_values_videos": pixels[: height * width], "video_grid_thw": one}, rows
+
+    def encode(self, arguments: dict[str, Any]) -> Any:
+        """The grid stays on the host, where its values are asked; what is made of it follows the pixels."""
+
+        def follow(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+            return tuple(each.to("meta") if isinstance(each, Tensor) else each for each in args)
+
+        visual: Any = self.trunk.visual
+        hooks = [module.register_forward_pre_hook(follow) for module in visual.children()]
+        try:
+            return super().encode(arguments)
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def video_processor(self) -> Any:
+        """The family's own video processor, as its published checkpoints set it."""
+        raise NotImplementedError
+
+
+@contextmanager
+def following(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Grids stay on the host, where their values are asked; meanwhile what is made of them follows the pixels
+    onto the meta device as it enters `modules`."""
+
+    def follow(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(each.to("meta") if isinstance(each, Tensor) else each for each in args)
+
+    hooks = [module.register_forward_pre_hook(follow) for module in modules]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def packed_importance(
+    arguments: dict[str, Any],
+    attention: Any,
+    project: Callable[[Tensor], tuple[Tensor, Tensor]],
+    rotate: Callable[..., tuple[Tensor, Tensor]],
+) -> Tensor:
+    """Attention that each of a packed tower's patches receives within its stretch, `[P]` float32.
+
+    Args:
+        arguments: of the attention's forward, by name.
+        attention: with `num_heads` and `scaling`.
+        project: queries and keys `[n, heads, d]` of hidden states `[n, D]`.
+        rotate: the tower's `apply_rotary_pos_emb_vision`.
+    """
+    hidden: Tensor = arguments["hidden_states"]
+    cos, sin = arguments["position_embeddings"]
+    received = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
+    for patches in stretches(arguments["cu_seqlens"], hidden.device):
+        for at in torch.split(patches, frames_per_chunk(attention.num_heads, patches.shape[1])):
+            rows = at.flatten()  # F stretches of P patches
+            query, key = rotate(*project(hidden[rows]), cos[rows], sin[rows])
+            query, key = (x.view(*at.shape, *x.shape[1:]).transpose(1, 2) for x in (query, key))
+            received[at] = received_attention(query, key, attention.scaling)
+    return received
+
+
+def stretches(cu_seqlens: Tensor, device: torch.device) -> list[Tensor]:
+    """The stretches of patches that attend to each other, those of one length together.
+
+    Args:
+        cu_seqlens: `[S + 1]`: where they begin and end.
+        device: of the result.
+
+    Returns:
+        For each length `P` an index `[F, P]` of the patches in the `F` stretches that have it; as many as
+        there are lengths, so their number does not grow with the video.
+    """
+    bounds = torch.tensor(cu_seqlens.tolist())
+    starts, lengths = bounds[:-1], bounds.diff()
+    return [
+        (starts[lengths == length][:, None] + torch.arange(length)).to(device)
+        for length in sorted(set(lengths.tolist()) - {0})
+    ]

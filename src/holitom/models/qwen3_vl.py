@@ -1,0 +1,61 @@
+"""Qwen3-VL (2B to 32B) and its mixtures of experts: time stamps between frames, DeepStack, Qwen3."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Qwen3VLVideoProcessor
+from transformers.models.qwen3_vl.modeling_qwen3_vl import apply_rotary_pos_emb, apply_rotary_pos_emb_vision
+from transformers.vision_utils import get_vision_interpolation_indices_and_weights
+
+from holitom.models.multi_axis import MultiAxis
+
+
+class Qwen3VL(MultiAxis):
+    """Adapter for `transformers.Qwen3VLForConditionalGeneration` and `Qwen3VLMoeForConditionalGeneration`.
+
+    DeepStack: features of earlier layers of the tower are added to the visual tokens behind the first
+    layers of the language model. They merge with the same weights as the features do.
+    """
+
+    name = "Qwen3-VL"
+    rotate = staticmethod(apply_rotary_pos_emb)
+    rotate_vision = staticmethod(apply_rotary_pos_emb_vision)
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        self.streams = len(self._config.vision_config.deepstack_visual_indexes)
+
+    def _streams_of(self, encoded: Any, index: int, shape: tuple[int, int]) -> Tensor | None:
+        if not self.streams:
+            return None
+        deep = [features[index] for features in encoded.deepstack_features]
+        return torch.cat(deep, dim=-1).view(*shape, -1)
+
+    def streamed(self, arguments: dict[str, Any], columns: tuple[int, int]) -> list[Tensor]:
+        shown: Tensor = arguments["visual_pos_masks"]
+        return [
+            features.new_zeros(*columns, features.shape[-1]).index_put((shown,), features)
+            for features in arguments["deepstack_visual_embeds"]
+        ]
+
+    def stream_arguments(self, streams: list[Tensor], stands: Tensor) -> dict[str, Any]:
+        return {"visual_pos_masks": stands, "deepstack_visual_embeds": streams}
+
+    def encode(self, arguments: dict[str, Any]) -> Any:
+        tower: Any = self.trunk.visual
+        at, weights = get_vision_interpolation_indices_and_weights(
+            arguments["video_grid_thw"],
+            tower.num_grid_per_side,
+            tower.interpolation_mode,
+            tower.interpolation_align_corners,
+            self._merge,
+        )
+        places = {"video_interp_indices": at.to("meta"), "video_interp_weights": weights.to("meta")}
+        return super().encode({**arguments, **places})
+
+    def video_processor(self) -> Any:
+        # What the checkpoints' own settings say; the class's defaults would leave 36 tokens a frame.
+        return Qwen3VLVideoProcessor(size={"shortest_edge": 4096, "longest_edge": 25165824})

@@ -1,0 +1,174 @@
+"""Counts, cache keys and refusals, in vLLM's own configuration and processors; no engine is started."""
+
+from __future__ import annotations
+
+import json
+import re
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from support import tiny_qwen
+from support.serving import squares
+
+from holitom.cli import BUNDLED_MODEL
+from holitom.integrations.vllm.settings import method_of
+
+pytestmark = pytest.mark.vllm
+
+VIDEO, IMAGE = 4, 3  # the bundled model's placeholders
+
+
+@pytest.fixture(scope="module", autouse=True)
+def plugins() -> None:
+    """As every vLLM process does: find the installed plugins by their entry points, and call them."""
+    from vllm.plugins import load_general_plugins
+
+    assert "holitom" in entry_points(group="vllm.general_plugins").names
+    load_general_plugins()
+
+
+def configured(holitom: object = None, model: Path = BUNDLED_MODEL, **settings: Any) -> Any:
+    from vllm.config import ModelConfig
+
+    overrides = {} if holitom is None else {"holitom": holitom}
+    return ModelConfig(model=str(model), hf_overrides=overrides, max_model_len=2048, **settings)
+
+
+def processor(holitom: object = None, model: Path = BUNDLED_MODEL) -> Any:
+    from vllm.multimodal import MULTIMODAL_REGISTRY
+
+    return MULTIMODAL_REGISTRY.create_processor(configured(holitom, model))
+
+
+def processed(made: Any, prompt: str, **data: Any) -> Any:
+    return made(prompt, made.info.parse_mm_data(data))
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {},
+        {"retain_ratio": 0.25},
+        {"retain_ratio": 1},
+        {"retain_ratio": 1e-6},
+        {"method": "evs", "retain_ratio": 0.3},
+        {"method": "dycoke", "retain_ratio": 0.5},
+        {"method": "visionzip", "retain_ratio": 0.2},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("frames", [1, 7, 16])
+def test_a_videos_placeholders_are_counted_from_its_shape(entry: dict[str, Any], frames: int) -> None:
+    made = processor(entry)
+    count = method_of(made.info.get_hf_config()).merged_count(frames, 49) + 1
+    noise = np.random.default_rng(0).integers(0, 256, (frames, 112, 112, 3), dtype=np.uint8)
+    for shown in (np.zeros_like(noise), noise):
+        got = processed(made, "<video> how many", video=[shown])
+        assert got["prompt_token_ids"].count(VIDEO) == count
+        (place,) = got["mm_placeholders"]["video"]
+        assert place.length == count
+
+
+def test_without_an_entry_nothing_changes() -> None:
+    from vllm.model_executor.models.llava_onevision import LlavaOnevisionForConditionalGeneration as Stock
+    from vllm.multimodal import MULTIMODAL_REGISTRY
+
+    config = configured()
+    ours = MULTIMODAL_REGISTRY.create_processor(config)
+    stock = Stock._processor_factory.build_processor(ours.info.ctx)
+    clips = [squares(1), squares(2, frames=5)]
+    picture = Image.fromarray(squares(3, frames=1)[0])
+    for made in (ours, stock):
+        made.got = processed(made, "<video> <image> <video>", video=clips, image=[picture])
+    assert ours.got["prompt_token_ids"] == stock.got["prompt_token_ids"]
+    assert ours.got["prompt_token_ids"].count(VIDEO) == 49 * (16 + 5) + 2
+    assert ours.got["mm_hashes"] == stock.got["mm_hashes"]
+    most = {"seq_len": 2048, "mm_counts": {"video": 2}}
+    assert ours.info.get_num_frames_with_most_features(
+        **most
+    ) == stock.info.get_num_frames_with_most_features(**most)
+
+
+def test_settings_are_part_of_a_videos_cache_key_and_of_no_images() -> None:
+    clip, picture = squares(1), Image.fromarray(squares(3, frames=1)[0])
+    entries = [None, {"retain_ratio": 0.1}, {"retain_ratio": 0.2}, {"method": "evs", "retain_ratio": 0.2}]
+    hashes = [
+        processed(processor(entry), "<video> <image>", video=[clip], image=[picture])["mm_hashes"]
+        for entry in entries
+    ]
+    assert len({video for found in hashes for video in found["video"]}) == len(entries)
+    assert len({image for found in hashes for image in found["image"]}) == 1
+    again = processed(processor({"retain_ratio": 0.1}), "<video>", video=[clip])["mm_hashes"]
+    assert again["video"] == hashes[1]["video"]
+
+
+def test_the_profiling_run_ends_however_little_is_kept() -> None:
+    info = processor({"retain_ratio": 1e-9}).info
+    assert info.get_num_frames_with_most_features(32768, {"video": 1}) == 16
+    assert info.get_num_frames_with_most_features(2, {"video": 1}) == 16
+    info = processor({"retain_ratio": 1}).info
+    assert info.get_num_frames_with_most_features(49 * 5 + 1, {"video": 1}) == 5
+    assert info.get_num_frames_with_most_features(2 * (49 * 5 + 1), {"video": 2}) == 5
+
+
+@pytest.mark.parametrize(
+    ("entry", "says"),
+    [
+        ({"retain_ratio": 0}, "retain_ratio must be a number in (0, 1], got 0"),
+        ({"retain_ratio": 2}, "retain_ratio must be a number in (0, 1], got 2"),
+        ({"retain_ratio": "a lot"}, "retain_ratio must be a number in (0, 1], got 'a lot'"),
+        ({"inner_drop": 0.5}, "paged KV cache"),
+        ("10%", "must be settings"),
+    ],
+    ids=str,
+)
+def test_wrong_settings_stop_the_configuration(entry: object, says: str) -> None:
+    from vllm.engine.arg_utils import EngineArgs
+
+    with pytest.raises(ValueError, match=re.escape(says)):
+        EngineArgs(model=str(BUNDLED_MODEL), hf_overrides={"holitom": entry}).create_engine_config()
+
+
+def test_vllms_own_pruning_beside_it_is_refused(qwen: Path) -> None:
+    from holitom import HolitomError
+
+    with pytest.raises((ValueError, HolitomError), match="--video-pruning-rate"):
+        configured({"retain_ratio": 0.1}, qwen, video_pruning_rate=0.5)
+
+
+def test_a_model_of_another_family_is_refused(tmp_path: Path) -> None:
+    from holitom import UnsupportedModelError
+
+    text = json.loads((BUNDLED_MODEL / "config.json").read_text())["text_config"]
+    (tmp_path / "config.json").write_text(json.dumps({**text, "architectures": ["Qwen2ForCausalLM"]}))
+    assert configured(None, tmp_path, skip_tokenizer_init=True)
+    with pytest.raises(UnsupportedModelError, match="Qwen2ForCausalLM"):
+        configured({"retain_ratio": 0.1}, tmp_path, skip_tokenizer_init=True)
+
+
+@pytest.fixture(scope="module")
+def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("qwen")
+    tiny_qwen.save(folder)
+    return folder
+
+
+def test_qwen_counts_by_temporal_patches(qwen: Path) -> None:
+    """12 frames are 6 patches in time; 48 x 64 pixels are 3 x 4 tokens."""
+    frames = np.zeros((12, 48, 64, 3), np.uint8)
+    metadata = {
+        "fps": 8.0,
+        "duration": 1.5,
+        "total_num_frames": 12,
+        "frames_indices": list(range(12)),
+        "video_backend": "opencv",
+        "do_sample_frames": False,
+    }
+    place = tiny_qwen.WORDS.index("<|video_pad|>")
+    for entry, count in ((None, 72), ({"retain_ratio": 0.3}, round(0.3 * 72)), ({"retain_ratio": 1}, 72)):
+        got = processed(processor(entry, qwen), f"w1 {tiny_qwen.VIDEO} w2", video=[(frames, metadata)])
+        assert got["prompt_token_ids"].count(place) == count

@@ -1,0 +1,103 @@
+"""What a serving team may write under "holitom", and what is refused. Runs without vLLM."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from support.tiny import build_config
+
+from holitom import HoliTom, SettingsError
+from holitom.integrations.vllm import TESTED, check, known
+from holitom.integrations.vllm.settings import method_of
+from holitom.methods import get_method
+
+EXACT = {"budget": "exact", "inner_drop": None}
+
+
+def config(holitom: object = None) -> Any:
+    made = build_config()
+    if holitom is not None:
+        made.holitom = holitom
+    return made
+
+
+def served(
+    holitom: object = None, architecture: str = "LlavaOnevisionForConditionalGeneration", prunes: bool = False
+) -> Any:
+    """As much of vLLM's ModelConfig as the plugin reads."""
+    multimodal = SimpleNamespace(is_multimodal_pruning_enabled=lambda: prunes)
+    return SimpleNamespace(hf_config=config(holitom), architecture=architecture, multimodal_config=multimodal)
+
+
+def test_no_entry_is_no_method() -> None:
+    assert method_of(config()) is None
+    assert check(served(), "0.1") is None
+    assert check(served(architecture="LlamaForCausalLM"), "9.9") is None
+
+
+def test_holitom_merges_to_an_exact_budget_before_the_language_model_only() -> None:
+    assert method_of(config({})) == HoliTom(**EXACT)
+    settings = {"retain_ratio": 0.2, "similarity_threshold": 0.7}
+    assert method_of(config(settings)) == HoliTom(**settings, **EXACT)
+    assert settings == {"retain_ratio": 0.2, "similarity_threshold": 0.7}, "the config's own is untouched"
+
+
+@pytest.mark.parametrize("name", ["visionzip", "fastvid", "vidcom2", "evs", "dycoke", "random", "uniform"])
+def test_outer_baselines_come_with_it(name: str) -> None:
+    assert method_of(config({"method": name, "retain_ratio": 0.5})) == get_method(name, retain_ratio=0.5)
+
+
+@pytest.mark.parametrize(
+    ("entry", "says"),
+    [
+        ({"retain_ratio": 0}, "retain_ratio must be a number in (0, 1], got 0"),
+        ({"retain_ratio": 2}, "retain_ratio must be a number in (0, 1], got 2"),
+        ({"retain_ratio": "a lot"}, "retain_ratio must be a number in (0, 1], got 'a lot'"),
+        (0.1, 'settings such as {"retain_ratio": 0.1}, got 0.1'),
+        ({"ratio": 0.1}, "no setting 'ratio'"),
+        ({"method": "tome"}, "unknown method 'tome'"),
+        ({"method": ["evs"]}, "unknown method"),
+        ({"inner_drop": 0.5}, "paged KV cache"),
+        ({"method": "fastv"}, "paged KV cache"),
+        ({"method": "pdrop", "retain_ratio": 0.5}, "paged KV cache"),
+        ({"budget": "ratio"}, "exact"),
+        ({"method": "prunevid"}, "depends on what the video shows"),
+        ({"method": "flashvid", "retain_ratio": 0.25}, "paged KV cache"),
+    ],
+)
+def test_what_cannot_work_is_refused_with_its_reason(entry: object, says: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        check(served(entry), "0.32.0")
+    assert says in str(refused.value)
+
+
+def test_a_model_that_is_not_known_is_not_served_with_full_tokens() -> None:
+    from holitom import UnsupportedModelError
+
+    with pytest.raises(UnsupportedModelError, match=r"InternVLChatModel.*LlavaOnevision"):
+        check(served({"retain_ratio": 0.1}, "InternVLChatModel"), "0.32.0")
+
+
+def test_one_thinning_is_enough() -> None:
+    from holitom import UnsupportedUsageError
+
+    with pytest.raises(UnsupportedUsageError, match="--video-pruning-rate"):
+        check(served({"retain_ratio": 0.1}, prunes=True), "0.32.0")
+
+
+@pytest.mark.parametrize("version", ["0.31.2", "0.33.0", "1.0", "dev"])
+def test_an_untested_vllm_is_named_with_the_tested_range(version: str) -> None:
+    from holitom import UnsupportedUsageError
+
+    with pytest.raises(UnsupportedUsageError) as refused:
+        check(served({"retain_ratio": 0.1}), version)
+    first, end = (".".join(map(str, release)) for release in TESTED)
+    assert version in str(refused.value)
+    assert f"{first} <= vllm < {end}" in str(refused.value)
+
+
+@pytest.mark.parametrize("version", ["0.32.0", "0.32.1", "0.32.0+cpu", "0.32.1rc1"])
+def test_tested_versions(version: str) -> None:
+    assert known(version)

@@ -1,0 +1,216 @@
+"""What any merged model should compute, for one row: its own layers, one after another, on what is left.
+
+The unmerged model says what embeddings, positions and further streams every column has. From then on the
+family's decoder layers run on the tokens that are left, with full attention matrices and no cache.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from holitom import MergedTokens, Method, VideoTokens
+from holitom.models import adapter_for
+from support.families import Small
+
+
+@dataclass(frozen=True)
+class Looks(Method):
+    """Keeps everything, and shows what it saw."""
+
+    retain_ratio: float = 1.0
+    seen: list[VideoTokens] = field(default_factory=list)
+    needs_importance: ClassVar[bool] = True
+    needs_keys: ClassVar[bool] = True
+
+    def merge(self, video: VideoTokens) -> MergedTokens:
+        self.seen.append(video)
+        return super().merge(video)
+
+
+@torch.no_grad()
+def videos_of(small: Small, inputs: Any) -> list[VideoTokens]:
+    """What a method gets to see of the videos in `inputs`."""
+    looks = Looks()
+    with looks(small.model):
+        small.model(**inputs)
+    return looks.seen
+
+
+@torch.no_grad()
+def language_arguments(small: Small, inputs: Any) -> dict[str, Any]:
+    """What the unmerged model hands its language model."""
+    got: list[dict[str, Any]] = []
+    language = adapter_for(small.model).language_model
+    hook = language.register_forward_pre_hook(lambda m, args, kwargs: got.append(kwargs), with_kwargs=True)
+    try:
+        small.model(**inputs)
+    finally:
+        hook.remove()
+    return got[0]
+
+
+def extended(inputs: Any, tokens: list[int]) -> dict[str, Any]:
+    """`inputs` with `tokens` of text behind them."""
+    if not tokens:
+        return dict(inputs)
+    longer = dict(inputs)
+    rows = len(inputs["input_ids"])
+    more = {
+        "input_ids": torch.tensor([tokens] * rows),
+        "attention_mask": torch.ones(rows, len(tokens), dtype=torch.int64),
+        "mm_token_type_ids": torch.zeros(rows, len(tokens), dtype=torch.int64),
+    }
+    for name, values in more.items():
+        if name in longer:
+            longer[name] = torch.cat([longer[name], values.to(longer[name].dtype)], dim=1)
+    return longer
+
+
+def positions_of(arguments: dict[str, Any]) -> Tensor:
+    """`[axes, L]`: the positions of one row's columns."""
+    ids = arguments.get("position_ids")
+    columns = arguments["inputs_embeds"].shape[1]
+    if ids is None:
+        return torch.arange(columns)[None]
+    if ids.dim() == 2:
+        return ids
+    return ids[-3:, 0]
+
+
+@dataclass
+class Packed:
+    """One row's tokens that are left when the language model begins.
+
+    Attributes:
+        column: `[n]`: the caller's column of each.
+        hidden: `[n, D]`.
+        position: `[axes, n]`.
+        streams: what is added to what leaves the first layers, `[n, D]` each.
+        visual: `[n]` bool.
+    """
+
+    column: Tensor
+    hidden: Tensor
+    position: Tensor
+    streams: list[Tensor]
+    visual: Tensor
+
+
+@torch.no_grad()
+def packed(small: Small, inputs: Any, method: Method, sees: Small | None = None) -> Packed:
+    """The row of `inputs` after the outer stage of `method`, which sees what `sees` encodes."""
+    adapter = adapter_for(small.model)
+    given = language_arguments(small, inputs)
+    embeds, position = given["inputs_embeds"][0], positions_of(given)
+    streams = []
+    if given.get("visual_pos_masks") is not None:
+        streams = [stream[0] for stream in adapter.streamed(given, (1, len(embeds)))]
+    holds = adapter.placeholders(inputs["input_ids"])[0]
+    columns = holds.nonzero().squeeze(1).tolist()
+    # Each entry: where it sorts, its column, its embedding, its streams, whether it is visual.
+    left = [
+        ((column, 0), column, embeds[column], [s[column] for s in streams], False)
+        for column in range(len(embeds))
+        if not holds[column]
+    ]
+    for video in videos_of(sees or small, inputs):
+        slots = adapter.slots(video)
+        own, columns = columns[:slots], columns[slots:]
+        run = list(own)
+        for index in range(1, slots):
+            run[index] = run[index - 1] if own[index] == own[index - 1] + 1 else own[index]
+        sent = adapter.send(video, method.merge(video))
+        for order, slot in enumerate(sent.slot.tolist()):
+            parts = []
+            if streams:
+                assert sent.streams is not None
+                parts = list(sent.streams[order].split(embeds.shape[1]))
+            left.append(((run[slot], order), own[slot], sent.features[order], parts, True))
+    assert not columns
+    left.sort(key=lambda entry: entry[0])
+    at = torch.tensor([entry[1] for entry in left])
+    return Packed(
+        column=at,
+        hidden=torch.stack([entry[2] for entry in left]),
+        position=position[:, at] if adapter.keeps_positions else torch.arange(len(left))[None],
+        streams=[torch.stack([entry[3][i] for entry in left]) for i in range(len(streams))],
+        visual=torch.tensor([entry[4] for entry in left]),
+    )
+
+
+@torch.no_grad()
+def reference_logits(
+    small: Small,
+    inputs: Any,
+    method: Method,
+    answer: list[int],
+    turns: list[int] | None = None,
+    sees: Small | None = None,
+) -> Tensor:
+    """Logits `[1 + len(answer), vocab]` after the prompt and after each token of `answer`.
+
+    Args:
+        small: with eager attention, so that its layers say what they attend to.
+        inputs: one unpadded row.
+        method: what merges.
+        answer: what was generated.
+        turns: how many of the prompt's ids each turn ends with; None: it is one turn.
+        sees: the model under test: where two tokens are nearly equal, the method must see its very digits.
+    """
+    prompt = inputs["input_ids"].shape[1]
+    adapter = adapter_for(small.model)
+    language: Any = adapter.language_model
+    row = packed(small, extended(inputs, answer), method, sees)
+    hidden, position, streams = row.hidden, row.position, row.streams
+    bounds = [0, *(turns or [prompt])]
+    lasts = [int((row.column < end).nonzero()[-1]) for end in bounds[1:]]
+    groups = [
+        torch.tensor(
+            [i for i in range(len(hidden)) if row.visual[i] and start <= row.column[i] < end and i != last],
+            dtype=torch.int64,
+        )
+        for start, end, last in zip(bounds, bounds[1:], lasts, strict=False)
+    ]
+    stages = {stage.layer: stage for stage in method.inner(len(adapter.layers))}
+    weights: list[Tensor] = []
+
+    def attend(layer: Any, states: Tensor, where: Tensor) -> Tensor:
+        rotary = language.rotary_emb(states[None], where[:, None] if len(where) > 1 else where)
+        ahead = torch.full((len(states), len(states)), torch.finfo(states.dtype).min).triu(1)
+        hook = layer.self_attn.register_forward_hook(lambda m, a, out: weights.append(out[1][0].mean(0)))
+        out = layer(
+            states[None], attention_mask=ahead[None, None], position_embeddings=rotary, position_ids=None
+        )
+        hook.remove()
+        return out[0] if isinstance(out, Tensor) else out[0][0]
+
+    for index, layer in enumerate(adapter.layers):
+        if index in stages:
+            dropped: set[int] = set()
+            for turn, (visual, last) in enumerate(zip(groups, lasts, strict=True)):
+                if not len(visual):
+                    continue
+                scores = weights[-1]
+                if stages[index].own_attention:  # earlier turns are merged already
+                    now = torch.tensor([i for i in range(len(hidden)) if i not in dropped])
+                    attend(layer, hidden[now], position[:, now])
+                    scores = torch.zeros(len(hidden), len(hidden))
+                    scores[now[:, None], now] = weights[-1]
+                kept, features = stages[index](hidden[visual], scores[last, visual])
+                hidden = hidden.index_copy(0, visual[kept], features)
+                dropped |= set(visual.tolist()) - set(visual[kept].tolist())
+                groups[turn] = visual[kept]
+            stay = torch.tensor([i for i in range(len(hidden)) if i not in dropped])
+            new = {old: i for i, old in enumerate(stay.tolist())}
+            hidden, position = hidden[stay], position[:, stay]
+            streams = [stream[stay] for stream in streams]
+            groups = [torch.tensor([new[i] for i in g.tolist()], dtype=torch.int64) for g in groups]
+            lasts = [new[last] for last in lasts]
+        hidden = attend(layer, hidden, position)
+        if index < len(streams):
+            hidden = hidden + streams[index]
+    return small.model.get_output_embeddings()(language.norm(hidden))[lasts[-1] :]
