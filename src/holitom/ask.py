@@ -161,9 +161,7 @@ def ask(
     """
     inputs = inputs.to(model.device, model.dtype)
     with torch.inference_mode(), method(model) as run:
-        ids = model.generate(
-            **inputs, max_new_tokens=max_new_tokens, do_sample=False, streamer=streamer
-        )
+        ids = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, streamer=streamer)
     new = ids[0, inputs["input_ids"].shape[1] :]
     assert run.last is not None, "the prompt holds a video"
     return Answer(processor.decode(new, skip_special_tokens=True).strip(), len(new), run.last)

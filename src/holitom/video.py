@@ -61,7 +61,7 @@ def load_video(
     to fill up. One that lasts longer than `max_seconds` is refused before it is decoded.
 
     Raises:
-        VideoError: the file cannot be read, is no video, is damaged or cut short, too long, or absurdly large.
+        VideoError: the file cannot be read, is no video, is damaged or cut short, too long or absurdly large.
         SettingsError: `frames` is below 1.
     """
     if frames < 1:

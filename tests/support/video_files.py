@@ -34,7 +34,7 @@ def write_video(
 
 
 def turn_sideways(path: Path) -> Path:
-    """As phones do: a quarter turn, clockwise, in the track header's matrix of an mp4 that is 48 pixels high."""
+    """As phones do: a quarter turn, clockwise, in the track header of an mp4 that is 48 pixels high."""
     data = bytearray(path.read_bytes())
     matrix = data.index(b"tkhd") + 44
     data[matrix : matrix + 36] = struct.pack(">9i", 0, 1 << 16, 0, -(1 << 16), 0, 0, 48 << 16, 0, 1 << 30)

@@ -50,7 +50,10 @@ def alone(desk: Desk, request: Request, method: Method) -> Any:
 
 def test_both_answers_are_those_of_the_library(desk: Desk) -> None:
     done = final(desk, WHERE)
-    expected = {"merged": get_method("visionzip", retain_ratio=0.25).with_inner(HoliTom()), "full": Method(1.0)}
+    expected = {
+        "merged": get_method("visionzip", retain_ratio=0.25).with_inner(HoliTom()),
+        "full": Method(1.0),
+    }
     for run, method in expected.items():
         answer, own = done[run].answer, alone(desk, WHERE, method)
         assert answer is not None
@@ -84,7 +87,9 @@ def test_the_page_in_the_end(desk: Desk) -> None:
 
 
 def long(path: Path) -> Path:
-    return write_video(path / "long.mp4", frames=13, rate=Fraction(1, 600))  # two hours, a frame in ten minutes
+    return write_video(
+        path / "long.mp4", frames=13, rate=Fraction(1, 600)
+    )  # two hours, a frame in ten minutes
 
 
 def text(path: Path) -> Path:
@@ -245,7 +250,7 @@ def test_the_demo_to_be_copied(tmp_path: Path) -> None:
     request = Request(path, "-x", frames=16)
     loaded = Loaded("org/model", "bfloat16", "cuda:1", 128)
     assert python(request, Loaded()).splitlines()[1] == "from holitom.cli import BUNDLED_MODEL, DEMO_VIDEO"
-    assert 'load_model(\'org/model\', dtype=\'bfloat16\', device=\'cuda:1\')' in python(request, loaded)
+    assert "load_model('org/model', dtype='bfloat16', device='cuda:1')" in python(request, loaded)
     assert "max_new_tokens=128" in python(request, loaded)
     assert command(request, loaded) == (
         "holitom ask --compare --frames 16 --model org/model --retain 0.1 --dtype bfloat16 --device cuda:1 "

@@ -39,8 +39,8 @@ class Request:
         method: its name in `holitom.methods.METHODS`.
         retain_ratio: share of the visual tokens to keep.
         similarity_threshold: ignored by methods that have none.
-        inner: with HoliTom's merge inside the language model. For other methods than HoliTom, False leaves them
-            as they are.
+        inner: with HoliTom's merge inside the language model. False leaves other methods than HoliTom as
+            they are.
         frames: how many to sample.
     """
 
@@ -171,7 +171,9 @@ class Desk:
 
     def _read(self, request: Request) -> Video:
         if not request.video.is_file():
-            raise VideoError("the video is no longer here (uploads are kept for a while only): choose it again")
+            raise VideoError(
+                "the video is no longer here (uploads are kept for a while only): choose it again"
+            )
         ends = time.monotonic() + READING_SECONDS
 
         def watch(_: int, __: int) -> None:

@@ -53,11 +53,17 @@ def build(desk: Desk, loaded: Loaded, limits: Limits) -> gr.Blocks:
     with gr.Blocks(
         title="holitom", analytics_enabled=False, delete_cache=(KEPT_SECONDS // 6, KEPT_SECONDS)
     ) as page:
-        gr.Markdown(f"# holitom\nOne question about one video, with merged and with full tokens, on {desk.title}.")
+        gr.Markdown(
+            f"# holitom\nOne question about one video, with merged and with full tokens, on {desk.title}."
+        )
         with gr.Row():
             with gr.Column(scale=3):
                 video = gr.Video(
-                    str(DEMO_VIDEO), sources=["upload"], height=300, label=_upload_label(limits), elem_id="video"
+                    str(DEMO_VIDEO),
+                    sources=["upload"],
+                    height=300,
+                    label=_upload_label(limits),
+                    elem_id="video",
                 )
                 question = gr.Textbox(DEMO_QUESTION, label="Question", lines=1, elem_id="question")
                 with gr.Row():
@@ -72,7 +78,13 @@ def build(desk: Desk, loaded: Loaded, limits: Limits) -> gr.Blocks:
             with gr.Column(scale=2):
                 method = gr.Dropdown(list(METHODS), value="holitom", label="Method", elem_id="method")
                 retain = gr.Slider(
-                    0.02, 1, 0.1, step=0.01, label="Retain ratio", info="Share of the tokens kept", elem_id="retain"
+                    0.02,
+                    1,
+                    0.1,
+                    step=0.01,
+                    label="Retain ratio",
+                    info="Share of the tokens kept",
+                    elem_id="retain",
                 )
                 threshold = gr.Slider(
                     0,
@@ -106,7 +118,13 @@ def build(desk: Desk, loaded: Loaded, limits: Limits) -> gr.Blocks:
             places["command"] = gr.Code(language="shell", label="Command line", interactive=False)
 
         def asked(
-            video: str | None, question: str, method: str, retain: float, threshold: float, inner: bool, frames: int
+            video: str | None,
+            question: str,
+            method: str,
+            retain: float,
+            threshold: float,
+            inner: bool,
+            frames: int,
         ) -> Iterator[dict[Any, str]]:
             if not video:
                 yield {places["status"]: status("Choose a video first.", wrong=True)}
@@ -168,4 +186,3 @@ def launch(page: gr.Blocks, host: str, port: int | None, limits: Limits) -> str:
         wanted = f"{host}:{port}" if port else host
         raise SettingsError(f"cannot serve at {wanted}: {error}; choose another --host or --port") from error
     return str(local)
-

@@ -135,7 +135,7 @@ def _python_video(request: Request) -> str:
 def command(request: Request, loaded: Loaded) -> str:
     """Both answers on the command line."""
     # Where the demo lies differs from machine to machine; Python knows.
-    asked = '"$(python -c \'from holitom.cli import DEMO_VIDEO; print(DEMO_VIDEO)\')"'
+    asked = "\"$(python -c 'from holitom.cli import DEMO_VIDEO; print(DEMO_VIDEO)')\""
     video = asked if _is_demo(request) else shlex.quote(request.video.name)
     options = ["--compare", f"--frames {request.frames}"]
     if loaded.model is not None:
