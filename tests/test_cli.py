@@ -247,7 +247,7 @@ def test_help_is_light() -> None:
         (("--max-new-tokens", "0"), "max-new-tokens must be at least 1"),
         (("--method", "dycoke", "--retain", "0.1"), "retain_ratio must be in [0.25, 1], got 0.1"),
         (("--method", "evs", "--threshold", "0.5"), "evs has no setting 'similarity_threshold'"),
-        (("--method", "magic"), "unknown method 'magic'; known: holitom, random, uniform"),
+        (("--method", "magic"), "unknown method 'magic'; known: holitom, holitom-plus, random"),
         (("--model", "./nowhere"), "model ./nowhere: no such folder"),
         (("--model", DEMO_VIDEO), "no such folder"),
         (("--dtype", "int8"), "dtype must be"),
@@ -374,10 +374,11 @@ def test_flops_json_of_a_checkpoint(run, checkpoint: Path) -> None:
         (("--frames", "0"), "frames must be in 1..8192, got 0"),
         (("--retain", "0.1,2"), "retain_ratio must be a number in (0, 1], got 2.0"),
         (("--retain", "0.1,some"), "retain must be numbers"),
-        (("--method", "magic"), "unknown method 'magic'; known: holitom, holitom-outer, random"),
+        (("--method", "magic"), "unknown method 'magic'; known: holitom, holitom-outer, holitom-plus"),
         (("--model", "no-such-model"), "model no-such-model: no such folder or config; published shapes: "),
         (("--model", "."), "model .: "),
         (("--text-tokens", "0"), "text_tokens must be in 1..1000000, got 0"),
+        (("--size", "640"), "size must be a width and a height such as 640x360, not '640'"),
     ],
 )
 def test_bad_input_to_flops(run, tmp_path: Path, monkeypatch, arguments, message) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from holitom.errors import HolitomError, ModelError
 from holitom.flops import Costs, Decoder, Plan, costs, paper_layer, paper_prefill, plans, skeleton
 from holitom.methods import DyCoke, FastV, PyramidDrop, VisionZip
 from holitom.methods.naming import named_methods
+from holitom.models import adapter_for
 from holitom.models.published import PUBLISHED
 
 QWEN2_7B = Decoder(layers=28, width=3584, ffn=18944)
@@ -173,10 +175,60 @@ def test_a_folder_and_a_file_are_the_same_model(small: Path) -> None:
     assert skeleton(str(small)).config.to_diff_dict() == skeleton(str(small.parent)).config.to_diff_dict()
 
 
-@pytest.mark.parametrize(("name", "billions"), list(zip(PUBLISHED, (0.894, 8.03, 73.2), strict=True)))
+# as the hub shows them for the checkpoints
+SIZES = (0.894, 8.03, 73.2, 8.29, 8.29, 8.77, 10.29, 8.03, 7.06, 7.94, 2.25, 8.04)
+
+
+@pytest.mark.parametrize(("name", "billions"), list(zip(PUBLISHED, SIZES, strict=True)))
 def test_published_shapes_have_the_published_sizes(name: str, billions: float) -> None:
     size = sum(weight.numel() for weight in skeleton(name).parameters())
     assert size / 1e9 == pytest.approx(billions, rel=0.005)
+
+
+# 32 frames of 640 x 360: temporal patch rows, and tokens in each.
+COUNTS = {
+    "qwen2-vl-7b": (16, 13 * 23),
+    "qwen2.5-vl-7b": (16, 13 * 23),
+    "qwen3-vl-8b": (16, 11 * 20),
+    "glm-4.1v-9b": (16, 13 * 23),
+}
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_dynamic_resolution_is_counted_as_the_familys_processor_does(name: str) -> None:
+    """And what is merged of it, prefilled and cached."""
+    counted = costs(name, frames=32, ratios=[0.1], methods="holitom-outer,holitom", text_tokens=100)
+    shape = (counted.vision.frames, counted.vision.tokens)
+    assert (*shape, counted.vision.separators) == (*COUNTS[name], 0)
+    processor = adapter_for(skeleton(name)).video_processor()  # type: ignore[attr-defined]
+    patches = processor.get_num_of_video_patches(32, 360, 640, {})
+    assert shape[0] * shape[1] == patches // 4
+    full, outer, inner = counted.rows
+    assert (full.plan.sent, outer.plan.sent) == (shape[0] * shape[1], shape[0] * ceil(shape[1] / 10))
+    assert inner.prefill.cache[0].tokens == outer.plan.sent + 100
+    assert inner.prefill.cache[1].tokens == round(outer.plan.sent / 2) + 100
+    assert full.prefill.cache_bytes > 5 * outer.prefill.cache_bytes > 5 * inner.prefill.cache_bytes
+
+
+def test_importance_of_a_tower_with_windows_by_hand() -> None:
+    """Qwen2.5-VL's last layer attends within a temporal patch row: projections and one product of squares."""
+    counted = costs("qwen2.5-vl-7b", frames=4, ratios=[0.5], methods="holitom").vision
+    patches, width = 26 * 46, 1280
+    assert counted.importance == 2 * (2 * patches * width * 3 * width + 2 * patches * patches * width)
+
+
+def test_experts_are_counted(tmp_path: Path) -> None:
+    """Two of four experts a token, by hand."""
+    from support.families import small as family
+
+    family("qwen3-vl-moe").model.config.to_json_file(tmp_path / "config.json")
+    counted = costs(str(tmp_path), 8, [0.5], "fastv", text_tokens=32, size=(64, 48))
+    n, d, kv, ffn, experts = 4 * 12 + 32, 64, 2 * 16, 32, 4
+    attention = 2 * n * d * (2 * d + 2 * kv) + 2 * 2 * n * n * d
+    layer = attention + 2 * n * d * experts + 2 * 3 * 2 * n * d * ffn
+    assert counted.rows[0].prefill.operations == 5 * layer + 2 * d * 55
+    with pytest.raises(SettingsError, match="counted in bfloat16 or float16"):
+        costs(str(tmp_path), 8, dtype="float32")
 
 
 # --- bad input --------------------------------------------------------------------------------------
@@ -194,6 +246,7 @@ def test_published_shapes_have_the_published_sizes(name: str, billions: float) -
         ({"ratios": [float("nan")]}, "retain_ratio must be"),
         ({"methods": "magic"}, "unknown method 'magic'; known: .*holitom-outer"),
         ({"dtype": "int8"}, "dtype must be"),
+        ({"size": (0, 360)}, "size must be two of 1..8192, got 0"),
     ],
 )
 def test_settings_out_of_range(settings: dict[str, Any], message: str) -> None:

@@ -11,9 +11,11 @@ import torch
 from safetensors import SafetensorError
 
 from holitom.errors import ModelError, SettingsError, UnsupportedModelError
-from holitom.models import adapter_for, original_loader
+from holitom.models import adapter_for, config_of, original_layout
 
 if TYPE_CHECKING:
+    from transformers.generation.streamers import BaseStreamer
+
     from holitom.methods import Method
     from holitom.runtime import Report
     from holitom.video import Video
@@ -85,28 +87,22 @@ def load_model(
         UnsupportedModelError: no adapter knows its class.
         SettingsError: `dtype` or `device` is unknown.
     """
-    from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PretrainedConfig
+    from transformers import AutoModelForImageTextToText, AutoProcessor, PretrainedConfig
 
     where = device_named(device) if device_map is None else None
     precision = dtype if dtype == "auto" else dtype_named(dtype)
     if Path(name).is_file() or (name.startswith((".", "/", "~")) and not Path(name).exists()):
         raise ModelError(f"model {name}: no such folder")
+    settings = {"dtype": precision, "device_map": device_map, "attn_implementation": attn_implementation}
     try:
-        load_original = original_loader(PretrainedConfig.get_config_dict(name)[0])
-        if load_original is not None:
-            model, processor = load_original(name, dtype=precision)
-            return model.to(where), processor
-        config = AutoConfig.from_pretrained(name)
         with torch.device("meta"):
-            adapter_for(AutoModelForImageTextToText.from_config(config))
+            adapter_for(AutoModelForImageTextToText.from_config(config_of(name)))
+        original = original_layout(PretrainedConfig.get_config_dict(name)[0])
+        if original is not None:
+            model, processor = original.load(name, **settings)
+            return (model if where is None else model.to(where)), processor
         processor = AutoProcessor.from_pretrained(name)
-        loaded: Any = AutoModelForImageTextToText.from_pretrained(
-            name,
-            dtype=precision,
-            device_map=device_map,
-            attn_implementation=attn_implementation,
-            output_loading_info=True,
-        )
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(name, **settings, output_loading_info=True)
         model, loading = loaded
     except (ModelError, UnsupportedModelError):
         raise
@@ -151,11 +147,21 @@ def prompts(
     return processor(text=text, **seen, padding=True, padding_side="left", return_tensors="pt")
 
 
-def ask(model: Any, processor: Any, inputs: Any, method: Method, max_new_tokens: int = 64) -> Answer:
-    """Answer greedily with `method` switched on; `Method(retain_ratio=1)` is the model as it comes."""
+def ask(
+    model: Any,
+    processor: Any,
+    inputs: Any,
+    method: Method,
+    max_new_tokens: int = 64,
+    streamer: BaseStreamer | None = None,
+) -> Answer:
+    """Answer greedily with `method` switched on; `Method(retain_ratio=1)` is the model as it comes.
+
+    `streamer` is transformers' own: it is given the tokens as they come.
+    """
     inputs = inputs.to(model.device, model.dtype)
     with torch.inference_mode(), method(model) as run:
-        ids = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
+        ids = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, streamer=streamer)
     new = ids[0, inputs["input_ids"].shape[1] :]
     assert run.last is not None, "the prompt holds a video"
     return Answer(processor.decode(new, skip_special_tokens=True).strip(), len(new), run.last)

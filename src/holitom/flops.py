@@ -20,7 +20,7 @@ from holitom.errors import HolitomError, ModelError, SettingsError
 from holitom.methods import HoliTom, InnerStage, Method
 from holitom.methods.base import require
 from holitom.methods.naming import NamedMethod, named_methods
-from holitom.models import adapter_for
+from holitom.models import adapter_for, config_of
 from holitom.models.published import PUBLISHED, published_config
 from holitom.runtime.count import Level, PrefillCount, VisionCount, count_prefill, count_vision
 
@@ -203,7 +203,7 @@ def skeleton(name: str, dtype: torch.dtype = torch.bfloat16) -> Any:
         ModelError: there is no such config, or no video model can be made of it.
     """
     from huggingface_hub.errors import StrictDataclassError
-    from transformers import AutoConfig, AutoModelForImageTextToText
+    from transformers import AutoModelForImageTextToText
 
     if (
         name not in PUBLISHED
@@ -212,7 +212,7 @@ def skeleton(name: str, dtype: torch.dtype = torch.bfloat16) -> Any:
     ):
         raise ModelError(f"model {name}: no such folder or config; published shapes: {', '.join(PUBLISHED)}")
     try:
-        config = published_config(name) if name in PUBLISHED else AutoConfig.from_pretrained(name)
+        config = published_config(name) if name in PUBLISHED else config_of(name)
         with torch.device("meta"):
             model: Any = AutoModelForImageTextToText.from_config(
                 config, dtype=dtype, attn_implementation="sdpa"
@@ -246,6 +246,8 @@ def costs(
         dtype: of the KV cache: float32, bfloat16 or float16.
         size: width and height of a frame, before the model's own processor resizes it.
 
+    LLaVA-Video's newlines are counted as for full tokens; of grid rows that merge away they are not sent.
+
     Raises:
         SettingsError: a number is out of its range, or a name unknown.
         ModelError: there is no such model.
@@ -263,6 +265,8 @@ def costs(
     model = skeleton(name, getattr(torch, dtype))
     adapter = adapter_for(model)
     text: Any = model.config.get_text_config()
+    if dtype == "float32" and getattr(text, "num_experts_per_tok", None):
+        raise SettingsError("a mixture of experts is counted in bfloat16 or float16, not in float32")
     decoder = Decoder(text.num_hidden_layers, text.hidden_size, text.intermediate_size)
     rows = []
     try:

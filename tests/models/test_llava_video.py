@@ -143,6 +143,28 @@ def test_it_survives_saving(loaded: Any, tmp_path: Path) -> None:
         assert torch.equal(again(**inputs).logits, model(**inputs).logits)
 
 
+def test_the_command_line_takes_an_original_checkpoint(checkpoint: Path) -> None:
+    from holitom.ask import ask as answer
+    from holitom.ask import load_model
+    from holitom.flops import costs
+
+    model, processor = load_model(str(checkpoint), "float32", "cpu")
+    answered = answer(model, processor, ask(processor, video()), HoliTom(0.3), max_new_tokens=2)
+    assert answered.report.videos[0].tokens == FRAMES * 9
+    counted = costs(str(checkpoint), FRAMES, [0.5], "holitom-outer").vision
+    assert (counted.frames, counted.tokens, counted.separators) == (FRAMES, 9, FRAMES * 3)
+
+
+def test_remote_code_is_refused_before_it_is_fetched(tmp_path: Path) -> None:
+    from holitom.ask import load_model
+
+    config = {"architectures": ["InternVLChatModel"], "model_type": "internvl_chat"}
+    config["auto_map"] = {"AutoModel": "modeling_internvl_chat.InternVLChatModel"}  # type: ignore[assignment]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UnsupportedModelError, match=r"InternVLChatModel runs code that came with its"):
+        load_model(str(tmp_path))
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [

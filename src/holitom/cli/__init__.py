@@ -13,10 +13,12 @@ from holitom.cli import (  # noqa: F401  (each adds its command)
     accuracy,
     ask,
     flops,
+    inspect,
     lmms_task,
     overhead,
     serve,
     speed,
+    web,
 )
 from holitom.cli.app import BUNDLED_MODEL, DEMO_QUESTION, DEMO_VIDEO, app
 from holitom.errors import HolitomError

@@ -84,9 +84,7 @@ def bench_accuracy(
 
     settings = budgets(named_methods(methods), wanted)
     with notes.status("Choosing questions"):
-        items = held_out_questions(
-            count, TASKS if tasks == "all" else tuple(tasks.split(",")), first_video
-        )
+        items = held_out_questions(count, TASKS if tasks == "all" else tuple(tasks.split(",")), first_video)
     quiet_transformers(name)
     title = "the bundled model" if model is None else name
     _publish(_sweep(name, title, settings, items, folder, batch, quick), folder, by_task, markdown)

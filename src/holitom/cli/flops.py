@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from holitom.cli.app import USUAL_FRAMES, app, notes, print_table, quiet_transformers, ratios
+from holitom.errors import SettingsError
 
 if TYPE_CHECKING:
     from holitom.flops import Cost, Costs
@@ -19,6 +20,9 @@ def flops(
         str, typer.Option(help="Published shapes by name, a checkpoint's folder, a config file or a hub id.")
     ] = "llava-onevision-qwen2-7b",
     frames: Annotated[int, typer.Option(help="Frames of the video.")] = USUAL_FRAMES,
+    size: Annotated[
+        str, typer.Option(help="Width and height of its frames, where the model minds.")
+    ] = "640x360",
     retain: Annotated[str, typer.Option(help="Shares of visual tokens to keep.")] = "0.25,0.2,0.15,0.1",
     method: Annotated[
         str | None,
@@ -35,20 +39,27 @@ def flops(
 
     Counted on the shapes of the real model class; no weights are read.
     """
-    wanted = ratios(retain)
+    wanted, pixels = ratios(retain), _size(size)
     with notes.status("Loading PyTorch") as status:
         from holitom.flops import USUAL, costs
 
         quiet_transformers(model)
         status.update("Counting")
-        counted = costs(model, frames, wanted, method or USUAL, text_tokens, dtype)
+        counted = costs(model, frames, wanted, method or USUAL, text_tokens, dtype, pixels)
     if as_json:
         print(json.dumps(counted.to_dict()))
     else:
-        _print_costs(counted)
+        _print_costs(counted, frames)
 
 
-def _print_costs(costs: Costs) -> None:
+def _size(text: str) -> tuple[int, int]:
+    width, cross, height = text.partition("x")
+    if not (cross and width.isdecimal() and height.isdecimal()):
+        raise SettingsError(f"size must be a width and a height such as 640x360, not {text!r}")
+    return int(width), int(height)
+
+
+def _print_costs(costs: Costs, frames: int) -> None:
     from rich.table import Table
 
     full = costs.rows[0]
@@ -72,9 +83,10 @@ def _print_costs(costs: Costs) -> None:
     for row in costs.rows:
         table.add_row(row.plan.label, *cells(row))
     shown = costs.vision
+    pairs = " (of two)" if shown.frames < frames else ""
     print(
-        f"{costs.model}: {shown.frames} frames x {shown.tokens} visual tokens + {shown.separators} for "
-        f"newlines, {costs.text_tokens} text tokens; KV cache in {costs.dtype}\n"
+        f"{costs.model}: {shown.frames} frames{pairs} x {shown.tokens} visual tokens + {shown.separators} "
+        f"for newlines, {costs.text_tokens} text tokens; KV cache in {costs.dtype}\n"
     )
     print_table(table)
     for label, reason in costs.refused.items():

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from holitom.errors import SettingsError
-from holitom.tokens import MergedTokens, VideoTokens
+from holitom.tokens import MergedTokens, Origins, VideoTokens
 
 if TYPE_CHECKING:
     from holitom.runtime import Handle, Run
@@ -105,6 +105,7 @@ class Method:
             size=torch.ones_like(place),
             segments=[(frame, frame) for frame in range(frames)],
             stages={},
+            origins=lambda: Origins(place.view(frames, tokens), place.view(frames, tokens)),
             streams=None if video.streams is None else video.streams.flatten(0, 1),
         )
 

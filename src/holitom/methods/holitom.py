@@ -16,7 +16,7 @@ from torch import Tensor
 
 from holitom.errors import SettingsError
 from holitom.methods.base import InnerStage, Method, choose, require
-from holitom.methods.parts import Part, assemble, clustered, unchanged
+from holitom.methods.parts import Part, assemble, averaged_at, clustered, unchanged
 from holitom.ops.budgets import exact_total, largest_remainder
 from holitom.ops.host import to_device
 from holitom.ops.merging import merge_into_most_similar, most_attended
@@ -125,7 +125,9 @@ class HoliTom(Method):
 
         # Stage 5: a segment's static tokens first, then each frame's important and contextual ones.
         stages = {"temporal": frames * tokens - pruned + plan.unmerged}
-        return assemble(video, parts, segments=segments, stages=stages)
+        return assemble(
+            video, parts, segments=segments, stages=stages, via=lambda: averaged_at(opens, static, unmerged)
+        )
 
     def inner(self, num_layers: int) -> tuple[InnerStage, ...]:
         """Stage 6, once, at `inner_layer`.

@@ -31,38 +31,45 @@ FAMILIES = {
 
 # Checkpoints in a layout that transformers does not read, by the architecture that they name; and model types
 # of ours, whose modules make them known to transformers.
-ORIGINALS = {"LlavaQwenForCausalLM": "holitom.models.modeling_llava_video:load"}
+ORIGINALS = {"LlavaQwenForCausalLM": "holitom.models.modeling_llava_video"}
 OWN_TYPES = {"llava_video": "holitom.models.modeling_llava_video"}
 
 
-class Loader(Protocol):
-    """What reads an original checkpoint: `load(name, dtype=...)`, the model and its processor."""
+class Original(Protocol):
+    """A module that reads original checkpoints."""
 
-    def __call__(self, name: str, *, dtype: Any = "auto") -> tuple[Any, Any]: ...
+    def load(self, name: str, **settings: Any) -> tuple[Any, Any]:
+        """The model and the processor of checkpoint `name`."""
+
+    def converted_config(self, original: dict[str, Any]) -> Any:
+        """The transformers config for an original `config.json`."""
 
 
 def adapter_for(model: nn.Module) -> Adapter:
     """The adapter of `model`, by the name of its class or of a class that it derives from.
 
     Raises:
-        UnsupportedModelError: no family has that class or not this variant of it, or its code is not one that
-            the adapter was written for.
+        UnsupportedModelError: no family has that class or not this variant of it, or its code came with its
+            checkpoint.
     """
     classes = type(model).__mro__
     for base in classes:
-        if base.__name__ in FAMILIES and base.__module__.startswith(
-            ("transformers.models.", "holitom.models.")
-        ):
+        if base.__name__ in FAMILIES and not _came_with_a_checkpoint(base):
             adapter: Adapter = _named(FAMILIES[base.__name__])(model)
             return adapter
     name = type(model).__name__
-    if any(base.__module__.startswith("transformers_modules") for base in classes):
+    if any(map(_came_with_a_checkpoint, classes)):
         raise _foreign(name)
     nearest = get_close_matches(name, FAMILIES, n=1, cutoff=0.0)[0]
     raise UnsupportedModelError(
         f"no adapter for a model of class {name}; the nearest that has one is {nearest}. "
         "docs/adding-a-model.md tells how to add a family"
     )
+
+
+def _came_with_a_checkpoint(kind: type) -> bool:
+    """Whether a class is remote code (`trust_remote_code`), which may do anything under any name."""
+    return kind.__module__.startswith("transformers_modules")
 
 
 def _foreign(name: str) -> UnsupportedModelError:
@@ -72,7 +79,7 @@ def _foreign(name: str) -> UnsupportedModelError:
     )
 
 
-def original_loader(config: dict[str, Any]) -> Loader | None:
+def original_layout(config: dict[str, Any]) -> Original | None:
     """What reads a checkpoint with this `config.json`, or None where transformers does.
 
     Raises:
@@ -83,13 +90,28 @@ def original_loader(config: dict[str, Any]) -> Loader | None:
         return None
     architecture = (config.get("architectures") or [""])[0]
     if architecture in ORIGINALS:
-        loader: Loader = _named(ORIGINALS[architecture])
-        return loader
+        module: Any = import_module(ORIGINALS[architecture])
+        original: Original = module
+        return original
     from transformers import CONFIG_MAPPING
 
     if "auto_map" in config and config.get("model_type") not in CONFIG_MAPPING:
         raise _foreign(architecture or str(config.get("model_type")))
     return None
+
+
+def config_of(name: str) -> Any:
+    """The transformers config of checkpoint `name`, in whatever layout, or of a config file.
+
+    Raises:
+        UnsupportedModelError: the checkpoint brings its own code, or is a variant that is not known.
+        OSError: there is no such checkpoint.
+    """
+    from transformers import AutoConfig, PretrainedConfig
+
+    given = PretrainedConfig.get_config_dict(name)[0]
+    original = original_layout(given)
+    return AutoConfig.from_pretrained(name) if original is None else original.converted_config(given)
 
 
 def _named(path: str) -> Any:

@@ -21,11 +21,13 @@ class SentTokens:
         features: `[S, D]`: merged tokens and the family's own separators (newlines).
         slot: `[S]` int64: the placeholder (0-based, within its video) that each stands at.
         streams: `[S, E]`: the merged tokens' streams; None where the family has none.
+        place: `[S]` int64: the place `t * N + n` of each in the video, -1 a separator. None: its slot.
     """
 
     features: Tensor
     slot: Tensor
     streams: Tensor | None = None
+    place: Tensor | None = None
 
 
 class Adapter(ABC):
@@ -179,6 +181,13 @@ class Adapter(ABC):
             stands: `[B, width]` bool: where they stand; `n` entries are true.
         """
         return {}
+
+    def part(self, arguments: dict[str, Any]) -> tuple[dict[str, Any], int]:
+        """`encoding`'s arguments for one of the equal parts that are encoded apart, and how many there are.
+
+        Counting one does for all.
+        """
+        return arguments, 1
 
     def encode(self, arguments: dict[str, Any]) -> Any:
         """What `trunk` returns for `encoding`'s arguments on the meta device, where there are no values."""

@@ -54,4 +54,8 @@ class LlavaOnevision(StackedFrames):
         sent = super().send(video, merged)
         newline = trunk.image_newline[None].to(sent.features)
         last = sent.slot.new_tensor([self.slots(video) - 1])
-        return SentTokens(torch.cat([sent.features, newline]), torch.cat([sent.slot, last]))
+        return SentTokens(
+            features=torch.cat([sent.features, newline]),
+            slot=torch.cat([sent.slot, last]),
+            place=torch.cat([sent.slot, torch.full_like(last, -1)]),
+        )

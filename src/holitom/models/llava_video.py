@@ -39,4 +39,5 @@ class LlavaVideo(LlavaOnevision):
         # A newline stands right behind a token of its row, whatever tokens that row has left.
         before = slot.roll(1)
         slot = slot.where(laid.position >= 0, before - before % (columns + 1) + columns)
-        return SentTokens(features=laid.features, slot=slot)
+        place = laid.frame * rows * columns + laid.position
+        return SentTokens(laid.features, slot, place=place.where(laid.position >= 0, -1))

@@ -252,15 +252,16 @@ def converted_config(original: dict[str, Any]) -> LlavaVideoConfig:
 
 
 def load(
-    name: str, *, dtype: str | torch.dtype = "auto", pool_mode: str | None = None
+    name: str, *, dtype: str | torch.dtype = "auto", pool_mode: str | None = None, **settings: Any
 ) -> tuple[LlavaVideoForConditionalGeneration, LlavaVideoProcessor]:
-    """An original LLaVA-Video checkpoint's model and processor, on the CPU.
+    """An original LLaVA-Video checkpoint's model and processor.
 
     Args:
         name: its folder, or its id on the Hugging Face Hub (`lmms-lab/LLaVA-Video-7B-Qwen2`).
         dtype: "auto" (as the checkpoint says), or a torch dtype.
         pool_mode: "average", "max" or "bilinear" in place of what the checkpoint says; its authors evaluate
             with "average" (13 x 13 tokens and 13 newlines a frame at 384 pixels).
+        settings: further arguments of `from_pretrained`, such as `device_map`.
 
     Raises:
         UnsupportedModelError: a variant that these classes do not compute.
@@ -278,7 +279,12 @@ def load(
     config = converted_config(original)
     processor = _processor(name, config)
     loaded: Any = LlavaVideoForConditionalGeneration.from_pretrained(
-        name, config=config, dtype=dtype, key_mapping=_key_mapping(config), output_loading_info=True
+        name,
+        config=config,
+        dtype=dtype,
+        key_mapping=_key_mapping(config),
+        output_loading_info=True,
+        **settings,
     )
     model, loading = loaded
     if missing := sorted(loading["missing_keys"]):

@@ -8,7 +8,8 @@ and width; whatever stands between them (time stamps) is text.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from math import prod
 from typing import Any, ClassVar
 
@@ -158,14 +159,49 @@ class MultiAxis(Adapter):
         return rotated
 
     def encoding(self, frames: int, width: int, height: int) -> dict[str, Any]:
-        processor: Any = self.video_processor()
+        processor, vision = self.video_processor(), self._config.vision_config
         video = torch.empty(frames, 3, height, width, dtype=torch.uint8, device="meta")
-        inputs = processor(videos=[video], do_sample_frames=False, return_tensors="pt")
+        inputs = processor(
+            videos=[video],
+            do_sample_frames=False,
+            patch_size=vision.patch_size,
+            merge_size=vision.spatial_merge_size,
+            temporal_patch_size=vision.temporal_patch_size,
+            return_tensors="pt",
+        )
         return {name: inputs[name] for name in ("pixel_values_videos", "video_grid_thw")}
+
+    def part(self, arguments: dict[str, Any]) -> tuple[dict[str, Any], int]:
+        """A temporal patch row."""
+        ((rows, height, width),) = arguments["video_grid_thw"].tolist()
+        one = torch.tensor([[1, height, width]])
+        pixels: Tensor = arguments["pixel_values_videos"]
+        return {"pixel_values_videos": pixels[: height * width], "video_grid_thw": one}, rows
+
+    def encode(self, arguments: dict[str, Any]) -> Any:
+        visual: Any = self.trunk.visual
+        with following(visual.children()):
+            return super().encode(arguments)
 
     def video_processor(self) -> Any:
         """The family's own video processor, as its published checkpoints set it."""
         raise NotImplementedError
+
+
+@contextmanager
+def following(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Grids stay on the host, where their values are asked; meanwhile what is made of them follows the pixels
+    onto the meta device as it enters `modules`."""
+
+    def follow(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(each.to("meta") if isinstance(each, Tensor) else each for each in args)
+
+    hooks = [module.register_forward_pre_hook(follow) for module in modules]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def packed_importance(

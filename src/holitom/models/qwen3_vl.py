@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Qwen3VLVideoProcessor
 from transformers.models.qwen3_vl.modeling_qwen3_vl import apply_rotary_pos_emb, apply_rotary_pos_emb_vision
+from transformers.vision_utils import get_vision_interpolation_indices_and_weights
 
 from holitom.models.multi_axis import MultiAxis
 
@@ -42,6 +43,18 @@ class Qwen3VL(MultiAxis):
 
     def stream_arguments(self, streams: list[Tensor], stands: Tensor) -> dict[str, Any]:
         return {"visual_pos_masks": stands, "deepstack_visual_embeds": streams}
+
+    def encode(self, arguments: dict[str, Any]) -> Any:
+        tower: Any = self.trunk.visual
+        at, weights = get_vision_interpolation_indices_and_weights(
+            arguments["video_grid_thw"],
+            tower.num_grid_per_side,
+            tower.interpolation_mode,
+            tower.interpolation_align_corners,
+            self._merge,
+        )
+        places = {"video_interp_indices": at.to("meta"), "video_interp_weights": weights.to("meta")}
+        return super().encode({**arguments, **places})
 
     def video_processor(self) -> Any:
         # What the checkpoints' own settings say; the class's defaults would leave 36 tokens a frame.

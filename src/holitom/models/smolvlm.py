@@ -50,7 +50,10 @@ class SmolVLM(MarkedFrames):
         return {"pixel_values": torch.empty(1, frames, *self.image, device="meta")}
 
     def encode(self, arguments: dict[str, Any]) -> Any:
-        # `get_image_features` leaves out images that are all zero, for which it has to look at them.
+        # `get_image_features` asks for values: which images are all zero, and where their padding is.
         trunk: Any = self.trunk
-        hidden = trunk.vision_model(pixel_values=arguments["pixel_values"].flatten(0, 1)).last_hidden_state
+        tower, pixels = trunk.vision_model, arguments["pixel_values"].flatten(0, 1)
+        shape = (len(pixels), *2 * (pixels.shape[-1] // tower.patch_size,))
+        hidden = tower.embeddings(pixels, torch.ones(shape, dtype=torch.bool, device=pixels.device))
+        hidden = tower.post_layernorm(tower.encoder(hidden).last_hidden_state)
         return BaseModelOutputWithPooling(pooler_output=trunk.connector(hidden))

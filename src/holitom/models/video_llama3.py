@@ -17,7 +17,7 @@ from transformers.models.video_llama_3.modeling_video_llama_3 import apply_rotar
 
 from holitom.errors import UnsupportedUsageError
 from holitom.models.base import SentTokens
-from holitom.models.multi_axis import packed_importance
+from holitom.models.multi_axis import following, packed_importance
 from holitom.models.one_axis import OneAxis
 from holitom.tokens import MergedTokens, VideoTokens
 
@@ -141,7 +141,19 @@ class VideoLlama3(OneAxis):
         assert video.slot is not None
         slot = video.slot[place]
         stays = slot >= 0
-        return SentTokens(merged.features[stays], slot[stays])
+        return SentTokens(merged.features[stays], slot[stays], place=place[stays])
+
+    def part(self, arguments: dict[str, Any]) -> tuple[dict[str, Any], int]:
+        """A frame."""
+        ((frames, height, width),) = arguments["video_grid_thw"].tolist()
+        pixels: Tensor = arguments["pixel_values_videos"]
+        one = torch.tensor([[1, height, width]])
+        return {**arguments, "pixel_values_videos": pixels[: height * width], "video_grid_thw": one}, frames
+
+    def encode(self, arguments: dict[str, Any]) -> Any:
+        tower: Any = self.trunk.vision_model
+        with following(tower.children()):
+            return super().encode(arguments)
 
     def encoding(self, frames: int, width: int, height: int) -> dict[str, Any]:
         video = torch.empty(frames, 3, height, width, dtype=torch.uint8, device="meta")

@@ -36,7 +36,8 @@ class VisionCount:
         operations: by module class (vision tower, projector).
         importance: of reading the last layer's attention once more, for methods that need it.
         keys: of reading its keys, likewise.
-        frames, tokens: visual tokens that come out: `tokens` for each of `frames`.
+        frames, tokens: visual tokens that come out: `tokens` for each of `frames` (of two, where the
+            tower makes one of two).
         separators: further tokens in the prompt (newlines).
     """
 
@@ -75,7 +76,7 @@ class PrefillCount:
 def count_vision(adapter: Adapter, frames: int, width: int, height: int) -> VisionCount:
     """Count encoding one video by the model on the meta device that `adapter` belongs to."""
     trunk: Any = adapter.trunk
-    given = adapter.encoding(frames, width, height)
+    given, parts = adapter.part(adapter.encoding(frames, width, height))
     given[adapter.pixels_name] = given[adapter.pixels_name].to(next(trunk.parameters()).dtype)
     seen: list[dict[str, Any]] = []
 
@@ -95,12 +96,12 @@ def count_vision(adapter: Adapter, frames: int, width: int, height: int) -> Visi
     modules = {name: count for name, count in encoding.get_flop_counts().items() if "." not in name}
     del modules["Global"]
     return VisionCount(
-        operations={name: sum(count.values()) for name, count in modules.items()},
-        importance=reading.get_total_flops(),
-        keys=reading_keys.get_total_flops(),
-        frames=shown,
+        operations={name: parts * sum(count.values()) for name, count in modules.items()},
+        importance=parts * reading.get_total_flops(),
+        keys=parts * reading_keys.get_total_flops(),
+        frames=parts * shown,
         tokens=tokens,
-        separators=adapter.slots(video) - shown * tokens,
+        separators=parts * (adapter.slots(video) - shown * tokens),
     )
 
 
@@ -116,7 +117,8 @@ def count_prefill(model: Any, adapter: Adapter, levels: Sequence[Level]) -> Pref
     language: Any = adapter.language_model
     width, dtype = language.config.hidden_size, next(language.parameters()).dtype
     embeds = torch.empty(1, levels[0].tokens, width, dtype=dtype, device="meta")
-    with _shortened(adapter.layers, levels[1:]), FlopCounterMode(display=False) as counter:
+    counting = FlopCounterMode(display=False, custom_mapping={torch.ops.aten._grouped_mm: _experts})
+    with _shortened(adapter.layers, levels[1:]), counting as counter:
         output = language(inputs_embeds=embeds, use_cache=True)
         model.get_output_embeddings()(output.last_hidden_state[:, -1:])
 
@@ -132,6 +134,11 @@ def count_prefill(model: Any, adapter: Adapter, levels: Sequence[Level]) -> Pref
         for level, end in zip(levels, ends, strict=True)
     )
     return PrefillCount(counter.get_total_flops(), cache)
+
+
+def _experts(tokens: tuple[int, ...], experts: tuple[int, ...], *args: Any, **kwargs: Any) -> int:
+    """Products of tokens `[M, K]` with their own of the experts `[E, K, N]`; torch does not count them."""
+    return 2 * tokens[0] * tokens[1] * experts[-1]
 
 
 @contextmanager

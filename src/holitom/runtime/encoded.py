@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -102,13 +103,21 @@ class Assignment:
         ]
         return [Placement(row, at, sent[video].slot, features[video]) for row, video, at in self.places]
 
-    def owners(self, sent: list[SentTokens], rows: int, device: torch.device) -> list[Tensor]:
-        """For each row `[V]`: the video of each sent token; -1 in repeated rows, so none counts twice."""
+    def numbers(self, sent: list[SentTokens], rows: int, device: torch.device) -> list[Tensor]:
+        """For each row `[V]`: the number of each sent token among those of all videos, in their order; -1 in
+        repeated rows, so that none counts twice."""
+        first = first_numbers(sent)
         own: list[list[Tensor]] = [[] for _ in range(rows)]
         for row, video, _ in self.places:
-            index = -1 if row % self.copies else video
-            own[row].append(torch.full_like(sent[video].slot, index))
+            slot = sent[video].slot
+            number = first[video] + torch.arange(len(slot), device=slot.device)
+            own[row].append(torch.full_like(slot, -1) if row % self.copies else number)
         return [torch.cat(o) if o else torch.empty(0, dtype=torch.int64, device=device) for o in own]
+
+
+def first_numbers(sent: list[SentTokens]) -> list[int]:
+    """The number of each video's first sent token among those of all videos."""
+    return [0, *accumulate(len(one.slot) for one in sent)][:-1]
 
 
 def assign(holders: Tensor, slots: list[int]) -> Assignment:
@@ -158,9 +167,14 @@ def report_on(encoded: Encoded, assignment: Assignment) -> Report:
                 frame=merged.frame,
                 position=merged.position,
                 size=merged.size,
+                grid=video.grid,
+                importance=video.importance,
+                origins=merged.origins,
+                place=sent.slot if sent.place is None else sent.place,
+                first_number=first,
             )
-            for index, (video, merged, sent) in enumerate(
-                zip(encoded.videos, encoded.merged, encoded.sent, strict=True)
+            for index, (video, merged, sent, first) in enumerate(
+                zip(encoded.videos, encoded.merged, encoded.sent, first_numbers(encoded.sent), strict=True)
             )
         ]
     )

@@ -49,7 +49,7 @@ class Forward:
         tail: how many of the latest columns stand one to one in every layer afterwards.
         stages: what merges inside the language model in this forward, by layer.
         query: how far from the right the query stands that these ask.
-        owners: for each row `[V]`: the video that each of its video tokens is of.
+        numbers: for each row `[V]`: which of all videos' sent tokens its video tokens are.
         streams: by layer, `[n, D]` ragged: what is added to what leaves it, behind the first level.
         report: where to report, if this forward brings new videos.
         overrides: what layers of the current level get in the place of the language model's own arguments.
@@ -67,7 +67,7 @@ class Forward:
     tail: int = 0
     stages: Mapping[int, InnerStage] = field(default_factory=dict)
     query: int = 0
-    owners: list[Tensor] = field(default_factory=list)
+    numbers: list[Tensor] = field(default_factory=list)
     numbered: Tensor | None = None
     streams: dict[int, Tensor] = field(default_factory=dict)
     report: Report | None = None
@@ -97,7 +97,7 @@ class Forward:
         assert self.layout is not None
         visual = [v[:-1] if row in rows else v for row, v in enumerate(self.layout.visual)]
         self.layout = replace(self.layout, visual=visual)
-        self.owners = [own[:-1] if row in rows else own for row, own in enumerate(self.owners)]
+        self.numbers = [own[:-1] if row in rows else own for row, own in enumerate(self.numbers)]
 
     def changes(self, layer: int) -> bool:
         """Whether `layer` gets anything but what the language model passes it."""
@@ -216,12 +216,12 @@ class Forward:
         hidden = self.layout.pad(ragged.index_select(0, order))
         # A token that takes in others goes on with the streams of its own place.
         self.streams = {at: stream.index_select(0, order) for at, stream in self.streams.items()}
-        self.owners = [own.index_select(0, chosen) for own, chosen in zip(self.owners, kept, strict=True)]
+        self.numbers = [own.index_select(0, chosen) for own, chosen in zip(self.numbers, kept, strict=True)]
         self.inner_spans.append((began, mark(hidden.device)))
         if self.report is not None:
-            owners = torch.cat(self.owners)
-            for number, video in enumerate(self.report.videos):
-                video.inner[index] = (owners == number).sum()
+            numbers = torch.cat(self.numbers)
+            for video in self.report.videos:
+                video.inner[index] = numbers
         return hidden
 
     def restore(self, hidden: Tensor, logits_to_keep: Any) -> Tensor:

@@ -348,7 +348,7 @@ class Handle(Run):
             forward.query = columns - encoded.asked
             if inner:
                 forward.stages = self._stages
-                forward.owners = assignment.owners(encoded.sent, rows, device)
+                forward.numbers = assignment.numbers(encoded.sent, rows, device)
                 forward.spare([row for row, asks in enumerate(prompt.video_asks) if asks])
             changed |= {
                 "inputs_embeds": layout.pad(ragged),

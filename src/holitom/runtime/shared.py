@@ -95,8 +95,8 @@ def encode_once(model: nn.Module, inputs: Mapping[str, Any], methods: Iterable[M
     trunk: Any = adapter.trunk
     if adapter.modality != "video":
         raise UnsupportedUsageError(
-            "encoding once for several methods is for models that encode videos; this one encodes images, and "
-            "only a prompt tells which of them are frames"
+            "encoding once for several methods is for models that encode videos; this one encodes images, "
+            "and only a prompt tells which of them are frames"
         )
     taken = inspect.signature(trunk.get_video_features).parameters
     with reads(model):
