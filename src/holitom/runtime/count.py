@@ -35,7 +35,7 @@ class VisionCount:
     Attributes:
         operations: by module class (vision tower, projector).
         importance: of reading the last layer's attention once more, for methods that need it.
-        frames, tokens: visual tokens that come out: `tokens` for each of `frames` (one of two of the
+        frames, tokens: visual tokens that come out: `tokens` for each of `frames` (of two of the
             video's, where the tower takes them so).
         separators: further tokens in the prompt (newlines).
     """
