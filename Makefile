@@ -9,7 +9,7 @@ VLLM   := .venv-vllm
 FAST   := not slow and not vllm and not lmms_eval and not browser
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-lmms-eval test-vllm check clean
+.PHONY: help setup demo test test-browser test-lmms-eval test-vllm check clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -36,6 +36,11 @@ check: $(STAMP)  ## ruff and mypy
 
 test: check  ## check, then the fast tests
 	$(BIN)/python -m pytest -m '$(FAST)'
+
+test-browser: $(STAMP)  ## the inspect page in Chromium, by Playwright (a system Chromium will do)
+	$(BIN)/python -m pip install 'playwright>=1.45'
+	$(BIN)/python -m playwright install chromium || echo 'trying the system Chromium instead'
+	$(BIN)/python -m pytest -m browser
 
 # lmms-eval wants an older PyAV than the tested one, so it lives in an environment of its own.
 $(LMMS)/.holitom-installed: pyproject.toml constraints.txt

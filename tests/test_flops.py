@@ -10,20 +10,10 @@ from typing import Any
 import pytest
 
 from holitom import HoliTom, SettingsError
-from holitom.ask import ModelError
-from holitom.errors import HolitomError
-from holitom.flops import (
-    METHODS,
-    Costs,
-    Decoder,
-    Keep,
-    Plan,
-    costs,
-    paper_layer,
-    paper_prefill,
-    plans,
-    skeleton,
-)
+from holitom.errors import HolitomError, ModelError
+from holitom.flops import Costs, Decoder, Plan, costs, paper_layer, paper_prefill, plans, skeleton
+from holitom.methods import DyCoke, FastV, PyramidDrop, VisionZip
+from holitom.methods.naming import named_methods
 from holitom.models import adapter_for
 from holitom.models.published import PUBLISHED
 
@@ -33,7 +23,8 @@ RATIOS = (0.25, 0.2, 0.15, 0.1)
 
 @pytest.fixture(scope="module")
 def table() -> dict[str, Plan]:
-    return {plan.label: plan for plan in plans(METHODS, RATIOS, frames=32, tokens=196, layers=28)}
+    methods = named_methods("all,pdrop[retain_ratio=0.46875]")
+    return {plan.label: plan for plan in plans(methods, RATIOS, frames=32, tokens=196, layers=28)[0]}
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +52,10 @@ def rows(counted: Costs) -> dict[str, Any]:
 PRINTED = [  # TFLOPs and percent of the paper's main table, 32 frames x 196 tokens
     ("full tokens", "40.8", "100.0"),
     ("FastV 20%", "9.3", "22.8"),
-    ("HoliTom w/o M 25%", "8.7", "21.3"),  # also DyCoke, VisionZip, PruneVid, FastVID
+    ("HoliTom w/o M 25%", "8.7", "21.3"),  # also PruneVid, whose count depends on the video
+    ("DyCoke 25%", "8.7", "21.3"),
+    ("VisionZip 25%", "8.7", "21.3"),
+    ("FastVID 25%", "8.7", "21.3"),
     ("HoliTom 25%", "7.1", "17.4"),
     ("HoliTom w/o M 20%", "7.0", "17.2"),
     ("HoliTom 20%", "5.8", "14.2"),
@@ -95,22 +89,50 @@ def test_newline_does_not_change_printed_figures(table: dict[str, Plan]) -> None
 def test_pdrop_with_its_own_papers_schedule_is_not_what_the_table_prints(table: dict[str, Plan]) -> None:
     # Half at each quarter of the layers costs 18.0; the table's 10.5 must be of an earlier schedule, which
     # it does not state. Halving before layers 2, 7 and 14 is one of several that print 10.5.
-    assert f"{paper_prefill(table['PDrop'].levels(), QWEN2_7B) / 1e12:.1f}" == "18.0"
-    early = Plan("PDrop", 1, 6272, tuple(Keep(layer, 0.5) for layer in (2, 7, 14)))
+    pdrop = table["PyramidDrop [retain_ratio=0.46875]"]
+    assert [level.tokens for level in pdrop.levels()] == [6272, 3136, 1568, 784]
+    assert f"{paper_prefill(pdrop.levels(), QWEN2_7B) / 1e12:.1f}" == "18.0"
+    halving = PyramidDrop(borders=(2 / 28, 7 / 28, 14 / 28), stage_keep=0.5).inner(28)
+    assert [stage.layer for stage in halving] == [2, 7, 14]
+    early = Plan("PDrop", 1, 6272, halving)
     assert f"{paper_prefill(early.levels(), QWEN2_7B) / 1e12:.1f}" == "10.5"
 
 
 def test_formula_by_hand() -> None:
     assert paper_layer(tokens=3, width=2, ffn=5) == 4 * 3 * 4 + 2 * 9 * 2 + 2 * 3 * 2 * 5
-    halved = Plan("", 1, 4, (Keep(1, 0.5),)).levels()
+    halved = Plan("", 1, 4, FastV(retain_ratio=0.5, inner_layer=1).inner(3)).levels()
     assert paper_prefill(halved, Decoder(3, 2, 5)) == paper_layer(4, 2, 5) + 2 * paper_layer(2, 2, 5)
 
 
 def test_plans_stop_where_the_methods_do() -> None:
-    """The rows' inner stages are those that the methods run."""
-    holitom = plans(["holitom"], [0.1], 32, 196, layers=80)[-1]
-    assert holitom.inner == HoliTom(retain_ratio=0.1).inner(80)
+    """The rows' counts and inner stages are those that the methods run."""
+    (_, *found), refused = plans(named_methods("holitom,fastv,visionzip,dycoke"), [0.3], 5, 7, 80)
+    holitom, fastv, visionzip, dycoke = found
+    assert not refused
+    assert holitom.inner == HoliTom(retain_ratio=0.3).inner(80)
     assert [level.start for level in holitom.levels()] == [0, 60]
+    assert fastv.inner == FastV(retain_ratio=0.3).inner(80)
+    assert visionzip.sent == VisionZip(retain_ratio=0.3).merged_count(5, 7) == 10  # of 35
+    assert dycoke.sent == DyCoke(retain_ratio=0.3).merged_count(5, 7) == 14  # two whole frames of 7
+
+
+def test_what_cannot_be_planned_is_told_with_its_reason() -> None:
+    found, refused = plans(named_methods("all"), [0.01, 0.1], 32, 196, layers=28)
+    assert "PruneVid 10%" not in {plan.label for plan in found}
+    assert refused["PruneVid 10%"] == "how many tokens PruneVid keeps depends on what the video shows"
+    assert "must be in [0.25, 1], got 0.1" in refused["DyCoke 10%"]
+    assert "of 32 it can keep one, retain_ratio 0.03125 at the least, got 0.01" in refused["Uniform 1%"]
+    assert "Uniform 10%" in {plan.label for plan in found}
+    assert "the first 7 of 28 layers" in refused["PyramidDrop 10%"]
+    assert not [label for label in refused if label.startswith(("HoliTom", "FastV "))]
+
+
+def test_reading_keys_is_counted_for_the_method_that_does(small: Path) -> None:
+    counted = costs(str(small), 4, [0.5], "visionzip,fastvid,evs")
+    keys, importance, neither = (counted.vision_operations(row) for row in counted.rows[1:])
+    # One projection of the last layer: two operations for each of 4 x 49 patches and 32 x 32 weights.
+    assert keys - importance == 2 * 4 * 49 * 32 * 32
+    assert importance - neither == counted.vision.importance
 
 
 # --- true counts ------------------------------------------------------------------------------------
@@ -132,7 +154,7 @@ def test_inner_merging_shortens_layers_from_its_own_on(seven: Costs) -> None:
 
 
 def test_outer_merging_that_keeps_all_costs_what_full_tokens_do(small: Path) -> None:
-    full, outer = costs(str(small), frames=4, ratios=[1], methods=["holitom-outer"]).rows
+    full, outer = costs(str(small), frames=4, ratios=[1], methods="holitom-outer").rows
     assert (outer.prefill, outer.paper) == (full.prefill, full.paper)
 
 
@@ -153,7 +175,8 @@ def test_a_folder_and_a_file_are_the_same_model(small: Path) -> None:
     assert skeleton(str(small)).config.to_diff_dict() == skeleton(str(small.parent)).config.to_diff_dict()
 
 
-SIZES = (0.894, 8.03, 73.2, 8.29, 8.29, 8.77, 10.29)  # as the hub shows them for the checkpoints
+# as the hub shows them for the checkpoints
+SIZES = (0.894, 8.03, 73.2, 8.29, 8.29, 8.77, 10.29, 8.03, 7.06, 7.94, 2.25, 8.04)
 
 
 @pytest.mark.parametrize(("name", "billions"), list(zip(PUBLISHED, SIZES, strict=True)))
@@ -174,7 +197,7 @@ COUNTS = {
 @pytest.mark.parametrize("name", COUNTS)
 def test_dynamic_resolution_is_counted_as_the_familys_processor_does(name: str) -> None:
     """And what is merged of it, prefilled and cached."""
-    counted = costs(name, frames=32, ratios=[0.1], methods=["holitom-outer", "holitom"], text_tokens=100)
+    counted = costs(name, frames=32, ratios=[0.1], methods="holitom-outer,holitom", text_tokens=100)
     shape = (counted.vision.frames, counted.vision.tokens)
     assert (*shape, counted.vision.separators) == (*COUNTS[name], 0)
     processor = adapter_for(skeleton(name)).video_processor()  # type: ignore[attr-defined]
@@ -189,7 +212,7 @@ def test_dynamic_resolution_is_counted_as_the_familys_processor_does(name: str) 
 
 def test_importance_of_a_tower_with_windows_by_hand() -> None:
     """Qwen2.5-VL's last layer attends within a temporal patch row: projections and one product of squares."""
-    counted = costs("qwen2.5-vl-7b", frames=4, ratios=[0.5], methods=["holitom"]).vision
+    counted = costs("qwen2.5-vl-7b", frames=4, ratios=[0.5], methods="holitom").vision
     patches, width = 26 * 46, 1280
     assert counted.importance == 2 * (2 * patches * width * 3 * width + 2 * patches * patches * width)
 
@@ -199,7 +222,7 @@ def test_experts_are_counted(tmp_path: Path) -> None:
     from support.families import small as family
 
     family("qwen3-vl-moe").model.config.to_json_file(tmp_path / "config.json")
-    counted = costs(str(tmp_path), 8, [0.5], ["fastv"], text_tokens=32, size=(64, 48))
+    counted = costs(str(tmp_path), 8, [0.5], "fastv", text_tokens=32, size=(64, 48))
     n, d, kv, ffn, experts = 4 * 12 + 32, 64, 2 * 16, 32, 4
     attention = 2 * n * d * (2 * d + 2 * kv) + 2 * 2 * n * n * d
     layer = attention + 2 * n * d * experts + 2 * 3 * 2 * n * d * ffn
@@ -221,7 +244,7 @@ def test_experts_are_counted(tmp_path: Path) -> None:
         ({"ratios": [0.0]}, r"retain_ratio must be a number in \(0, 1\], got 0.0"),
         ({"ratios": [0.1, 1.5]}, "retain_ratio must be"),
         ({"ratios": [float("nan")]}, "retain_ratio must be"),
-        ({"methods": ["magic"]}, "method must be one of .*holitom.*, not 'magic'"),
+        ({"methods": "magic"}, "unknown method 'magic'; known: .*holitom-outer"),
         ({"dtype": "int8"}, "dtype must be"),
         ({"size": (0, 360)}, "size must be two of 1..8192, got 0"),
     ],

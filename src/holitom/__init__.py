@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from holitom.errors import (
         HolitomError,
+        OutputError,
         SettingsError,
         UnsupportedModelError,
         UnsupportedUsageError,
@@ -34,6 +35,7 @@ _HOME = {
     "HolitomError": "holitom.errors",
     "MergedTokens": "holitom.tokens",
     "Method": "holitom.methods.base",
+    "OutputError": "holitom.errors",
     "Report": "holitom.runtime",
     "Run": "holitom.runtime",
     "SettingsError": "holitom.errors",
@@ -49,6 +51,7 @@ __all__ = [
     "HolitomError",
     "MergedTokens",
     "Method",
+    "OutputError",
     "Report",
     "Run",
     "SettingsError",

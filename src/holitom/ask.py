@@ -10,17 +10,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import SafetensorError
 
-from holitom.errors import HolitomError, SettingsError, UnsupportedModelError
-from holitom.models import adapter_for
+from holitom.errors import ModelError, SettingsError, UnsupportedModelError
+from holitom.models import adapter_for, config_of, original_layout
 
 if TYPE_CHECKING:
     from holitom.methods import Method
     from holitom.runtime import Report
     from holitom.video import Video
-
-
-class ModelError(HolitomError, ValueError):
-    """A checkpoint cannot be found or loaded."""
 
 
 @dataclass(frozen=True)
@@ -89,26 +85,24 @@ def load_model(
         UnsupportedModelError: no adapter knows its class.
         SettingsError: `dtype` or `device` is unknown.
     """
-    from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+    from transformers import AutoModelForImageTextToText, AutoProcessor, PretrainedConfig
 
-    where = _device(device) if device_map is None else None
-    precision = dtype if dtype == "auto" else _dtype(dtype)
+    where = device_named(device) if device_map is None else None
+    precision = dtype if dtype == "auto" else dtype_named(dtype)
     if Path(name).is_file() or (name.startswith((".", "/", "~")) and not Path(name).exists()):
         raise ModelError(f"model {name}: no such folder")
+    settings = {"dtype": precision, "device_map": device_map, "attn_implementation": attn_implementation}
     try:
-        config = AutoConfig.from_pretrained(name)
         with torch.device("meta"):
-            adapter_for(AutoModelForImageTextToText.from_config(config))
+            adapter_for(AutoModelForImageTextToText.from_config(config_of(name)))
+        original = original_layout(PretrainedConfig.get_config_dict(name)[0])
+        if original is not None:
+            model, processor = original.load(name, **settings)
+            return (model if where is None else model.to(where)), processor
         processor = AutoProcessor.from_pretrained(name)
-        loaded: Any = AutoModelForImageTextToText.from_pretrained(
-            name,
-            dtype=precision,
-            device_map=device_map,
-            attn_implementation=attn_implementation,
-            output_loading_info=True,
-        )
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(name, **settings, output_loading_info=True)
         model, loading = loaded
-    except UnsupportedModelError:
+    except (ModelError, UnsupportedModelError):
         raise
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         # transformers' messages run over many lines; the first says what is wrong.
@@ -168,7 +162,7 @@ def unknown_words(processor: Any, question: str) -> bool:
     return unknown is not None and unknown in tokenizer(question)["input_ids"]
 
 
-def _device(name: str) -> torch.device:
+def device_named(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -179,7 +173,7 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _dtype(name: str) -> torch.dtype:
+def dtype_named(name: str) -> torch.dtype:
     dtype = getattr(torch, name, None)
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise SettingsError(f"dtype must be auto, float32, bfloat16 or float16, not {name!r}")

@@ -19,5 +19,13 @@ class UnsupportedUsageError(HolitomError, RuntimeError):
     """The model is used in a way that merging cannot serve (a static cache, say)."""
 
 
+class OutputError(HolitomError, OSError):
+    """A file cannot be written where it was asked for."""
+
+
 class VideoError(HolitomError, ValueError):
     """A video file cannot be read, or holds nothing to sample."""
+
+
+class ModelError(HolitomError, ValueError):
+    """A checkpoint cannot be found or loaded."""

@@ -1,8 +1,9 @@
 """What a prompt with a video costs, by method and budget: the paper's formula, true counts, KV cache.
 
-Lengths follow from shapes alone. Outer merging sends `frames * ceil(tokens * r)` visual tokens: what
-HoliTom sends of a video without static tokens, and what the paper's table was computed with. Counts are
-in single operations, a multiply-add being two; the paper's formula counts as the paper does.
+Lengths follow from shapes alone, by the methods' own `merged_count` and inner stages. HoliTom's count
+depends on the video; it is taken to send `frames * ceil(tokens * r)`, what it sends of a video without
+static tokens and what the paper's table was computed with. Counts are in single operations, a multiply-add
+being two; the paper's formula counts as the paper does.
 """
 
 from __future__ import annotations
@@ -11,19 +12,20 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from math import ceil
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 
-from holitom.ask import ModelError
-from holitom.errors import HolitomError, SettingsError
-from holitom.methods import HoliTom
+from holitom.errors import HolitomError, ModelError, SettingsError
+from holitom.methods import HoliTom, InnerStage, Method
 from holitom.methods.base import require
-from holitom.models import adapter_for
+from holitom.methods.naming import NamedMethod, named_methods
+from holitom.models import adapter_for, config_of
 from holitom.models.published import PUBLISHED, published_config
 from holitom.runtime.count import Level, PrefillCount, VisionCount, count_prefill, count_vision
 
-METHODS = ("fastv", "pdrop", "holitom-outer", "holitom")
+# The rows of the paper's table that differ; PyramidDrop as in its own paper: half at each quarter.
+USUAL = "fastv,pdrop[retain_ratio=0.46875],holitom-outer,holitom"
 MOST_FRAMES = 8_192  # an hour at two frames a second
 
 
@@ -33,28 +35,6 @@ class Decoder(NamedTuple):
     layers: int
     width: int
     ffn: int
-
-
-class Reduction(Protocol):
-    """Where visual tokens are dropped or merged inside the language model, and how many remain."""
-
-    @property
-    def layer(self) -> int:
-        """0-based: layers from here on work on fewer."""
-
-    def keep(self, visual: int) -> int:
-        """How many of `visual` tokens remain."""
-
-
-@dataclass(frozen=True)
-class Keep:
-    """Keep `round(share * visual)` tokens from `layer` on."""
-
-    layer: int
-    share: float
-
-    def keep(self, visual: int) -> int:
-        return round(self.share * visual)
 
 
 @dataclass(frozen=True)
@@ -67,13 +47,15 @@ class Plan:
         sent: visual tokens, without separators.
         inner: reductions by rising layer.
         needs_importance: whether the vision tower's last attention is read besides.
+        needs_keys: whether its keys are.
     """
 
     label: str
     retain_ratio: float
     sent: int
-    inner: tuple[Reduction, ...] = ()
+    inner: tuple[InnerStage, ...] = ()
     needs_importance: bool = False
+    needs_keys: bool = False
 
     def levels(self, separators: int = 0) -> list[Level]:
         """Visual tokens by layer, `separators` (newlines) among them, as inner stages count them."""
@@ -108,6 +90,7 @@ class Costs:
         dtype: of the KV cache.
         vision: what all rows encode.
         rows: full tokens first.
+        refused: methods that cannot meet a budget, or whose count shapes do not tell, with the reason.
     """
 
     model: str
@@ -115,11 +98,13 @@ class Costs:
     dtype: str
     vision: VisionCount
     rows: tuple[Cost, ...]
+    refused: dict[str, str]
 
     def vision_operations(self, row: Cost) -> int:
-        """Of vision tower and projector, and of reading importance where the row's method does."""
+        """Of vision tower and projector, and of reading importance or keys where the row's method does."""
         encoding = sum(self.vision.operations.values())
-        return encoding + (self.vision.importance if row.plan.needs_importance else 0)
+        importance = self.vision.importance if row.plan.needs_importance else 0
+        return encoding + importance + (self.vision.keys if row.plan.needs_keys else 0)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything that `holitom flops --json` prints; operations, tokens and bytes are whole numbers."""
@@ -132,6 +117,7 @@ class Costs:
             "kv_dtype": self.dtype,
             "encoding_operations": self.vision.operations,
             "importance_operations": self.vision.importance,
+            "keys_operations": self.vision.keys,
             "rows": [
                 {
                     "method": row.plan.label,
@@ -145,6 +131,7 @@ class Costs:
                 }
                 for row in self.rows
             ],
+            "refused": self.refused,
         }
 
 
@@ -168,38 +155,40 @@ def paper_prefill(levels: Sequence[Level], decoder: Decoder) -> int:
 
 
 def plans(
-    methods: Sequence[str], ratios: Sequence[float], frames: int, tokens: int, layers: int
-) -> list[Plan]:
+    methods: Sequence[NamedMethod], ratios: Sequence[float], frames: int, tokens: int, layers: int
+) -> tuple[list[Plan], dict[str, str]]:
     """Full tokens, then `methods` at every ratio, on `frames` of `tokens` each and a decoder of `layers`.
 
-    FastV: before layer 2, `retain_ratio` stays. PDrop: half goes at each quarter of the layers (8, 16 and
-    24 of 32 in its paper), whatever the ratio. HoliTom: its own inner stage; "w/o M" is without it.
+    Returns:
+        The plans; and by label what cannot be planned, with the reason.
 
     Raises:
-        SettingsError: an unknown method, a ratio that is not in (0, 1], a decoder without such a layer.
+        SettingsError: a ratio is not in (0, 1].
     """
-    found = [Plan("full tokens", 1.0, frames * tokens)]
-    for method in methods:
-        if method == "pdrop":
-            quarters = sorted({round(layers * part / 4) for part in (1, 2, 3)} - {0, layers})
-            found.append(Plan("PDrop", 1.0, frames * tokens, tuple(Keep(at, 0.5) for at in quarters)))
-        else:
-            found += [_plan(method, ratio, frames, tokens, layers) for ratio in ratios]
-    return found
+    found, refused = [Plan("full tokens", 1.0, frames * tokens)], {}
+    for ratio in ratios:
+        Method(retain_ratio=ratio)
+    for named in methods:
+        own = named.retain_ratio is not None
+        for ratio in ratios[:1] if own else ratios:
+            label = named.label if own else f"{named.label} {100 * ratio:g}%"
+            try:
+                found.append(_plan(label, named.at(ratio), frames, tokens, layers))
+            except SettingsError as error:
+                refused[label] = str(error)
+    return found, refused
 
 
-def _plan(method: str, ratio: float, frames: int, tokens: int, layers: int) -> Plan:
-    holitom = HoliTom(retain_ratio=ratio)  # checks the ratio, for all
-    percent = f"{100 * ratio:g}%"
-    merged = frames * ceil(tokens * ratio)
-    if method == "holitom":
-        return Plan(f"HoliTom {percent}", ratio, merged, holitom.inner(layers), holitom.needs_importance)
-    if method == "holitom-outer":
-        return Plan(f"HoliTom w/o M {percent}", ratio, merged, (), holitom.needs_importance)
-    if method == "fastv":
-        require("layers", layers, "more than 2 for FastV", lambda count: count > 2)
-        return Plan(f"FastV {percent}", ratio, frames * tokens, (Keep(2, ratio),))
-    raise SettingsError(f"method must be one of {', '.join(METHODS)}, not {method!r}")
+def _plan(label: str, method: Method, frames: int, tokens: int, layers: int) -> Plan:
+    varies = isinstance(method, HoliTom) and method.budget == "ratio"
+    return Plan(
+        label=label,
+        retain_ratio=method.retain_ratio,
+        sent=frames * ceil(tokens * method.retain_ratio) if varies else method.merged_count(frames, tokens),
+        inner=method.inner(layers),
+        needs_importance=method.needs_importance,
+        needs_keys=method.needs_keys,
+    )
 
 
 def skeleton(name: str, dtype: torch.dtype = torch.bfloat16) -> Any:
@@ -214,7 +203,7 @@ def skeleton(name: str, dtype: torch.dtype = torch.bfloat16) -> Any:
         ModelError: there is no such config, or no video model can be made of it.
     """
     from huggingface_hub.errors import StrictDataclassError
-    from transformers import AutoConfig, AutoModelForImageTextToText
+    from transformers import AutoModelForImageTextToText
 
     if (
         name not in PUBLISHED
@@ -223,7 +212,7 @@ def skeleton(name: str, dtype: torch.dtype = torch.bfloat16) -> Any:
     ):
         raise ModelError(f"model {name}: no such folder or config; published shapes: {', '.join(PUBLISHED)}")
     try:
-        config = published_config(name) if name in PUBLISHED else AutoConfig.from_pretrained(name)
+        config = published_config(name) if name in PUBLISHED else config_of(name)
         with torch.device("meta"):
             model: Any = AutoModelForImageTextToText.from_config(
                 config, dtype=dtype, attn_implementation="sdpa"
@@ -241,7 +230,7 @@ def costs(
     name: str,
     frames: int = 32,
     ratios: Sequence[float] = (0.25, 0.2, 0.15, 0.1),
-    methods: Sequence[str] = METHODS,
+    methods: str = USUAL,
     text_tokens: int = 32,
     dtype: str = "bfloat16",
     size: tuple[int, int] = (640, 360),
@@ -252,7 +241,7 @@ def costs(
         name: see `skeleton`.
         frames: of the video.
         ratios: shares of the visual tokens to keep.
-        methods: of `METHODS`.
+        methods: as `named_methods` reads them.
         text_tokens: tokens of the prompt beside the video's, at least the one that is asked for the answer.
         dtype: of the KV cache: float32, bfloat16 or float16.
         size: width and height of a frame, before the model's own processor resizes it.
@@ -268,7 +257,8 @@ def costs(
         require("size", side, "two of 1..8192", lambda pixels: 1 <= pixels <= 8192, whole=True)
     if dtype not in ("float32", "bfloat16", "float16"):
         raise SettingsError(f"dtype must be float32, bfloat16 or float16, not {dtype!r}")
-    plans(methods, ratios, frames, tokens=1, layers=28)  # bad settings before big models
+    named = named_methods(methods)
+    plans(named, ratios, frames, tokens=1, layers=28)  # bad settings before big models
 
     model = skeleton(name, getattr(torch, dtype))
     adapter = adapter_for(model)
@@ -279,7 +269,8 @@ def costs(
     rows = []
     try:
         vision = count_vision(adapter, frames, *size)
-        for plan in plans(methods, ratios, vision.frames, vision.tokens, decoder.layers):
+        planned, refused = plans(named, ratios, vision.frames, vision.tokens, decoder.layers)
+        for plan in planned:
             counted = [Level(start, n + text_tokens) for start, n in plan.levels(vision.separators)]
             prefill = count_prefill(model, adapter, counted)
             rows.append(Cost(plan, paper_prefill(plan.levels(), decoder), prefill))
@@ -287,4 +278,4 @@ def costs(
         if isinstance(error, HolitomError):
             raise
         raise ModelError(f"model {name}: its shapes do not fit together: {error}") from error
-    return Costs(name, text_tokens, dtype, vision, tuple(rows))
+    return Costs(name, text_tokens, dtype, vision, tuple(rows), refused)

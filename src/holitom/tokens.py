@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -37,6 +38,22 @@ class VideoTokens:
 
 
 @dataclass(frozen=True)
+class Origins:
+    """Where each token of a video went. A token's place is `t * N + n`.
+
+    Places and not indices of `MergedTokens`, so that they hold in whatever order a model is sent them.
+
+    Attributes:
+        via: `[T, N]` int64: the place where it was averaged over time, before anything was merged in space;
+            its own where it was not.
+        into: `[T, N]` int64: the place of the merged token that it is part of; -1: dropped.
+    """
+
+    via: Tensor
+    into: Tensor
+
+
+@dataclass(frozen=True)
 class MergedTokens:
     """The tokens that one video sends into the language model, in the order they are sent.
 
@@ -49,6 +66,8 @@ class MergedTokens:
             where the method has no segments.
         stages: token counts after each stage, in order, e.g. `{"temporal": 4210, "spatial": 628}`.
         streams: `[M, E]`: the video's `streams`, merged as `features` are; None where it has none.
+        origins: works out where every token of the video went. Until it is called that costs nothing; None
+            where a method does not say.
     """
 
     features: Tensor
@@ -58,3 +77,4 @@ class MergedTokens:
     segments: list[tuple[int, int]]
     stages: dict[str, int]
     streams: Tensor | None = None
+    origins: Callable[[], Origins] | None = field(default=None, repr=False, compare=False)

@@ -6,6 +6,7 @@ One method for each kind of stage everywhere; what is only more of the same is m
 from __future__ import annotations
 
 import copy
+import inspect
 from typing import Any
 
 import pytest
@@ -60,6 +61,7 @@ def generated(model: Any, inputs: Any, method: Method | None, **settings: Any) -
 def assert_row(name: str, out: Any, row: int, prompt: int, alone: Any, method: Method, **more: Any) -> None:
     """Row `row` of what was generated behind `prompt` columns is the reference's for `alone`."""
     answer = out.sequences[row, prompt:].tolist()
+    more = {"sees": small(name)} | more
     wanted = reference_logits(small(name, "eager"), alone, method, answer[:-1], **more)
     assert_close(torch.stack(out.logits)[:, row], wanted[-len(answer) :], **CLOSE)
 
@@ -68,7 +70,7 @@ def run(name: str, inputs: Any, alone: list[Any], method: Method, attention: str
     one = small(name, attention)
     out = generated(one.model, inputs, method, suppress_tokens=one.unspoken, **kw)
     for row, own in enumerate(alone):
-        assert_row(name, out, row, inputs["input_ids"].shape[1], own, method)
+        assert_row(name, out, row, inputs["input_ids"].shape[1], own, method, sees=one)
 
 
 @each_family
@@ -198,10 +200,13 @@ def test_a_second_video_over_the_cache(name: str, method: Method) -> None:
     turns = [first["input_ids"].shape[1], both["input_ids"].shape[1]]
     with method(one.model), torch.no_grad():
         cache = one.model(**first, use_cache=True).past_key_values
-        pixels = {k: new[k] for k in ("pixel_values_videos", "video_grid_thw") if k in new}
-        features = one.model.get_video_features(**pixels, return_dict=True)
-        whole = {k: v for k, v in both.items() if k != "pixel_values_videos"}
-        whole["mm_encoder_outputs"] = {"video": features}
+        adapter = adapter_for(one.model)
+        encode = getattr(adapter.trunk, adapter.encoder)
+        pixels = {k: v for k, v in new.items() if k in inspect.signature(encode).parameters}
+        whole = {k: v for k, v in both.items() if k != adapter.pixels_name}
+        if "video_compression_mask" in new:
+            whole["video_compression_mask"] = new["video_compression_mask"]
+        whole["mm_encoder_outputs"] = {adapter.modality: encode(**pixels, return_dict=True)}
         out = generated(one.model, whole, None, past_key_values=cache, suppress_tokens=one.unspoken)
     assert_row(name, out, 0, turns[1], both, method, turns=turns)
 

@@ -240,6 +240,7 @@ def test_an_answer_counts_for_its_own_task_and_for_all() -> None:
 def test_without_lmms_eval_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     name = "holitom.integrations.lmms_eval.model"
     monkeypatch.delitem(sys.modules, name, raising=False)
-    monkeypatch.setitem(sys.modules, "lmms_eval", None)
+    for module in ["lmms_eval", *(module for module in sys.modules if module.startswith("lmms_eval."))]:
+        monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ImportError, match=r"pip install 'holitom\[lmms-eval\]'"):
         importlib.import_module(name)

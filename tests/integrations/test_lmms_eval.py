@@ -53,7 +53,13 @@ def run_harness(task: Path, output: Path, model_args: str, *launcher: str) -> Ou
             *("--include_path", str(task.parent), "--tasks", task.stem),
             *("--output_path", str(output), "--log_samples"),
         ],
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(output / "hf"), "OMP_NUM_THREADS": "1"},
+        env={
+            **os.environ,
+            "ACCELERATE_USE_CPU": "true",
+            "HF_HUB_OFFLINE": "1",
+            "HF_HOME": str(output / "hf"),
+            "OMP_NUM_THREADS": "1",
+        },
         capture_output=True,
         text=True,
         cwd=output,
@@ -105,7 +111,8 @@ def test_the_harness_gets_the_bench_s_answers(
 
 @pytest.mark.slow
 def test_two_processes_share_the_questions(task: Path, tmp_path: Path) -> None:
-    launcher = ("accelerate.commands.launch", "--cpu", "--num_processes", "2", "--main_process_port", "0")
+    # What `accelerate launch --multi_gpu` starts too; accelerate itself launches one process on CPUs.
+    launcher = ("torch.distributed.run", "--standalone", "--nproc_per_node", "2")
     got = run_harness(task, tmp_path, "method=visionzip,retain_ratio=0.25,inner=true", *launcher)
     assert "Running on rank 0" in got.log
     assert "Running on rank 1" in got.log
@@ -173,6 +180,33 @@ def test_a_mixed_batch_gives_each_question_its_own_answer(lm: Any, clips: list[s
     assert [answer.text for answer in together] == [answer.text for answer in alone]
     assert [answer.token_counts for answer in together] == [answer.token_counts for answer in alone]
     assert all(answer.text for answer in together)
+
+
+QWEN = """{% for part in messages[0]['content'] %}
+{% if part['type'] == 'text' %} {{ part['text'] }}
+{% else %} <|vision_start|> <|{{ part['type'] }}_pad|> <|vision_end|>
+{% endif %}{% endfor %}"""
+
+
+def test_another_family_answers_too(clips: list[str], tmp_path: Path) -> None:
+    from lmms_eval.models import get_model
+    from support import tiny_qwen
+
+    tiny_qwen.save(tmp_path)
+    (tmp_path / "qwen.jinja").write_text(QWEN)
+    arguments = f"pretrained={tmp_path},retain_ratio=0.25,inner_layer=1,chat_template={tmp_path}/qwen.jinja"
+    qwen = get_model("holitom").create_from_arg_string(arguments, {"batch_size": "4"})
+    image = Image.fromarray(md.sample("test", 4, 1).frames[0])
+    conversations = [
+        parts(clips[0], text="w1 w2"),
+        parts(clips[1], clips[0], text="w3"),
+        parts(text="w4 w5 w6"),
+        parts(image, clips[1], text="w7"),
+        parts(clips[2], text="w8"),
+    ]
+    together = ask(qwen, *conversations)
+    assert together == [ask(qwen, conversation)[0] for conversation in conversations]
+    assert len({answer.text for answer in together}) > 1
 
 
 def test_answers_come_in_the_order_of_the_requests(lm: Any, clips: list[str]) -> None:

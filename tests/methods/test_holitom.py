@@ -159,6 +159,8 @@ def test_settings_default_to_the_papers() -> None:
         ("contextual_ratio", -0.1),
         ("inner_layer", 0),
         ("inner_drop", 1.0),
+        ("inner_attention", "next"),
+        ("positions", "new"),
     ],
 )
 def test_a_setting_out_of_range_is_named_with_its_value_and_range(field: str, value: object) -> None:

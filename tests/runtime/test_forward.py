@@ -16,7 +16,10 @@ from holitom import HoliTom, Method, UnsupportedUsageError
 OUTER = EveryOther()
 INNER = EveryOther(layers=(2,))
 HOLITOM = HoliTom(retain_ratio=0.25, similarity_threshold=0.8)
-each_method = pytest.mark.parametrize("method", [OUTER, INNER, HOLITOM], ids=["outer", "inner", "holitom"])
+OWN = HoliTom(retain_ratio=0.25, similarity_threshold=0.8, positions="own")
+each_method = pytest.mark.parametrize(
+    "method", [OUTER, INNER, HOLITOM, OWN], ids=["outer", "inner", "holitom", "own positions"]
+)
 
 
 @each_method

@@ -13,14 +13,17 @@ from torch.testing import assert_close
 from transformers import DynamicCache
 
 from holitom import HoliTom, Method
+from holitom.methods import HoliTomPlus
 
 STEPS = 6
 OUTER = EveryOther()
 INNER = EveryOther(layers=(2,))
 STAGED = EveryOther(layers=(1, 3))
 HOLITOM = HoliTom(retain_ratio=0.25, similarity_threshold=0.8)
-METHODS = [OUTER, INNER, STAGED, HOLITOM]
-NAMES = ["outer", "inner", "staged", "holitom"]
+OWN = HoliTom(retain_ratio=0.25, similarity_threshold=0.8, positions="own")
+PLUS = HoliTomPlus(retain_ratio=0.3)
+METHODS = [OUTER, INNER, STAGED, HOLITOM, OWN, PLUS]
+NAMES = ["outer", "inner", "staged", "holitom", "own positions", "holitom plus"]
 
 each_method = pytest.mark.parametrize("method", METHODS, ids=NAMES)
 
@@ -108,6 +111,8 @@ def test_beams(tiny: Tiny, method: Method) -> None:
     prompts = ["w1 <video> w2 w3", "<video> w9 w8 <video> w5 w4"]
     videos = [video(seed=1), video(seed=2), video(seed=3)]
     settings = {"num_beams": 3, "num_return_sequences": 2, "output_logits": False}
+    # Without cache a placeholder that the model says would ask for a video of its own.
+    settings["suppress_tokens"] = [tiny.model.config.image_token_id, tiny.model.config.video_token_id]
     inputs = tiny.inputs(*prompts, videos=videos)
     out = generated(tiny.model, inputs, method, **settings)
     plain = generated(tiny.model, inputs, method, use_cache=False, **settings)

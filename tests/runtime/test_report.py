@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
 from support.reference import EveryOther
 from support.tiny import Tiny, image, video
+from torch import Tensor
 from transformers import DynamicCache
 
 from holitom import HoliTom, Method
@@ -41,6 +43,49 @@ def test_beams_are_no_further_videos(tiny: Tiny, settings: dict[str, Any]) -> No
     assert run.last is not None
     assert [v.row for v in run.last.videos] == [0, 1]
     assert [v.stages for v in run.last.videos] == [{"every other": 32, "layer 1": 17, "layer 3": 9}] * 2
+
+
+@dataclass(frozen=True)
+class Every:
+    """Keeps tokens `start, start + 2, ...` of a row."""
+
+    layer: int
+    start: int
+    own_attention = False
+
+    def keep(self, visual: int) -> int:
+        return len(range(self.start, visual, 2))
+
+    def __call__(self, hidden: Tensor, attention: Tensor) -> tuple[Tensor, Tensor]:
+        kept = torch.arange(self.start, len(hidden), 2)
+        return kept, hidden[kept]
+
+
+@dataclass(frozen=True)
+class ThinnedTwice(Method):
+    """Sends every token; inside, every other one stays, twice."""
+
+    retain_ratio: float = 1.0
+
+    def inner(self, num_layers: int) -> tuple[Any, ...]:
+        return (Every(1, start=1), Every(3, start=0))
+
+
+@pytest.mark.parametrize("beams", [1, 2])
+def test_which_tokens_survive_inside(tiny: Tiny, beams: int) -> None:
+    inputs = tiny.inputs("w1 <video> w2 <video> w3", "<video> w3", videos=[video(seed=s) for s in range(3)])
+    with ThinnedTwice()(tiny.model) as run:
+        tiny.model.generate(**inputs, max_new_tokens=2, num_beams=beams)
+    assert run.last is not None
+    first, second, third = run.last.videos
+    # Row 0 has tokens 0..64 of the first video and its newline, then 65..129 of the second.
+    assert first.survivors(1).tolist() == third.survivors(1).tolist() == list(range(1, 65, 2))
+    assert second.survivors(1).tolist() == list(range(0, 65, 2))
+    assert first.survivors(3).tolist() == third.survivors(3).tolist() == list(range(1, 65, 4))
+    assert second.survivors(3).tolist() == list(range(0, 65, 4))
+    assert second.stages == {"layer 1": 33, "layer 3": 17}
+    assert second.place is not None
+    assert second.place.tolist() == [*range(64), -1]  # the newline stays to the end
 
 
 def test_holitoms_stages_and_segments(tiny: Tiny) -> None:

@@ -88,10 +88,10 @@ def test_without_a_cache_and_with_beams(tiny: Tiny, videos: list[Any], settings:
 
 def test_only_what_a_method_needs_is_read(tiny: Tiny, videos: list[Any]) -> None:
     inputs = tiny.inputs("<video>", videos=videos[:1])
-    plain = encode_once(tiny.model, inputs, [VidCom2(0.5)]).encoded.videos[0]
+    plain = encode_once(tiny.model, inputs, [VidCom2(0.5)]).encoded.encodings[0]
     assert plain.keys is None
     assert not plain.importance.any()
-    full = encode_once(tiny.model, inputs, NEEDED).encoded.videos[0]
+    full = encode_once(tiny.model, inputs, NEEDED).encoded.encodings[0]
     assert full.keys is not None
     assert full.importance.all()
 

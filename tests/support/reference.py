@@ -81,7 +81,7 @@ def reference_logits(
                 ).pooler_output
             )
         )
-    sent: list[Tensor] = []
+    sent: list[tuple[Tensor, list[int]]] = []
     if "pixel_values_videos" in inputs:
         pixels = inputs["pixel_values_videos"]
         pooled = trunk.get_video_features(pixels, return_dict=True).pooler_output
@@ -90,9 +90,11 @@ def reference_logits(
             side = int(features.shape[1] ** 0.5)
             importance, keys = reference_vision(model, frames)
             video = VideoTokens(features, importance, (side, side), keys)
-            sent.append(torch.cat([method.merge(video).features, one[-1:]]))
+            merged = method.merge(video)
+            stood = merged.frame * side**2 + merged.position
+            sent.append((torch.cat([merged.features, one[-1:]]), [*stood.tolist(), len(one) - 1]))
 
-    parts, videos = [], iter(sent)
+    parts, videos, columns = [], iter(sent), []
     turns = turns or [len(ids)]
     visual: list[list[int]] = [[] for _ in turns]
     lasts: list[int] = []
@@ -103,13 +105,16 @@ def reference_logits(
             lasts.append(sum(map(len, parts)) - 1)
         if token == config.video_token_id:
             if skip == 0:
-                tokens = next(videos)
+                tokens, stood = next(videos)
                 skip = len(one)
                 start = sum(map(len, parts))
                 visual[len(lasts)] += range(start, start + len(tokens))
                 parts.append(tokens)
+                columns += [column + place for place in stood]
             skip -= 1
-        elif token == config.image_token_id:
+            continue
+        columns.append(column)
+        if token == config.image_token_id:
             parts.append(pictures.pop(0)[None])
         else:
             parts.append(embeds(torch.tensor([token])))
@@ -117,7 +122,8 @@ def reference_logits(
     if answer:
         parts.append(embeds(torch.tensor(answer)))
     hidden = torch.cat(parts)
-    position = torch.arange(len(hidden))
+    columns += range(len(ids), len(ids) + len(answer))
+    position = torch.tensor(columns) if method.positions == "own" else torch.arange(len(hidden))
     # Where each token stands now; merging takes tokens away from all three.
     lasts.append(prompt - 1)
     # Who asks is not merged away.

@@ -37,7 +37,7 @@ def tried(settings: Sequence[Setting], model: Any, processor: Any) -> list[Setti
     found = []
     with torch.inference_mode():
         inputs = _inputs(model, processor, held_out_questions(1)[:1])
-        video = encode_once(model, inputs, methods).encoded.videos[0]
+        video = encode_once(model, inputs, methods).encoded.encodings[0]
         for setting in settings:
             try:
                 if setting.method:

@@ -1,15 +1,110 @@
-"""What the figures of a benchmark were measured on."""
+"""The machine that figures come from: what it is, and what memory a call takes on it."""
 
 from __future__ import annotations
 
+import ctypes
+import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import torch
 
 
 def processor() -> str:
-    """The name of this machine's processor."""
+    """The processor's name."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
+
+
+def cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Let torch use `count` threads meanwhile."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class Peak:
+    """Memory that a call took at its most above what was in use before it; `bytes` is None where unknown."""
+
+    bytes: int | None = None
+
+
+@contextmanager
+def peak_memory(device: torch.device) -> Iterator[Peak]:
+    """How far memory rises meanwhile: on a GPU what torch allocated, else the process's resident memory.
+
+    Resident memory is known on Linux only. It counts whole pages, and what the allocator gives back late.
+    """
+    peak = Peak()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        yield peak
+        peak.bytes = torch.cuda.max_memory_allocated(device) - before
+        return
+    try:
+        ctypes.CDLL(None).malloc_trim(0)  # what earlier calls freed must not hide what this one takes
+        Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
+        before = _resident("VmRSS")
+    except (AttributeError, OSError):
+        yield peak
+        return
+    yield peak
+    peak.bytes = max(0, _resident("VmHWM") - before)
+
+
+def available_bytes(device: torch.device) -> int | None:
+    """Memory that may still be taken on `device`; None where it cannot be told."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    if device.type != "cpu":
+        return None
+    try:
+        free = _field(Path("/proc/meminfo"), "MemAvailable")
+    except (OSError, StopIteration):
+        return None
+    group = Path("/sys/fs/cgroup")  # of a container
+    try:
+        limit, used = ((group / name).read_text().strip() for name in ("memory.max", "memory.current"))
+    except OSError:
+        return free
+    return free if limit == "max" else min(free, int(limit) - int(used))
+
+
+def describe(device: torch.device) -> dict[str, Any]:
+    """What a figure has to be printed with."""
+    import transformers
+
+    return {
+        "processor": processor(),
+        "cores": cores(),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+
+
+def _resident(field: str) -> int:
+    return _field(Path("/proc/self/status"), field)
+
+
+def _field(path: Path, name: str) -> int:
+    """A memory field of a `/proc` file, in bytes."""
+    lines = path.read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))

@@ -6,13 +6,10 @@ ones are: scenes with hard cuts, a still background with sensor noise, a quarter
 
 from __future__ import annotations
 
-import ctypes
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,7 +18,7 @@ from rich.table import Table
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from holitom.bench.machine import processor
+from holitom.bench.machine import peak_memory, processor, threads
 from holitom.methods.holitom import HoliTom
 from holitom.ops.segmentation import best_segments, neighbour_similarity, static_counts, static_until
 from holitom.tokens import VideoTokens
@@ -130,7 +127,7 @@ def overhead() -> dict[str, Any]:
         row(f"outer stage, {frames} x {size}: tensor operations", count.operations, "", 200)
         row(f"outer stage, {frames} x {size}: device synchronisations", count.synchronisations, "", 2)
         if frames == 32:
-            with _threads(2):
+            with threads(2):
                 row(
                     f"outer stage, {frames} x {size}, float32, two cores", 1e3 * _seconds(merge, 30), "ms", 40
                 )
@@ -138,7 +135,7 @@ def overhead() -> dict[str, Any]:
     features = synthetic_video(1024, NARROW).features
     given_features = partial(_segments_of, features)
     given_similarity = partial(_segments, neighbour_similarity(features))
-    with _threads(1):
+    with threads(1):
         for source, call in (("similarities", given_similarity), (f"features {NARROW} wide", given_features)):
             name = f"segmenting 1024 x {GRID * GRID} given {source}, one core"
             row(f"{name}: extra memory", _extra_megabytes(call), "MB", 64)
@@ -185,31 +182,10 @@ def _seconds(call: Callable[[], object], repeats: int) -> float:
 
 
 def _extra_megabytes(call: Callable[[], object]) -> float | None:
-    """How far the process's resident memory rises above its level before `call` (Linux; else None)."""
-    try:
-        ctypes.CDLL(None).malloc_trim(0)  # what earlier calls freed must not hide what this one takes
-        Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
-        before = _resident("VmRSS")
+    """How far memory rises above its level before `call` (Linux; else None)."""
+    with peak_memory(torch.device("cpu")) as peak:
         call()
-        return (_resident("VmHWM") - before) / 1e3
-    except (AttributeError, OSError):
-        return None
-
-
-def _resident(field: str) -> float:
-    """A memory field of this process, in kB."""
-    status = Path("/proc/self/status").read_text()
-    return float(next(line.split()[1] for line in status.splitlines() if line.startswith(field)))
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    return None if peak.bytes is None else peak.bytes / 1e6
 
 
 if __name__ == "__main__":

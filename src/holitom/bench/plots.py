@@ -158,8 +158,8 @@ def plot_by_task(results: dict[str, Any], path: Path, retain_ratio: float = 0.10
             axes.tick_params(left=False)
             if index:
                 axes.spines["left"].set_visible(False)
-        budget = f"{100 * ratios[0]:g}%" if ratios else "no"
-        heading = _title(results, f"Accuracy by task at {budget} of the tokens, %")
+        budget = f"at {100 * ratios[0]:g}% of the tokens" if ratios else "with full tokens"
+        heading = _title(results, f"Accuracy by task {budget}, %")
         figure.suptitle(heading, x=0.02, y=1.0, ha="left", fontsize=11)
         figure.text(
             *(0.02, -0.02),

@@ -1,4 +1,4 @@
-"""What the accuracy sweep runs: methods at budgets, and those that a method refuses."""
+"""What a benchmark runs: methods at budgets, and those that a method refuses."""
 
 from __future__ import annotations
 

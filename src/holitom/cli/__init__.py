@@ -9,7 +9,16 @@ import sys
 
 import typer
 
-from holitom.cli import accuracy, ask, flops, lmms_task, overhead, serve  # noqa: F401  (each adds its command)
+from holitom.cli import (  # noqa: F401  (each adds its command)
+    accuracy,
+    ask,
+    flops,
+    inspect,
+    lmms_task,
+    overhead,
+    serve,
+    speed,
+)
 from holitom.cli.app import BUNDLED_MODEL, DEMO_QUESTION, DEMO_VIDEO, app
 from holitom.errors import HolitomError
 

@@ -15,6 +15,7 @@ from holitom.cli.app import (
     DEMO_VIDEO,
     USUAL_FRAMES,
     app,
+    check_question,
     note,
     notes,
     print_table,
@@ -75,8 +76,8 @@ def ask(
     """
     if video is not None and question is None:
         raise SettingsError(f"a question is needed: holitom ask {video} 'What happens?'")
-    if question is not None and not question.strip():
-        raise SettingsError("the question is empty")
+    if question is not None:
+        check_question(question)
     if max_new_tokens < 1:
         raise SettingsError(f"max-new-tokens must be at least 1, not {max_new_tokens}")
     video, question = video or DEMO_VIDEO, question or DEMO_QUESTION

@@ -24,7 +24,13 @@ def flops(
         str, typer.Option(help="Width and height of its frames, where the model minds.")
     ] = "640x360",
     retain: Annotated[str, typer.Option(help="Shares of visual tokens to keep.")] = "0.25,0.2,0.15,0.1",
-    method: Annotated[str, typer.Option(help="all, or some of: fastv,pdrop,holitom-outer,holitom.")] = "all",
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help="all, or some with commas between, as `holitom bench accuracy` takes them. "
+            "[default: the rows of the paper's table]"
+        ),
+    ] = None,
     text_tokens: Annotated[int, typer.Option(help="Tokens of the prompt beside the video's.")] = 32,
     dtype: Annotated[str, typer.Option(help="Of the KV cache: float32, bfloat16 or float16.")] = "bfloat16",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -35,12 +41,11 @@ def flops(
     """
     wanted, pixels = ratios(retain), _size(size)
     with notes.status("Loading PyTorch") as status:
-        from holitom.flops import METHODS, costs
+        from holitom.flops import USUAL, costs
 
         quiet_transformers(model)
         status.update("Counting")
-        methods = METHODS if method == "all" else tuple(method.split(","))
-        counted = costs(model, frames, wanted, methods, text_tokens, dtype, pixels)
+        counted = costs(model, frames, wanted, method or USUAL, text_tokens, dtype, pixels)
     if as_json:
         print(json.dumps(counted.to_dict()))
     else:
@@ -84,9 +89,11 @@ def _print_costs(costs: Costs, frames: int) -> None:
         f"for newlines, {costs.text_tokens} text tokens; KV cache in {costs.dtype}\n"
     )
     print_table(table)
+    for label, reason in costs.refused.items():
+        print(f"\nNot counted: {label}: {reason}")
     print(
         "\nn @k: n tokens from layer k on. paper: 4nd^2 + 2n^2d + 2ndm a layer, visual tokens alone.\n"
         "vision, prefill: counted by torch on the model's own class, newlines and text included; matrix\n"
         "products and convolutions, not softmax, norms or elementwise work, nor merging itself (reading\n"
-        "importance is in vision). Other methods before the language model cost what HoliTom w/o M does."
+        "importance or keys is in vision). HoliTom is counted as on a video without static tokens."
     )

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from holitom.methods.flashvid import FlashVID
     from holitom.methods.floors import Random, Uniform
     from holitom.methods.holitom import HoliTom
+    from holitom.methods.holitom_plus import HoliTomPlus
     from holitom.methods.pdrop import PyramidDrop
     from holitom.methods.prunevid import PruneVid
     from holitom.methods.vidcom2 import VidCom2
@@ -40,6 +41,7 @@ __all__ = [
     "FastVID",
     "FlashVID",
     "HoliTom",
+    "HoliTomPlus",
     "InnerStage",
     "Method",
     "PruneVid",

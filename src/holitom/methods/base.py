@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from holitom.errors import SettingsError
-from holitom.tokens import MergedTokens, VideoTokens
+from holitom.tokens import MergedTokens, Origins, VideoTokens
 
 if TYPE_CHECKING:
     from holitom.runtime import Handle, Run
@@ -55,12 +55,16 @@ class Method:
 
     Attributes:
         retain_ratio: share of the visual tokens that goes into the language model, in (0, 1].
+        positions: "packed": what is left of a prompt is numbered without gaps, as the paper does. "own": each
+            token keeps the position id that it has in the unmerged prompt, and so does all that follows, as
+            models with several rotary axes do in any case.
 
     Raises:
         SettingsError: a hyper-parameter is out of its range.
     """
 
     retain_ratio: float = 0.10
+    positions: Literal["packed", "own"] = field(default="packed", kw_only=True)
 
     needs_importance: ClassVar[bool] = False
     """Whether `merge` reads `VideoTokens.importance`; only then is the vision tower's attention read."""
@@ -73,6 +77,7 @@ class Method:
 
     def __post_init__(self) -> None:
         require("retain_ratio", self.retain_ratio, "a number in (0, 1]", lambda r: 0 < r <= 1)
+        choose("positions", self.positions, "packed", "own")
 
     def merged_count(self, frames: int, tokens: int) -> int:
         """How many tokens `merge` returns for `frames` of `tokens` each, whatever they show.
@@ -100,6 +105,7 @@ class Method:
             size=torch.ones_like(place),
             segments=[(frame, frame) for frame in range(frames)],
             stages={},
+            origins=lambda: Origins(place.view(frames, tokens), place.view(frames, tokens)),
             streams=None if video.streams is None else video.streams.flatten(0, 1),
         )
 
@@ -132,4 +138,11 @@ def require(
     """Raise a `SettingsError` that names field, value and range unless `value` is a number that `holds`."""
     number = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
     if not number or not holds(value):
+        raise SettingsError(f"{field} must be {allowed}, got {value!r}")
+
+
+def choose(field: str, value: object, *names: str) -> None:
+    """Raise a `SettingsError` that names field, value and choices unless `value` is one of `names`."""
+    if value not in names:
+        allowed = " or ".join(f'"{name}"' for name in names)
         raise SettingsError(f"{field} must be {allowed}, got {value!r}")

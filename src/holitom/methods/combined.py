@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from holitom.methods.base import InnerStage, Method
 from holitom.tokens import MergedTokens, VideoTokens
@@ -18,11 +19,13 @@ class Combined(Method):
     """
 
     retain_ratio: float = field(init=False)
+    positions: Literal["packed", "own"] = field(init=False, kw_only=True)
     outer: Method
     inside: Method
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "retain_ratio", self.outer.retain_ratio)
+        object.__setattr__(self, "positions", self.outer.positions)
         super().__post_init__()
 
     @property

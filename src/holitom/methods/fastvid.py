@@ -120,4 +120,5 @@ class FastVID(Method):
         owner = join_most_similar(flat[at], of_segment, heads, counts[counts > 0])
         bags = gather_bags(heads, owner)
         weight = bags.shares((1.0 / bags.size).clamp_min(self.anchor_weight))
-        return Part(at[heads], bags.count, bags.weighted_sum(video.carried[at].float(), weight))
+        merged = bags.weighted_sum(video.carried[at].float(), weight)
+        return Part(at[heads], bags.count, merged, at, owner)

@@ -120,7 +120,8 @@ class FlashVID(Method):
                     standing_for=trees.count[number[at]],
                 )
             )
-        return assemble(video, parts, segments=segments, stages={"trees": int(picks.sum() + roots.sum())})
+        stages = {"trees": int(picks.sum() + roots.sum())}
+        return assemble(video, parts, segments=segments, stages=stages, via=lambda: root)
 
     def inner(self, num_layers: int) -> tuple[InnerStage, ...]:
         """One stage, at `inner_layer`.

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from holitom.errors import SettingsError
-from holitom.methods.base import InnerStage, Method, require
-from holitom.methods.parts import Part, assemble, clustered, unchanged
+from holitom.methods.base import InnerStage, Method, choose, require
+from holitom.methods.parts import Part, assemble, averaged_at, clustered, unchanged
 from holitom.ops.budgets import exact_total, largest_remainder
 from holitom.ops.host import to_device
 from holitom.ops.merging import merge_into_most_similar, most_attended
@@ -48,6 +48,9 @@ class HoliTom(Method):
         inner_drop: share of the visual tokens merged away there, in [0, 1). None or 0: outer only.
         budget: "ratio": the paper's, rounded for every segment and frame, so that the count depends on
             the video. "exact": always `merged_count(T, N)` tokens, which an engine can know beforehand.
+        inner_attention: which attention ranks in the inner merge. "before": the paper's, of the layer before
+            `inner_layer`. "own": of `inner_layer` itself, worked out before it runs (PyramidDrop, arXiv
+            2410.17247), so that what this layer is about to read is not dropped.
 
     Raises:
         SettingsError: a hyper-parameter is out of its range.
@@ -60,6 +63,7 @@ class HoliTom(Method):
     inner_layer: int | None = None
     inner_drop: float | None = 0.5
     budget: Literal["ratio", "exact"] = "ratio"
+    inner_attention: Literal["before", "own"] = "before"
 
     needs_importance: ClassVar[bool] = True
 
@@ -76,8 +80,8 @@ class HoliTom(Method):
             require("inner_layer", self.inner_layer, "a layer from 1 up", lambda v: v >= 1, whole=True)
         if self.inner_drop is not None:
             require("inner_drop", self.inner_drop, "a number in [0, 1)", lambda v: 0 <= v < 1)
-        if self.budget not in ("ratio", "exact"):
-            raise SettingsError(f'budget must be "ratio" or "exact", got {self.budget!r}')
+        choose("budget", self.budget, "ratio", "exact")
+        choose("inner_attention", self.inner_attention, "before", "own")
 
     @property
     def threshold(self) -> float:
@@ -121,7 +125,9 @@ class HoliTom(Method):
 
         # Stage 5: a segment's static tokens first, then each frame's important and contextual ones.
         stages = {"temporal": frames * tokens - pruned + plan.unmerged}
-        return assemble(video, parts, segments=segments, stages=stages)
+        return assemble(
+            video, parts, segments=segments, stages=stages, via=lambda: averaged_at(opens, static, unmerged)
+        )
 
     def inner(self, num_layers: int) -> tuple[InnerStage, ...]:
         """Stage 6, once, at `inner_layer`.
@@ -138,7 +144,7 @@ class HoliTom(Method):
             raise SettingsError(
                 f"inner_layer must be in 1..{num_layers - 1} of the model's {num_layers} layers, got {layer}"
             )
-        return (MergeInside(layer, self.inner_drop),)
+        return (MergeInside(layer, self.inner_drop, self.inner_attention == "own"),)
 
     def _plan(self, segments: list[tuple[int, int]], counts: Counts, tokens: int) -> Plan:
         """Stages 2 and 4: budgets, in the definitions' float64 arithmetic and half-to-even rounding."""
@@ -227,12 +233,12 @@ class MergeInside:
     Attributes:
         layer: acts on the hidden states that enter this layer (0-based).
         drop: share of the visual tokens merged away.
+        own_attention: whether `layer`'s own attention ranks.
     """
 
     layer: int
     drop: float
-
-    own_attention: ClassVar[bool] = False
+    own_attention: bool = False
 
     def keep(self, visual: int) -> int:
         """`round(V * (1 - drop))` of `visual` tokens."""

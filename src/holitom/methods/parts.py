@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -10,24 +10,27 @@ from torch import Tensor
 
 from holitom.ops.clustering import dpc_knn
 from holitom.ops.ragged import Sizes
-from holitom.tokens import MergedTokens, VideoTokens
+from holitom.tokens import MergedTokens, Origins, VideoTokens
 
 
 class Part(NamedTuple):
     """Surviving tokens of one kind, by frame and position: `at` is their place `t * N + n`.
 
     `merged` are their features, with the video's streams (`VideoTokens.carried`), where they differ from what
-    the video has there.
+    the video has there. `member` `[P]` are the places of the tokens that were gathered into them, and `owner`
+    `[P]` says which of them each joined; None where nothing joined.
     """
 
     at: Tensor
     size: Tensor
-    merged: Tensor | None
+    merged: Tensor | None = None
+    member: Tensor | None = None
+    owner: Tensor | None = None
 
 
 def unchanged(at: Tensor) -> Part:
     """Tokens kept as they are."""
-    return Part(at, torch.ones_like(at), None)
+    return Part(at, torch.ones_like(at))
 
 
 def clustered(
@@ -57,7 +60,7 @@ def clustered(
     size = clusters.size
     if standing_for is not None:
         size = torch.zeros_like(size).scatter_add(0, clusters.owner, standing_for)
-    return Part(at[clusters.centers], size, clusters.features)
+    return Part(at[clusters.centers], size, clusters.features, at, clusters.owner)
 
 
 def assemble(
@@ -66,6 +69,7 @@ def assemble(
     *,
     segments: list[tuple[int, int]] | None = None,
     stages: dict[str, int] | None = None,
+    via: Callable[[], Tensor] | None = None,
 ) -> MergedTokens:
     """Frame by frame, within a frame part after part, within a part by position.
 
@@ -74,6 +78,7 @@ def assemble(
         parts: what survives; every place in one part at most.
         segments: None: every frame is one.
         stages: token counts before the last stage, which is called "spatial".
+        via: `Origins.via`, for methods that average over time.
     """
     frames, tokens, width = video.features.shape
     at = torch.cat([part.at for part in parts])
@@ -84,6 +89,7 @@ def assemble(
     for where, part in zip(place, parts, strict=True):
         if part.merged is not None:
             carried.index_copy_(0, where, part.merged.to(carried.dtype))
+    traced = [part._replace(merged=None) for part in parts]  # what is kept to be asked holds no features
     return MergedTokens(
         features=carried[:, :width],
         frame=frame,
@@ -91,5 +97,32 @@ def assemble(
         size=torch.cat([part.size for part in parts])[order],
         segments=[(t, t) for t in range(frames)] if segments is None else segments,
         stages={**(stages or {}), "spatial": len(at)},
+        origins=lambda: _origins(frames, tokens, traced, via),
         streams=None if video.streams is None else carried[:, width:],
     )
+
+
+def averaged_at(opens: Tensor, static: Tensor, unmerged: Tensor | None = None) -> Tensor:
+    """`Origins.via` `[T, N]`: static tokens, less the unmerged ones, in the first frame of their segment.
+
+    Args:
+        opens: `[T, 1]` int64: the first frame of each frame's segment.
+        static: `[T, N]` bool.
+        unmerged: `[T, N]` bool.
+    """
+    tokens = static.shape[1]
+    place = torch.arange(static.numel(), device=static.device).view_as(static)
+    averaged = static if unmerged is None else static & ~unmerged
+    return torch.where(averaged, opens * tokens + place % tokens, place)
+
+
+def _origins(frames: int, tokens: int, parts: Sequence[Part], via: Callable[[], Tensor] | None) -> Origins:
+    """Follow each token to its average over time, and that to its cluster."""
+    place = torch.arange(frames * tokens, device=parts[0].at.device)
+    into = torch.full_like(place, -1)
+    for part in parts:
+        into[part.at] = part.at
+        if part.member is not None and part.owner is not None:
+            into[part.member] = part.at[part.owner]
+    through = place if via is None else via().flatten()
+    return Origins(through.view(frames, tokens), into[through].view(frames, tokens))

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from holitom.methods.base import Method, require
-from holitom.methods.parts import Part, assemble, clustered
+from holitom.methods.parts import Part, assemble, averaged_at, clustered
 from holitom.ops.budgets import exact_total, largest_remainder
 from holitom.ops.clustering import dpc_knn
 from holitom.ops.host import to_device, to_host
@@ -75,7 +75,13 @@ class PruneVid(Method):
         if in_space.any():
             segment = np.arange(len(segments)).repeat(length)
             parts.append(self._dynamic(video, static, segment, changing, in_space))
-        return assemble(video, parts, segments=segments, stages={"temporal": left})
+
+        def via() -> Tensor:
+            of, opens = np.arange(len(segments)).repeat(length), first.repeat(length)
+            table = to_device(np.stack([of, opens]), static.device)
+            return averaged_at(table[1, :, None], static[table[0]])
+
+        return assemble(video, parts, segments=segments, stages={"temporal": left}, via=via)
 
     def _segments(self, features: Tensor) -> list[tuple[int, int]]:
         """Step 1."""

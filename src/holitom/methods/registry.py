@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 METHODS = {
     "holitom": "holitom.methods.holitom:HoliTom",
+    "holitom-plus": "holitom.methods.holitom_plus:HoliTomPlus",
     "random": "holitom.methods.floors:Random",
     "uniform": "holitom.methods.floors:Uniform",
     "evs": "holitom.methods.evs:EVS",

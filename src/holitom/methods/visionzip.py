@@ -79,4 +79,4 @@ class VisionZip(Method):
         bags = gather_bags(heads, owner)
         weight = torch.where(bags.rank == 0, 1.0, 1.0 / (bags.size - 1))
         merged = bags.weighted_sum(video.carried[at].float(), weight)
-        return Part(at[heads], bags.count, merged)
+        return Part(at[heads], bags.count, merged, at, owner)

@@ -21,11 +21,13 @@ class SentTokens:
         features: `[S, D]`: merged tokens and the family's own separators (newlines).
         slot: `[S]` int64: the placeholder (0-based, within its video) that each stands at.
         streams: `[S, E]`: the merged tokens' streams; None where the family has none.
+        place: `[S]` int64: the place `t * N + n` of each in the video, -1 a separator. None: its slot.
     """
 
     features: Tensor
     slot: Tensor
     streams: Tensor | None = None
+    place: Tensor | None = None
 
 
 class Adapter(ABC):
@@ -33,7 +35,7 @@ class Adapter(ABC):
 
     Attributes:
         trunk: module whose `forward` takes `input_ids`, fills in visual features and calls `language_model`;
-            its `get_video_features` encodes videos.
+            its `encoder` encodes videos.
         language_model: decoder that takes `inputs_embeds`.
         layers: the decoder's layers; each has `self_attn`.
         vision_attention: attention module of the vision tower's last layer.
@@ -50,9 +52,29 @@ class Adapter(ABC):
     """Whether a token keeps the position ids of the column it stands at (multi-axis rotary positions); else
     what is left of a row is numbered anew, without gaps."""
 
+    modality: ClassVar[str] = "video"
+    """What the family's classes call what they encode: "image" where videos come as images between texts."""
+
+    @property
+    def encoder(self) -> str:
+        """The method of `trunk` that encodes videos."""
+        return f"get_{self.modality}_features"
+
+    @property
+    def pixels_name(self) -> str:
+        """Its first argument."""
+        return "pixel_values_videos" if self.modality == "video" else "pixel_values"
+
     @abstractmethod
     def __init__(self, model: nn.Module) -> None:
         """Find the parts of `model`; raise `UnsupportedModelError` for a variant that is not known."""
+
+    def check(self) -> None:  # noqa: B027
+        """Raise what would stop a run, before one begins; counting costs does without.
+
+        Raises:
+            UnsupportedModelError: something is missing that the config does not tell of.
+        """
 
     @abstractmethod
     def placeholders(self, input_ids: Tensor) -> Tensor:
@@ -93,7 +115,7 @@ class Adapter(ABC):
         importance: Tensor | None,
         keys: Tensor | None = None,
     ) -> list[VideoTokens]:
-        """The videos that one call of `get_video_features` has encoded.
+        """The videos that one call of `trunk`'s `encoder` has encoded.
 
         Args:
             encoded: what the call returned.
@@ -104,6 +126,18 @@ class Adapter(ABC):
         Raises:
             UnsupportedUsageError: what came out of the tower is not what its arguments say.
         """
+
+    def locate(self, encodings: list[VideoTokens], given: dict[str, Any]) -> list[VideoTokens]:
+        """The videos of a prompt, in reading order, from what `videos` returned when they were encoded.
+
+        Args:
+            encodings: what was encoded; as a rule, one video each.
+            given: arguments of `trunk`'s forward by name, with `input_ids`.
+
+        Raises:
+            UnsupportedUsageError: the prompt's placeholders are not those of what was encoded.
+        """
+        return encodings
 
     @abstractmethod
     def send(self, video: VideoTokens, merged: MergedTokens) -> SentTokens:
@@ -156,12 +190,11 @@ class Adapter(ABC):
         return arguments, 1
 
     def encode(self, arguments: dict[str, Any]) -> Any:
-        """What `trunk` returns for `encoding`'s arguments, on the meta device, where no value can be read."""
-        trunk: Any = self.trunk
-        return trunk.get_video_features(**arguments, return_dict=True)
+        """What `trunk` returns for `encoding`'s arguments on the meta device, where there are no values."""
+        return getattr(self.trunk, self.encoder)(**arguments, return_dict=True)
 
     def encoding(self, frames: int, width: int, height: int) -> dict[str, Any]:
-        """Arguments of `trunk.get_video_features` for one video, its pixels on the meta device.
+        """Arguments of `trunk`'s `encoder` for one video, its pixels on the meta device.
 
         Args:
             frames: of the video.

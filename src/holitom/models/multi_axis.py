@@ -8,7 +8,8 @@ and width; whatever stands between them (time stamps) is text.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from math import prod
 from typing import Any, ClassVar
 
@@ -73,17 +74,12 @@ class MultiAxis(Adapter):
 
     def importance(self, arguments: dict[str, Any]) -> Tensor:
         attention: Any = self.vision_attention
-        hidden: Tensor = arguments["hidden_states"]
-        cos, sin = arguments["position_embeddings"]
-        received = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
-        for patches in stretches(arguments["cu_seqlens"], hidden.device):
-            for at in torch.split(patches, frames_per_chunk(attention.num_heads, patches.shape[1])):
-                rows = at.flatten()  # F stretches of P patches
-                projected = attention.qkv(hidden[rows]).view(len(rows), 3, attention.num_heads, -1)
-                query, key = type(self).rotate_vision(projected[:, 0], projected[:, 1], cos[rows], sin[rows])
-                query, key = (x.view(*at.shape, *x.shape[1:]).transpose(1, 2) for x in (query, key))
-                received[at] = received_attention(query, key, attention.scaling)
-        return received
+
+        def project(hidden: Tensor) -> tuple[Tensor, Tensor]:
+            query, key, _ = attention.qkv(hidden).view(len(hidden), 3, attention.num_heads, -1).unbind(1)
+            return query, key
+
+        return packed_importance(arguments, attention, project, type(self).rotate_vision)
 
     def keys(self, arguments: dict[str, Any]) -> Tensor:
         attention: Any = self.vision_attention
@@ -199,6 +195,48 @@ class MultiAxis(Adapter):
     def video_processor(self) -> Any:
         """The family's own video processor, as its published checkpoints set it."""
         raise NotImplementedError
+
+
+@contextmanager
+def following(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Grids stay on the host, where their values are asked; meanwhile what is made of them follows the pixels
+    onto the meta device as it enters `modules`."""
+
+    def follow(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(each.to("meta") if isinstance(each, Tensor) else each for each in args)
+
+    hooks = [module.register_forward_pre_hook(follow) for module in modules]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def packed_importance(
+    arguments: dict[str, Any],
+    attention: Any,
+    project: Callable[[Tensor], tuple[Tensor, Tensor]],
+    rotate: Callable[..., tuple[Tensor, Tensor]],
+) -> Tensor:
+    """Attention that each of a packed tower's patches receives within its stretch, `[P]` float32.
+
+    Args:
+        arguments: of the attention's forward, by name.
+        attention: with `num_heads` and `scaling`.
+        project: queries and keys `[n, heads, d]` of hidden states `[n, D]`.
+        rotate: the tower's `apply_rotary_pos_emb_vision`.
+    """
+    hidden: Tensor = arguments["hidden_states"]
+    cos, sin = arguments["position_embeddings"]
+    received = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
+    for patches in stretches(arguments["cu_seqlens"], hidden.device):
+        for at in torch.split(patches, frames_per_chunk(attention.num_heads, patches.shape[1])):
+            rows = at.flatten()  # F stretches of P patches
+            query, key = rotate(*project(hidden[rows]), cos[rows], sin[rows])
+            query, key = (x.view(*at.shape, *x.shape[1:]).transpose(1, 2) for x in (query, key))
+            received[at] = received_attention(query, key, attention.scaling)
+    return received
 
 
 def stretches(cu_seqlens: Tensor, device: torch.device) -> list[Tensor]:

@@ -17,6 +17,7 @@ class Shape(NamedTuple):
     config: str
     text: dict[str, Any]
     vision: dict[str, Any]
+    more: dict[str, Any] = {}  # noqa: RUF012  # read only
 
 
 def _decoder(
@@ -114,11 +115,73 @@ PUBLISHED = {
     ),
 }
 
+# Checkpoints: lmms-lab/LLaVA-Video-7B-Qwen2 (arXiv 2410.02713), llava-hf/LLaVA-NeXT-Video-7B-hf
+# (LLaVA-NeXT's blog, April 2024), OpenGVLab/InternVL3-8B-hf (2504.10479),
+# HuggingFaceTB/SmolVLM2-2.2B-Instruct (2504.05299), DAMO-NLP-SG/VideoLLaMA3-7B (2501.13106).
+PUBLISHED |= {
+    "llava-video-7b-qwen2": Shape("LlavaVideoConfig", _decoder(*QWEN2_7B, **QWEN2), SIGLIP),
+    "llava-next-video-7b": Shape(
+        "LlavaNextVideoConfig",
+        _decoder(4096, 11008, 32, 32, 32, 32064, model_type="llama"),
+        {
+            "model_type": "clip_vision_model",
+            "hidden_size": 1024,
+            "intermediate_size": 4096,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 16,
+            "image_size": 336,
+            "patch_size": 14,
+        },
+    ),
+    "internvl3-8b": Shape(
+        "InternVLConfig",
+        _decoder(3584, 18944, 28, 28, 4, 151674, **QWEN2),
+        {
+            "hidden_size": 1024,
+            "intermediate_size": 4096,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 16,
+            "image_size": [448, 448],
+            "patch_size": [14, 14],
+            "attention_bias": True,
+        },
+        {"tie_word_embeddings": False},
+    ),
+    "smolvlm2-2.2b": Shape(
+        "SmolVLMConfig",
+        _decoder(2048, 8192, 24, 32, 32, 49280, model_type="llama"),
+        {
+            "hidden_size": 1152,
+            "intermediate_size": 4304,
+            "num_hidden_layers": 27,
+            "num_attention_heads": 16,
+            "image_size": 384,
+            "patch_size": 14,
+        },
+        {"scale_factor": 3, "image_token_id": 49190},
+    ),
+    "videollama3-7b": Shape(
+        "VideoLlama3Config",
+        _decoder(*QWEN2_7B, **QWEN2),
+        {
+            "hidden_size": 1152,
+            "intermediate_size": 4304,
+            "num_hidden_layers": 27,
+            "num_attention_heads": 16,
+            "patch_size": 14,
+        },
+    ),
+}
+
 
 def published_config(name: str) -> Any:
     """The transformers config of a name in `PUBLISHED`."""
     import transformers
 
     shape = PUBLISHED[name]
-    kind: Any = getattr(transformers, shape.config)
-    return kind(text_config=dict(shape.text), vision_config=dict(shape.vision))
+    kind: Any = getattr(transformers, shape.config, None)
+    if kind is None:
+        from holitom.models import modeling_llava_video
+
+        kind = getattr(modeling_llava_video, shape.config)
+    return kind(text_config=dict(shape.text), vision_config=dict(shape.vision), **shape.more)

@@ -35,13 +35,15 @@ class VisionCount:
     Attributes:
         operations: by module class (vision tower, projector).
         importance: of reading the last layer's attention once more, for methods that need it.
-        frames, tokens: visual tokens that come out: `tokens` for each of `frames` (of two of the
-            video's, where the tower takes them so).
+        keys: of reading its keys, likewise.
+        frames, tokens: visual tokens that come out: `tokens` for each of `frames` (of two, where the
+            tower makes one of two).
         separators: further tokens in the prompt (newlines).
     """
 
     operations: dict[str, int]
     importance: int
+    keys: int
     frames: int
     tokens: int
     separators: int
@@ -75,7 +77,7 @@ def count_vision(adapter: Adapter, frames: int, width: int, height: int) -> Visi
     """Count encoding one video by the model on the meta device that `adapter` belongs to."""
     trunk: Any = adapter.trunk
     given, parts = adapter.part(adapter.encoding(frames, width, height))
-    given["pixel_values_videos"] = given["pixel_values_videos"].to(next(trunk.parameters()).dtype)
+    given[adapter.pixels_name] = given[adapter.pixels_name].to(next(trunk.parameters()).dtype)
     seen: list[dict[str, Any]] = []
 
     def see(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -86,6 +88,8 @@ def count_vision(adapter: Adapter, frames: int, width: int, height: int) -> Visi
         encoded = adapter.encode(given)
     with FlopCounterMode(display=False) as reading:
         adapter.importance(seen[0])
+    with FlopCounterMode(display=False) as reading_keys:
+        adapter.keys(seen[0])
 
     video = adapter.videos(encoded, given, None)[0]
     shown, tokens = video.features.shape[:2]
@@ -94,6 +98,7 @@ def count_vision(adapter: Adapter, frames: int, width: int, height: int) -> Visi
     return VisionCount(
         operations={name: parts * sum(count.values()) for name, count in modules.items()},
         importance=parts * reading.get_total_flops(),
+        keys=parts * reading_keys.get_total_flops(),
         frames=parts * shown,
         tokens=tokens,
         separators=parts * (adapter.slots(video) - shown * tokens),

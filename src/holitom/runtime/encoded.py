@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -27,15 +28,17 @@ class Encoded:
 
     Attributes:
         owner: who encoded them; no other handle may use what is merged here.
-        videos: the videos in that result.
+        encodings: what was encoded, as the adapter told when it was.
+        videos: the videos among it, once a prompt has told where they are.
         vision: when encoding began and ended.
         merged, sent: what each video becomes; empty until the language model asks.
         report: what is reported of them.
     """
 
     owner: object
-    videos: list[VideoTokens]
+    encodings: list[VideoTokens]
     vision: tuple[Mark, Mark]
+    videos: list[VideoTokens] = field(default_factory=list)
     merged: list[MergedTokens] = field(default_factory=list)
     sent: list[SentTokens] = field(default_factory=list)
     report: Report | None = None
@@ -58,6 +61,11 @@ class Encoded:
                 return False
         self._question = input_ids
         return True
+
+    def locate(self, adapter: Adapter, given: dict[str, Any]) -> None:
+        """Fill in `videos`, unless they are, for a forward of the trunk with arguments `given`."""
+        if not self.videos:
+            self.videos = adapter.locate(self.encodings, given)
 
     def merge(self, method: Method, adapter: Adapter) -> None:
         """Fill in `merged` and `sent`, unless they are; a video that several rows share is merged once."""
@@ -95,13 +103,21 @@ class Assignment:
         ]
         return [Placement(row, at, sent[video].slot, features[video]) for row, video, at in self.places]
 
-    def owners(self, sent: list[SentTokens], rows: int, device: torch.device) -> list[Tensor]:
-        """For each row `[V]`: the video of each sent token; -1 in repeated rows, so none counts twice."""
+    def numbers(self, sent: list[SentTokens], rows: int, device: torch.device) -> list[Tensor]:
+        """For each row `[V]`: the number of each sent token among those of all videos, in their order; -1 in
+        repeated rows, so that none counts twice."""
+        first = first_numbers(sent)
         own: list[list[Tensor]] = [[] for _ in range(rows)]
         for row, video, _ in self.places:
-            index = -1 if row % self.copies else video
-            own[row].append(torch.full_like(sent[video].slot, index))
+            slot = sent[video].slot
+            number = first[video] + torch.arange(len(slot), device=slot.device)
+            own[row].append(torch.full_like(slot, -1) if row % self.copies else number)
         return [torch.cat(o) if o else torch.empty(0, dtype=torch.int64, device=device) for o in own]
+
+
+def first_numbers(sent: list[SentTokens]) -> list[int]:
+    """The number of each video's first sent token among those of all videos."""
+    return [0, *accumulate(len(one.slot) for one in sent)][:-1]
 
 
 def assign(holders: Tensor, slots: list[int]) -> Assignment:
@@ -151,9 +167,14 @@ def report_on(encoded: Encoded, assignment: Assignment) -> Report:
                 frame=merged.frame,
                 position=merged.position,
                 size=merged.size,
+                grid=video.grid,
+                importance=video.importance,
+                origins=merged.origins,
+                place=sent.slot if sent.place is None else sent.place,
+                first_number=first,
             )
-            for index, (video, merged, sent) in enumerate(
-                zip(encoded.videos, encoded.merged, encoded.sent, strict=True)
+            for index, (video, merged, sent, first) in enumerate(
+                zip(encoded.videos, encoded.merged, encoded.sent, first_numbers(encoded.sent), strict=True)
             )
         ]
     )

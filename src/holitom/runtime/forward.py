@@ -49,7 +49,7 @@ class Forward:
         tail: how many of the latest columns stand one to one in every layer afterwards.
         stages: what merges inside the language model in this forward, by layer.
         query: how far from the right the query stands that these ask.
-        owners: for each row `[V]`: the video that each of its video tokens is of.
+        numbers: for each row `[V]`: which of all videos' sent tokens its video tokens are.
         streams: by layer, `[n, D]` ragged: what is added to what leaves it, behind the first level.
         report: where to report, if this forward brings new videos.
         overrides: what layers of the current level get in the place of the language model's own arguments.
@@ -67,7 +67,7 @@ class Forward:
     tail: int = 0
     stages: Mapping[int, InnerStage] = field(default_factory=dict)
     query: int = 0
-    owners: list[Tensor] = field(default_factory=list)
+    numbers: list[Tensor] = field(default_factory=list)
     numbered: Tensor | None = None
     streams: dict[int, Tensor] = field(default_factory=dict)
     report: Report | None = None
@@ -97,11 +97,24 @@ class Forward:
         assert self.layout is not None
         visual = [v[:-1] if row in rows else v for row, v in enumerate(self.layout.visual)]
         self.layout = replace(self.layout, visual=visual)
-        self.owners = [own[:-1] if row in rows else own for row, own in enumerate(self.owners)]
+        self.numbers = [own[:-1] if row in rows else own for row, own in enumerate(self.numbers)]
 
     def changes(self, layer: int) -> bool:
         """Whether `layer` gets anything but what the language model passes it."""
-        return len(self.starts) > 1 and layer >= self.starts[1]
+        return bool(self.overrides) or (len(self.starts) > 1 and layer >= self.starts[1])
+
+    def leave_gaps(self) -> Kwargs:
+        """Keep gaps in the position ids from being taken for packed sequences; what the language model gets.
+
+        Kernels are to see no ids (the rotary embeddings carry them), and without cache a mask says that all
+        are one sequence.
+        """
+        self.overrides["position_ids"] = None
+        if self.cache is not None or self.masks[0] is not None:
+            return {}
+        assert self.layout is not None
+        rows, device = self.position.shape[0], self.position.device
+        return {"attention_mask": torch.ones(rows, self.layout.width, dtype=torch.bool, device=device)}
 
     def enter_level(self, index: int, kwargs: Kwargs) -> Tensor:
         """The hidden states that enter layer `index`, first of its level, whose `overrides` are set."""
@@ -120,7 +133,7 @@ class Forward:
             position_ids=None,
             layer_idx=index,
         )
-        # The rotary embeddings carry the positions; kernels would take gaps in the ids for packed sequences.
+        # As in `leave_gaps`.
         self.overrides["position_ids"] = None
         return hidden
 
@@ -203,12 +216,12 @@ class Forward:
         hidden = self.layout.pad(ragged.index_select(0, order))
         # A token that takes in others goes on with the streams of its own place.
         self.streams = {at: stream.index_select(0, order) for at, stream in self.streams.items()}
-        self.owners = [own.index_select(0, chosen) for own, chosen in zip(self.owners, kept, strict=True)]
+        self.numbers = [own.index_select(0, chosen) for own, chosen in zip(self.numbers, kept, strict=True)]
         self.inner_spans.append((began, mark(hidden.device)))
         if self.report is not None:
-            owners = torch.cat(self.owners)
-            for number, video in enumerate(self.report.videos):
-                video.inner[index] = (owners == number).sum()
+            numbers = torch.cat(self.numbers)
+            for video in self.report.videos:
+                video.inner[index] = numbers
         return hidden
 
     def restore(self, hidden: Tensor, logits_to_keep: Any) -> Tensor:

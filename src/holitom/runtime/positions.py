@@ -1,9 +1,10 @@
 """Position ids of the tokens that are left: numbered anew, or kept as the caller's columns have them.
 
-Rows of a model with one position axis are numbered without gaps. On models with several (time, height, width)
-a token's position says where in the video it was, so what is left keeps the position ids that the unmerged
-model gives its column, and so does all that follows. One thing is mended: where a row is padded on the right,
-`generate` would let its answer begin at position 1 again.
+Rows of a model with one position axis are numbered without gaps, or as they would be unmerged where the
+method asks for own positions. On models with several axes (time, height, width) a token's position says where
+in the video it was, so what is left keeps the position ids that the unmerged model gives its column, and so
+does all that follows. One thing is mended: where a row is padded on the right, `generate` would let its
+answer begin at position 1 again.
 """
 
 from __future__ import annotations
@@ -60,6 +61,21 @@ def kept_positions(
     if record is not None and record.numbered is not None:
         restarts = restarts | record.numbered
     return layout.kept(given), restarts
+
+
+def unmerged_positions(base: Tensor, prompt: Prompt, layout: Layout) -> tuple[Tensor, Tensor]:
+    """Position ids of a model with one axis, counted over all columns of a prompt, merged away or not.
+
+    Args:
+        base: `[B]`: of each row's first token.
+        prompt: the caller's columns.
+        layout: where the tokens are now.
+
+    Returns:
+        `[B, width]`, and `[B]`: the position that follows.
+    """
+    ends = base[:, None] + prompt.real.cumsum(1).to(base)
+    return layout.kept(ends[None] - 1)[0], ends[:, -1]
 
 
 def next_positions(record: CacheRecord, given: Tensor | None, columns: int) -> Tensor:

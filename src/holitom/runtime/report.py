@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+from holitom.tokens import Origins
+
+if TYPE_CHECKING:
+    from holitom.inspect.draw_png import TokenMap
 
 # A point in time: seconds on the host's clock, or an event in the device's queue that is read when asked for.
 Mark = float | torch.cuda.Event
@@ -41,9 +48,15 @@ class VideoReport:
         tokens_per_frame: tokens `N` of a frame.
         sent: tokens that went into the language model, separators included.
         outer: tokens after each stage before the language model, in order.
-        inner: tokens that stay from layer `k` of the language model on, by `k`; separators compete and count
-        there. segments: first and last frame of each temporal segment.
-        frame, position, size: of each merged token, for drawing (see `MergedTokens`).
+        segments: first and last frame of each temporal segment.
+        frame, position, size: of each merged token (see `MergedTokens`).
+        grid: `(rows, columns)` of one frame.
+        importance: `[T, N]`: what the vision tower attends to; all zero where the method does not read it.
+        origins: where every token went, worked out when called; None where the method does not say.
+        place: `[sent]`: place `t * N + n` of each token that went into the language model, -1 a separator.
+        first_number: number of its first sent token among those of all videos.
+        inner: by layer `k`, the numbers of all videos' tokens that stay from there on; separators compete and
+            count.
     """
 
     row: int
@@ -55,12 +68,22 @@ class VideoReport:
     frame: Tensor = field(repr=False)
     position: Tensor = field(repr=False)
     size: Tensor = field(repr=False)
-    inner: dict[int, int | Tensor] = field(default_factory=dict, repr=False)
+    grid: tuple[int, int]
+    importance: Tensor = field(repr=False)
+    origins: Callable[[], Origins] | None = field(repr=False)
+    place: Tensor = field(repr=False)
+    first_number: int = field(repr=False)
+    inner: dict[int, Tensor] = field(default_factory=dict, repr=False)
 
     @property
     def stages(self) -> dict[str, int]:
         """Tokens after every stage, in order; those inside the language model are named `layer k`."""
-        return {**self.outer, **{f"layer {layer}": int(count) for layer, count in self.inner.items()}}
+        return {**self.outer, **{f"layer {layer}": len(self.survivors(layer)) for layer in self.inner}}
+
+    def survivors(self, layer: int) -> Tensor:
+        """`[K]` int64, ascending: which of its `sent` tokens stay from `layer` of the language model on."""
+        number = self.inner[layer] - self.first_number
+        return number[(number >= 0) & (number < self.sent)]
 
     @property
     def tokens(self) -> int:
@@ -114,15 +137,36 @@ class Report:
         Prefill does not count what was merged meanwhile. Reading this waits for the device; recording does
         not.
         """
-        spent = {
-            stage: sum(seconds_between(start, end) for start, end in self._spans.get(stage, []))
-            for stage in ("vision", "merging", "inner", "prefill")
-        }
-        inner = spent.pop("inner")
+        spent = {stage: self._spent(stage) for stage in ("vision", "merging", "prefill")}
+        inner = self.inner_seconds
         spent["merging"] += inner
         spent["prefill"] -= inner
         spent["decoding"] = seconds_between(*self._decode) if self._decode else 0.0
         return spent
+
+    @property
+    def inner_seconds(self) -> float:
+        """Of `merging`, the seconds spent inside the language model."""
+        return self._spent("inner")
+
+    def _spent(self, stage: str) -> float:
+        return sum(seconds_between(start, end) for start, end in self._spans.get(stage, []))
+
+    def plot(self, frames: Any = None, video: int = 0) -> TokenMap:
+        """What became of each token, as a matplotlib figure (`holitom[plots]`).
+
+        Args:
+            frames: `[F, H, W, 3]` uint8: the frames that the processor got, to draw on; a run does not hold
+                them. None: a plain grid.
+            video: which of `videos`.
+
+        Raises:
+            ImportError: matplotlib is not installed.
+            UnsupportedUsageError: the method does not say where tokens went.
+        """
+        from holitom.inspect import inspection_of, token_map
+
+        return token_map(inspection_of(self.videos[video], frames))
 
     def __str__(self) -> str:
         lines = [f"video {index} (row {video.row}): {video}" for index, video in enumerate(self.videos)]

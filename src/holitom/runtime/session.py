@@ -39,6 +39,7 @@ from holitom.runtime.positions import (
     kept_positions,
     next_padded_positions,
     next_positions,
+    unmerged_positions,
 )
 from holitom.runtime.prompt import Prompt, last_real
 from holitom.runtime.report import Mark, Report, mark
@@ -49,10 +50,15 @@ if TYPE_CHECKING:
 
 @dataclass
 class Step:
-    """One forward of the trunk: its ids, and the videos that it brings."""
+    """One forward of the trunk: its arguments by name, and the videos that it brings."""
 
-    input_ids: Tensor
+    given: Kwargs
     encoded: Encoded | None
+
+    @property
+    def input_ids(self) -> Tensor:
+        ids: Tensor = self.given["input_ids"]
+        return ids
 
 
 class Run:
@@ -72,6 +78,7 @@ class Handle(Run):
             )
         self._method = method
         self._adapter = adapter_for(model)
+        self._adapter.check()
         layers = len(self._adapter.layers)
         stages = {stage.layer: stage for stage in method.inner(layers)}
         for layer in stages:
@@ -96,26 +103,25 @@ class Handle(Run):
             hook.remove()
         self._hooks.clear()
         trunk: Any = self._adapter.trunk
-        if getattr(trunk.__dict__.get("get_video_features"), "_handle", None) is self:
-            del trunk.get_video_features
-        if getattr(trunk.__dict__.get("get_rope_index"), "_handle", None) is self:
-            del trunk.get_rope_index
+        for name in (self._adapter.encoder, "get_rope_index"):
+            if getattr(trunk.__dict__.get(name), "_handle", None) is self:
+                delattr(trunk, name)
 
     # The hooks, in the order in which a forward meets them.
 
     def _install(self, model: nn.Module) -> None:
         adapter, keep = self._adapter, self._hooks.append
         trunk: Any = adapter.trunk
-        if hasattr(trunk.__dict__.get("get_video_features"), "_handle"):
+        if hasattr(trunk.__dict__.get(adapter.encoder), "_handle"):
             raise UnsupportedUsageError("a method is attached to this model already; detach it first")
-        encode = trunk.get_video_features
+        encode = getattr(trunk, adapter.encoder)
 
         @wraps(encode)
-        def get_video_features(*args: Any, **kwargs: Any) -> Any:
+        def get_features(*args: Any, **kwargs: Any) -> Any:
             return self._encode(encode, args, kwargs)
 
-        get_video_features._handle = self  # type: ignore[attr-defined]
-        trunk.get_video_features = get_video_features
+        get_features._handle = self  # type: ignore[attr-defined]
+        setattr(trunk, adapter.encoder, get_features)
         if adapter.keeps_positions:
             self._watch_prompts(trunk)
         keep(model.register_forward_pre_hook(self._enter_model, with_kwargs=True))
@@ -163,24 +169,24 @@ class Handle(Run):
             raise UnsupportedUsageError(
                 "inputs_embeds without input_ids: a video is found by its placeholder ids; pass input_ids"
             )
-        output = (given.get("mm_encoder_outputs") or {}).get("video")
+        output = (given.get("mm_encoder_outputs") or {}).get(self._adapter.modality)
         encoded = None if output is None else getattr(output, "holitom", None)
         if output is not None and (encoded is None or encoded.owner is not self):
             raise UnsupportedUsageError(
                 "these video features were encoded before this method was attached, or cut by "
-                "prefill_chunk_size; pass pixel_values_videos, without chunked prefill"
+                f"prefill_chunk_size; pass {self._adapter.pixels_name}, without chunked prefill"
             )
-        if given.get("pixel_values_videos") is not None:
+        if given.get(self._adapter.pixels_name) is not None:
             self._adapter.check_prompt(given["input_ids"], given)
-        self._step = Step(given["input_ids"], encoded)
+        self._step = Step(given, encoded)
 
     def _leave_trunk(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         self._step = None
 
     def _encode(self, encode: Callable[..., Any], args: tuple[Any, ...], kwargs: Kwargs) -> Any:
-        """`get_video_features`, whose result carries what merging needs."""
+        """The model's own encoding of videos, whose result carries what merging needs."""
         given = by_name(encode, args, kwargs)
-        device = given["pixel_values_videos"].device
+        device = given[self._adapter.pixels_name].device
         began = mark(device)
         self._encoding = True
         try:
@@ -210,9 +216,9 @@ class Handle(Run):
     ) -> tuple[tuple[Any, ...], Kwargs] | None:
         self._forward = None
         cache = kwargs.get("past_key_values")
-        if self._step is not None and self._step.encoded is not None:
+        if self._step is not None and self._brings_videos(self._step):
             kwargs = by_name(module.forward, args, kwargs)
-            forward, changed = self._merge(self._step.input_ids, self._step.encoded, kwargs)
+            forward, changed = self._merge(self._step, kwargs)
         elif isinstance(cache, MergedCache) and cache.record is not None:
             kwargs = by_name(module.forward, args, kwargs)
             forward, changed = self._continue(cache, cache.record, kwargs)
@@ -257,7 +263,7 @@ class Handle(Run):
             forward = self._forward
             if forward is None or not forward.changes(index):
                 return None
-            if index in forward.starts:
+            if index in forward.starts[1:]:
                 kwargs = by_name(module.forward, args, kwargs)
                 args = (forward.enter_level(index, kwargs),)
                 kwargs.pop("hidden_states")
@@ -281,8 +287,17 @@ class Handle(Run):
 
     # The two kinds of forward that need care.
 
-    def _merge(self, input_ids: Tensor, encoded: Encoded, kwargs: Kwargs) -> tuple[Forward, Kwargs]:
+    def _brings_videos(self, step: Step) -> bool:
+        """Whether what this forward has encoded holds a video: where videos come as images, it may not."""
+        if step.encoded is None:
+            return False
+        step.encoded.locate(self._adapter, step.given)
+        return bool(step.encoded.videos)
+
+    def _merge(self, step: Step, kwargs: Kwargs) -> tuple[Forward, Kwargs]:
         """A forward that brings videos, and the arguments of the language model that it changes."""
+        input_ids, encoded = step.input_ids, step.encoded
+        assert encoded is not None
         embeds: Tensor = kwargs["inputs_embeds"]
         rows, columns = embeds.shape[:2]
         device = embeds.device
@@ -322,20 +337,26 @@ class Handle(Run):
             else:
                 base = record.position if record is not None else prompt.first_positions(seen).to(device)
                 positions, numbered = layout.numbered(base), None
-            forward = self._packed(cache, record, layout, after(positions), mask, columns, inner)
+            following = after(positions)
+            own = self._method.positions == "own" and not keeps
+            if own:
+                positions, following = unmerged_positions(base, prompt, layout)
+            forward = self._packed(cache, record, layout, following, mask, columns, inner)
             forward.seen, forward.numbered = seen, numbered
             forward.last_real = prompt.last_real
             forward.tail = prompt.text_tail
             forward.query = columns - encoded.asked
             if inner:
                 forward.stages = self._stages
-                forward.owners = assignment.owners(encoded.sent, rows, device)
+                forward.numbers = assignment.numbers(encoded.sent, rows, device)
                 forward.spare([row for row, asks in enumerate(prompt.video_asks) if asks])
             changed |= {
                 "inputs_embeds": layout.pad(ragged),
                 "attention_mask": forward.masks[0],
                 "position_ids": positions,
             }
+            if own:
+                changed |= forward.leave_gaps()
             if streams:
                 first = self._first_stage if inner else len(streams)
                 stands = layout.mask
@@ -458,7 +479,7 @@ class Handle(Run):
         if bool(self._adapter.placeholders(ids).any()):
             raise UnsupportedUsageError(
                 "the prompt has video placeholders, but its videos did not come with it; pass "
-                "pixel_values_videos, without prefill_chunk_size"
+                f"{self._adapter.pixels_name}, without prefill_chunk_size"
             )
 
     def _check_labels(self, layout: Layout) -> None:

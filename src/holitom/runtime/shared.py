@@ -69,7 +69,7 @@ class SharedVideos:
             features = torch.stack(features)
         output: Any = BaseModelOutputWithPooling(pooler_output=features)
         if run is not None:
-            output.holitom = Encoded(run, [self.encoded.videos[row] for row in rows], self.encoded.vision)
+            output.holitom = Encoded(run, [self.encoded.encodings[row] for row in rows], self.encoded.vision)
         return {"mm_encoder_outputs": {"video": output}}
 
 
@@ -83,7 +83,7 @@ def encode_once(model: nn.Module, inputs: Mapping[str, Any], methods: Iterable[M
 
     Raises:
         UnsupportedUsageError: a method is attached, or the model takes more from its tower than one tensor a
-            video.
+            video, or other than videos.
         UnsupportedModelError: no adapter knows the model.
     """
     methods = list(methods)
@@ -91,7 +91,13 @@ def encode_once(model: nn.Module, inputs: Mapping[str, Any], methods: Iterable[M
         importance=any(method.needs_importance for method in methods),
         keys=any(method.needs_keys for method in methods),
     )
-    trunk: Any = adapter_for(model).trunk
+    adapter = adapter_for(model)
+    trunk: Any = adapter.trunk
+    if adapter.modality != "video":
+        raise UnsupportedUsageError(
+            "encoding once for several methods is for models that encode videos; this one encodes images, "
+            "and only a prompt tells which of them are frames"
+        )
     taken = inspect.signature(trunk.get_video_features).parameters
     with reads(model):
         output = trunk.get_video_features(

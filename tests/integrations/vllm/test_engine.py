@@ -88,7 +88,8 @@ def on_transformers(path: Transformers, pixels: Tensor) -> VideoTokens:
     )
     with torch.inference_mode():
         encoded = path.model.get_video_features(pixels)
-        importance, keys = adapter.importance(seen[0]), adapter.keys(seen[0])
+        given = {"hidden_states": seen[0]}
+        importance, keys = adapter.importance(given), adapter.keys(given)
     hook.remove()
     return adapter.videos(encoded, {"pixel_values_videos": pixels}, importance, keys)[0]
 
@@ -244,6 +245,29 @@ def clip(seed: int, frames: int) -> tuple[Any, dict[str, Any]]:
     return pictures, metadata
 
 
+def the_gpu_runner_is_told_the_same_positions(model: Any) -> None:
+    """vLLM's GPU runner asks for positions a chunk at a time; here for 3 + 2 tokens of a video of 5.
+
+    A video of 2 frames of 2 x 300 tokens, two positions apart, of which 5 are kept: text, opening token, the
+    video from position 2, closing token, text.
+    """
+    config = model.config
+    ids = [8, config.vision_start_token_id, *[config.video_token_id] * 5, config.vision_end_token_id, 9]
+    own = torch.tensor([[0, 0, 0], [0, 0, 299], [0, 1, 7], [2, 0, 256], [2, 1, 299]])
+    features = torch.randn(5, config.get_text_config().hidden_size).bfloat16()
+    sent = torch.cat([features, torch.cat([own // 256, own % 256], dim=1).bfloat16()], dim=1)
+    text = torch.tensor([0, 1, 2, 2, 2, 2, 2, 302, 303]).expand(3, -1)
+    first, positions, _ = model.recompute_mrope_positions(ids, [sent[:3]], text, 0)
+    second, positions, delta = model.recompute_mrope_positions(ids, [sent[3:]], positions, 5)
+    assert torch.equal(torch.cat([*first, *second]), features)
+    assert torch.equal(positions[:, 2:7], 2 + own.T)
+    assert positions[:, [0, 1, 7, 8]].tolist() == [[0, 1, 302, 303]] * 3
+    assert delta == 304 - len(ids)
+    # A request that was preempted comes again, over positions that are filled in already.
+    _, again, _ = model.recompute_mrope_positions(ids, [sent], positions, 0)
+    assert torch.equal(again, positions)
+
+
 @torch.no_grad()
 def test_qwen_answers_as_the_unmerged_model_does_with_some_tokens_left_out(qwen_folder: Path) -> None:
     """Two videos and an image, prefilled 8 tokens at a time; then again, from the prefix cache."""
@@ -256,6 +280,7 @@ def test_qwen_answers_as_the_unmerged_model_does_with_some_tokens_left_out(qwen_
     sampling = SamplingParams(temperature=0, max_tokens=steps, logprobs=0, ignore_eos=True)
     request = {"prompt": PROMPT, "multi_modal_data": {"video": videos, "image": [image]}}
     with engine(qwen_folder, settings, max_num_batched_tokens=64, long_prefill_token_threshold=8) as made:
+        the_gpu_runner_is_told_the_same_positions(model_of(made))
         first, again = (made.generate(request, sampling, use_tqdm=False)[0] for _ in range(2))
         # A neighbour whose positions run ahead, in the same batch.
         other = {"prompt": f"w7 w7 w7 {tiny_qwen.VIDEO} w8", "multi_modal_data": {"video": [clip(4, 12)]}}

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import random
 import subprocess
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,7 +35,7 @@ from support.serving import (
     video_part,
 )
 
-from holitom.cli import DEMO_QUESTION
+from holitom.cli import DEMO_QUESTION, main
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1500)]
 
@@ -187,6 +189,27 @@ def test_a_hundred_at_once_each_get_their_own(server: Server, client: Any, demo:
         assert (got.text, got.prompt_tokens) == (alone[kind].text, alone[kind].prompt_tokens)
         assert got.logprobs == pytest.approx(alone[kind].logprobs, abs=2e-3)
     assert server.metric("vllm:num_requests_running") == 0
+
+
+def test_bench_serve_prints_one_server_against_another(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same server twice: the load generator runs, and what shapes decide comes out to the token."""
+    load = "--requests 3 --frames 8 --side 112 --answer-tokens 4 --rates inf".split()
+    saved = tmp_path / "full.json"
+    assert main(["bench", "serve", server.url, *load, "--save", str(saved), "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)["rows"]
+    assert row["rate"] == "inf"
+    assert all(row[name] > 0 for name in ("ttft", "requests_per_second", "tokens_per_second"))
+    # 32 random words, the video and the chat template's few: between two and three blocks of 32.
+    video = round(RETAIN * 8 * 49) + 1
+    assert 32 + video < row["prompt_tokens"] < 96
+    assert main(["bench", "serve", server.url, *load, "--against", str(saved)]) == 0
+    table = capsys.readouterr().out
+    assert all(word in table for word in ("full tokens", "merged is", "TTFT", "ITL", "fit"))
+    assert "1.00x less" in table
+    assert main(["bench", "serve", "http://127.0.0.1:1", *load]) == 2
+    assert "127.0.0.1:1" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,11 @@ from transformers import PreTrainedTokenizerFast
 
 FAMILIES = {
     "llava-onevision": "support.families.llava_onevision",
+    "llava-video": "support.families.llava_video",
+    "llava-next-video": "support.families.llava_next_video",
+    "internvl": "support.families.internvl",
+    "smolvlm2": "support.families.smolvlm",
+    "videollama3": "support.families.video_llama3",
     "qwen2-vl": "support.families.qwen2_vl",
     "qwen2.5-vl": "support.families.qwen2_5_vl",
     "qwen3-vl": "support.families.qwen3_vl",

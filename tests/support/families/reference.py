@@ -101,8 +101,8 @@ class Packed:
 
 
 @torch.no_grad()
-def packed(small: Small, inputs: Any, method: Method) -> Packed:
-    """The row of `inputs` after the outer stage of `method`."""
+def packed(small: Small, inputs: Any, method: Method, sees: Small | None = None) -> Packed:
+    """The row of `inputs` after the outer stage of `method`, which sees what `sees` encodes."""
     adapter = adapter_for(small.model)
     given = language_arguments(small, inputs)
     embeds, position = given["inputs_embeds"][0], positions_of(given)
@@ -117,7 +117,7 @@ def packed(small: Small, inputs: Any, method: Method) -> Packed:
         for column in range(len(embeds))
         if not holds[column]
     ]
-    for video in videos_of(small, inputs):
+    for video in videos_of(sees or small, inputs):
         slots = adapter.slots(video)
         own, columns = columns[:slots], columns[slots:]
         run = list(own)
@@ -144,7 +144,12 @@ def packed(small: Small, inputs: Any, method: Method) -> Packed:
 
 @torch.no_grad()
 def reference_logits(
-    small: Small, inputs: Any, method: Method, answer: list[int], turns: list[int] | None = None
+    small: Small,
+    inputs: Any,
+    method: Method,
+    answer: list[int],
+    turns: list[int] | None = None,
+    sees: Small | None = None,
 ) -> Tensor:
     """Logits `[1 + len(answer), vocab]` after the prompt and after each token of `answer`.
 
@@ -154,11 +159,12 @@ def reference_logits(
         method: what merges.
         answer: what was generated.
         turns: how many of the prompt's ids each turn ends with; None: it is one turn.
+        sees: the model under test: where two tokens are nearly equal, the method must see its very digits.
     """
     prompt = inputs["input_ids"].shape[1]
     adapter = adapter_for(small.model)
     language: Any = adapter.language_model
-    row = packed(small, extended(inputs, answer), method)
+    row = packed(small, extended(inputs, answer), method, sees)
     hidden, position, streams = row.hidden, row.position, row.streams
     bounds = [0, *(turns or [prompt])]
     lasts = [int((row.column < end).nonzero()[-1]) for end in bounds[1:]]

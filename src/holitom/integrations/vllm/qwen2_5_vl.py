@@ -2,8 +2,9 @@
 
 Text stands where it would stand behind the whole video, which shapes alone say; which positions the merged
 tokens have is known only once the video is encoded. vLLM has a way for that (its own pruning uses it): the
-positions travel beside the features, as further channels of the embeddings, and the runner asks the model to
-take them off (`recompute_mrope_positions`) whenever it schedules some of a video's tokens.
+positions travel beside the features, as further channels of the embeddings, and the runner asks the model
+to take them off (`recompute_mrope_positions`) whenever it schedules some of a video's tokens. Its CPU runner
+does not ask; there they come as far as `embed_input_ids`, and `forward` puts them in.
 """
 
 from __future__ import annotations
@@ -68,6 +69,7 @@ class HoliTomQwen25VLForConditionalGeneration(stock.Qwen2_5_VLForConditionalGene
             model_config.multimodal_config.video_pruning_rate = 0.5
         super().__init__(vllm_config=vllm_config, prefix=prefix)
         self._method = method
+        self._ahead: tuple[Tensor, Tensor] | None = None
         if method is not None:
             self.is_multimodal_pruning_enabled = False  # here, merging takes its place
             last = self.visual.blocks[-1].attn
@@ -153,27 +155,53 @@ class HoliTomQwen25VLForConditionalGeneration(stock.Qwen2_5_VLForConditionalGene
                 input_ids, multimodal_embeddings, mrope_positions, num_computed_tokens
             )
             return recomputed
-        width = self.config.get_text_config().hidden_size
         positions = mrope_positions.clone()
         ids = torch.as_tensor(input_ids, device=positions.device)
         media = (ids == self.config.image_token_id) | (ids == self.config.video_token_id)
         text = (~media).nonzero().squeeze(1)
         at = media[num_computed_tokens:].nonzero().squeeze(1) + num_computed_tokens
-        for embedding, where in zip(
-            multimodal_embeddings, torch.split(at, _parts(at, multimodal_embeddings)), strict=False
-        ):
-            if embedding.shape[1] > width:
-                high, low = embedding[:, width:].to(positions.device).long().chunk(2, dim=1)
+        stripped, start = [], 0
+        for embedding in multimodal_embeddings:
+            where = at[start : start + len(embedding)]
+            start += len(embedding)
+            features, own = self._parted(embedding)
+            if own is not None:
                 before = text[text < where[0]][-1]  # the token that opens the video
-                positions[:, where] = (positions[:, before] + 1)[:, None] + (high * DIGIT + low).T
-        stripped = [embedding[:, :width] for embedding in multimodal_embeddings]
+                positions[:, where] = (positions[:, before] + 1)[:, None] + own.to(positions.device)
+            stripped.append(features)
         return stripped, positions, int(positions.max()) + 1 - len(ids)
 
+    def embed_input_ids(
+        self, input_ids: Tensor, multimodal_embeddings: Any = None, *, is_multimodal: Tensor | None = None
+    ) -> Tensor:
+        self._ahead = None
+        if self._method is not None and multimodal_embeddings is not None and is_multimodal is not None:
+            parted = [self._parted(embedding) for embedding in multimodal_embeddings]
+            multimodal_embeddings = [features for features, _ in parted]
+            if any(own is not None for _, own in parted):
+                ahead = [
+                    is_multimodal.new_zeros(3, len(features), dtype=torch.int64) if own is None else own
+                    for features, own in parted
+                ]
+                self._ahead = (is_multimodal.nonzero().squeeze(1), torch.cat(ahead, dim=1))
+        embedded: Tensor = super().embed_input_ids(
+            input_ids, multimodal_embeddings, is_multimodal=is_multimodal
+        )
+        return embedded
 
-def _parts(at: Tensor, embeddings: Sequence[Tensor]) -> list[int]:
-    """Placeholders of each embedding, and of what is not scheduled yet."""
-    sizes = [len(embedding) for embedding in embeddings]
-    return [*sizes, len(at) - sum(sizes)]
+    def forward(self, input_ids: Any, positions: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if self._ahead is not None:
+            (at, own), self._ahead = self._ahead, None
+            positions[:, at] += own  # the runner fills its buffer anew at every step
+        return super().forward(input_ids, positions, *args, **kwargs)
+
+    def _parted(self, embedding: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Features `[n, D]`, and `[3, n]` positions relative to the video's first where those came along."""
+        width = self.config.get_text_config().hidden_size
+        if embedding.shape[1] == width:
+            return embedding, None
+        high, low = embedding[:, width:].long().chunk(2, dim=1)
+        return embedding[:, :width], (high * DIGIT + low).T
 
 
 def _refuse(vllm_config: Any) -> None:
@@ -188,5 +216,8 @@ def _refuse(vllm_config: Any) -> None:
             "holitom reads the vision tower's last layer, which --mm-encoder-tp-mode data scatters; "
             "use --mm-encoder-tp-mode weights"
         )
-    if vllm_config.speculative_config is not None:
-        raise UnsupportedUsageError("Qwen2.5-VL is not merged under speculative decoding; leave it off")
+    if vllm_config.speculative_config is not None or vllm_config.parallel_config.pipeline_parallel_size > 1:
+        raise UnsupportedUsageError(
+            "Qwen2.5-VL is merged without speculative decoding and without pipeline parallel only: the "
+            "positions of merged tokens reach neither drafters nor later stages"
+        )

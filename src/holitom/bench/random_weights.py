@@ -1,0 +1,154 @@
+"""A model of true shapes without its checkpoint: random weights, and a prompt of ids for them.
+
+Speed depends on shapes and on what a video repeats, not on what the weights have learned. Weights are
+allocated in their final precision and filled in place, so a 7B model takes 16 GB at no time more.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from holitom.bench.machine import available_bytes
+from holitom.errors import HolitomError, UnsupportedModelError
+from holitom.flops import skeleton
+
+TEXT_TOKENS = 32  # of the prompt, beside the video's; as `holitom flops` counts
+BLOCK = 1_000_003  # a prime: no two rows of a matrix begin at the same place of the noise
+RESIDUAL = ("o_proj", "out_proj", "down_proj", "fc2")  # what a layer adds to its stream
+
+
+class TooLittleMemoryError(HolitomError, MemoryError):
+    """A model of this shape does not fit into the memory that is free."""
+
+
+def random_model(name: str, frames: int, dtype: torch.dtype, device: torch.device) -> Any:
+    """The model of `name`'s shapes with random weights, once there is room for a prompt of `frames`.
+
+    Args:
+        name: see `holitom.flops.skeleton`: a published name, a config file, a checkpoint's folder.
+        frames: of the video that it is to take.
+        dtype: of the weights.
+        device: where they go; they are made there.
+
+    Raises:
+        TooLittleMemoryError: the weights, or what a prompt needs besides, do not fit.
+        ModelError: there is no such config.
+        UnsupportedModelError: it is not of LLaVA-OneVision's family.
+    """
+    from transformers import AutoModelForImageTextToText
+    from transformers.initialization import no_init_weights
+
+    shapes = skeleton(name, dtype)
+    if shapes.config.model_type != "llava_onevision":
+        raise UnsupportedModelError(
+            f"random weights for a {shapes.config.model_type} model; supported: llava_onevision"
+        )
+    weights, besides = needed_bytes(shapes, frames)
+    available = available_bytes(device)
+    if available is not None and weights + besides > available:
+        raise TooLittleMemoryError(
+            f"{name} in {str(dtype).removeprefix('torch.')} needs about {(weights + besides) / 1e9:.1f} GB "
+            f"({weights / 1e9:.1f} for weights, {besides / 1e9:.1f} to work on {frames} frames), and "
+            f"{available / 1e9:.1f} GB are free on {device}: free some, or choose fewer frames, a smaller "
+            "shape or a narrower dtype"
+        )
+    with torch.device(device), no_init_weights():
+        model: Any = AutoModelForImageTextToText.from_config(
+            shapes.config, dtype=dtype, attn_implementation="sdpa"
+        )
+    model.tie_weights()
+    fill(model)
+    model.generation_config.eos_token_id = None
+    return model.eval()
+
+
+def needed_bytes(shapes: Any, frames: int) -> tuple[int, int]:
+    """Bytes of the weights of `shapes` (on the meta device), and about those that a prompt of `frames` needs.
+
+    The latter is the KV cache of full tokens and the widest layer's working set: three times its feed-forward
+    width and ten times its own for every token, in the language model or in the vision tower, whichever is
+    more; in the tower also every layer's output, which transformers keeps.
+    """
+    config = shapes.config
+    text, tower = config.get_text_config(), config.vision_config
+    item = next(shapes.parameters()).itemsize
+    tokens = _slots(config, frames) + TEXT_TOKENS
+    heads = text.hidden_size // text.num_attention_heads * text.num_key_value_heads
+    cache = tokens * 2 * heads * text.num_hidden_layers * item
+    language = tokens * (3 * text.intermediate_size + 10 * text.hidden_size)
+    patches = frames * (tower.image_size // tower.patch_size) ** 2
+    kept = tower.num_hidden_layers * tower.hidden_size
+    looking = patches * (3 * tower.intermediate_size + 10 * tower.hidden_size + kept)
+    weights = sum(weight.nbytes for weight in shapes.parameters())
+    return weights, cache + item * max(language, looking)
+
+
+@torch.no_grad()
+def fill(model: Any, seed: int = 0) -> None:
+    """Give every weight a value at the speed of copying: one block of noise, over and over.
+
+    Matrices get variance `1 / fan_in`, those that add to a stack's stream `1 / (2 layers fan_in)`, so that
+    activations stay finite and tokens apart through any depth; norms are the identity, biases zero.
+    """
+    rng = torch.Generator().manual_seed(seed)
+    first = next(model.parameters())
+    noise = torch.randn(BLOCK, generator=rng).to(first.device)
+    depths = {
+        part: len(layers) for part, layers in model.named_modules() if isinstance(layers, torch.nn.ModuleList)
+    }
+    for name, weight in model.named_parameters():
+        kind = name.rpartition(".")[2]
+        if kind == "bias":
+            weight.zero_()
+        elif kind == "weight" and weight.dim() == 1:
+            weight.fill_(1)
+        else:
+            fan_in = weight[0].numel() if weight.dim() > 1 else weight.numel()
+            depth = next((depth for part, depth in depths.items() if name.startswith(f"{part}.")), 0)
+            ends = depth and any(part in name for part in RESIDUAL)
+            scale = (fan_in * (2 * depth if ends else 1)) ** -0.5
+            start = int(torch.randint(BLOCK, (), generator=rng))
+            _repeat(weight.view(-1), (scale * noise.roll(start)).to(weight.dtype))
+
+
+def _repeat(flat: Tensor, block: Tensor) -> None:
+    whole = len(flat) // len(block)
+    flat[: whole * len(block)].view(whole, len(block)).copy_(block.expand(whole, -1))
+    rest = flat[whole * len(block) :]
+    rest.copy_(block[: len(rest)])
+
+
+def random_prompt(model: Any, frames: NDArray[Any]) -> dict[str, Tensor]:
+    """`TEXT_TOKENS` arbitrary ids around the video `frames` `[F, H, W, 3]`, as a processor would give them.
+
+    Frames are resized to what the vision tower takes, by LLaVA-OneVision's own video processor.
+    """
+    from transformers import LlavaOnevisionVideoProcessor
+
+    side = model.config.vision_config.image_size
+    processor = LlavaOnevisionVideoProcessor(size={"height": side, "width": side})
+    pixels = processor(videos=[frames], do_sample_frames=False, return_tensors="pt").pixel_values_videos
+    config = model.config
+    words = torch.arange(config.get_text_config().vocab_size)
+    words = words[(words != config.video_token_id) & (words != config.image_token_id)]
+    text = words[torch.arange(TEXT_TOKENS) % len(words)]
+    half = TEXT_TOKENS // 2
+    video = torch.full((_slots(config, len(frames)),), config.video_token_id)
+    ids = torch.cat([text[:half], video, text[half:]])[None]
+    return {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "pixel_values_videos": pixels.to(model.dtype),
+    }
+
+
+def _slots(config: Any, frames: int) -> int:
+    """Placeholders of a video: patches pooled two by two, and a newline."""
+    tower = config.vision_config
+    side: int = math.ceil(tower.image_size // tower.patch_size / 2)
+    return frames * side**2 + 1

@@ -1,0 +1,373 @@
+"""Speed: what each setting takes from a processed prompt to its tokens, beside full tokens, in one process.
+
+A round runs every setting once, full tokens among them, every other round in reverse, so that a machine
+that slows down slows them all; ratios are taken within a round. All settings encode the same frames, so
+the vision tower runs once a round (once a run where time is short) and its time counts for each of them;
+what a method reads of the tower's last attention is read anew for it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import wraps
+from typing import Any, NamedTuple
+
+import torch
+
+from holitom.bench.machine import describe, peak_memory
+from holitom.bench.settings import FULL, Setting
+from holitom.errors import SettingsError
+from holitom.methods import Method
+from holitom.methods.base import require
+from holitom.models import adapter_for
+from holitom.runtime import Report
+from holitom.runtime.report import mark, seconds_between
+
+MOST_ROUNDS = 7
+WORTH_WARMING = 3  # rounds for which there must still be time, or the first one counts
+
+
+class Timing(NamedTuple):
+    """One setting in one round, in seconds.
+
+    Attributes:
+        vision: vision tower and projector.
+        reading: of the tower's last attention, for methods that need it.
+        outer: merging before the language model.
+        inner: merging inside it.
+        prefill: language model, without `inner`.
+        decoding: all new tokens after the first.
+        peak: bytes of memory above what was in use, from `reading` to the last token; None where unknown.
+    """
+
+    vision: float
+    reading: float
+    outer: float
+    inner: float
+    prefill: float
+    decoding: float
+    peak: int | None
+
+    @property
+    def merging(self) -> float:
+        """Before the language model and inside it."""
+        return self.outer + self.inner
+
+    @property
+    def language(self) -> float:
+        """The language model's part of the first token, inner merging included."""
+        return self.prefill + self.inner
+
+    @property
+    def ttft(self) -> float:
+        """Time to first token; reading the video file and the processor are not in it."""
+        return self.vision + self.reading + self.merging + self.prefill
+
+
+class Ratio(NamedTuple):
+    """Of one ratio a round."""
+
+    median: float
+    least: float
+    most: float
+
+
+@dataclass
+class Row:
+    """A setting's timings, one a round, and what it kept (the same in every round)."""
+
+    setting: Setting
+    timings: list[Timing] = field(default_factory=list)
+    visual_tokens: int = 0
+    kv_bytes: int = 0
+
+    def median(self, of: Callable[[Timing], float]) -> float:
+        return statistics.median(map(of, self.timings))
+
+    def over(self, other: Row, of: Callable[[Timing], float]) -> Ratio:
+        """`of` here, divided by `of` in `other` in the same round."""
+        each = [of(mine) / of(its) for mine, its in zip(self.timings, other.timings, strict=True)]
+        return Ratio(statistics.median(each), min(each), max(each))
+
+    def share(self, of: Callable[[Timing], float]) -> float:
+        """Of the time to first token."""
+        return self.median(lambda timing: of(timing) / timing.ttft)
+
+    @property
+    def peak(self) -> int | None:
+        """The most of all rounds."""
+        return max((timing.peak for timing in self.timings if timing.peak is not None), default=None)
+
+
+@dataclass
+class Speed:
+    """What was measured.
+
+    Attributes:
+        machine: see `machine.describe`, and the model's dtype and attention.
+        new_tokens: that every setting generated, whatever they say.
+        rows: full tokens first.
+        refused: by title, settings that could not run, with the reason.
+        video: frames, and visual tokens of each.
+        prompt_tokens: of the prompt with full tokens.
+        warm_up_round: whether a whole round ran before those that count.
+        encodings: how often the vision tower was timed.
+        vision_peak: bytes of memory that it took; None where unknown.
+    """
+
+    machine: dict[str, Any]
+    new_tokens: int
+    rows: list[Row]
+    refused: dict[str, str]
+    video: tuple[int, int] = (0, 0)
+    prompt_tokens: int = 0
+    warm_up_round: bool = False
+    encodings: int = 0
+    vision_peak: int | None = None
+
+    @property
+    def rounds(self) -> int:
+        """That count."""
+        return len(self.rows[0].timings)
+
+    def decode_rate(self, row: Row) -> float:
+        """Tokens after the first, by the second."""
+        return (self.new_tokens - 1) / row.median(lambda timing: timing.decoding)
+
+    def inner_ratios(self) -> dict[float, Ratio]:
+        """By budget, HoliTom's prefill and inner merging over HoliTom w/o M's prefill; above 1 it costs."""
+        found = {(row.setting.name, row.setting.retain_ratio): row for row in self.rows}
+        return {
+            ratio: row.over(found["holitom-outer", ratio], lambda timing: timing.language)
+            for (name, ratio), row in found.items()
+            if name == "holitom" and ("holitom-outer", ratio) in found
+        }
+
+    def speedups(self, row: Row) -> dict[str, Ratio]:
+        """How many times faster than full tokens."""
+        full = self.rows[0]
+        return {
+            "ttft": full.over(row, lambda timing: timing.ttft),
+            "prefill": full.over(row, lambda timing: timing.language),
+            "decoding": full.over(row, lambda timing: timing.decoding),
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything that `holitom bench speed --json` prints of it."""
+        return {
+            "machine": self.machine,
+            "frames": self.video[0],
+            "tokens_per_frame": self.video[1],
+            "prompt_tokens": self.prompt_tokens,
+            "new_tokens": self.new_tokens,
+            "rounds": self.rounds,
+            "warm_up_round": self.warm_up_round,
+            "vision_timings": self.encodings,
+            "vision_peak_bytes": self.vision_peak,
+            "settings": [
+                {
+                    "setting": row.setting.title,
+                    "method": row.setting.name,
+                    "retain_ratio": row.setting.retain_ratio,
+                    "visual_tokens": row.visual_tokens,
+                    "kv_cache_bytes": row.kv_bytes,
+                    "peak_bytes": row.peak,
+                    "rounds": [{**timing._asdict(), "ttft": timing.ttft} for timing in row.timings],
+                    "merging_share": row.share(lambda timing: timing.merging),
+                    "reading_share": row.share(lambda timing: timing.reading),
+                    "decode_tokens_per_second": self.decode_rate(row),
+                    "speedup": {part: ratio._asdict() for part, ratio in self.speedups(row).items()},
+                }
+                for row in self.rows
+            ],
+            "inner_prefill_ratio": {f"{at:g}": ratio._asdict() for at, ratio in self.inner_ratios().items()},
+            "refused": self.refused,
+        }
+
+
+@torch.inference_mode()
+def measure(
+    model: Any,
+    inputs: Mapping[str, Any],
+    short: Mapping[str, Any],
+    settings: Sequence[Setting],
+    new_tokens: int = 16,
+    repeats: int | None = None,
+    deadline: float | None = None,
+    notify: Callable[[str], None] = lambda doing: None,
+) -> Speed:
+    """Time `settings` on one prompt.
+
+    Before anything is timed every setting runs once on `short`. The first whole round does not count either
+    if, by its own time, as many as are asked for (or 3) still fit before the deadline.
+
+    Args:
+        model: a live model.
+        inputs: what its processor makes of one row with one video.
+        short: the same with one frame.
+        settings: full tokens first, see `budgets`. Those that are refused, or that refuse the model or the
+            video, are left out and reported.
+        new_tokens: to generate, 2 at least; nothing stops sooner.
+        repeats: rounds that count. None: as many as end before `deadline`, from 1 to 7.
+        deadline: on the clock of `time.monotonic`; None: there is none.
+        notify: told what is about to run.
+
+    Raises:
+        SettingsError: `new_tokens` or `repeats` is too small.
+    """
+    require("new_tokens", new_tokens, "a whole number from 2 up", lambda n: n >= 2, whole=True)
+    if repeats is not None:
+        require("repeats", repeats, "a whole number from 1 up", lambda n: n >= 1, whole=True)
+    inputs, short = _moved(inputs, model), _moved(short, model)
+    rows = [Row(setting) for setting in settings if not setting.refused]
+    refused = {setting.title: setting.refused for setting in settings if setting.refused}
+    attention = model.config.get_text_config()._attn_implementation
+    dtype = str(model.dtype).removeprefix("torch.")
+    speed = Speed(
+        describe(model.device) | {"dtype": dtype, "attention": attention}, new_tokens, rows, refused
+    )
+
+    notify("warm-up on one frame")
+    encoding = Encoding(model, short)
+    for row in rows:
+        with suppress(SettingsError):  # one frame may be too few; a whole video decides
+            _run(model, encoding, short, row.setting, 2)
+
+    def encode() -> Encoding:
+        notify("vision tower")
+        encoding = Encoding(model, inputs)
+        speed.encodings += 1
+        speed.vision_peak = encoding.peak
+        return encoding
+
+    def take_round() -> float:
+        began, before = time.monotonic(), speed.rounds
+        for row in rows[:: -1 if before % 2 else 1]:
+            notify(f"round {before + 1}: {row.setting.title}")
+            try:
+                timing, report = _run(model, encoding, inputs, row.setting, new_tokens)
+            except SettingsError as error:
+                if row.setting is FULL:
+                    raise
+                speed.refused[row.setting.title] = str(error)
+                rows.remove(row)
+                continue
+            row.timings.append(timing)
+            row.visual_tokens = sum(video.sent for video in report.videos)
+            row.kv_bytes = report.kv_bytes
+            if row.setting is FULL:
+                speed.video = (report.videos[0].frames, report.videos[0].tokens_per_frame)
+                speed.prompt_tokens = report.prompt_tokens[0]
+        return time.monotonic() - began
+
+    encoding = encode()
+    longest = take_round()
+
+    def ends_in_time(rounds: int, again: bool) -> bool:
+        """Whether so many rounds do, with the vision tower `again` in each."""
+        one = longest + (encoding.seconds if again else 0)
+        return deadline is None or time.monotonic() + rounds * one <= deadline
+
+    speed.warm_up_round = ends_in_time(repeats or WORTH_WARMING, again=True)
+    if speed.warm_up_round:
+        speed.encodings = 0
+        for row in rows:
+            row.timings.clear()
+    while speed.rounds < (repeats or MOST_ROUNDS):
+        if repeats is None and speed.rounds and not ends_in_time(1, speed.warm_up_round):
+            break
+        if speed.warm_up_round:
+            encoding = encode()
+        longest = max(longest, take_round())
+    return speed
+
+
+class Encoding:
+    """What the vision tower makes of a prompt's video, once, for all settings.
+
+    `runtime.shared` reads what any method needs while it encodes; here each method reads for itself, so that
+    its time is known.
+
+    Attributes:
+        seconds: that it took.
+        peak: bytes of memory that it took; None where unknown.
+    """
+
+    def __init__(self, model: Any, inputs: Mapping[str, Any]) -> None:
+        adapter = adapter_for(model)
+        self._trunk: Any = adapter.trunk
+        self._encoder = adapter.encoder
+        self._attention: Any = adapter.vision_attention
+        encode: Any = getattr(adapter.trunk, adapter.encoder)
+        given = {name: inputs[name] for name in inspect.signature(encode).parameters if name in inputs}
+        calls: list[Any] = []
+
+        def see(module: Any, args: Any, kwargs: Any) -> None:
+            calls.append((args, kwargs))
+
+        hook = self._attention.register_forward_pre_hook(see, with_kwargs=True)
+        with hook, peak_memory(model.device) as peak:
+            began = mark(model.device)
+            output = encode(**given, return_dict=True)
+            self.seconds = seconds_between(began, mark(model.device))
+        self.peak = peak.bytes
+        # Every layer's output is among the rest: gigabytes that nobody reads again.
+        self._output = type(output)(
+            **{name: part for name, part in output.items() if name != "hidden_states"}
+        )
+        self._calls = calls
+
+    @contextmanager
+    def replayed(self) -> Iterator[None]:
+        """Meanwhile the model gets what was encoded, and methods still read the last layer's attention."""
+        encode, attention, output = getattr(self._trunk, self._encoder), self._attention, self._output
+
+        @wraps(encode)
+        def get_features(*args: Any, **kwargs: Any) -> Any:
+            attention.forward = wraps(attention.forward)(lambda *args, **kwargs: None)  # hooks, and no more
+            try:
+                for given, named in self._calls:
+                    attention(*given, **named)
+            finally:
+                del attention.forward
+            return type(output)(**output)
+
+        setattr(self._trunk, self._encoder, get_features)
+        try:
+            yield
+        finally:
+            self._trunk.__dict__.pop(self._encoder, None)
+
+
+def _run(
+    model: Any, encoding: Encoding, inputs: Mapping[str, Any], setting: Setting, new_tokens: int
+) -> tuple[Timing, Report]:
+    method = setting.method or Method(retain_ratio=1)  # full tokens through the same hooks, on the same clock
+    with peak_memory(model.device) as peak, encoding.replayed(), method(model) as run:
+        model.generate(**inputs, do_sample=False, min_new_tokens=new_tokens, max_new_tokens=new_tokens)
+        report = run.last
+        assert report is not None, "the prompt holds a video"
+        seconds, inner = report.seconds, report.inner_seconds
+    timing = Timing(
+        vision=encoding.seconds,
+        reading=seconds["vision"],
+        outer=seconds["merging"] - inner,
+        inner=inner,
+        prefill=seconds["prefill"],
+        decoding=seconds["decoding"],
+        peak=peak.bytes,
+    )
+    return timing, report
+
+
+def _moved(inputs: Mapping[str, Any], model: Any) -> dict[str, Any]:
+    """`inputs` where the model is, real numbers in its precision."""
+    return {
+        name: part.to(model.device, model.dtype if part.is_floating_point() else None)
+        for name, part in inputs.items()
+    }

@@ -1,0 +1,150 @@
+"""`holitom inspect`: what became of each token, as a page, a picture or a clip."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from holitom.cli.app import (
+    BUNDLED_FRAMES,
+    BUNDLED_MODEL,
+    DEMO_QUESTION,
+    DEMO_VIDEO,
+    USUAL_FRAMES,
+    app,
+    check_question,
+    note,
+    notes,
+    quiet_transformers,
+    read_video,
+)
+from holitom.errors import OutputError, SettingsError
+from holitom.methods.registry import METHODS, get_method
+
+if TYPE_CHECKING:
+    from holitom.inspect import Inspection
+
+KINDS = (".html", ".png", ".pdf", ".svg", ".mp4")
+
+
+@app.command()
+def inspect(
+    video: Annotated[
+        Path | None, typer.Argument(help="A video file. Without one: the bundled demo.", show_default=False)
+    ] = None,
+    question: Annotated[
+        str | None,
+        typer.Argument(help="Also show what is left for it inside the language model.", show_default=False),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help=f"Where to: a page, a picture or a clip ({', '.join(KINDS)}). [default: VIDEO.inspect.html]",
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="A checkpoint's folder or Hugging Face id. [default: the bundled tiny model]"),
+    ] = None,
+    method: Annotated[str, typer.Option(help=f"How to merge: {', '.join(METHODS)}.")] = "holitom",
+    retain: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of visual tokens to keep, in (0, 1]. [default: the method's; 0.1 as a rule]"
+        ),
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(help="Similarity above which a token is static (holitom, prunevid). [default: its own]"),
+    ] = None,
+    frames: Annotated[
+        int | None, typer.Option(help="Frames to sample. [default: 16 for the bundled model, else 32]")
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 64,
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+) -> None:
+    """Show what became of each visual token of a video.
+
+    The file's name goes to stdout, everything else to stderr.
+    """
+    if question is not None:
+        check_question(question)
+    if max_new_tokens < 1:
+        raise SettingsError(f"max-new-tokens must be at least 1, not {max_new_tokens}")
+    if video is None:
+        video, question = DEMO_VIDEO, DEMO_QUESTION
+    output = output or Path(f"{video.stem}.inspect.html")
+    settings: dict[str, Any] = {"retain_ratio": retain, "similarity_threshold": threshold}
+    chosen = get_method(method, **{name: value for name, value in settings.items() if value is not None})
+    check_output(output, video)
+    clip = read_video(video, frames if frames is not None else USUAL_FRAMES if model else BUNDLED_FRAMES)
+
+    name = model or str(BUNDLED_MODEL)
+    with notes.status("Loading PyTorch"):
+        from holitom.ask import load_model
+        from holitom.inspect import inspect_video
+
+    quiet_transformers(name)
+    title = "the bundled model" if model is None else Path(name).name
+    note(f"Loading {title}")
+    loaded, processor = load_model(name, dtype, device)
+    with notes.status("Merging"):
+        inspection = inspect_video(
+            loaded,
+            processor,
+            clip,
+            chosen,
+            question,
+            title=video.name,
+            name=title,
+            max_new_tokens=max_new_tokens,
+        )
+    with notes.status("Drawing"):
+        write(inspection, output)
+    if inspection.answer is not None:
+        note(f"Answer: {inspection.answer}")
+    note(f"{inspection.into.size:,} visual tokens, {inspection.sent:,} sent")
+    print(output)
+
+
+def check_output(path: Path, video: Path) -> None:
+    """Before anything is computed: raise an `OutputError` unless a file of a known kind can be written."""
+    if path.exists() and video.exists() and path.samefile(video):
+        raise OutputError(f"{path}: that is the video itself; name another file to write")
+    if path.suffix.lower() not in KINDS:
+        raise OutputError(f"{path}: output must end in {', '.join(KINDS[:-1])} or {KINDS[-1]}")
+    if path.suffix.lower() in (".png", ".pdf", ".svg"):
+        import holitom.inspect.draw_png  # noqa: F401  (an ImportError says which extra is missing)
+    new = not path.exists()
+    try:
+        with path.open("ab"):
+            pass
+        if new:
+            path.unlink()
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def write(inspection: Inspection, path: Path) -> None:
+    """Draw into `path`, as its extension says."""
+    kind = path.suffix.lower()
+    try:
+        if kind == ".html":
+            from holitom.inspect import page
+
+            path.write_text(page(inspection), encoding="utf-8")
+        elif kind == ".mp4":
+            from holitom.inspect import write_clip
+
+            write_clip(inspection, path)
+        else:
+            from holitom.inspect import token_map
+
+            token_map(inspection).savefig(path)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror})") from error

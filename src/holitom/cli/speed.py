@@ -1,0 +1,232 @@
+"""`holitom bench speed`: full tokens against each method, timed in turn in one process."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import replace
+from operator import attrgetter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from holitom.cli.app import (
+    BUNDLED_FRAMES,
+    BUNDLED_MODEL,
+    DEMO_QUESTION,
+    DEMO_VIDEO,
+    USUAL_FRAMES,
+    bench,
+    note,
+    notes,
+    print_table,
+    quiet_transformers,
+    ratios,
+    read_video,
+)
+from holitom.errors import SettingsError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from holitom.bench.speed import Ratio, Speed
+    from holitom.video import Video
+
+
+@bench.command("speed")
+def bench_speed(
+    model: Annotated[
+        str | None,
+        typer.Option(help="A checkpoint's folder or Hugging Face id. [default: the bundled tiny model]"),
+    ] = None,
+    random_weights: Annotated[
+        str | None,
+        typer.Option(
+            help="Instead of a checkpoint, random weights at published shapes "
+            "(llava-onevision-qwen2-0.5b, -7b, -72b) or at those of a config file."
+        ),
+    ] = None,
+    video: Annotated[Path | None, typer.Option(help="A video file. [default: the bundled demo]")] = None,
+    frames: Annotated[
+        int | None, typer.Option(help="Frames to sample. [default: 16 for the bundled model, else 32]")
+    ] = None,
+    retain: Annotated[str, typer.Option(help="Shares of visual tokens to keep.")] = "0.1",
+    methods: Annotated[
+        str,
+        typer.Option(help="all, or some with commas between, as `holitom bench accuracy` takes them."),
+    ] = "holitom-outer,holitom",
+    new_tokens: Annotated[int, typer.Option(help="Tokens that every setting generates.")] = 16,
+    repeats: Annotated[
+        int | None, typer.Option(help="Rounds that count. [default: as many as --minutes allows, up to 7]")
+    ] = None,
+    minutes: Annotated[
+        float, typer.Option(help="No round starts that would end later than this; one always runs.")
+    ] = 14,
+    threads: Annotated[int | None, typer.Option(help="Threads of torch. [default: torch's own]")] = None,
+    dtype: Annotated[
+        str, typer.Option(help="auto (the checkpoint's; bfloat16 for random weights), float32, ...")
+    ] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Time to first token, decoding and memory: full tokens against each method, in turn, in one process."""
+    deadline = time.monotonic() + 60 * minutes
+    if model and random_weights:
+        raise SettingsError(
+            "--model and --random-weights exclude each other: a checkpoint has its own weights"
+        )
+    for option, value, least in (
+        ("new-tokens", new_tokens, 2),
+        ("repeats", repeats, 1),
+        ("threads", threads, 1),
+    ):
+        if value is not None and value < least:
+            raise SettingsError(f"{option} must be at least {least}, not {value}")
+    if not minutes > 0:
+        raise SettingsError(f"minutes must be more than 0, not {minutes:g}")
+    wanted = ratios(retain)
+    with notes.status("Loading PyTorch"):
+        import torch
+
+        from holitom.bench.settings import budgets
+        from holitom.bench.speed import measure
+        from holitom.methods.naming import named_methods
+
+    settings = budgets(named_methods(methods), wanted)
+    bundled = not (model or random_weights)
+    if frames is None:
+        frames = BUNDLED_FRAMES if bundled else USUAL_FRAMES
+    clip = read_video(video or DEMO_VIDEO, frames)
+    name = random_weights or model or str(BUNDLED_MODEL)
+    title = "the bundled model" if bundled else f"{name}, random weights" if random_weights else name
+    quiet_transformers(name)
+    note(f"Loading {title}")
+    if threads:
+        torch.set_num_threads(threads)
+    load = _random if random_weights else _checkpoint
+    live, inputs, short = load(name, clip, dtype, device)
+    with notes.status("Measuring") as status:
+
+        def show(doing: str) -> None:
+            status.update(f"Measuring: {doing}")
+
+        speed = measure(live, inputs, short, settings, new_tokens, repeats, deadline, show)
+    shown = (video or DEMO_VIDEO).name
+    if as_json:
+        asked = {"model": name, "weights": "random" if random_weights else "checkpoint", "video": shown}
+        print(json.dumps(asked | speed.to_dict()))
+    else:
+        _print_speed(speed, title, shown)
+
+
+def _checkpoint(name: str, clip: Video, dtype: str, device: str) -> tuple[Any, Any, Any]:
+    """A checkpoint's model, and its processor's inputs for the whole clip and for one frame of it."""
+    from holitom.ask import load_model, prompt
+
+    live, processor = load_model(name, dtype, device)
+    first = (clip.metadata.frames_indices or [0])[:1]
+    short = replace(clip, frames=clip.frames[:1], metadata=replace(clip.metadata, frames_indices=first))
+    return live, prompt(processor, clip, DEMO_QUESTION), prompt(processor, short, DEMO_QUESTION)
+
+
+def _random(name: str, clip: Video, dtype: str, device: str) -> tuple[Any, Any, Any]:
+    """Likewise, of random weights."""
+    from holitom.ask import device_named, dtype_named
+    from holitom.bench.random_weights import random_model, random_prompt
+
+    precision = dtype_named("bfloat16" if dtype == "auto" else dtype)
+    live = random_model(name, len(clip.frames), precision, device_named(device))
+    return live, random_prompt(live, clip.frames), random_prompt(live, clip.frames[:1])
+
+
+def _print_speed(speed: Speed, title: str, video: str) -> None:
+    machine, (frames, tokens) = speed.machine, speed.video
+    on_gpu = machine["device"] != "cpu"
+    where = f"{machine['device']}, {machine['processor']}" if on_gpu else machine["processor"]
+    print(
+        f"{title}; {machine['dtype']}, {machine['attention']} attention\n"
+        f"{video}: {frames} frames x {tokens} visual tokens; prompt of {speed.prompt_tokens:,} tokens, "
+        f"{speed.new_tokens} generated\n"
+        f"{where}: {machine['cores']} cores, {machine['threads']} threads; torch {machine['torch']}, "
+        f"transformers {machine['transformers']}\n"
+        f"{_protocol(speed)}\n"
+    )
+    print_table(_times_table(speed))
+    if len(speed.rows) > 1:
+        print()
+        print_table(_gains_table(speed))
+    print()
+    for ratio, cost in speed.inner_ratios().items():
+        taken = _spread(cost, speed.rounds)
+        print(f"Inner merging at {100 * ratio:g}%: prefill and inner merging take {taken} of w/o M's prefill")
+    for label, reason in speed.refused.items():
+        print(f"Refused: {label}: {reason}")
+    peak = "" if speed.vision_peak is None else f" ({speed.vision_peak / 1e6:,.0f} MB at its most)"
+    kind = "memory allocated on the GPU" if on_gpu else "resident memory of the process"
+    print(
+        f"TTFT: vision tower{peak} + reading its last attention + outer and inner merging + prefill;\n"
+        "not the video file and the processor. In faster prefill, inner merging counts as prefill.\n"
+        f"Peak: {kind} above the weights and the encoded video, from reading to the last token."
+    )
+
+
+def _times_table(speed: Speed) -> Table:
+    from rich.table import Table
+
+    slow = speed.rows[0].median(lambda timing: timing.ttft) >= 10
+    unit, scale = ("s", 1) if slow else ("ms", 1000)
+    parts = ("vision", "reading", "outer", "inner", "prefill", "TTFT")
+    table = Table(
+        *("", "visual\ntokens"),
+        *(f"{part}\n{unit}" for part in parts),
+        *("merging\nof TTFT", "and\nreading", "decoding\ntokens/s", "KV\nMB", "peak\nMB"),
+        box=None,
+        pad_edge=False,
+        header_style="bold",
+    )
+    for row in speed.rows:
+        spent = [row.median(attrgetter(part.lower())) for part in parts]
+        table.add_row(
+            row.setting.title,
+            f"{row.visual_tokens:,}",
+            *(f"{scale * seconds:.2f}" for seconds in spent),
+            f"{row.share(lambda timing: timing.merging):.2%}",
+            f"{row.share(lambda timing: timing.merging + timing.reading):.2%}",
+            f"{speed.decode_rate(row):.2f}",
+            f"{row.kv_bytes / 1e6:.1f}",
+            "-" if row.peak is None else f"{row.peak / 1e6:,.0f}",
+        )
+    return table
+
+
+def _gains_table(speed: Speed) -> Table:
+    from rich.table import Table
+
+    heads = ("faster TTFT", "faster prefill", "faster decoding", "KV", "peak")
+    table = Table("against full tokens", *heads, box=None, pad_edge=False, header_style="bold")
+    full = speed.rows[0]
+    for row in speed.rows[1:]:
+        known = row.peak is not None and full.peak
+        table.add_row(
+            row.setting.title,
+            *(_spread(ratio, speed.rounds) for ratio in speed.speedups(row).values()),
+            f"{row.kv_bytes / full.kv_bytes:.1%}",
+            f"{row.peak / full.peak:.1%}" if known else "-",  # type: ignore[operator]
+        )
+    return table
+
+
+def _protocol(speed: Speed) -> str:
+    """How often what was run."""
+    rounds = (
+        "1 round, so no spread" if speed.rounds == 1 else f"medians of {speed.rounds} rounds (least..most)"
+    )
+    before = "an untimed round" if speed.warm_up_round else "a warm-up on one frame"
+    vision = "once a round" if speed.encodings == speed.rounds > 1 else "once"
+    return f"{rounds}, after {before}; the vision tower, the same for all, was timed {vision}"
+
+
+def _spread(ratio: Ratio, rounds: int) -> str:
+    spread = f" ({ratio.least:.2f}..{ratio.most:.2f})" if rounds > 1 else ""
+    return f"{ratio.median:.2f}x{spread}"

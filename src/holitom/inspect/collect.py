@@ -1,0 +1,240 @@
+"""From a live model to an `Inspection`: the only file here that knows tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from holitom.ask import ask, prompt
+from holitom.errors import UnsupportedUsageError
+from holitom.flops import Decoder, paper_prefill
+from holitom.inspect.inspection import Inspection, Places, Stage
+from holitom.methods.base import InnerStage, Method
+from holitom.models import adapter_for
+from holitom.ops.host import to_host
+from holitom.ops.segmentation import neighbour_similarity
+from holitom.runtime.count import Level
+from holitom.tokens import MergedTokens, VideoTokens
+
+if TYPE_CHECKING:
+    from holitom.runtime import Report, VideoReport
+    from holitom.video import Video
+
+Frames = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class _Watched(Method):
+    """`method`, with importance read whether or not it asks for it; `seen` is what it was given."""
+
+    retain_ratio: float = field(init=False, default=1.0)
+    method: Method = field(kw_only=True)
+    seen: list[VideoTokens] = field(kw_only=True, default_factory=list)
+
+    needs_importance: ClassVar[bool] = True
+
+    @property
+    def needs_keys(self) -> bool:  # type: ignore[override]  # as in `Combined`
+        return self.method.needs_keys
+
+    def merge(self, video: VideoTokens) -> MergedTokens:
+        self.seen.append(video)
+        return self.method.merge(video)
+
+    def inner(self, num_layers: int) -> tuple[InnerStage, ...]:
+        return self.method.inner(num_layers)
+
+
+class _Enough(Exception):  # noqa: N818  (no error: it ends a forward early)
+    """All that was wanted of a forward is there."""
+
+
+def inspect_video(
+    model: Any,
+    processor: Any,
+    video: Video,
+    method: Method,
+    question: str | None = None,
+    *,
+    title: str = "video",
+    name: str = "",
+    max_new_tokens: int = 64,
+) -> Inspection:
+    """Run `method` on one video and say what became of each of its tokens.
+
+    Args:
+        model: a model that holitom supports.
+        processor: its processor.
+        video: from `holitom.video.load_video`.
+        method: of `holitom.methods`.
+        question: None: the language model does not run, and what survives inside it is not known.
+        title: what to call the video.
+        name: what to call the model.
+        max_new_tokens: longest answer.
+
+    Raises:
+        UnsupportedUsageError: the method does not say where tokens went.
+    """
+    watched = _Watched(method=method)
+    inputs = prompt(processor, video, question or "")
+    answer = None
+    if question:
+        answered = ask(model, processor, inputs, watched, max_new_tokens)
+        report, answer = answered.report, answered.text
+    else:
+        report = _encode(model, inputs, watched)
+    seen = watched.seen[0]
+    with torch.inference_mode():
+        similarity = to_host(neighbour_similarity(seen.features))
+    return inspection_of(
+        report.videos[0],
+        video.frames,
+        title=title,
+        method=describe(method),
+        model=name,
+        numbers=np.array(video.metadata.frames_indices, dtype=np.int64),
+        rate=video.metadata.fps,
+        similarity=similarity,
+        threshold=getattr(method, "threshold", getattr(method, "similarity_threshold", None)),
+        costs=_costs(model),
+        question=question,
+        answer=answer,
+    )
+
+
+def describe(method: Method) -> str:
+    """The method with the settings that matter here: the budget, and what is not at its default."""
+    own = [field for field in fields(method) if field.init]
+    told = [
+        f"{setting.name}={value!r}"
+        for setting in own
+        if (value := getattr(method, setting.name)) != setting.default or setting.name == "retain_ratio"
+    ]
+    return f"{type(method).__name__}({', '.join(told)})"
+
+
+def inspection_of(
+    report: VideoReport,
+    frames: Frames | None = None,
+    *,
+    title: str = "video",
+    method: str = "",
+    model: str = "",
+    numbers: Places | None = None,
+    rate: float | None = None,
+    similarity: NDArray[np.float32] | None = None,
+    threshold: float | None = None,
+    costs: Callable[[list[Level]], tuple[int, int]] | None = None,
+    question: str | None = None,
+    answer: str | None = None,
+) -> Inspection:
+    """What a run reports of one video (`run.last.videos[0]`), ready to be drawn.
+
+    Args:
+        report: of the video.
+        frames: `[F, H, W, 3]` uint8, the sampled frames to draw on; None: a plain grid. Where the model sees
+            several frames as one row of tokens, the first of each is shown.
+        title: what the video is called.
+        method: the method and its settings.
+        model: what the model is called.
+        numbers: `[F]`: which frame of the file each is.
+        rate: frames a second in the file.
+        similarity: `[T - 1, N]`, see `Inspection`.
+        threshold: see `Inspection`.
+        costs: operations and KV-cache bytes of visual tokens by layer.
+        question: what the model was asked.
+        answer: what it said.
+
+    Raises:
+        UnsupportedUsageError: the method does not say where tokens went, or there are fewer frames than rows.
+    """
+    if report.origins is None:
+        raise UnsupportedUsageError(
+            "this method does not say where its tokens went (MergedTokens.origins), so they cannot be drawn"
+        )
+    rows, tokens = report.frames, report.tokens_per_frame
+    if frames is not None and len(frames) < rows:
+        raise UnsupportedUsageError(f"{len(frames)} frames for {rows} rows of tokens; pass those of the run")
+    shown = None if frames is None else np.arange(rows) * len(frames) // rows
+    origins = report.origins()
+    into = to_host(origins.into)
+    into[~np.isin(into, to_host(report.place))] = -1  # a family may send less than the method kept
+    importance = to_host(report.importance)
+    if numbers is not None and shown is not None:
+        numbers = numbers[shown]
+    return Inspection(
+        title=title,
+        method=method,
+        model=model,
+        grid=report.grid,
+        via=to_host(origins.via),
+        into=into,
+        segments=report.segments,
+        stages=_stages(report, costs),
+        frames=None if frames is None else np.ascontiguousarray(frames[shown]),
+        numbers=numbers,
+        seconds=None if numbers is None or not rate else numbers / rate,
+        importance=importance if importance.any() else None,
+        similarity=similarity,
+        threshold=threshold,
+        survivors=_survivors(report, rows, tokens),
+        question=question,
+        answer=answer,
+    )
+
+
+@torch.inference_mode()
+def _encode(model: Any, inputs: Any, method: Method) -> Report:
+    """The report of merging, without running the language model."""
+
+    def stop(*_: Any) -> None:
+        raise _Enough
+
+    with method(model) as run:
+        hook = adapter_for(model).language_model.register_forward_pre_hook(stop)  # after merging's own
+        with hook, suppress(_Enough):
+            model(**inputs.to(model.device, model.dtype))
+    assert run.last is not None, "the prompt holds a video"
+    return run.last
+
+
+def _survivors(report: VideoReport, frames: int, tokens: int) -> dict[int, NDArray[np.bool_]] | None:
+    """`[T, N]` bool for each layer; None where nothing is merged inside."""
+    if not report.inner:
+        return None
+    found = {}
+    for layer in report.inner:
+        place = to_host(report.place[report.survivors(layer)])
+        found[layer] = np.zeros((frames, tokens), dtype=bool)
+        found[layer].flat[place[place >= 0]] = True
+    return found
+
+
+def _stages(report: VideoReport, costs: Callable[[list[Level]], tuple[int, int]] | None) -> list[Stage]:
+    stages, levels = [], [Level(0, report.tokens)]
+    for name, tokens in {"full": report.tokens, **report.stages}.items():
+        inside = name.startswith("layer ")
+        levels = [*levels, Level(int(name.split()[1]), tokens)] if inside else [Level(0, tokens)]
+        stages.append(Stage(name, tokens, *((None, None) if costs is None else costs(levels))))
+    return stages
+
+
+def _costs(model: Any) -> Callable[[list[Level]], tuple[int, int]]:
+    """Operations (the paper's formula) and KV-cache bytes of visual tokens by layer."""
+    text: Any = model.config.get_text_config()
+    decoder = Decoder(text.num_hidden_layers, text.hidden_size, text.intermediate_size)
+    head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    token = 2 * text.num_key_value_heads * head * model.dtype.itemsize  # keys and values in one layer
+
+    def costs(levels: list[Level]) -> tuple[int, int]:
+        ends = [*(level.start for level in levels[1:]), decoder.layers]
+        held = sum((end - level.start) * level.tokens for level, end in zip(levels, ends, strict=True))
+        return paper_prefill(levels, decoder), held * token
+
+    return costs

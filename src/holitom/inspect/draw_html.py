@@ -1,0 +1,108 @@
+"""The page: one HTML file that carries its frames, its arrays and the script that draws them."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from holitom import __version__
+from holitom.inspect import paint
+from holitom.inspect.inspection import FATES, Inspection, stage_name
+
+# The longest side of a frame and its JPEG quality, by how many frames there are at most: pages stay below
+# 5 MB for 32 frames and below 30 MB for 1,000.
+SIZES = ((64, 448, 82), (256, 320, 76), (1 << 30, 224, 70))
+
+
+def page(inspection: Inspection) -> str:
+    """A whole HTML page that needs nothing beside it, and no network."""
+    template = (files("holitom.inspect") / "page.html").read_text(encoding="utf-8")
+    # In a script element only "<" could end the data early; JSON may spell it as an escape.
+    data = json.dumps(_data(inspection), ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+    title = f"{inspection.title}: {inspection.sent:,} of {inspection.into.size:,} visual tokens"
+    before, middle, after = template.replace("{{title}}", html.escape(title), 1).partition("{{data}}")
+    assert middle
+    return before + data + after
+
+
+def embed(inspection: Inspection, height: int = 720) -> str:
+    """The page as an HTML element to put into another page or a notebook: a frame that keeps to itself.
+
+    Args:
+        inspection: what is shown.
+        height: of the element, in CSS pixels.
+    """
+    return (
+        f'<iframe title="What was merged" sandbox="allow-scripts" width="100%" height="{height}" '
+        f'style="border:0" srcdoc="{html.escape(page(inspection))}"></iframe>'
+    )
+
+
+def _data(inspection: Inspection) -> dict[str, Any]:
+    """Everything that the script reads; arrays as base64 of their little-endian bytes."""
+    frames, _ = inspection.shape
+    importance, similarity = inspection.importance, inspection.similarity
+    height, width = (
+        inspection.grid if inspection.frames is None else inspection.frames.shape[1:3]
+    )  # a plain grid has square cells
+    return {
+        "version": __version__,
+        "title": inspection.title,
+        "method": inspection.method,
+        "model": inspection.model,
+        "question": inspection.question,
+        "answer": inspection.answer,
+        "frames": frames,
+        "grid": inspection.grid,
+        "aspect": width / height,
+        "segments": [
+            [first, last, inspection.static(first, last), inspection.pruned(first, last)]
+            for first, last in inspection.segments
+        ],
+        "numbers": None if inspection.numbers is None else inspection.numbers.tolist(),
+        "seconds": None if inspection.seconds is None else inspection.seconds.round(3).tolist(),
+        "stages": [[stage_name(s.name), s.tokens, s.operations, s.kv_bytes] for s in inspection.stages],
+        "fates": [
+            [int(fate), words.name, words.meaning, "#{:02x}{:02x}{:02x}".format(*paint.COLORS[fate])]
+            for fate, words in FATES.items()
+        ],
+        "threshold": inspection.threshold,
+        "via": _packed(inspection.via.astype("<i4")),
+        "into": _packed(inspection.into.astype("<i4")),
+        "fate": _packed(inspection.fate),
+        "importance": None if importance is None else _packed(_bytes(paint.relative(importance))),
+        "similarity": None if similarity is None else _packed(_bytes((similarity.clip(-1, 1) + 1) / 2)),
+        "survivors": {str(k): _packed(v.astype(np.uint8)) for k, v in (inspection.survivors or {}).items()},
+        "pictures": _pictures(inspection),
+    }
+
+
+def _bytes(unit: Any) -> Any:
+    """[0, 1] as 0..255."""
+    return np.rint(unit * 255).astype(np.uint8)
+
+
+def _packed(array: Any) -> str:
+    return base64.b64encode(np.ascontiguousarray(array).tobytes()).decode("ascii")
+
+
+def _pictures(inspection: Inspection) -> list[str]:
+    """Every frame as the base64 of a JPEG."""
+    if inspection.frames is None:
+        return []
+    side, quality = next((side, quality) for most, side, quality in SIZES if len(inspection.frames) <= most)
+    pictures = []
+    for frame in inspection.frames:
+        image = Image.fromarray(frame)
+        image.thumbnail((side, side), Image.Resampling.BICUBIC)  # never enlarges
+        buffer = io.BytesIO()
+        image.save(buffer, format="JPEG", quality=quality)
+        pictures.append(base64.b64encode(buffer.getvalue()).decode("ascii"))
+    return pictures

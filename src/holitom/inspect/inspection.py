@@ -1,0 +1,166 @@
+"""What is drawn: one video and what became of its tokens, as arrays on the host."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Places = NDArray[np.int64]
+
+
+class Fate(IntEnum):
+    """What became of a token."""
+
+    DROPPED = 0
+    KEPT = 1
+    CENTER = 2
+    JOINED = 3
+    STATIC = 4
+
+
+class Words(NamedTuple):
+    """How a fate is called, and what it means."""
+
+    name: str
+    meaning: str
+
+
+FATES = {
+    Fate.KEPT: Words("kept", "sent to the language model as it was"),
+    Fate.CENTER: Words("merged into", "sent, with other tokens averaged into it"),
+    Fate.STATIC: Words("static", "averaged over the frames in which it hardly changes"),
+    Fate.JOINED: Words("joined", "averaged into a similar token"),
+    Fate.DROPPED: Words("dropped", "left out"),
+}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Visual tokens after one stage, and what the prefill would cost if merging ended there.
+
+    Attributes:
+        name: "full", the method's own stages, or `layer k`: from that layer of the language model on.
+        tokens: visual tokens; inside the language model the model's separators compete and count too.
+        operations: prefill of all layers by the paper's formula, see `holitom flops`; None: not known.
+        kv_bytes: keys and values of visual tokens in all layers; None: not known.
+    """
+
+    name: str
+    tokens: int
+    operations: int | None = None
+    kv_bytes: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Inspection:
+    """One video, `T` rows of `N` tokens each; a token's place is `t * N + n`.
+
+    Attributes:
+        title: what the video is called.
+        method: the method and its settings.
+        model: what the model is called.
+        grid: `(rows, columns)` of one frame.
+        via, into: `[T, N]`, see `holitom.tokens.Origins`.
+        segments: first and last frame (inclusive) of each temporal segment.
+        stages: the first is "full".
+        frames: `[T, H, W, 3]` uint8, what to draw on; None: a plain grid.
+        numbers: `[T]`: which frame of the file each is; None where that is not known.
+        seconds: `[T]`: when it is shown.
+        importance: `[T, N]` float32: attention received in the vision tower; None where it was not read.
+        similarity: `[T - 1, N]` float32: cosine similarity of each position with itself one frame later.
+        threshold: similarity above which the method takes a token for static; None where it has none.
+        survivors: by layer of the language model, `[T, N]` bool: the sent tokens that stay from there on.
+        question, answer: what the model was asked, and what it said.
+    """
+
+    title: str
+    method: str
+    model: str
+    grid: tuple[int, int]
+    via: Places
+    into: Places
+    segments: list[tuple[int, int]]
+    stages: list[Stage]
+    frames: NDArray[np.uint8] | None = None
+    numbers: Places | None = None
+    seconds: NDArray[np.float64] | None = None
+    importance: NDArray[np.float32] | None = None
+    similarity: NDArray[np.float32] | None = None
+    threshold: float | None = None
+    survivors: dict[int, NDArray[np.bool_]] | None = None
+    question: str | None = None
+    answer: str | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """`(T, N)`."""
+        frames, tokens = self.into.shape
+        return frames, tokens
+
+    @cached_property
+    def size(self) -> Places:
+        """`[T, N]`: how many tokens are part of the one that is sent from here; 0 where none is."""
+        into = self.into[self.into >= 0]
+        return np.bincount(into, minlength=self.into.size).reshape(self.into.shape)
+
+    @cached_property
+    def fate(self) -> NDArray[np.uint8]:
+        """`[T, N]`: a `Fate` each."""
+        place = np.arange(self.into.size).reshape(self.into.shape)
+        fate = np.full(self.into.shape, Fate.JOINED, dtype=np.uint8)
+        fate[self.via != place] = Fate.STATIC
+        sent = self.into == place
+        fate[sent] = np.where(self.size[sent] > 1, Fate.CENTER, Fate.KEPT)
+        fate[self.into < 0] = Fate.DROPPED
+        return fate
+
+    @cached_property
+    def repeats(self) -> NDArray[np.bool_]:
+        """`[T, N]`: whether a token was averaged over time, the average's own place included."""
+        return np.bincount(self.via.ravel(), minlength=self.via.size)[self.via] > 1
+
+    @cached_property
+    def segment_of(self) -> Places:
+        """`[T]`: the segment of each frame."""
+        return np.repeat(np.arange(len(self.segments)), [last - first + 1 for first, last in self.segments])
+
+    @property
+    def sent(self) -> int:
+        """Merged tokens that go into the language model, separators not included."""
+        return int((self.size > 0).sum())
+
+    def counts(self, first: int = 0, last: int | None = None) -> dict[Fate, int]:
+        """How many tokens of frames `first..last` met each fate."""
+        part = self.fate[first : None if last is None else last + 1]
+        return {fate: int((part == fate).sum()) for fate in FATES}
+
+    def pruned(self, first: int, last: int) -> int:
+        """How many tokens averaging over time saves in the segment `first..last`."""
+        via = self.via[first : last + 1]
+        return int(via.size - len(np.unique(via)))
+
+    def static(self, first: int, last: int) -> int:
+        """How many positions of a frame were averaged over time in the segment `first..last`."""
+        return int(self.repeats[first : last + 1].any(0).sum())
+
+    def _repr_html_(self) -> str:
+        from holitom.inspect.draw_html import embed
+
+        return embed(self)
+
+
+def stage_name(name: str) -> str:
+    """A stage's name in words."""
+    known = {
+        "full": "all visual tokens",
+        "temporal": "after merging in time",
+        "spatial": "after merging in space",
+    }
+    if name.startswith("layer "):
+        return f"from {name} on"
+    return known.get(name, f"after {name}")

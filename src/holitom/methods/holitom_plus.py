@@ -1,0 +1,111 @@
+"""HoliTom+: HoliTom (arXiv 2505.21334) with its choices made for the whole video.
+
+Measured beside HoliTom in docs/improvements.md. What it changes before the language model:
+
+1. *Runs instead of segments.* Every position is averaged over each of its own static runs, not only where it
+   is static throughout a segment (`ops.runs`). A passing object breaks the averages of the positions that it
+   passes, and no others.
+2. *One ranking instead of one a frame.* The most important runs of the whole video are kept, wherever they
+   are; a frame in which nothing new shows needs no tokens of its own.
+3. *What comes and goes.* A run's importance counts in full where it is found nowhere in the frame before, or
+   nowhere in the frame after (in any place: an object that moves is found again), and little where both
+   have it. So of a moving object the first and the last sight are kept before the many between.
+4. *Clusters where things are new.* A share of the budget goes to DPC-KNN centres among the rest, frame by
+   frame, in proportion to how many runs begin there: a new scene is shown as a whole, a still one only once.
+5. *Exact budgets.* `merged_count(T, N)` tokens, whatever the video shows.
+
+Inside it, the layer that reads fewer tokens ranks them itself (`inner_attention="own"`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from holitom.methods.base import require
+from holitom.methods.holitom import HoliTom
+from holitom.methods.parts import Part, assemble, clustered
+from holitom.ops.budgets import largest_remainder
+from holitom.ops.host import to_device, to_host
+from holitom.ops.ragged import compact, top_mask
+from holitom.ops.runs import Runs, average_runs, comes_and_goes, frame_similarity, run_heads
+from holitom.tokens import MergedTokens, VideoTokens
+
+
+@dataclass(frozen=True)
+class HoliTomPlus(HoliTom):
+    """HoliTom's similarity, importance, clustering and inner merge, over runs of the whole video.
+
+    Fields are those of `HoliTom`; these are its own or differ.
+
+    Attributes:
+        similarity_threshold: None: 0.8 at every ratio.
+        passing_weight: what a run counts for, in [0, 1], that the frames before and after it have as well. 1:
+            importance alone ranks.
+        contextual_ratio: share of the whole budget spent on cluster centres rather than on the most important
+            runs, in [0, 1].
+        budget: always "exact".
+        inner_attention: "own".
+    """
+
+    contextual_ratio: float = 0.4
+    budget: Literal["ratio", "exact"] = field(default="exact", init=False)
+    inner_attention: Literal["before", "own"] = "own"
+    passing_weight: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require("passing_weight", self.passing_weight, "a number in [0, 1]", lambda v: 0 <= v <= 1)
+
+    @property
+    def threshold(self) -> float:
+        return 0.8 if self.similarity_threshold is None else self.similarity_threshold
+
+    def merge(self, video: VideoTokens) -> MergedTokens:
+        """Runs, ranking and clusters, with two device synchronisations whatever the video's length."""
+        frames, tokens, _ = video.features.shape
+        count = self.merged_count(frames, tokens)
+        contextual = round(count * self.contextual_ratio)
+
+        similarity = frame_similarity(video.features)
+        heads, total = run_heads(similarity.diagonal(dim1=1, dim2=2), self.threshold, least=count)
+        runs = average_runs(video.carried, video.importance, heads, total)
+
+        comes, goes = comes_and_goes(similarity)
+        change = torch.maximum(comes.flatten()[runs.at], goes.flatten()[runs.end])
+        score = runs.importance * (self.passing_weight + (1 - self.passing_weight) * change)
+        important = top_mask(score[None], count - contextual)[0]
+        at = compact(important, count - contextual)
+        parts = [Part(runs.at[at], runs.size[at], runs.means[at])]
+        if contextual:
+            parts.append(self._clustered(video, runs, ~important, contextual))
+        return assemble(video, [_in_order(parts)], stages={"temporal": total})
+
+    def _clustered(self, video: VideoTokens, runs: Runs, rest: Tensor, budget: int) -> Part:
+        """Cluster centres among the runs that begin in each frame, `budget` of them in all."""
+        frames, tokens, width = video.features.shape
+        frame = runs.at // tokens
+        sizes = to_host(frame.new_zeros(frames).scatter_add(0, frame, rest.long()))
+        budgets = largest_remainder(sizes, budget)
+        spends = budgets > 0
+        at = compact(rest & to_device(spends, rest.device)[frame], int(sizes[spends].sum()))
+        return clustered(
+            runs.means[at],
+            runs.at[at],
+            sizes[spends],
+            budgets[spends],
+            knn=self.knn,
+            center_weight=self.center_weight,
+            width=width,
+            standing_for=runs.size[at],
+        )
+
+
+def _in_order(parts: list[Part]) -> Part:
+    """One part of several, by frame and position: the order in which tokens stand in the unmerged prompt."""
+    at, order = torch.cat([part.at for part in parts]).sort()
+    merged = torch.cat([part.merged for part in parts if part.merged is not None])
+    return Part(at, torch.cat([part.size for part in parts])[order], merged[order])

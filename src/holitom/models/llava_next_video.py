@@ -1,0 +1,47 @@
+"""LLaVA-NeXT-Video (7B, 34B): CLIP tower, 2x2 average pooling before the projector, no separators."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from holitom.models.one_axis import StackedFrames, feature_layer
+
+
+class LlavaNextVideo(StackedFrames):
+    """Adapter for `transformers.LlavaNextVideoForConditionalGeneration`.
+
+    Features are those of the last layer but one, and importance is that layer's: what the last one attends to
+    is not in them.
+    """
+
+    family: ClassVar[str] = "LLaVA-NeXT-Video"
+    towers: ClassVar[tuple[str, ...]] = ("clip_vision_model",)
+    decoders: ClassVar[tuple[str, ...]] = ("llama", "mistral", "qwen2")
+    leading: ClassVar[int] = 1
+
+    def __init__(self, model: nn.Module) -> None:
+        config: Any = model.config
+        self._check_parts(config)
+        strategy = config.vision_feature_select_strategy
+        self._supported("vision_feature_select_strategy", strategy, ("default",))
+        # A convolution mixes channels: it has no counterpart for importance.
+        self._supported("spatial_pool_mode", config.spatial_pool_mode, ("average", "max"))
+        trunk: Any = model.model
+        tower = getattr(trunk.vision_tower, "vision_model", trunk.vision_tower)
+        self.trunk = trunk
+        self.language_model = trunk.language_model
+        self.layers = trunk.language_model.layers
+        layer = feature_layer(tower.encoder.layers, config.vision_feature_layer)
+        self.vision_attention = self._readable(layer.self_attn)
+        self.video_token = int(config.video_token_id)
+        vision = config.vision_config
+        self.image = (vision.num_channels, vision.image_size, vision.image_size)
+        side = vision.image_size // vision.patch_size // config.spatial_pool_stride
+        self.grid = (side, side)
+
+    def pool(self, patches: Tensor) -> Tensor:
+        trunk: Any = self.trunk
+        pooled: Tensor = trunk.vision_resampler(patches)
+        return pooled

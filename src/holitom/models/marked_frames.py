@@ -1,0 +1,211 @@
+"""Families whose video frames are images to the model, told apart by the text that the processor writes
+before each ("Frame2: ", "Frame from 00:01:").
+
+The model knows one placeholder for images and frames, so what is a frame stands in the prompt's text alone.
+That text is read with the model's own tokenizer: `model.tokenizer` where somebody has set it, else the one
+beside the checkpoint (`model.name_or_path`).
+"""
+
+from __future__ import annotations
+
+import re
+from abc import abstractmethod
+from functools import cached_property
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from transformers import AutoTokenizer
+
+from holitom.errors import UnsupportedModelError, UnsupportedUsageError
+from holitom.models.base import SentTokens
+from holitom.models.one_axis import OneAxis
+from holitom.tokens import MergedTokens, VideoTokens
+
+# As many tokens before a frame are read: enough for the marker of a first frame in any tokenizer.
+WINDOW = 48
+
+
+class MarkedFrames(OneAxis):
+    """Where the frames of each video are, from the text before them.
+
+    Attributes:
+        first: pattern at the end of the text before a video's first frame, whatever comes before it.
+        later: likewise for its other frames, of which nothing but this text stands between two.
+        mark: how a placeholder is written.
+        image_token: its id, for images and frames alike.
+        grid: `(rows, columns)` of one frame's visual tokens.
+        image: `(channels, height, width)` of one frame's pixels.
+    """
+
+    modality: ClassVar[str] = "image"
+    mark: ClassVar[str]
+    first: ClassVar[re.Pattern[str]]
+    later: ClassVar[re.Pattern[str]]
+
+    image_token: int
+    grid: tuple[int, int]
+    image: tuple[int, int, int]
+    _model: Any
+
+    @abstractmethod
+    def shuffle(self, patches: Tensor) -> Tensor:
+        """The model's own pixel shuffle, `[F, P, c]` to `[F, N, k * c]`: a token's `k` patches in a row."""
+
+    def pool(self, patches: Tensor) -> Tensor:
+        """Mean over the patches of each token: `[F, P, c]` to `[F, N, c]`."""
+        shuffled = self.shuffle(patches)
+        parts: Tensor = shuffled.view(*shuffled.shape[:2], -1, patches.shape[-1])
+        return parts.mean(dim=2)
+
+    def videos(
+        self,
+        encoded: Any,
+        arguments: dict[str, Any],
+        importance: Tensor | None,
+        keys: Tensor | None = None,
+    ) -> list[VideoTokens]:
+        """All images and frames in one piece; `locate` finds out which are frames of what video."""
+        rows, columns = self.grid
+        sent = encoded.pooler_output
+        sent = sent if isinstance(sent, Tensor) else torch.cat(list(sent))
+        features = sent.view(-1, rows * columns, sent.shape[-1])
+        return [
+            VideoTokens(
+                features=features,
+                importance=self.no_importance(features)
+                if importance is None
+                else self.pool(importance[..., None])[..., 0],
+                grid=self.grid,
+                keys=None if keys is None else self.pool(keys),
+            )
+        ]
+
+    def check_prompt(self, input_ids: Tensor, arguments: dict[str, Any]) -> None:
+        each, images = self.grid[0] * self.grid[1], self.images(arguments["pixel_values"])
+        lengths = [length for row in self._runs(input_ids) for _, length in row]
+        if sum(lengths) != images * each or any(length % each for length in lengths):
+            raise UnsupportedUsageError(
+                f"the prompt's runs of image placeholders are {lengths} tokens long, and {images} images "
+                f"(frames among them) of {each} tokens came with it; pass the ids that the processor made "
+                "for them, with a processor that fits the model"
+            )
+
+    @abstractmethod
+    def images(self, pixels: Tensor) -> int:
+        """How many images `pixel_values` hold."""
+
+    def locate(self, encodings: list[VideoTokens], given: dict[str, Any]) -> list[VideoTokens]:
+        (images,) = encodings
+        ids: Tensor = given["input_ids"]
+        each = images.features.shape[1]
+        runs = self._runs(ids)
+        counts = [sum(length for _, length in row) // each for row in runs]
+        # `generate` repeats rows (beams, returned sequences) but encodes images once.
+        copies, rest = divmod(sum(counts), len(images.features))
+        if rest or not copies:
+            raise UnsupportedUsageError(
+                f"the rows hold placeholders of {counts} images, but {len(images.features)} were encoded; "
+                "pass the ids that the processor made for them (with a cache: for the new part of the prompt)"
+            )
+        found: list[VideoTokens] = []
+        start = 0
+        for row in range(0, len(runs), copies):
+            frames = self._frames(ids[row], runs[row], each)
+            for video in sorted({video for video in frames if video is not None}):
+                at = [start + image for image, belongs in enumerate(frames) if belongs == video]
+                found.append(_part(images, at))
+            start += counts[row]
+        return found
+
+    def placeholders(self, input_ids: Tensor) -> Tensor:
+        """Those of video frames; those of images are as good as text."""
+        holders = input_ids == self.image_token
+        each = self.grid[0] * self.grid[1]
+        for row, runs in enumerate(self._runs(input_ids)):
+            frames = self._frames(input_ids[row], runs, each)
+            image = 0
+            for begin, length in runs:
+                if frames[image : image + 1] == [None]:
+                    holders[row, begin : begin + length] = False
+                image += length // each
+        return holders
+
+    def _runs(self, ids: Tensor) -> list[list[tuple[int, int]]]:
+        """First column and length of every run of placeholders, row by row."""
+        holders = (ids == self.image_token).to("cpu", torch.int8)
+        edges = torch.nn.functional.pad(holders, (1, 1)).diff(dim=1)
+        runs = []
+        for row in edges:
+            begins, ends = (row == 1).nonzero()[:, 0].tolist(), (row == -1).nonzero()[:, 0].tolist()
+            runs.append([(begin, end - begin) for begin, end in zip(begins, ends, strict=True)])
+        return runs
+
+    def _frames(self, ids: Tensor, runs: list[tuple[int, int]], each: int) -> list[int | None]:
+        """The video, by number in its row, of every image of a row; None for an image that is no frame."""
+        if not runs:
+            return []
+        host = ids.tolist()
+        texts = self._tokenizer.batch_decode(
+            [
+                host[max(end, begin - WINDOW) : begin]
+                for (begin, _), end in zip(runs, _ends(runs), strict=True)
+            ],
+            skip_special_tokens=False,
+            clean_up_tokenization_spaces=False,
+        )
+        frames: list[int | None] = []
+        video, open_ = -1, False
+        for text, (_, length) in zip(texts, runs, strict=True):
+            single = length == each
+            if single and self.first.search(text):
+                video, open_ = video + 1, True
+            elif not (single and open_ and self.later.fullmatch(text)):
+                open_ = False
+            frames += [video if open_ else None] * (length // each)
+        return frames
+
+    def encoding(self, frames: int, width: int, height: int) -> dict[str, Any]:
+        return {"pixel_values": torch.empty(frames, *self.image, device="meta")}
+
+    def slots(self, video: VideoTokens) -> int:
+        frames, tokens = video.features.shape[:2]
+        return frames * tokens
+
+    def send(self, video: VideoTokens, merged: MergedTokens) -> SentTokens:
+        return SentTokens(merged.features, merged.frame * video.features.shape[1] + merged.position)
+
+    def check(self) -> None:
+        _ = self._tokenizer
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        tokenizer = getattr(self._model, "tokenizer", None)
+        name = getattr(self._model, "name_or_path", "")
+        if tokenizer is None and name:
+            try:
+                tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=True)
+            except (OSError, ValueError):
+                tokenizer = None
+        # transformers may make up an empty one where there is none.
+        if tokenizer is None or tokenizer.convert_tokens_to_ids(self.mark) != self.image_token:
+            raise UnsupportedModelError(
+                f"{self.family} tells frames from images by the text before them; there is no tokenizer at "
+                f"{name!r} to read it; set model.tokenizer = processor.tokenizer before attaching"
+            )
+        return tokenizer
+
+
+def _ends(runs: list[tuple[int, int]]) -> list[int]:
+    """For each run, where the one before it ends."""
+    return [0, *(begin + length for begin, length in runs)][:-1]
+
+
+def _part(images: VideoTokens, at: list[int]) -> VideoTokens:
+    index = torch.tensor(at, device=images.features.device)
+    return VideoTokens(
+        features=images.features.index_select(0, index),
+        importance=images.importance.index_select(0, index),
+        grid=images.grid,
+        keys=None if images.keys is None else images.keys.index_select(0, index),
+    )

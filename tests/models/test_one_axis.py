@@ -1,0 +1,293 @@
+"""Families with one position axis: what is read in their towers, what is a frame, and what is refused."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from support.families import Small, ready, small
+from support.families.internvl import SPECIAL, build
+from support.families.letters import letter_tokenizer
+from support.families.reference import reference_logits, videos_of
+from support.families.video_llama3 import processor as video_llama3_processor
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+from holitom import HoliTom, Method, UnsupportedModelError, UnsupportedUsageError
+from holitom.models import adapter_for
+
+PATCHES = {"llava-video": 7, "llava-next-video": 8, "internvl": 6, "smolvlm2": 6}  # a side of a frame
+OUTER = HoliTom(retain_ratio=0.4, similarity_threshold=0.8, inner_drop=None)
+
+
+def encoded(one: Small, inputs: Any) -> Any:
+    """What the model's own encoder returns."""
+    adapter = adapter_for(one.model)
+    names = ("pixel_values", "pixel_values_videos", "video_grid_thw", "video_merge_sizes")
+    given = {name: inputs[name] for name in names if name in inputs}
+    with torch.no_grad():
+        return getattr(adapter.trunk, adapter.encoder)(**given, return_dict=True)
+
+
+def weights_of(one: Small, inputs: Any, monkeypatch: pytest.MonkeyPatch) -> Tensor:
+    """The weights `[F, heads, P, P]` of the attention that makes the features, by the model's own code."""
+    attention: Any = adapter_for(one.model).vision_attention
+    code = sys.modules[type(attention).__module__]
+    seen: list[Tensor] = []
+    eager = code.eager_attention_forward
+
+    def watched(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        out = eager(module, *args, **kwargs)
+        if module is attention:
+            seen.append(out[1])
+        return out
+
+    with monkeypatch.context() as patch:
+        patch.setattr(code, "eager_attention_forward", watched)
+        encoded(one, inputs)
+    return torch.cat(seen)
+
+
+def blocks(patches: Tensor, side: int) -> Tensor:
+    """Means over the 2 x 2 blocks of square frames `[F, side * side]` that are whole."""
+    half = side // 2
+    grid = patches.view(-1, side, side)[:, : 2 * half, : 2 * half]
+    return grid.reshape(-1, half, 2, half, 2).mean((2, 4)).flatten(1)
+
+
+@pytest.mark.parametrize("name", PATCHES)
+def test_importance_is_the_attention_received(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over all heads and queries, class tokens among them, pooled as the features are."""
+    one = small(name, "eager")
+    inputs = one.inputs("w1 <video> w2", videos=[one.video()])
+    received = weights_of(one, inputs, monkeypatch).mean((1, 2))
+    patches = received[:, -(PATCHES[name] ** 2) :]
+    assert received.shape[1] - patches.shape[1] == (name in ("internvl", "llava-next-video"))
+    (video,) = videos_of(one, inputs)
+    assert_close(video.importance, blocks(patches, PATCHES[name]), atol=1e-6, rtol=1e-5)
+
+
+def test_importance_in_a_packed_tower(monkeypatch: pytest.MonkeyPatch) -> None:
+    """VideoLLaMA3: frames of two sizes in one sequence, patches of a token next to each other."""
+    one = small("videollama3", "eager")
+    inputs = one.inputs("<video> w1 <video>", videos=[one.video(), one.video(1, kind=1)])
+    attention: Any = adapter_for(one.model).vision_attention
+    code = sys.modules[type(attention).__module__]
+    seen: list[Tensor] = []
+    eager = code.eager_attention_forward
+
+    def watched(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        out = eager(module, *args, **kwargs)
+        if module is attention:
+            seen.append(out[1][0].mean((0, 1)))
+        return out
+
+    with monkeypatch.context() as patch:
+        patch.setattr(code, "eager_attention_forward", watched)
+        encoded(one, inputs)
+    received = torch.cat(seen).view(-1, 4).mean(1)
+    first, second = videos_of(one, inputs)
+    assert (first.grid, second.grid) == ((3, 4), (2, 3))
+    wanted = received.split([8 * 12, 4 * 6])
+    assert_close(first.importance.flatten(), wanted[0], atol=1e-6, rtol=1e-5)
+    assert_close(second.importance.flatten(), wanted[1], atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["llava-next-video", "internvl", "smolvlm2", "videollama3"])
+def test_features_are_the_models_own(name: str) -> None:
+    one = small(name)
+    inputs = one.inputs("w1 <video> w2", videos=[one.video()])
+    (video,) = videos_of(one, inputs)
+    sent = encoded(one, inputs).pooler_output
+    sent = sent if isinstance(sent, Tensor) else torch.cat(list(sent))
+    assert torch.equal(video.features.flatten(), sent.flatten())
+    assert video.features.shape[1] == video.grid[0] * video.grid[1]
+
+
+def test_the_layer_that_is_read_is_the_one_whose_output_is_used() -> None:
+    one = small("llava-next-video")
+    tower = one.model.model.vision_tower
+    layers = getattr(tower, "vision_model", tower).encoder.layers
+    assert adapter_for(one.model).vision_attention is layers[-2].self_attn
+
+
+# --- frames and images --------------------------------------------------------------------------------
+
+
+def frames_of(one: Small, inputs: Any) -> list[int]:
+    with Method(1.0)(one.model) as run, torch.no_grad():
+        one.model(**inputs)
+    return [] if run.last is None else [video.frames for video in run.last.videos]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "images", "frames"),
+    [
+        ("<image><image>", [(48, 48), (48, 48)], []),  # no video at all
+        ("Image-1: <image>\nImage-2: <image>\n", [(48, 48), (48, 48)], []),  # as InternVL numbers images
+        ("w1 <video> w2", [], [8]),
+        ("Frame by frame: <video>\n<video>", [], [8, 8]),
+        ("<image><video><image><image>", [(48, 48), (48, 144), (96, 48)], [8]),  # of one tile and of several
+        ("<video>Frame9: <image>", [(48, 48)], [8]),  # no newline before it: not what the processor writes
+    ],
+)
+def test_internvl_tells_frames_from_images(
+    prompt: str, images: list[tuple[int, int]], frames: list[int]
+) -> None:
+    one = small("internvl")
+    rng = np.random.default_rng(0)
+    inputs = one.inputs(
+        prompt,
+        videos=[one.video(seed) for seed in range(len(frames))],
+        images=[rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in images],
+    )
+    assert frames_of(one, inputs) == frames
+    with torch.no_grad():
+        full = one.model(**inputs).logits
+        with OUTER(one.model) as run:
+            merged = one.model(**inputs).logits
+    assert torch.equal(full, merged) == (not frames)
+    if run.last is not None:
+        before, after = run.last.prompt_tokens
+        saved = sum(video.tokens - video.sent for video in run.last.videos)
+        assert before - after == saved > 0  # nothing of an image or of the text
+
+
+def test_smolvlm_tells_frames_from_images() -> None:
+    """Its processor takes no images beside videos, but the model does: put together by hand."""
+    one = small("smolvlm2")
+    clip = one.inputs("<video>", videos=[one.video()])
+    still = one.inputs("w1 <image>", images=[one.image()])
+    both = {
+        "input_ids": torch.cat([still["input_ids"], clip["input_ids"], still["input_ids"]], dim=1),
+        "pixel_values": torch.cat([still["pixel_values"], clip["pixel_values"], still["pixel_values"]], 1),
+    }
+    assert frames_of(one, both) == [8]
+    assert frames_of(one, still) == []
+    with OUTER(one.model), torch.no_grad():
+        out = one.model(**both).logits[0, -1:]
+    assert_close(
+        out, reference_logits(small("smolvlm2", "eager"), both, OUTER, [], sees=one), atol=3e-4, rtol=1e-3
+    )
+
+
+def test_a_video_of_one_frame_is_a_video() -> None:
+    one = small("internvl")
+    assert frames_of(one, one.inputs("<video> w1", videos=[one.video()[:1]])) == [1]
+
+
+def test_the_tokenizer_beside_the_checkpoint_is_used(tmp_path: Path) -> None:
+    from transformers import InternVLForConditionalGeneration
+
+    one = small("internvl")
+    inputs = one.inputs("w1 <video> w2", videos=[one.video()])
+    one.model.save_pretrained(tmp_path)
+    with pytest.raises(UnsupportedModelError, match=r"no tokenizer at .*set model\.tokenizer"):
+        OUTER.attach(InternVLForConditionalGeneration.from_pretrained(tmp_path))
+    one.processor.save_pretrained(tmp_path)
+    model = InternVLForConditionalGeneration.from_pretrained(tmp_path).eval()
+    assert not hasattr(model, "tokenizer")
+    with torch.no_grad():
+        with OUTER(one.model):
+            wanted = one.model(**inputs).logits
+        with OUTER(model):
+            assert torch.equal(model(**inputs).logits, wanted)
+
+
+# --- VideoLLaMA3's own compression ----------------------------------------------------------------------
+
+
+def compressed() -> tuple[Small, Any]:
+    """A video of which the processor drops most tokens: a still picture, one corner of which changes."""
+    one = Small(small("videollama3").family, small("videollama3").model, video_llama3_processor(True))
+    still = np.repeat(one.video()[:1], 8, axis=0)
+    still[5:, :24, :24] = 255 - still[5:, :24, :24]
+    return one, one.inputs("w1 <video> w2 w3", videos=[still])
+
+
+def test_off_means_off_after_compression() -> None:
+    one, inputs = compressed()
+    held = int((inputs["input_ids"] == one.model.config.video_token_id).sum())
+    assert held == int(inputs["video_compression_mask"].sum()) < 8 * 12
+    with torch.no_grad():
+        full = one.model(**inputs).logits
+        with Method(1.0)(one.model):
+            assert torch.equal(one.model(**inputs).logits, full)
+
+
+@pytest.mark.parametrize("method", [OUTER, HoliTom(retain_ratio=0.4)], ids=["outer", "inner"])
+def test_what_is_dropped_already_is_not_sent(method: Method) -> None:
+    one, inputs = compressed()
+    with method(one.model) as run, torch.no_grad():
+        out = one.model(**inputs).logits[0, -1:]
+    eager = small("videollama3", "eager")
+    assert_close(out, reference_logits(eager, inputs, method, [], sees=one), atol=3e-4, rtol=1e-3)
+    assert run.last is not None
+    (video,) = run.last.videos
+    kept = inputs["video_compression_mask"].view(8, 12)[video.frame, video.position]
+    assert video.sent == int(kept.sum()) <= video.merged
+
+
+# --- refusals ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "where", "field", "value"),
+    [
+        ("llava-next-video", "", "spatial_pool_mode", "conv"),
+        ("llava-next-video", "", "vision_feature_select_strategy", "full"),
+        ("llava-next-video", "vision_config", "model_type", "siglip_vision_model"),
+        ("videollama3", "text_config", "layer_types", ["sliding_attention"] * 4),
+        ("internvl", "", "vision_feature_select_strategy", "full"),
+        ("internvl", "text_config", "model_type", "gpt_oss"),
+        ("smolvlm2", "text_config", "model_type", "mamba"),
+        ("videollama3", "vision_config", "model_type", "qwen2_vl"),
+    ],
+)
+def test_variants_that_nobody_looked_at(
+    name: str, where: str, field: str, value: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = small(name).model
+    config = getattr(model.config, where) if where else model.config
+    monkeypatch.setattr(config, field, value)
+    with pytest.raises(UnsupportedModelError, match="supported"):
+        OUTER.attach(model)
+
+
+@pytest.mark.parametrize("name", [*PATCHES, "videollama3"])
+def test_an_attention_that_hides_its_projections(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small(name).model
+    monkeypatch.delattr(adapter_for(model).vision_attention, "k_proj")
+    with pytest.raises(UnsupportedModelError, match="k_proj"):
+        OUTER.attach(model)
+
+
+@pytest.mark.parametrize("name", [*PATCHES, "videollama3"])
+def test_a_processor_that_does_not_fit_the_model(name: str) -> None:
+    """One placeholder too few is refused before the tower runs."""
+    one = small(name)
+    inputs = one.inputs("w1 <video> w2", videos=[one.video()])
+    adapter = adapter_for(one.model)
+    at = int(adapter.placeholders(inputs["input_ids"])[0].nonzero()[0])
+    for key in ("input_ids", "attention_mask", "mm_token_type_ids"):
+        if key in inputs:
+            inputs[key] = torch.cat([inputs[key][:, :at], inputs[key][:, at + 1 :]], dim=1)
+    ran: list[bool] = []
+    hook = adapter.vision_attention.register_forward_hook(lambda *_: ran.append(True))
+    with hook, OUTER(one.model), pytest.raises(UnsupportedUsageError, match="placeholders"):
+        one.model(**inputs)
+    assert not ran
+
+
+def test_frames_are_text_to_another_tokenizer() -> None:
+    """What reads the marks is the tokenizer that wrote them."""
+    torch.manual_seed(0)
+    model = ready(build("sdpa", torch.float32))
+    model.tokenizer = letter_tokenizer(SPECIAL)
+    one = small("internvl")
+    inputs = one.inputs("w1 <video> w2", videos=[one.video()])
+    assert frames_of(Small(one.family, model, one.processor), inputs) == [8]

@@ -1,0 +1,128 @@
+"""Which family supports what, from what the test matrix really ran.
+
+python tools/support_table.py run    # runs tests/families, writes docs/results/support.json, prints the table
+python tools/support_table.py        # prints the table of the latest run
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+RECORD = ROOT / "docs" / "results" / "support.json"
+
+# What a test shows, by the beginning of its name and of its parameters.
+COLUMNS = {
+    "outer": ("off_means_off", "one_row[outer", "every_method"),
+    "inner": ("one_row[early", "one_row[staged", "one_row[own", "one_row[holitom", "every_method[holitom",
+              "every_method[fastv-", "every_method[pdrop", "every_method[flashvid"),
+    "batches": ("a_row_of_a_batch", "without_a_cache", "beams", "a_second_question", "a_second_video",
+                "logits_stand"),
+    "images": ("images_stay_whole",),
+}  # fmt: skip
+
+
+class Recorder:
+    """A pytest plugin: the outcome of every test of the matrix, by family and column."""
+
+    def __init__(self) -> None:
+        self.families: dict[str, str] = {}
+        self.outcomes: dict[str, list[tuple[str, str]]] = {}
+
+    def pytest_collection_modifyitems(self, items: list[Any]) -> None:
+        for item in items:
+            params = getattr(getattr(item, "callspec", None), "params", {})
+            self.families[item.nodeid] = params.get("name", "")
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        if report.when == "call" or report.outcome != "passed":
+            reason = report.longrepr[2].removeprefix("Skipped: ") if report.skipped else ""
+            self.outcomes.setdefault(report.nodeid, []).append((report.outcome, reason))
+
+    def table(self) -> dict[str, dict[str, Any]]:
+        """For each family and column how many tests passed, failed, and why some were skipped."""
+        found: dict[str, dict[str, Any]] = {}
+        for node, outcomes in self.outcomes.items():
+            test = node.partition("::test_")[2]
+            row = found.setdefault(self.families.get(node, ""), {})
+            for column in _columns(test):
+                cell = row.setdefault(column, {"passed": 0, "failed": 0, "skipped": []})
+                for outcome, reason in outcomes:
+                    if outcome == "skipped":
+                        cell["skipped"] = sorted({*cell["skipped"], reason})
+                    else:
+                        cell[outcome] += 1
+        found.pop("", None)
+        return found
+
+
+def _columns(test: str) -> Iterator[str]:
+    for column, beginnings in COLUMNS.items():
+        if test.startswith(beginnings):
+            yield column
+
+
+def run() -> None:
+    """Run the matrix and write what it found."""
+    import pytest
+    import torch
+    import transformers
+
+    sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests")]
+    recorder = Recorder()
+    # More of the same in slow combinations would show nothing that these columns tell.
+    wanted = ["-q", "-p", "no:cacheprovider", "-k", "not every_kind_of_stage", "tests/families"]
+    if pytest.main(["--rootdir", str(ROOT), *wanted], plugins=[recorder]) > 1:
+        raise SystemExit("the matrix did not run to its end")
+    modules = import_module("support.families").FAMILIES
+    small = import_module("support.families").small
+    served = import_module("holitom.integrations.vllm").FAMILIES
+    cells = recorder.table()
+    families = {
+        name: {
+            "class": type(small(name).model).__name__,
+            "vllm": type(small(name).model).__name__ in served,
+            **cells[name],
+        }
+        for name in modules
+        if name in cells
+    }
+    versions = {"torch": torch.__version__, "transformers": transformers.__version__}
+    RECORD.parent.mkdir(exist_ok=True)
+    RECORD.write_text(json.dumps({"versions": versions, "families": families}, indent=1) + "\n")
+
+
+def table() -> str:
+    """The table of the latest run, in Markdown, with what was skipped below it."""
+    record = json.loads(RECORD.read_text())
+    notes: list[str] = []
+
+    def cell(outcome: dict[str, Any] | None) -> str:
+        if outcome is None or not outcome["passed"] + outcome["failed"] + len(outcome["skipped"]):
+            return "not run"
+        for reason in outcome["skipped"]:
+            if reason not in notes:
+                notes.append(reason)
+        marks = "".join(f" ({notes.index(reason) + 1})" for reason in outcome["skipped"])
+        if outcome["failed"]:
+            return "no"
+        return ("yes" if outcome["passed"] else "-") + marks
+
+    lines = ["| family | class | " + " | ".join([*COLUMNS, "vLLM"]) + " |", "|---" * (len(COLUMNS) + 3) + "|"]
+    for name, row in record["families"].items():
+        cells = [cell(row.get(column)) for column in COLUMNS]
+        lines.append(
+            f"| {name} | `{row['class']}` | {' | '.join([*cells, 'outer' if row['vllm'] else '-'])} |"
+        )
+    return "\n".join([*lines, "", *(f"({number}) {note}" for number, note in enumerate(notes, start=1))])
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["run"]:
+        run()
+    print(table())
