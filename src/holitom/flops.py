@@ -246,6 +246,8 @@ def costs(
         dtype: of the KV cache: float32, bfloat16 or float16.
         size: width and height of a frame, before the model's own processor resizes it.
 
+    LLaVA-Video's newlines are counted as for full tokens; of grid rows that merge away they are not sent.
+
     Raises:
         SettingsError: a number is out of its range, or a name unknown.
         ModelError: there is no such model.

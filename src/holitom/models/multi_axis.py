@@ -179,18 +179,9 @@ class MultiAxis(Adapter):
         return {"pixel_values_videos": pixels[: height * width], "video_grid_thw": one}, rows
 
     def encode(self, arguments: dict[str, Any]) -> Any:
-        """The grid stays on the host, where its values are asked; what is made of it follows the pixels."""
-
-        def follow(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-            return tuple(each.to("meta") if isinstance(each, Tensor) else each for each in args)
-
         visual: Any = self.trunk.visual
-        hooks = [module.register_forward_pre_hook(follow) for module in visual.children()]
-        try:
+        with following(visual.children()):
             return super().encode(arguments)
-        finally:
-            for hook in hooks:
-                hook.remove()
 
     def video_processor(self) -> Any:
         """The family's own video processor, as its published checkpoints set it."""
