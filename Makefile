@@ -37,8 +37,8 @@ check: $(STAMP)  ## ruff and mypy
 test: check  ## check, then the fast tests
 	$(BIN)/python -m pytest -m '$(FAST)'
 
-test-browser: $(STAMP)  ## the inspect page in Chromium, by Playwright (a system Chromium will do)
-	$(BIN)/python -m pip install 'playwright>=1.45'
+test-browser: $(STAMP)  ## the pages of inspect and web in Chromium, by Playwright (a system Chromium will do)
+	$(BIN)/python -m pip install -c constraints.txt -e '.[web]' 'playwright>=1.45'
 	$(BIN)/python -m playwright install chromium || echo 'trying the system Chromium instead'
 	$(BIN)/python -m pytest -m browser
 

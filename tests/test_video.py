@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from pathlib import Path
 from typing import Any
 
@@ -10,30 +9,10 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
+from support.video_files import turn_sideways, write_video
 
 from holitom.errors import SettingsError, VideoError
 from holitom.video import load_video
-
-
-def write_video(
-    path: Path,
-    frames: int = 24,
-    size: tuple[int, int] = (64, 48),
-    codec: str = "libx264",
-    pix_fmt: str = "yuv420p",
-    **options: str,
-) -> Path:
-    """A video whose frames get lighter from first to last, with a white patch in the top left corner."""
-    width, height = size
-    with av.open(str(path), "w", options=options) as container:
-        stream: Any = container.add_stream(codec, rate=8)
-        stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
-        for i in range(frames):
-            image = np.full((height, width, 3), 200 * i // max(1, frames - 1), dtype=np.uint8)
-            image[: height // 4, : width // 4] = 255
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
-        container.mux(stream.encode())
-    return path
 
 
 def write_sound(path: Path) -> Path:
@@ -138,12 +117,7 @@ def test_packets_that_show_nothing_are_not_counted(tmp_path: Path) -> None:
 
 
 def test_sideways_video_is_turned_upright(tmp_path: Path) -> None:
-    # A phone films sideways and writes a quarter turn, clockwise, into the track header's matrix.
-    path = write_video(tmp_path / "phone.mp4")
-    data = bytearray(path.read_bytes())
-    matrix = data.index(b"tkhd") + 44
-    data[matrix : matrix + 36] = struct.pack(">9i", 0, 1 << 16, 0, -(1 << 16), 0, 0, 48 << 16, 0, 1 << 30)
-    path.write_bytes(data)
+    path = turn_sideways(write_video(tmp_path / "phone.mp4"))
     video = load_video(path, frames=2)
     assert video.frames.shape == (2, 64, 48, 3)
     assert (video.metadata.height, video.metadata.width) == (64, 48)
@@ -281,3 +255,10 @@ def test_damage_in_the_middle_is_an_error_or_a_video(tmp_path: Path) -> None:
         else:
             assert video.frames.ndim == 4
             assert 1 <= len(video.frames) <= 8
+
+
+def test_longer_than_allowed(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mp4", frames=24)  # three seconds
+    assert len(load_video(path, frames=4, max_seconds=3.1).frames) == 4
+    with pytest.raises(VideoError, match=r"a.mp4: lasts 0.1 minutes, longer than the 0.04 that are allowed"):
+        load_video(path, frames=4, max_seconds=2.4)

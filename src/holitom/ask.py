@@ -14,6 +14,8 @@ from holitom.errors import ModelError, SettingsError, UnsupportedModelError
 from holitom.models import adapter_for, config_of, original_layout
 
 if TYPE_CHECKING:
+    from transformers.generation.streamers import BaseStreamer
+
     from holitom.methods import Method
     from holitom.runtime import Report
     from holitom.video import Video
@@ -145,11 +147,21 @@ def prompts(
     return processor(text=text, **seen, padding=True, padding_side="left", return_tensors="pt")
 
 
-def ask(model: Any, processor: Any, inputs: Any, method: Method, max_new_tokens: int = 64) -> Answer:
-    """Answer greedily with `method` switched on; `Method(retain_ratio=1)` is the model as it comes."""
+def ask(
+    model: Any,
+    processor: Any,
+    inputs: Any,
+    method: Method,
+    max_new_tokens: int = 64,
+    streamer: BaseStreamer | None = None,
+) -> Answer:
+    """Answer greedily with `method` switched on; `Method(retain_ratio=1)` is the model as it comes.
+
+    `streamer` is transformers' own: it is given the tokens as they come.
+    """
     inputs = inputs.to(model.device, model.dtype)
     with torch.inference_mode(), method(model) as run:
-        ids = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
+        ids = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, streamer=streamer)
     new = ids[0, inputs["input_ids"].shape[1] :]
     assert run.last is not None, "the prompt holds a video"
     return Answer(processor.decode(new, skip_special_tokens=True).strip(), len(new), run.last)

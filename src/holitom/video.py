@@ -43,25 +43,36 @@ class _Header:
     """What is known of a file before it is decoded."""
 
     frames: int
+    seconds: float
     width: int
     height: int
     quarter_turns: int
 
 
-def load_video(path: str | os.PathLike[str], frames: int = 32, progress: Progress | None = None) -> Video:
+def load_video(
+    path: str | os.PathLike[str],
+    frames: int = 32,
+    progress: Progress | None = None,
+    max_seconds: float | None = None,
+) -> Video:
     """Sample `frames` frames evenly over a whole video file.
 
     A video with fewer frames than asked gives all that it has, each once: no frame is ever repeated
-    to fill up.
+    to fill up. One that lasts longer than `max_seconds` is refused before it is decoded.
 
     Raises:
-        VideoError: the file cannot be read, is no video, is damaged or cut short, or is absurdly large.
+        VideoError: the file cannot be read, is no video, is damaged or cut short, too long or absurdly large.
         SettingsError: `frames` is below 1.
     """
     if frames < 1:
         raise SettingsError(f"frames must be at least 1, not {frames}")
     file = Path(path)
     header = _look_over(file)
+    if max_seconds is not None and header.seconds > max_seconds:
+        raise VideoError(
+            f"{file.name}: lasts {header.seconds / 60:.1f} minutes, longer than the {max_seconds / 60:g} "
+            "that are allowed here: cut it"
+        )
     wanted = min(frames, header.frames)
     size = wanted * header.width * header.height * 3
     if size > MAX_SAMPLED_BYTES:
@@ -127,12 +138,14 @@ def _read_header(name: str, container: av.container.InputContainer) -> _Header:
         )
     if stream.average_rate is None:
         raise VideoError(f"{name}: states no frame rate")
-    frames = _count_packets(name, container, stream)
-    return _Header(frames, width, height, _quarter_turns(name, container))
+    frames, seconds = _count_packets(name, container, stream)
+    return _Header(frames, seconds, width, height, _quarter_turns(name, container))
 
 
-def _count_packets(name: str, container: av.container.InputContainer, stream: av.VideoStream) -> int:
-    """Frames to be shown, counted in the file itself: headers may leave the number out or promise more."""
+def _count_packets(
+    name: str, container: av.container.InputContainer, stream: av.VideoStream
+) -> tuple[int, float]:
+    """Frames to be shown and seconds, from the packets: headers may leave them out or promise more."""
     frames, cut, reached = 0, False, 0.0
     for packet in container.demux():
         if not packet.size:
@@ -147,7 +160,7 @@ def _count_packets(name: str, container: av.container.InputContainer, stream: av
         raise VideoError(f"{name}: the file is cut short (its end is missing)")
     if not frames:
         raise VideoError(f"{name}: holds no frames")
-    return frames
+    return frames, reached - start / av.time_base
 
 
 def _quarter_turns(name: str, container: av.container.InputContainer) -> int:

@@ -71,11 +71,19 @@ def test_a_task_has_the_same_questions_alone() -> None:
     assert held_out_questions(3, ("order", "needle")) == together
 
 
+def test_development_questions_are_of_other_videos() -> None:
+    items = held_out_questions(3, first_video=100_000)
+    assert min(item.video for item in items) == 100_000
+    assert {t: sum(i.task == t for i in items) for t in md.TASKS} == dict.fromkeys(md.TASKS, 3)
+
+
 def test_questions_that_there_are_not() -> None:
     with pytest.raises(SettingsError, match=r"unknown task 'colour'; known: identity, .*scenes"):
         held_out_questions(3, ("order", "colour"))
     with pytest.raises(SettingsError, match="per_task must be"):
         held_out_questions(0)
+    with pytest.raises(SettingsError, match="first_video must be"):
+        held_out_questions(3, first_video=-1)
 
 
 def test_a_batch_holds_whole_videos() -> None:
@@ -169,7 +177,8 @@ def test_answers_are_those_of_the_stock_processor_and_generate(
         new = out[0, inputs["input_ids"].shape[1] :]
         assert processor.decode(new, skip_special_tokens=True).strip() == said
         video = run.last.videos[0]
-        assert [level[1] for level in levels] == [video.sent, *map(int, video.inner.values())]
+        counts = [len(video.survivors(layer)) for layer in video.inner]
+        assert [level[1] for level in levels] == [video.sent, *counts]
         assert [level[0] for level in levels] == [0, *video.inner]
 
 

@@ -1,4 +1,4 @@
-"""What is drawn of every model family: places, temporal patches, survivors, and the way out before the model."""
+"""What is drawn of every model family: places, temporal patches, survivors, the way out before the model."""
 
 from __future__ import annotations
 

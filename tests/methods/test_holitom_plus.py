@@ -18,9 +18,7 @@ def test_important_runs_come_from_anywhere_and_the_rest_from_where_things_are_ne
         [[1.0, 1.0, 9.0], [1.0, 1.0, 7.0], [2.0, 3.0, 1.0], [4.0, 6.0, 1.0]],
     )
     # Runs: frame 0: importance 1, 1, 8; frame 2: 3 (position 0), 3 (one frame long), 1; frame 3: 6.
-    merged = HoliTomPlus(4 / 12, similarity_threshold=0.9, contextual_ratio=0.5, center_weight=0.6).merge(
-        video
-    )
+    merged = HoliTomPlus(4 / 12, similarity_threshold=0.9, contextual_ratio=0.5).merge(video)
     assert merged.stages == {"temporal": 7, "spatial": 4}
     # Two most important: position 2 of frame 0 and position 1 of frame 3. The other two are centres of what
     # begins in frame 0 (two runs) and frame 2 (three): one each.

@@ -150,7 +150,7 @@ def _answers(
     else:
         assert run.last is not None, "every row holds a video"
         levels = [
-            (Level(0, video.sent), *(Level(layer, int(count)) for layer, count in video.inner.items()))
+            (Level(0, video.sent), *(Level(layer, len(video.survivors(layer))) for layer in video.inner))
             for video in run.last.videos
         ]
     said = processor.batch_decode(out[:, ids.shape[1] :], skip_special_tokens=True)

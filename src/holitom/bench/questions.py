@@ -24,21 +24,28 @@ class Item(NamedTuple):
     answer: str
 
 
-def held_out_questions(per_task: int, tasks: Sequence[str] = md.TASKS) -> list[Item]:
+def held_out_questions(per_task: int, tasks: Sequence[str] = md.TASKS, first_video: int = 0) -> list[Item]:
     """The first `per_task` questions of each of `tasks` in the test split, at most one a task from a video.
 
     A video's questions stand together, and are the same whatever else is asked.
 
+    Args:
+        per_task: how many.
+        tasks: of `moving_digits.TASKS`.
+        first_video: where in the split they begin. The benchmark's begin at 0; what is developed is tried on
+            others.
+
     Raises:
-        SettingsError: there is no such task, or `per_task` is less than 1.
+        SettingsError: there is no such task, `per_task` is less than 1 or `first_video` less than 0.
     """
     require("per_task", per_task, "a whole number from 1 up", lambda n: n >= 1, whole=True)
+    require("first_video", first_video, "a whole number from 0 up", lambda n: n >= 0, whole=True)
     for task in tasks:
         if task not in md.TASKS:
             raise SettingsError(f"unknown task {task!r}; known: {', '.join(md.TASKS)}")
     items: list[Item] = []
     missing = dict.fromkeys(tasks, per_task)
-    index = 0
+    index = first_video
     while any(missing.values()):
         asked: dict[str, list[md.Question]] = {}
         for question in md.sample("test", index, FRAMES).questions:

@@ -18,6 +18,7 @@ from holitom.cli import (  # noqa: F401  (each adds its command)
     overhead,
     serve,
     speed,
+    web,
 )
 from holitom.cli.app import BUNDLED_MODEL, DEMO_QUESTION, DEMO_VIDEO, app
 from holitom.errors import HolitomError

@@ -39,6 +39,9 @@ def bench_accuracy(
     per_task: Annotated[
         int | None, typer.Option(help=f"Held-out questions of each task. [default: {PER_TASK}]")
     ] = None,
+    first_video: Annotated[
+        int, typer.Option(help="Video that the questions begin at. For trying out what is developed: 100000.")
+    ] = 0,
     batch: Annotated[int, typer.Option(help="Questions answered at a time.")] = 48,
     quick: Annotated[
         bool,
@@ -81,7 +84,7 @@ def bench_accuracy(
 
     settings = budgets(named_methods(methods), wanted)
     with notes.status("Choosing questions"):
-        items = held_out_questions(count, TASKS if tasks == "all" else tuple(tasks.split(",")))
+        items = held_out_questions(count, TASKS if tasks == "all" else tuple(tasks.split(",")), first_video)
     quiet_transformers(name)
     title = "the bundled model" if model is None else name
     _publish(_sweep(name, title, settings, items, folder, batch, quick), folder, by_task, markdown)

@@ -23,7 +23,7 @@ from holitom.cli.app import (
     read_video,
 )
 from holitom.errors import SettingsError
-from holitom.methods.registry import METHODS, get_method
+from holitom.methods.registry import METHODS, method_with
 
 if TYPE_CHECKING:
     from holitom.ask import Answer
@@ -101,7 +101,7 @@ def ask(
 
 def _methods(name: str, settings: dict[str, Any], inner: bool | None, compare: bool) -> dict[str, Method]:
     """What is to be run, by its name; full tokens first, so that they are the left column."""
-    from holitom.methods import HoliTom, Method
+    from holitom.methods import Method
 
     full: dict[str, Method] = {"full": Method(retain_ratio=1)}
     if name == "full":
@@ -110,11 +110,7 @@ def _methods(name: str, settings: dict[str, Any], inner: bool | None, compare: b
                 "--compare sets a method beside full tokens; with --method full there is none"
             )
         return full
-    if name == "holitom" and inner is False:
-        settings = {**settings, "inner_drop": None}
-    chosen = get_method(name, **settings)
-    if name != "holitom" and inner:
-        chosen = chosen.with_inner(HoliTom())
+    chosen = method_with(name, inner, **settings)
     return full | {name: chosen} if compare else {name: chosen}
 
 

@@ -31,7 +31,7 @@ from holitom.methods.parts import Part, assemble, clustered
 from holitom.ops.budgets import largest_remainder
 from holitom.ops.host import to_device, to_host
 from holitom.ops.ragged import compact, top_mask
-from holitom.ops.runs import Runs, average_runs, comes_and_goes, frame_similarity, run_heads
+from holitom.ops.runs import Runs, average_runs, comes_and_goes, frame_similarity, run_heads, run_of
 from holitom.tokens import MergedTokens, VideoTokens
 
 
@@ -82,7 +82,7 @@ class HoliTomPlus(HoliTom):
         parts = [Part(runs.at[at], runs.size[at], runs.means[at])]
         if contextual:
             parts.append(self._clustered(video, runs, ~important, contextual))
-        return assemble(video, [_in_order(parts)], stages={"temporal": total})
+        return assemble(video, [_in_order(parts)], stages={"temporal": total}, via=lambda: run_of(heads))
 
     def _clustered(self, video: VideoTokens, runs: Runs, rest: Tensor, budget: int) -> Part:
         """Cluster centres among the runs that begin in each frame, `budget` of them in all."""
@@ -108,4 +108,9 @@ def _in_order(parts: list[Part]) -> Part:
     """One part of several, by frame and position: the order in which tokens stand in the unmerged prompt."""
     at, order = torch.cat([part.at for part in parts]).sort()
     merged = torch.cat([part.merged for part in parts if part.merged is not None])
-    return Part(at, torch.cat([part.size for part in parts])[order], merged[order])
+    size = torch.cat([part.size for part in parts])
+    if parts[-1].member is None or parts[-1].owner is None:
+        return Part(at, size[order], merged[order])
+    # What joined did so at the last part's tokens, which have moved.
+    owner = order.argsort()[len(at) - len(parts[-1].at) + parts[-1].owner]
+    return Part(at, size[order], merged[order], parts[-1].member, owner)

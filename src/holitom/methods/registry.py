@@ -53,3 +53,19 @@ def get_method(name: str, **settings: Any) -> Method:
         if setting not in known:
             raise SettingsError(f"{name} has no setting {setting!r}; it has {', '.join(known)}")
     return found(**settings)
+
+
+def method_with(name: str, inner: bool | None, **settings: Any) -> Method:
+    """As `get_method`, with HoliTom's inner merge as asked.
+
+    Args:
+        name: of the method.
+        inner: True: with it; False: HoliTom itself without it; None: as the method comes.
+        settings: of the method.
+    """
+    if name == "holitom" and inner is False:
+        settings["inner_drop"] = None
+    found = get_method(name, **settings)
+    if name != "holitom" and inner:
+        found = found.with_inner(get_method("holitom"))
+    return found

@@ -78,6 +78,14 @@ def run_heads(similarity: Tensor, threshold: float, least: int) -> tuple[Tensor,
     return top_mask(novelty.view(1, -1), count).view_as(novelty), count
 
 
+def run_of(heads: Tensor) -> Tensor:
+    """`[T, N]` int64: the place `t * N + n` where each token's run begins, from `run_heads`'s `heads`."""
+    frames, tokens = heads.shape
+    frame = torch.arange(frames, device=heads.device)[:, None]
+    begun = torch.where(heads, frame, 0).cummax(0).values
+    return begun * tokens + torch.arange(tokens, device=heads.device)
+
+
 @dataclass(frozen=True)
 class Runs:
     """Attributes:

@@ -1,0 +1,188 @@
+"""The page itself, in Gradio."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+try:
+    import gradio as gr
+except ImportError as error:
+    raise ImportError("the page needs Gradio: pip install 'holitom[web]'") from error
+
+from holitom.cli.app import BUNDLED_FRAMES, DEMO_QUESTION, DEMO_VIDEO, USUAL_FRAMES
+from holitom.errors import SettingsError
+from holitom.methods import METHODS
+from holitom.web.answering import MAX_FRAMES, Desk, Request, usual_threshold
+from holitom.web.words import Loaded, respond, status
+
+KEPT_SECONDS = 3600  # an upload, after which it is removed
+AT_ONCE, WAITING = 2, 32  # requests that are worked on (one reads while one is answered), and that may wait
+
+# In words that the bundled model knows; its answers are right with full tokens.
+BUNDLED_QUESTIONS = (
+    DEMO_QUESTION,
+    "How many scenes are there?",
+    "Which color comes first?",
+    "Which way does the white digit move?",
+    "Where is the white digit at the start?",
+)
+USUAL_QUESTIONS = ("What happens in this video?", "What changes from scene to scene?", "What stands still?")
+
+CSS = """
+.figures { width: 100%; font-variant-numeric: tabular-nums }
+.figures th { text-align: left; font-weight: normal; white-space: nowrap; padding-right: 1em }
+#status p { margin: 0; min-height: 1.5em }
+#status [role=alert] { color: var(--error-text-color); font-weight: 600 }
+"""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What may be uploaded."""
+
+    megabytes: int = 200
+    minutes: float = 10.0
+
+
+def build(desk: Desk, loaded: Loaded, limits: Limits) -> gr.Blocks:
+    """The page over a desk."""
+    bundled = loaded.model is None
+    with gr.Blocks(
+        title="holitom", analytics_enabled=False, delete_cache=(KEPT_SECONDS // 6, KEPT_SECONDS)
+    ) as page:
+        gr.Markdown(
+            f"# holitom\nOne question about one video, with merged and with full tokens, on {desk.title}."
+        )
+        with gr.Row():
+            with gr.Column(scale=3):
+                video = gr.Video(
+                    str(DEMO_VIDEO),
+                    sources=["upload"],
+                    height=300,
+                    label=_upload_label(limits),
+                    elem_id="video",
+                )
+                question = gr.Textbox(DEMO_QUESTION, label="Question", lines=1, elem_id="question")
+                with gr.Row():
+                    ask = gr.Button("Ask", variant="primary", elem_id="ask")
+                    stop = gr.Button("Stop", elem_id="stop")
+                gr.Markdown("Ready to ask about the demo video:")
+                with gr.Row():
+                    examples = [
+                        gr.Button(text, size="sm", elem_classes="example")
+                        for text in (BUNDLED_QUESTIONS if bundled else USUAL_QUESTIONS)
+                    ]
+            with gr.Column(scale=2):
+                method = gr.Dropdown(list(METHODS), value="holitom", label="Method", elem_id="method")
+                retain = gr.Slider(
+                    0.02,
+                    1,
+                    0.1,
+                    step=0.01,
+                    label="Retain ratio",
+                    info="Share of the tokens kept",
+                    elem_id="retain",
+                )
+                threshold = gr.Slider(
+                    0,
+                    1,
+                    usual_threshold("holitom", 0.1),
+                    step=0.01,
+                    label="Similarity threshold",
+                    info="Above it a token is static; follows the retain ratio until you move it",
+                    elem_id="threshold",
+                )
+                inner = gr.Checkbox(
+                    True, label="HoliTom's inner merging, inside the language model", elem_id="inner"
+                )
+                frames = gr.Slider(
+                    1,
+                    MAX_FRAMES,
+                    BUNDLED_FRAMES if bundled else USUAL_FRAMES,
+                    step=1,
+                    label="Frames",
+                    elem_id="frames",
+                )
+        places: dict[str, Any] = {"status": gr.HTML(status("Ready"), elem_id="status")}
+        with gr.Row():
+            for name, label in {"full": "Full tokens", "merged": "Merged tokens"}.items():
+                with gr.Column():
+                    places[name] = gr.Textbox(label=label, interactive=False, lines=2, elem_id=name)
+                    places[f"{name}_figures"] = gr.HTML(elem_id=f"{name}-figures")
+        places["map"] = gr.HTML(elem_id="map")
+        with gr.Accordion("The same in Python and on the command line", open=False, elem_id="copy"):
+            places["python"] = gr.Code(language="python", label="Python", interactive=False)
+            places["command"] = gr.Code(language="shell", label="Command line", interactive=False)
+
+        def asked(
+            video: str | None,
+            question: str,
+            method: str,
+            retain: float,
+            threshold: float,
+            inner: bool,
+            frames: int,
+        ) -> Iterator[dict[Any, str]]:
+            if not video:
+                yield {places["status"]: status("Choose a video first.", wrong=True)}
+                return
+            request = Request(Path(video), question or "", method, retain, threshold, inner, int(frames))
+            for shown in respond(desk, request, loaded):
+                yield {places[name]: value for name, value in shown.items()}
+
+        inputs = [video, question, method, retain, threshold, inner, frames]
+        work: Any = dict(fn=asked, inputs=inputs, outputs=list(places.values()), show_progress="hidden")
+        queued: Any = dict(concurrency_id="ask", concurrency_limit=AT_ONCE)
+        runs = [gr.on([ask.click, question.submit], **work, **queued, api_name="ask")]
+        for example in examples:
+            text = example.value
+            chosen = example.click(
+                lambda text=text: (str(DEMO_VIDEO), text), outputs=[video, question], api_visibility="private"
+            )
+            runs.append(chosen.then(**work, **queued, api_visibility="private"))
+        stop.click(
+            lambda: status("Stopped"), outputs=places["status"], cancels=runs, api_visibility="private"
+        )
+
+        def follow(method: str, retain: float) -> Any:
+            usual = usual_threshold(method, retain)
+            return gr.Slider(interactive=usual is not None, **({} if usual is None else {"value": usual}))
+
+        gr.on([method.input, retain.input], follow, [method, retain], threshold, api_visibility="private")
+        method.input(lambda name: name == "holitom", method, inner, api_visibility="private")
+        page.queue(max_size=WAITING)
+    return page
+
+
+def _upload_label(limits: Limits) -> str:
+    return f"Video, up to {limits.megabytes} MB and {limits.minutes:g} minutes"
+
+
+def launch(page: gr.Blocks, host: str, port: int | None, limits: Limits) -> str:
+    """Start serving in the background; the address.
+
+    Raises:
+        SettingsError: the address cannot be had.
+    """
+    system = ("system-ui", "sans-serif"), ("ui-monospace", "monospace")  # nothing to fetch
+    try:
+        _, local, _ = page.launch(
+            server_name=host,
+            server_port=port,
+            share=False,
+            prevent_thread_lock=True,
+            quiet=True,
+            ssr_mode=False,
+            footer_links=[],
+            max_file_size=limits.megabytes * 10**6,
+            allowed_paths=[str(DEMO_VIDEO)],
+            theme=gr.themes.Default(font=system[0], font_mono=system[1]),
+            css=CSS,
+        )
+    except OSError as error:
+        wanted = f"{host}:{port}" if port else host
+        raise SettingsError(f"cannot serve at {wanted}: {error}; choose another --host or --port") from error
+    return str(local)

@@ -1,0 +1,161 @@
+"""What the page says: errors as sentences, figures as a table, and the same thing to copy."""
+
+from __future__ import annotations
+
+import filecmp
+import html
+import logging
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from holitom.ask import Answer
+from holitom.cli.app import DEMO_VIDEO
+from holitom.errors import HolitomError
+from holitom.inspect import embed
+from holitom.methods.registry import method_class
+from holitom.web.answering import Desk, Request, Run, Update
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """How the model was loaded, as `holitom ask` takes it. `model` None: the bundled one."""
+
+    model: str | None = None
+    dtype: str = "auto"
+    device: str = "auto"
+    max_new_tokens: int = 64
+
+    @property
+    def places(self) -> dict[str, str]:
+        """Precision and device, where they are not left to choose."""
+        given = {"dtype": self.dtype, "device": self.device}
+        return {name: value for name, value in given.items() if value != "auto"}
+
+
+def respond(desk: Desk, request: Request, loaded: Loaded) -> Iterator[dict[str, str]]:
+    """What changes on the page, by the name of its place; an error is one more status."""
+    places = ("merged", "merged_figures", "full", "full_figures", "map")
+    try:
+        request.chosen()
+        yield dict.fromkeys(places, "") | {
+            "status": status("Looking the request over"),
+            "python": python(request, loaded),
+            "command": command(request, loaded),
+        }
+        for update in desk.answers(request):
+            yield _shown(update)
+    except HolitomError as error:
+        yield {"status": status(str(error), wrong=True)}
+    except torch.OutOfMemoryError:
+        yield {"status": status("There is not enough memory for this: ask for fewer frames.", wrong=True)}
+    except Exception:
+        log.exception("a request failed")
+        said = "Something went wrong here, and the server has logged it. The next question will work."
+        yield {"status": status(said, wrong=True)}
+
+
+def _shown(update: Update) -> dict[str, str]:
+    shown = {}
+    if update.status is not None:
+        shown["status"] = status(update.status)
+    if update.run is not None and update.text is not None:
+        shown[update.run] = update.text
+    if update.run is not None and update.answer is not None:
+        shown[f"{update.run}_figures"] = figures(update.answer, update.run)
+    if update.inspection is not None:
+        shown["map"] = embed(update.inspection)
+    return shown
+
+
+def status(text: str, wrong: bool = False) -> str:
+    """A line that screen readers read out when it changes."""
+    sentence = text[:1].upper() + text[1:]
+    return f'<p role="{"alert" if wrong else "status"}">{html.escape(sentence)}</p>'
+
+
+def figures(answer: Answer, run: Run) -> str:
+    """One run's figures as a table."""
+    (video,), report = answer.report.videos, answer.report
+    rate = answer.decode_tokens_per_second
+    share = report.kv_bytes / report.kv_bytes_full
+    rows = {
+        "visual tokens": f"{answer.visual_tokens:,}"
+        + ("" if run == "full" else f" ({answer.visual_tokens / video.tokens:.1%})"),
+        "time to first token": f"{1000 * answer.time_to_first_token:.0f} ms",
+        "decoding": "-" if rate is None else f"{rate:.1f} tokens/s",
+        "KV cache": f"{report.kv_bytes:,} bytes" + ("" if run == "full" else f" ({share:.1%})"),
+    }
+    cells = "".join(f"<tr><th scope=row>{html.escape(k)}<td>{html.escape(v)}" for k, v in rows.items())
+    return f"<table class=figures>{cells}</table>"
+
+
+def python(request: Request, loaded: Loaded) -> str:
+    """The merged answer in Python."""
+    kind = method_class(request.method).__name__
+    settings = {name: f"{value:g}" for name, value in request.settings.items()}
+    inside = ""
+    if request.method == "holitom":
+        settings |= {} if request.inner else {"inner_drop": "None"}
+    elif request.inner:
+        inside = ".with_inner(HoliTom())"
+    classes = sorted({kind, "HoliTom"} if inside else {kind})
+    bundled = ["BUNDLED_MODEL"] * (loaded.model is None) + ["DEMO_VIDEO"] * _is_demo(request)
+    how = "".join(f", {name}={value!r}" for name, value in loaded.places.items())
+    longest = "" if loaded.max_new_tokens == 64 else f", max_new_tokens={loaded.max_new_tokens}"
+    lines = [
+        "from holitom.ask import ask, load_model, prompt",
+        *([f"from holitom.cli import {', '.join(bundled)}"] if bundled else []),
+        f"from holitom.methods import {', '.join(classes)}",
+        "from holitom.video import load_video",
+        "",
+        f"model, processor = load_model({_python_model(loaded)}{how})",
+        f"video = load_video({_python_video(request)}, frames={request.frames})",
+        f"inputs = prompt(processor, video, {request.question!r})",
+        f"method = {kind}({', '.join(f'{k}={v}' for k, v in settings.items())}){inside}",
+        f"answer = ask(model, processor, inputs, method{longest})",
+        "print(answer.text)",
+        "print(answer.report)",
+    ]
+    return "\n".join(lines)
+
+
+def _python_model(loaded: Loaded) -> str:
+    return "str(BUNDLED_MODEL)" if loaded.model is None else repr(loaded.model)
+
+
+def _python_video(request: Request) -> str:
+    return "DEMO_VIDEO" if _is_demo(request) else repr(request.video.name)
+
+
+def command(request: Request, loaded: Loaded) -> str:
+    """Both answers on the command line."""
+    # Where the demo lies differs from machine to machine; Python knows.
+    asked = "\"$(python -c 'from holitom.cli import DEMO_VIDEO; print(DEMO_VIDEO)')\""
+    video = asked if _is_demo(request) else shlex.quote(request.video.name)
+    options = ["--compare", f"--frames {request.frames}"]
+    if loaded.model is not None:
+        options.append(f"--model {shlex.quote(loaded.model)}")
+    if request.method != "holitom":
+        options.append(f"--method {request.method}")
+    flags = {"retain_ratio": "retain", "similarity_threshold": "threshold"}
+    options += [f"--{flags[name]} {value:g}" for name, value in request.settings.items()]
+    if request.method == "holitom" and not request.inner:
+        options.append("--no-inner")
+    if request.method != "holitom" and request.inner:
+        options.append("--inner")
+    options += [f"--{name} {shlex.quote(value)}" for name, value in loaded.places.items()]
+    if loaded.max_new_tokens != 64:
+        options.append(f"--max-new-tokens {loaded.max_new_tokens}")
+    if request.question.startswith("-") or video.startswith("-"):
+        options.append("--")
+    return " ".join(["holitom ask", *options, video, shlex.quote(request.question)])
+
+
+def _is_demo(request: Request) -> bool:
+    """By what is in it: the page works on copies."""
+    return request.video.is_file() and filecmp.cmp(request.video, DEMO_VIDEO, shallow=False)

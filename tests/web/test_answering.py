@@ -1,0 +1,264 @@
+"""What the page does, without the page: runs on the bundled model, and every error as a sentence."""
+
+from __future__ import annotations
+
+import shlex
+from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
+from pathlib import Path
+from shutil import copy
+from typing import Any
+
+import pytest
+from support.video_files import turn_sideways, write_video
+
+from holitom import cli
+from holitom.ask import ask, load_model, prompt
+from holitom.cli import BUNDLED_MODEL, DEMO_QUESTION, DEMO_VIDEO
+from holitom.methods import HoliTom, Method, get_method
+from holitom.video import load_video
+from holitom.web.answering import Desk, Request, Update, usual_threshold
+from holitom.web.words import Loaded, command, figures, python, respond, status
+
+DEMO = Request(DEMO_VIDEO, DEMO_QUESTION, frames=16)
+WHERE = Request(DEMO_VIDEO, "Where is the white digit at the start?", "visionzip", 0.25, frames=16)
+
+
+@pytest.fixture(scope="module")
+def desk() -> Desk:
+    model, processor = load_model(str(BUNDLED_MODEL), device="cpu")
+    return Desk(model, processor, "the bundled model")
+
+
+def final(desk: Desk, request: Request) -> dict[str, Update]:
+    """The last update of each run."""
+    return {update.run: update for update in desk.answers(request) if update.run is not None}
+
+
+def said(desk: Desk, request: Request) -> dict[str, str]:
+    """What the page shows in the end."""
+    shown: dict[str, str] = {}
+    for change in respond(desk, request, Loaded()):
+        shown |= change
+    return shown
+
+
+def alone(desk: Desk, request: Request, method: Method) -> Any:
+    inputs = prompt(desk.processor, load_video(request.video, request.frames), request.question)
+    return ask(desk.model, desk.processor, inputs, method)
+
+
+def test_both_answers_are_those_of_the_library(desk: Desk) -> None:
+    done = final(desk, WHERE)
+    expected = {
+        "merged": get_method("visionzip", retain_ratio=0.25).with_inner(HoliTom()),
+        "full": Method(1.0),
+    }
+    for run, method in expected.items():
+        answer, own = done[run].answer, alone(desk, WHERE, method)
+        assert answer is not None
+        assert done[run].text == answer.text == own.text
+        assert answer.report.videos[0].stages == own.report.videos[0].stages
+        assert answer.report.kv_bytes == own.report.kv_bytes
+    assert done["full"].text == "top right"
+
+
+def test_answers_come_word_by_word_and_the_map_last(desk: Desk) -> None:
+    updates = list(desk.answers(WHERE))
+    full = [update.text for update in updates if update.run == "full"]
+    assert full[-1] == "top right"
+    assert full.index("top") < full.index("top right")
+    last = updates[-1]
+    assert last.status == "Done."
+    assert last.inspection is not None
+    assert last.inspection.into.shape == (16, 49)
+    assert last.inspection.frames is not None
+
+
+def test_the_page_in_the_end(desk: Desk) -> None:
+    shown = said(desk, DEMO)
+    assert shown["status"] == '<p role="status">Done.</p>'
+    assert shown["merged"] == shown["full"] == "ring"
+    assert "<td>785<" in shown["full_figures"]
+    assert "<td>87 (11.1%)<" in shown["merged_figures"]
+    assert "tokens/s" in shown["merged_figures"]
+    assert "bytes (10.2%)" in shown["merged_figures"]
+    assert shown["map"].startswith("<iframe")
+
+
+def long(path: Path) -> Path:
+    return write_video(
+        path / "long.mp4", frames=13, rate=Fraction(1, 600)
+    )  # two hours, a frame in ten minutes
+
+
+def text(path: Path) -> Path:
+    (path / "notes.mp4").write_text("no video\n" * 100)
+    return path / "notes.mp4"
+
+
+def empty(path: Path) -> Path:
+    (path / "empty.mp4").touch()
+    return path / "empty.mp4"
+
+
+BAD_VIDEOS = {
+    "Notes.mp4: no readable video": text,
+    "Empty.mp4: the file is empty": empty,
+    "Long.mp4: lasts 130.0 minutes, longer than the 10": long,
+    "The video is no longer here": lambda path: path / "gone.mp4",
+}
+
+
+@pytest.mark.parametrize("sentence", BAD_VIDEOS)
+def test_a_bad_video_is_a_sentence_and_the_next_request_works(
+    desk: Desk, tmp_path: Path, sentence: str
+) -> None:
+    shown = said(desk, Request(BAD_VIDEOS[sentence](tmp_path), "Which shape flashes?"))
+    assert shown["status"].startswith(f'<p role="alert">{sentence}')
+    assert shown["merged"] == shown["map"] == ""  # nothing of the request before is left standing
+    assert said(desk, DEMO)["merged"] == "ring"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"question": " "}, "The question is empty"),
+        ({"question": "a" * 100_000}, "The question has 100,000 characters; it may have 10,000 at most"),
+        ({"method": "<b>"}, "Unknown method &#x27;&lt;b&gt;&#x27;"),
+        ({"retain_ratio": 0.0}, "Retain_ratio must be a number in (0, 1]"),
+        ({"method": "dycoke", "retain_ratio": 0.02}, ""),
+        ({"frames": 0}, "Frames must be from 1 to 64, not 0"),
+        ({"frames": 65}, "Frames must be from 1 to 64, not 65"),
+    ],
+)
+def test_a_bad_request_is_a_sentence(desk: Desk, wrong: dict[str, Any], sentence: str) -> None:
+    shown = said(desk, Request(**({"video": DEMO_VIDEO, "question": "Which shape flashes?"} | wrong)))
+    assert shown["status"].startswith(f'<p role="alert">{sentence}')
+    assert "Traceback" not in shown["status"]
+    assert said(desk, DEMO)["merged"] == "ring"
+
+
+def test_what_nobody_foresaw_is_logged_and_a_sentence(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(desk, "processor", None)
+    shown = said(desk, DEMO)
+    assert shown["status"].startswith('<p role="alert">Something went wrong here')
+    assert "Traceback" in caplog.text
+    monkeypatch.undo()
+    assert said(desk, DEMO)["merged"] == "ring"
+
+
+def test_odd_videos_are_answered(desk: Desk, tmp_path: Path) -> None:
+    portrait = write_video(tmp_path / "portrait.mp4", size=(48, 64))
+    turned = turn_sideways(write_video(tmp_path / "turned.mp4"))
+    alpha = write_video(tmp_path / "alpha.mkv", codec="ffv1", pix_fmt="yuva420p")
+    for path, shape in ((portrait, (64, 48)), (turned, (64, 48)), (alpha, (48, 64))):
+        *_, last = desk.answers(Request(path, "Which shape flashes?", frames=4))
+        assert last.inspection is not None
+        assert last.inspection.frames is not None
+        assert last.inspection.frames.shape == (4, *shape, 3)
+
+
+def test_users_at_once_do_not_mix(desk: Desk) -> None:
+    asked = [
+        Request(DEMO_VIDEO, question, method, ratio, frames=frames)
+        for question, method, ratio, frames in [
+            ("Which shape flashes?", "holitom", 0.1, 16),
+            ("Where is the white digit at the start?", "visionzip", 0.5, 16),
+            ("How many scenes are there?", "uniform", 0.25, 8),
+        ]
+    ]
+    expected = [final(desk, request) for request in asked]
+    with ThreadPoolExecutor(6) as users:
+        found = list(users.map(lambda request: final(desk, request), asked * 2))
+    for got, wanted in zip(found, expected * 2, strict=True):
+        for run in ("merged", "full"):
+            mine, theirs = got[run].answer, wanted[run].answer
+            assert mine is not None
+            assert theirs is not None
+            assert mine.text == theirs.text
+            assert mine.report.kv_bytes == theirs.report.kv_bytes
+            assert mine.visual_tokens == theirs.visual_tokens
+
+
+def test_leaving_ends_the_run_and_the_model_is_free(desk: Desk) -> None:
+    for until in ("Reading the video", "Waiting: the model answers somebody else's question", None):
+        answers = desk.answers(WHERE)
+        for update in answers:
+            if update.status == until or (until is None and update.text):
+                break
+        answers.close()  # type: ignore[attr-defined]
+        assert final(desk, DEMO)["merged"].text == "ring"
+    own = alone(desk, DEMO, Method(1.0))  # what was attached is attached no more
+    assert own.visual_tokens == 785
+
+
+def test_the_threshold_that_each_method_takes() -> None:
+    assert usual_threshold("holitom", 0.1) == 0.65
+    assert usual_threshold("holitom", 0.11) == 0.8
+    assert usual_threshold("prunevid", 0.1) == 0.8
+    assert usual_threshold("fastv", 0.1) is None
+    # The slider's value goes with the request; where it is the usual one, or has no meaning, nothing is set.
+    assert Request(DEMO_VIDEO, "", "holitom", 0.1, 0.65).settings == {"retain_ratio": 0.1}
+    assert Request(DEMO_VIDEO, "", "fastv", 0.1, 0.65).settings == {"retain_ratio": 0.1}
+    assert Request(DEMO_VIDEO, "", "holitom", 0.1, 0.0).chosen() == HoliTom(0.1, similarity_threshold=0.0)
+    assert Request(DEMO_VIDEO, "", "holitom", 0.2, 0.8, False).chosen() == HoliTom(0.2, inner_drop=None)
+    assert Request(DEMO_VIDEO, "", "evs", 0.2, inner=False).chosen() == get_method("evs", retain_ratio=0.2)
+
+
+@pytest.mark.parametrize(
+    ("method", "ratio", "threshold", "inner"),
+    [("holitom", 0.2, 0.7, False), ("visionzip", 0.25, None, True), ("fastv", 0.25, None, False)],
+)
+def test_what_is_to_be_copied_gives_the_same_answer(
+    desk: Desk,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    method: str,
+    ratio: float,
+    threshold: float | None,
+    inner: bool,
+) -> None:
+    path = tmp_path / "it's $HOME.mp4"
+    copy(DEMO_VIDEO, path)
+    with path.open("ab") as file:  # another file, the same video
+        file.write(b"\0\0\0\x08free")
+    request = Request(path, "Where is the white digit at the start?", method, ratio, threshold, inner, 16)
+    expected = final(desk, request)
+    monkeypatch.chdir(tmp_path)
+    code = python(request, Loaded())
+    exec(code, {})
+    printed = capsys.readouterr().out.splitlines()
+    answer = expected["merged"].answer
+    assert answer is not None
+    assert printed[0] == answer.text
+    assert printed[1] == f"video 0 (row 0): {answer.report.videos[0]}"
+
+    told, *words = shlex.split(command(request, Loaded()))
+    assert told == "holitom"
+    assert cli.main(words) == 0
+    table = capsys.readouterr().out
+    assert f"{answer.visual_tokens:,}" in table
+    assert answer.text in table
+
+
+def test_the_demo_to_be_copied(tmp_path: Path) -> None:
+    path = Path(copy(DEMO_VIDEO, tmp_path / "demo.mp4"))  # as a server keeps it
+    request = Request(path, "-x", frames=16)
+    loaded = Loaded("org/model", "bfloat16", "cuda:1", 128)
+    assert python(request, Loaded()).splitlines()[1] == "from holitom.cli import BUNDLED_MODEL, DEMO_VIDEO"
+    assert "load_model('org/model', dtype='bfloat16', device='cuda:1')" in python(request, loaded)
+    assert "max_new_tokens=128" in python(request, loaded)
+    assert command(request, loaded) == (
+        "holitom ask --compare --frames 16 --model org/model --retain 0.1 --dtype bfloat16 --device cuda:1 "
+        "--max-new-tokens 128 -- \"$(python -c 'from holitom.cli import DEMO_VIDEO; print(DEMO_VIDEO)')\" -x"
+    )
+
+
+def test_nothing_is_taken_for_html(desk: Desk) -> None:
+    assert status("<script>") == '<p role="status">&lt;script&gt;</p>'
+    answer = alone(desk, DEMO, Method(1.0))
+    assert "<script" not in figures(answer, "full")
