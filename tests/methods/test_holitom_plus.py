@@ -30,6 +30,20 @@ def test_important_runs_come_from_anywhere_and_the_rest_from_where_things_are_ne
     torch.testing.assert_close(merged.features[0], expected)
 
 
+def test_what_comes_and_goes_ranks_before_what_passes() -> None:
+    """An object (0 degrees) crosses three positions; a less important one (200) flashes behind it."""
+    ground = 90
+    video = of_angles(
+        [[0, ground, ground, ground], [ground, 0, ground, 200], [ground, ground, 0, ground]],
+        [[8.0, 1.0, 1.0, 1.0], [1.0, 9.0, 1.0, 4.0], [1.0, 1.0, 8.0, 1.0]],
+    )
+    settings = {"similarity_threshold": 0.9, "contextual_ratio": 0.0, "inner_drop": None}
+    merged = HoliTomPlus(3 / 12, **settings).merge(video)
+    assert list(zip(merged.frame.tolist(), merged.position.tolist(), strict=True)) == [(0, 0), (1, 3), (2, 2)]
+    merged = HoliTomPlus(3 / 12, passing_weight=1, **settings).merge(video)
+    assert list(zip(merged.frame.tolist(), merged.position.tolist(), strict=True)) == [(0, 0), (1, 1), (2, 2)]
+
+
 def test_keeping_everything_keeps_the_order_too() -> None:
     video = clip(8, 9, change=0.3)
     merged = HoliTomPlus(1.0).merge(video)
@@ -67,5 +81,7 @@ def test_its_settings_are_holitoms() -> None:
     ).inner(8)
     with pytest.raises(SettingsError, match="contextual_ratio"):
         HoliTomPlus(contextual_ratio=2)
+    with pytest.raises(SettingsError, match="passing_weight"):
+        HoliTomPlus(passing_weight=-0.1)
     with pytest.raises(TypeError):
         HoliTomPlus(budget="ratio")  # type: ignore[call-arg]
