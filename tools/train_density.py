@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from train_language import Student, Tally, exact, make_batch
-from training import BF16, MasterOptimizer, cosine, write_checkpoint
+from train_language import Student, Tally, exact, make_batch, optimizer_of
+from training import BF16, cosine, write_checkpoint
 from transformers import LlavaOnevisionForConditionalGeneration
 
 from holitom.bench import moving_digits as md
@@ -99,17 +99,7 @@ def main() -> None:
     start = LlavaOnevisionForConditionalGeneration.from_pretrained(a.language, dtype=torch.float32)
     student.model.load_state_dict(start.state_dict())
     student.to(BF16)
-    core = student.model.model
-    learned = [
-        *core.language_model.named_parameters(),
-        ("image_newline", core.image_newline),
-        *student.model.lm_head.named_parameters(),
-        *(p for n in ("scene", "way", "digit", "colors") for p in getattr(student, n).named_parameters()),
-    ]
-    hidden = [p for n, p in learned if n.startswith("layers") and p.ndim == 2]
-    optimizer = MasterOptimizer(
-        hidden, [p for n, p in learned if not (n.startswith("layers") and p.ndim == 2)]
-    )
+    optimizer = optimizer_of(student)
 
     step, made, skill = 0, 3 * 10**6, torch.full((len(md.TASKS),), 0.3)
     if a.out.exists():

@@ -299,6 +299,19 @@ def _some_tokens(model: Any, videos: int = 40) -> Tensor:
     return torch.cat([s.pooler_output[0, :-1] for s in seen]).float()
 
 
+def optimizer_of(student: Student) -> MasterOptimizer:
+    """What learns over the frozen tower: language model, newline, head, probes; Muon for hidden matrices."""
+    core = student.model.model
+    learned = [
+        *core.language_model.named_parameters(),
+        ("image_newline", core.image_newline),
+        *student.model.lm_head.named_parameters(),
+        *(p for n in ("scene", "way", "digit", "colors") for p in getattr(student, n).named_parameters()),
+    ]
+    hidden = [p for n, p in learned if n.startswith("layers") and p.ndim == 2]
+    return MasterOptimizer(hidden, [p for n, p in learned if not (n.startswith("layers") and p.ndim == 2)])
+
+
 def main() -> None:
     ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     ask.add_argument("--vision", type=Path, default=Path("runs/vision.pt"))
@@ -317,17 +330,7 @@ def main() -> None:
     student.model.load_state_dict(torch.load(a.vision, weights_only=False)["model"])
     set_scale(student.model)
     student.to(BF16)
-    core = student.model.model
-    learned = [
-        *core.language_model.named_parameters(),
-        ("image_newline", core.image_newline),
-        *student.model.lm_head.named_parameters(),
-        *(p for n in ("scene", "way", "digit", "colors") for p in getattr(student, n).named_parameters()),
-    ]
-    hidden = [p for n, p in learned if n.startswith("layers") and p.ndim == 2]
-    optimizer = MasterOptimizer(
-        hidden, [p for n, p in learned if not (n.startswith("layers") and p.ndim == 2)]
-    )
+    optimizer = optimizer_of(student)
 
     step, stage, made, skill = 0, 0, 0, torch.full((len(md.TASKS),), 0.3)
     if a.out.exists():

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from holitom.models.one_axis import StackedFrames, feature_layer
+from holitom.models.one_axis import StackedFrames
 
 
 class LlavaNextVideo(StackedFrames):
@@ -28,16 +28,8 @@ class LlavaNextVideo(StackedFrames):
         self._supported("vision_feature_select_strategy", strategy, ("default",))
         # A convolution mixes channels: it has no counterpart for importance.
         self._supported("spatial_pool_mode", config.spatial_pool_mode, ("average", "max"))
-        trunk: Any = model.model
-        tower = getattr(trunk.vision_tower, "vision_model", trunk.vision_tower)
-        self.trunk = trunk
-        self.language_model = trunk.language_model
-        self.layers = trunk.language_model.layers
-        layer = feature_layer(tower.encoder.layers, config.vision_feature_layer)
-        self.vision_attention = self._readable(layer.self_attn)
-        self.video_token = int(config.video_token_id)
+        self._find(model)
         vision = config.vision_config
-        self.image = (vision.num_channels, vision.image_size, vision.image_size)
         side = vision.image_size // vision.patch_size // config.spatial_pool_stride
         self.grid = (side, side)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from holitom.models.base import SentTokens
-from holitom.models.one_axis import StackedFrames, feature_layer
+from holitom.models.one_axis import StackedFrames
 from holitom.tokens import MergedTokens, VideoTokens
 
 
@@ -25,16 +25,8 @@ class LlavaOnevision(StackedFrames):
         self._check_parts(config)
         strategy = config.vision_feature_select_strategy
         self._supported("vision_feature_select_strategy", strategy, ("full",))
-        trunk: Any = model.model
-        tower = getattr(trunk.vision_tower, "vision_model", trunk.vision_tower)
-        self.trunk = trunk
-        self.language_model = trunk.language_model
-        self.layers = trunk.language_model.layers
-        layer = feature_layer(tower.encoder.layers, config.vision_feature_layer)
-        self.vision_attention = self._readable(layer.self_attn)
-        self.video_token = int(config.video_token_id)
+        self._find(model)
         vision = config.vision_config
-        self.image = (vision.num_channels, vision.image_size, vision.image_size)
         side = math.ceil(vision.image_size // vision.patch_size / 2)
         self.grid = (side, side)
 

@@ -106,6 +106,20 @@ class StackedFrames(OneAxis):
     image: tuple[int, int, int]
     video_token: int
 
+    def _find(self, model: nn.Module) -> None:
+        """Find a LLaVA's tower, its decoder, and the attention of the layer that gives the features."""
+        config: Any = model.config
+        trunk: Any = model.model
+        tower = getattr(trunk.vision_tower, "vision_model", trunk.vision_tower)
+        self.trunk = trunk
+        self.language_model = trunk.language_model
+        self.layers = trunk.language_model.layers
+        layer = feature_layer(tower.encoder.layers, config.vision_feature_layer)
+        self.vision_attention = self._readable(layer.self_attn)
+        self.video_token = int(config.video_token_id)
+        vision = config.vision_config
+        self.image = (vision.num_channels, vision.image_size, vision.image_size)
+
     def placeholders(self, input_ids: Tensor) -> Tensor:
         return input_ids == self.video_token
 
