@@ -126,114 +126,51 @@ def test_without_a_method_the_class_is_vllms_own(llava: Any, transformers_path: 
     assert all(torch.equal(one, other) for one, other in zip(ours, stock, strict=True))
 
 
-# Qwen2.5-VL: random weights, and a transformers path written out plainly.
+# Qwen's families: random weights, and the transformers path at the same budget.
 
 QWEN_METHOD = HoliTom(0.3, **EXACT)
 PROMPT = f"w1 {tiny_qwen.VIDEO} w2 {tiny_qwen.IMAGE} w3 {tiny_qwen.VIDEO} w4 w5"
 
 
-class QwenReference:
-    """The unmerged model's own features and positions, of which merging keeps some."""
+def on_transformers_path(
+    folder: Path, family: str, videos: list[Any], image: Any, steps: int
+) -> tuple[list[int], list[float], int]:
+    """Greedy ids, their log-probabilities, and the merged prompt's length."""
+    import transformers
 
-    def __init__(self, folder: Path) -> None:
-        from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
-
-        model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, attn_implementation="eager")
-        self.model: Any = model.eval()
-        self.processor: Any = AutoProcessor.from_pretrained(folder)
-
-    def importance(self, pixels: Tensor, grid: Tensor) -> Tensor:
-        """`[T, N]`: eager attention of the last vision layer, frame by frame."""
-        tower, seen = self.model.model.visual, []
-        attention = tower.blocks[-1].attn
-        hook = attention.register_forward_pre_hook(
-            lambda module, args, kwargs: seen.append(kwargs | dict(zip(["hidden_states"], args))),  # noqa: B905
-            with_kwargs=True,
+    model = getattr(transformers, f"{family}ForConditionalGeneration").from_pretrained(folder).eval()
+    model.generation_config.eos_token_id = None
+    processor = transformers.AutoProcessor.from_pretrained(folder)
+    shown = [{k: v for k, v in meta.items() if k != "do_sample_frames"} for _, meta in videos]
+    inputs = processor(
+        text=[PROMPT],
+        videos=[frames for frames, _ in videos],
+        video_metadata=shown,
+        images=[image],
+        do_sample_frames=False,
+        return_tensors="pt",
+    )
+    length = inputs["input_ids"].shape[1]
+    with QWEN_METHOD(model) as run:
+        made = model.generate(
+            **inputs, max_new_tokens=steps, do_sample=False, output_logits=True, return_dict_in_generate=True
         )
-        tower(pixels, grid_thw=grid[None])
-        hook.remove()
-        frames, height, width = grid.tolist()
-        hidden, (cos, sin) = seen[0]["hidden_states"], seen[0]["position_embeddings"]
-        query, key, _ = attention.qkv(hidden).view(len(hidden), 3, attention.num_heads, -1).unbind(1)
-
-        def turned(states: Tensor) -> Tensor:
-            first, second = states.chunk(2, dim=-1)
-            return states * cos[:, None] + torch.cat([-second, first], dim=-1) * sin[:, None]
-
-        received = []
-        for rows in torch.arange(len(hidden)).view(frames, -1):
-            logits = torch.einsum("qhd,khd->hqk", turned(query)[rows], turned(key)[rows])
-            received.append((logits * query.shape[-1] ** -0.5).softmax(-1).mean((0, 1)))
-        blocks = torch.cat(received).view(-1, 4).mean(1)  # in the order of windows
-        windows, size = [], tower.window_size // 16
-        index = torch.arange(len(blocks)).view(frames, height // 2, width // 2)
-        for frame in index:
-            for row in range(0, height // 2, size):
-                windows += [
-                    frame[row : row + size, c : c + size].flatten() for c in range(0, width // 2, size)
-                ]
-        restored = torch.empty_like(blocks)
-        restored[torch.cat(windows)] = blocks
-        return restored.view(frames, -1)
-
-    def answer(self, videos: list[Any], image: Any, steps: int) -> tuple[list[int], list[float], int]:
-        """Greedy ids, their log-probabilities, and the merged prompt's length."""
-        inputs = self.processor(
-            text=[PROMPT],
-            videos=[frames for frames, _ in videos],
-            video_metadata=[{k: v for k, v in meta.items() if k != "do_sample_frames"} for _, meta in videos],
-            images=[image],
-            do_sample_frames=False,
-            return_tensors="pt",
-        )
-        ids, trunk = inputs["input_ids"], self.model.model
-        positions, _ = trunk.get_rope_index(
-            ids,
-            inputs["mm_token_type_ids"],
-            inputs["image_grid_thw"],
-            inputs["video_grid_thw"],
-            inputs["second_per_grid_ts"],
-        )
-        embeds = trunk.get_input_embeddings()(ids)[0]
-        embeds[ids[0] == self.model.config.image_token_id] = trunk.get_image_features(
-            inputs["pixel_values"], inputs["image_grid_thw"]
-        ).pooler_output[0]
-        keep = torch.ones_like(ids[0], dtype=torch.bool)
-        places = (ids[0] == self.model.config.video_token_id).nonzero()[:, 0]
-        grids = inputs["video_grid_thw"]
-        sizes = (grids.prod(-1) // 4).tolist()
-        patches = inputs["pixel_values_videos"].split(grids.prod(-1).tolist())
-        features = trunk.get_video_features(inputs["pixel_values_videos"], grids).pooler_output
-        for at, grid, pixels, own in zip(places.split(sizes), grids, patches, features, strict=True):
-            shape = (int(grid[0]), len(at) // int(grid[0]))
-            video = VideoTokens(own.view(*shape, -1), self.importance(pixels, grid), (1, shape[1]))
-            merged = QWEN_METHOD.merge(video)
-            keep[at] = False
-            stays = at[merged.frame * shape[1] + merged.position]
-            keep[stays] = True
-            embeds[stays] = merged.features
-        embeds, positions = embeds[keep], positions[:, 0, keep]
-        length, chosen, scores = len(embeds), [], []
-        for _ in range(steps):
-            hidden = trunk.language_model(inputs_embeds=embeds[None], position_ids=positions[:, None])[0]
-            logits = self.model.lm_head(hidden)[0, -1].log_softmax(-1)
-            chosen.append(int(logits.argmax()))
-            scores.append(logits.max().item())
-            embeds = torch.cat([embeds, trunk.get_input_embeddings()(torch.tensor([chosen[-1]]))])
-            positions = torch.cat([positions, positions[:, -1:] + 1], dim=1)
-        return chosen, scores, length
+    ids = made.sequences[0, length:].tolist()
+    scores = [logits[0].log_softmax(-1).max().item() for logits in made.logits]
+    merged = sum(video.tokens - video.sent for video in run.last.videos)
+    return ids, scores, length - merged
 
 
-@pytest.fixture(scope="module")
-def qwen_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=tiny_qwen.FAMILIES)
+def qwen(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     folder = tmp_path_factory.mktemp("qwen")
-    tiny_qwen.save(folder)
-    return folder
+    tiny_qwen.save(folder, request.param)
+    return request.param, folder
 
 
 def clip(seed: int, frames: int) -> tuple[Any, dict[str, Any]]:
-    """Frames of 48 x 64 (3 x 4 tokens) at eight a second, as vLLM takes them."""
-    pictures = np.stack([np.asarray(Image.fromarray(f).resize((64, 48))) for f in squares(seed, frames)])
+    """Frames of 80 x 112 (5 x 7 tokens) at eight a second, as vLLM takes them."""
+    pictures = np.stack([np.asarray(Image.fromarray(f).resize((112, 80))) for f in squares(seed, frames)])
     metadata = {
         "fps": 8.0,
         "duration": frames / 8,
@@ -245,6 +182,11 @@ def clip(seed: int, frames: int) -> tuple[Any, dict[str, Any]]:
     return pictures, metadata
 
 
+def shown(family: str, videos: list[Any]) -> list[Any]:
+    """Qwen2-VL is not told when frames are shown."""
+    return [frames for frames, _ in videos] if family == "Qwen2VL" else videos
+
+
 def the_gpu_runner_is_told_the_same_positions(model: Any) -> None:
     """vLLM's GPU runner asks for positions a chunk at a time; here for 3 + 2 tokens of a video of 5.
 
@@ -254,7 +196,7 @@ def the_gpu_runner_is_told_the_same_positions(model: Any) -> None:
     config = model.config
     ids = [8, config.vision_start_token_id, *[config.video_token_id] * 5, config.vision_end_token_id, 9]
     own = torch.tensor([[0, 0, 0], [0, 0, 299], [0, 1, 7], [2, 0, 256], [2, 1, 299]])
-    features = torch.randn(5, config.get_text_config().hidden_size).bfloat16()
+    features = torch.randn(5, model.visual.out_hidden_size).bfloat16()
     sent = torch.cat([features, torch.cat([own // 256, own % 256], dim=1).bfloat16()], dim=1)
     text = torch.tensor([0, 1, 2, 2, 2, 2, 2, 302, 303]).expand(3, -1)
     first, positions, _ = model.recompute_mrope_positions(ids, [sent[:3]], text, 0)
@@ -269,21 +211,25 @@ def the_gpu_runner_is_told_the_same_positions(model: Any) -> None:
 
 
 @torch.no_grad()
-def test_qwen_answers_as_the_unmerged_model_does_with_some_tokens_left_out(qwen_folder: Path) -> None:
+def test_qwen_answers_as_the_transformers_path(qwen: tuple[str, Path]) -> None:
     """Two videos and an image, prefilled 8 tokens at a time; then again, from the prefix cache."""
     from vllm import SamplingParams
 
+    family, folder = qwen
     steps = 8
     videos, image = [clip(1, 12), clip(2, 8)], Image.fromarray(clip(3, 1)[0][0])
-    ids, scores, length = QwenReference(qwen_folder).answer(videos, image, steps)
+    ids, scores, length = on_transformers_path(folder, family, videos, image, steps)
     settings = {"retain_ratio": 0.3}
     sampling = SamplingParams(temperature=0, max_tokens=steps, logprobs=0, ignore_eos=True)
-    request = {"prompt": PROMPT, "multi_modal_data": {"video": videos, "image": [image]}}
-    with engine(qwen_folder, settings, max_num_batched_tokens=64, long_prefill_token_threshold=8) as made:
+    request = {"prompt": PROMPT, "multi_modal_data": {"video": shown(family, videos), "image": [image]}}
+    with engine(folder, settings, max_num_batched_tokens=64, long_prefill_token_threshold=8) as made:
         the_gpu_runner_is_told_the_same_positions(model_of(made))
         first, again = (made.generate(request, sampling, use_tqdm=False)[0] for _ in range(2))
         # A neighbour whose positions run ahead, in the same batch.
-        other = {"prompt": f"w7 w7 w7 {tiny_qwen.VIDEO} w8", "multi_modal_data": {"video": [clip(4, 12)]}}
+        other = {
+            "prompt": f"w7 w7 w7 {tiny_qwen.VIDEO} w8",
+            "multi_modal_data": {"video": shown(family, [clip(4, 12)])},
+        }
         beside, _ = made.generate([request, other], sampling, use_tqdm=False)
     assert again.num_cached_tokens >= 32
     for output in (first, again, beside):

@@ -24,8 +24,17 @@ FAMILIES = {
     "LlavaOnevisionForConditionalGeneration": (
         "holitom.integrations.vllm.llava_onevision:HoliTomLlavaOnevisionForConditionalGeneration"
     ),
+    "Qwen2VLForConditionalGeneration": (
+        "holitom.integrations.vllm.qwen2_vl:HoliTomQwen2VLForConditionalGeneration"
+    ),
     "Qwen2_5_VLForConditionalGeneration": (
         "holitom.integrations.vllm.qwen2_5_vl:HoliTomQwen25VLForConditionalGeneration"
+    ),
+    "Qwen3VLForConditionalGeneration": (
+        "holitom.integrations.vllm.qwen3_vl:HoliTomQwen3VLForConditionalGeneration"
+    ),
+    "Qwen3VLMoeForConditionalGeneration": (
+        "holitom.integrations.vllm.qwen3_vl:HoliTomQwen3VLMoeForConditionalGeneration"
     ),
 }
 

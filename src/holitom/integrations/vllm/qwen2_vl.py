@@ -1,0 +1,19 @@
+"""Qwen2-VL in vLLM: a tower that attends within two frames, positions on three axes."""
+
+from __future__ import annotations
+
+from vllm.model_executor.models import qwen2_vl as stock
+from vllm.multimodal import MULTIMODAL_REGISTRY
+
+from holitom.integrations.vllm.three_axes import CountedByGrid, OnThreeAxes
+
+
+class MultiModalProcessor(CountedByGrid, stock.Qwen2VLMultiModalProcessor):
+    """vLLM's, with counts and cache keys of merged videos."""
+
+
+@MULTIMODAL_REGISTRY.register_processor(
+    MultiModalProcessor, info=stock.Qwen2VLProcessingInfo, dummy_inputs=stock.Qwen2VLDummyInputsBuilder
+)
+class HoliTomQwen2VLForConditionalGeneration(OnThreeAxes, stock.Qwen2VLForConditionalGeneration):
+    """vLLM's class; where the config asks for a method, videos leave it merged."""

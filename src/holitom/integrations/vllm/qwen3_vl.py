@@ -1,0 +1,71 @@
+"""Qwen3-VL and its mixtures of experts in vLLM: time stamps between frames, DeepStack.
+
+How many tokens are left of each frame is known only once the video is encoded, so no prompt can say between
+which of its placeholders the time stamps stand. A merged video therefore has one run of placeholders, for its
+tokens and for the text between its frames, and brings that text along embedded, each time stamp in its place
+(vLLM's own pruning does so too).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from vllm.model_executor.models import qwen3_vl as stock
+from vllm.model_executor.models import qwen3_vl_moe as stock_moe
+from vllm.multimodal import MULTIMODAL_REGISTRY
+
+from holitom.integrations.vllm.three_axes import CountedByGrid, OnThreeAxes
+
+
+class MultiModalProcessor(CountedByGrid, stock.Qwen3VLMultiModalProcessor):
+    """vLLM's, with counts and cache keys of merged videos."""
+
+    def _text_tokens(self, video: Any) -> int:
+        times = video["timestamps"].data
+        return len(_ids(self.info.get_hf_config(), self.info.get_tokenizer(), times, tokens=0))
+
+
+class Merging(OnThreeAxes):
+    """What both classes do."""
+
+    timing = "timestamps"
+    language_model: Any
+    _tokenizer: Any
+
+    def _unmerged_ids(self, grid_thw: Sequence[int], times: Any) -> list[int]:
+        frames, height, width = grid_thw
+        return _ids(self.config, self._tokenizer, times, tokens=height * width // self._block)
+
+    def _text(self, ids: Tensor, like: Tensor) -> Tensor:
+        words = self.language_model.embed_input_ids(ids).to(like.dtype)
+        return torch.nn.functional.pad(words, (0, like.shape[1] - words.shape[1]))
+
+
+@MULTIMODAL_REGISTRY.register_processor(
+    MultiModalProcessor, info=stock.Qwen3VLProcessingInfo, dummy_inputs=stock.Qwen3VLDummyInputsBuilder
+)
+class HoliTomQwen3VLForConditionalGeneration(Merging, stock.Qwen3VLForConditionalGeneration):
+    """vLLM's class; where the config asks for a method, videos leave it merged."""
+
+
+@MULTIMODAL_REGISTRY.register_processor(
+    MultiModalProcessor, info=stock_moe.Qwen3VLMoeProcessingInfo, dummy_inputs=stock.Qwen3VLDummyInputsBuilder
+)
+class HoliTomQwen3VLMoeForConditionalGeneration(Merging, stock_moe.Qwen3VLMoeForConditionalGeneration):
+    """vLLM's class; where the config asks for a method, videos leave it merged."""
+
+
+def _ids(config: Any, tokenizer: Any, times: Any, tokens: int) -> list[int]:
+    """A video of `tokens` a frame, shown at `times`: time stamp, start, tokens, end, frame after frame."""
+    prompt = stock.Qwen3VLMultiModalProcessor.get_video_repl(
+        tokens_per_frame=[tokens] * len(times),
+        timestamps=times,
+        tokenizer=tokenizer,
+        vision_start_token_id=config.vision_start_token_id,
+        vision_end_token_id=config.vision_end_token_id,
+        video_token_id=config.video_token_id,
+    )
+    return list(prompt.full)
