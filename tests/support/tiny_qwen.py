@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 SPECIAL = ["<|endoftext|>", "<|im_end|>", "<|im_start|>", "<unk>"]
@@ -94,7 +95,18 @@ def save(folder: Path, family: str = "Qwen2_5_VL") -> None:
         model.get_input_embeddings().weight.normal_(0, 1)
         model.lm_head.weight[: len(SPECIAL)] = 0  # greedy answers are words
     model.save_pretrained(folder)
+    if family == "Qwen3VLMoe":
+        _experts_as_published(folder / "model.safetensors")
     processor(family).save_pretrained(folder)
+
+
+def _experts_as_published(file: Path) -> None:
+    """Published checkpoints have experts' matrices transposed; transformers reads both and writes its own."""
+    weights = load_file(file)
+    turned = {
+        name: w.transpose(1, 2).contiguous() if ".experts." in name else w for name, w in weights.items()
+    }
+    save_file(turned, file, metadata={"format": "pt"})
 
 
 def processor(family: str) -> Any:
