@@ -10,15 +10,7 @@ from pathlib import Path
 
 import tiny_llava
 import torch
-from safetensors.torch import load_file, save_file
-
-TOWER, PUBLISHED = "vision_tower.", "vision_tower.vision_model."
-
-
-def published(name: str) -> str:
-    """transformers 5 writes `vision_tower.x`; published checkpoints have `vision_model` in between."""
-    inside = name.startswith(TOWER) and not name.startswith(PUBLISHED)
-    return name.replace(TOWER, PUBLISHED, 1) if inside else name
+from published_names import rename
 
 
 def main() -> None:
@@ -31,8 +23,7 @@ def main() -> None:
     model.load_state_dict(saved["model"])
     tiny_llava.save(model.to(torch.bfloat16), a.to)
     weights = a.to / "model.safetensors"
-    renamed = {published(k): v.contiguous() for k, v in load_file(weights).items()}
-    save_file(renamed, weights, metadata={"format": "pt"})
+    rename(weights)
     print(f"{a.to}: {weights.stat().st_size / 1e6:.1f} MB, trained for {saved['step']} steps")
 
 

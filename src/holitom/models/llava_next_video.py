@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from holitom.models.one_axis import StackedFrames
@@ -32,6 +33,9 @@ class LlavaNextVideo(StackedFrames):
         vision = config.vision_config
         side = vision.image_size // vision.patch_size // config.spatial_pool_stride
         self.grid = (side, side)
+
+    def features(self, sent: Any) -> Tensor:
+        return sent if isinstance(sent, Tensor) else torch.cat(sent)  # transformers 5.19 splits it by video
 
     def pool(self, patches: Tensor) -> Tensor:
         trunk: Any = self.trunk

@@ -134,9 +134,10 @@ class StackedFrames(OneAxis):
     def pool(self, patches: Tensor) -> Tensor:
         """Pool `[F, P, c]` over space exactly as the model pools features, to `[F, N, c]`."""
 
-    def features(self, sent: Tensor) -> Tensor:
+    def features(self, sent: Any) -> Tensor:
         """Of what the model sends for each video, `[videos, slots, D]`, all but separators."""
-        return sent
+        features: Tensor = sent
+        return features
 
     def videos(
         self,
@@ -146,8 +147,8 @@ class StackedFrames(OneAxis):
         keys: Tensor | None = None,
     ) -> list[VideoTokens]:
         stacked = arguments["pixel_values_videos"].shape[:2]
-        sent: Tensor = encoded.pooler_output
-        features = self.features(sent).reshape(*stacked, -1, sent.shape[-1])
+        features = self.features(encoded.pooler_output)
+        features = features.reshape(*stacked, -1, features.shape[-1])
         if importance is not None:
             importance = self.pool(importance[..., None]).reshape(*stacked, -1)
         if keys is not None:

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from published_names import rename
 from support import tiny_qwen
+from support.families import llava_next_video, ready
 from support.serving import FRAMES, Transformers, decode, environment, squares
 from torch import Tensor
 from torch.testing import assert_close
@@ -126,6 +128,56 @@ def test_without_a_method_the_class_is_vllms_own(llava: Any, transformers_path: 
     assert all(torch.equal(one, other) for one, other in zip(ours, stock, strict=True))
 
 
+def generated(model: Any, method: Method, inputs: Any, steps: int) -> tuple[list[int], list[float], int]:
+    """Greedy ids on the transformers path, their log-probabilities, and the merged prompt's length."""
+    length = inputs["input_ids"].shape[1]
+    with method(model) as run:
+        made = model.generate(
+            **inputs, max_new_tokens=steps, do_sample=False, output_logits=True, return_dict_in_generate=True
+        )
+    scores = [logits[0].log_softmax(-1).max().item() for logits in made.logits]
+    merged = sum(video.tokens - video.sent for video in run.last.videos)
+    return made.sequences[0, length:].tolist(), scores, length - merged
+
+
+@pytest.fixture(scope="module")
+def llava_next(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """LLaVA-NeXT-Video, random weights, with heads as wide as vLLM's CPU attention wants them."""
+    folder = tmp_path_factory.mktemp("llava-next")
+    model = ready(llava_next_video.build("sdpa", torch.float32, heads=2))
+    model.lm_head.weight.data[: len(llava_next_video.SPECIAL) + 3] = 0  # greedy answers are words
+    model.save_pretrained(folder)
+    rename(folder / "model.safetensors")
+    llava_next_video.processor().save_pretrained(folder)
+    return folder
+
+
+@torch.no_grad()
+def test_llava_next_video_answers_as_the_transformers_path(llava_next: Path) -> None:
+    from transformers import AutoProcessor, LlavaNextVideoForConditionalGeneration
+    from vllm import SamplingParams
+
+    method, steps = HoliTom(0.3, **EXACT), 8
+    model = LlavaNextVideoForConditionalGeneration.from_pretrained(llava_next).eval()
+    model.generation_config.eos_token_id = None
+    video = squares(1, frames=12, side=64)
+    prompt = "w1 <video> w2 w3"
+    inputs = AutoProcessor.from_pretrained(llava_next)(text=[prompt], videos=[video], return_tensors="pt")
+    ids, scores, length = generated(model, method, inputs, steps)
+    sampling = SamplingParams(temperature=0, max_tokens=steps, logprobs=0, ignore_eos=True)
+    limits = {"limit_mm_per_prompt": {"video": 1}}
+    with engine(llava_next, {"retain_ratio": 0.3}, long_prefill_token_threshold=8, **limits) as made:
+        request = {"prompt": prompt, "multi_modal_data": {"video": [video]}}
+        (output,) = made.generate(request, sampling, use_tqdm=False)
+        # Methods that read keys, which the class token has too.
+        model_of(made)._method = model_of(made)._last_attention._method = get_method("visionzip")
+        (embeddings,) = model_of(made).embed_multimodal(pixel_values_videos=inputs["pixel_values_videos"])
+    assert len(embeddings) == get_method("visionzip").merged_count(12, 16)
+    assert len(output.prompt_token_ids) == length
+    assert list(output.outputs[0].token_ids) == ids
+    assert logprobs_of(output) == pytest.approx(scores, abs=2e-3)
+
+
 # Qwen's families: random weights, and the transformers path at the same budget.
 
 QWEN_METHOD = HoliTom(0.3, **EXACT)
@@ -150,15 +202,7 @@ def on_transformers_path(
         do_sample_frames=False,
         return_tensors="pt",
     )
-    length = inputs["input_ids"].shape[1]
-    with QWEN_METHOD(model) as run:
-        made = model.generate(
-            **inputs, max_new_tokens=steps, do_sample=False, output_logits=True, return_dict_in_generate=True
-        )
-    ids = made.sequences[0, length:].tolist()
-    scores = [logits[0].log_softmax(-1).max().item() for logits in made.logits]
-    merged = sum(video.tokens - video.sent for video in run.last.videos)
-    return ids, scores, length - merged
+    return generated(model, QWEN_METHOD, inputs, steps)
 
 
 @pytest.fixture(scope="module", params=tiny_qwen.FAMILIES)

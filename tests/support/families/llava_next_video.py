@@ -22,7 +22,8 @@ PINPOINTS = [[SIDE, SIDE], [2 * SIDE, 2 * SIDE]]
 SPECIAL = ["<image>", "<video>"]
 
 
-def build(attention: str, dtype: torch.dtype) -> Any:
+def build(attention: str, dtype: torch.dtype, heads: int = 4) -> Any:
+    """`heads`: of the language model."""
     vision = CLIPVisionConfig(
         hidden_size=32,
         intermediate_size=64,
@@ -36,8 +37,8 @@ def build(attention: str, dtype: torch.dtype) -> Any:
         hidden_size=64,
         intermediate_size=128,
         num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=2,
+        num_attention_heads=heads,
+        num_key_value_heads=heads // 2,
         max_position_embeddings=4096,
         bos_token_id=None,
         eos_token_id=1,

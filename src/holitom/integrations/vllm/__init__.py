@@ -24,6 +24,9 @@ FAMILIES = {
     "LlavaOnevisionForConditionalGeneration": (
         "holitom.integrations.vllm.llava_onevision:HoliTomLlavaOnevisionForConditionalGeneration"
     ),
+    "LlavaNextVideoForConditionalGeneration": (
+        "holitom.integrations.vllm.llava_next_video:HoliTomLlavaNextVideoForConditionalGeneration"
+    ),
     "Qwen2VLForConditionalGeneration": (
         "holitom.integrations.vllm.qwen2_vl:HoliTomQwen2VLForConditionalGeneration"
     ),

@@ -7,7 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from vllm.distributed import get_tensor_model_parallel_world_size, tensor_model_parallel_all_reduce
+from vllm.distributed import (
+    get_tensor_model_parallel_world_size,
+    tensor_model_parallel_all_gather,
+    tensor_model_parallel_all_reduce,
+)
+from vllm.model_executor.layers.linear import QKVParallelLinear
 
 from holitom.errors import UnsupportedUsageError
 from holitom.integrations.vllm.settings import method_of
@@ -20,7 +25,7 @@ class LastAttention:
 
     Args:
         attention: vLLM's `MMEncoderAttention` of that layer, whose queries and keys come rotated.
-        projection: the layer before it that makes queries, keys and values, each rank its own heads'.
+        projection: the layer before it that makes queries, keys and values.
         method: says what is worked out of them.
         vllm_config: the engine's.
 
@@ -38,6 +43,8 @@ class LastAttention:
         self._attention: Any = attention
         self._method = method
         self._ranks = get_tensor_model_parallel_world_size()
+        # Else each rank has a piece of the three side by side, and heads are told apart only put together.
+        self._own_heads = isinstance(projection, QKVParallelLinear)
         self._open = False
         self._rotated: tuple[Tensor, Tensor] | None = None
         self._projected: Tensor | None = None
@@ -55,7 +62,7 @@ class LastAttention:
         """Attention that each patch of what was just encoded received in its frame: `[frames, P]` float32."""
         if self._rotated is None:  # not an assertion: with nothing read, merging would be arbitrary
             raise RuntimeError("the vision tower's last attention was not called as a module")
-        query, key = (self._by_head(states, frames) for states in self._rotated)
+        query, key = (self._by_head(states, frames, self._heads) for states in self._rotated)
         if not self._method.needs_importance:
             return torch.zeros(frames, query.shape[2], device=query.device)
         step = frames_per_chunk(query.shape[1], query.shape[2])
@@ -73,7 +80,10 @@ class LastAttention:
             return None
         if self._projected is None:
             raise RuntimeError("the vision tower's last projection was not called as a module")
-        return self._over_ranks(self._by_head(self._projected.chunk(3, dim=-1)[1], frames).mean(dim=1))
+        projected, heads = self._projected, self._heads
+        if not self._own_heads and self._ranks > 1:
+            projected, heads = tensor_model_parallel_all_gather(projected), heads * self._ranks
+        return self._over_ranks(self._by_head(projected.chunk(3, dim=-1)[1], frames, heads).mean(dim=1))
 
     def _see_attention(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self._open:
@@ -84,10 +94,14 @@ class LastAttention:
         if self._open and self._method.needs_keys:
             self._projected = output[0]
 
-    def _by_head(self, states: Tensor, frames: int) -> Tensor:
+    @property
+    def _heads(self) -> int:
+        """This rank's."""
+        return int(self._attention.num_heads)
+
+    def _by_head(self, states: Tensor, frames: int, heads: int) -> Tensor:
         """`[frames, heads, P, d]`, whether heads come as an axis of their own or not."""
-        heads, width = int(self._attention.num_heads), int(self._attention.head_size)
-        by_head: Tensor = states.reshape(frames, -1, heads, width)
+        by_head: Tensor = states.reshape(frames, -1, heads, int(self._attention.head_size))
         return by_head.transpose(1, 2)
 
     def _over_ranks(self, mean: Tensor) -> Tensor:
