@@ -81,12 +81,10 @@ def run() -> None:
         raise SystemExit("the matrix did not run to its end")
     modules = import_module("support.families").FAMILIES
     small = import_module("support.families").small
-    served = import_module("holitom.integrations.vllm").FAMILIES
     cells = recorder.table()
     families = {
         name: {
             "class": type(small(name).model).__name__,
-            "vllm": type(small(name).model).__name__ in served,
             **cells[name],
         }
         for name in modules
@@ -100,6 +98,8 @@ def run() -> None:
 def table() -> str:
     """The table of the latest run, in Markdown, with what was skipped below it."""
     record = json.loads(RECORD.read_text())
+    sys.path.insert(0, str(ROOT / "src"))
+    served = import_module("holitom.integrations.vllm").FAMILIES
     notes: list[str] = []
 
     def cell(outcome: dict[str, Any] | None) -> str:
@@ -116,9 +116,8 @@ def table() -> str:
     lines = ["| family | class | " + " | ".join([*COLUMNS, "vLLM"]) + " |", "|---" * (len(COLUMNS) + 3) + "|"]
     for name, row in record["families"].items():
         cells = [cell(row.get(column)) for column in COLUMNS]
-        lines.append(
-            f"| {name} | `{row['class']}` | {' | '.join([*cells, 'outer' if row['vllm'] else '-'])} |"
-        )
+        cells.append("outer" if row["class"] in served else "-")
+        lines.append(f"| {name} | `{row['class']}` | {' | '.join(cells)} |")
     return "\n".join([*lines, "", *(f"({number}) {note}" for number, note in enumerate(notes, start=1))])
 
 

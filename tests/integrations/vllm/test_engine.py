@@ -180,12 +180,11 @@ def test_llava_next_video_answers_as_the_transformers_path(llava_next: Path) -> 
 
 # Qwen's families: random weights, and the transformers path at the same budget.
 
-QWEN_METHOD = HoliTom(0.3, **EXACT)
 PROMPT = f"w1 {tiny_qwen.VIDEO} w2 {tiny_qwen.IMAGE} w3 {tiny_qwen.VIDEO} w4 w5"
 
 
 def on_transformers_path(
-    folder: Path, family: str, videos: list[Any], image: Any, steps: int
+    folder: Path, family: str, method: Method, videos: list[Any], image: Any, steps: int
 ) -> tuple[list[int], list[float], int]:
     """Greedy ids, their log-probabilities, and the merged prompt's length."""
     import transformers
@@ -202,7 +201,7 @@ def on_transformers_path(
         do_sample_frames=False,
         return_tensors="pt",
     )
-    return generated(model, QWEN_METHOD, inputs, steps)
+    return generated(model, method, inputs, steps)
 
 
 @pytest.fixture(scope="module", params=tiny_qwen.FAMILIES)
@@ -262,7 +261,7 @@ def test_qwen_answers_as_the_transformers_path(qwen: tuple[str, Path]) -> None:
     family, folder = qwen
     steps = 8
     videos, image = [clip(1, 12), clip(2, 8)], Image.fromarray(clip(3, 1)[0][0])
-    ids, scores, length = on_transformers_path(folder, family, videos, image, steps)
+    ids, scores, length = on_transformers_path(folder, family, HoliTom(0.3, **EXACT), videos, image, steps)
     settings = {"retain_ratio": 0.3}
     sampling = SamplingParams(temperature=0, max_tokens=steps, logprobs=0, ignore_eos=True)
     request = {"prompt": PROMPT, "multi_modal_data": {"video": shown(family, videos), "image": [image]}}
@@ -280,3 +279,23 @@ def test_qwen_answers_as_the_transformers_path(qwen: tuple[str, Path]) -> None:
         assert len(output.prompt_token_ids) == length
         assert list(output.outputs[0].token_ids) == ids
         assert logprobs_of(output) == pytest.approx(scores, abs=2e-3)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("family", "name"), [("Qwen2VL", "visionzip"), ("Qwen3VL", "holitom")])
+def test_qwen_on_two_ranks(tmp_path: Path, family: str, name: str) -> None:
+    """Each rank has half of the tower's heads; attention and keys (VisionZip reads both) are those of all."""
+    from vllm import SamplingParams
+
+    steps = 4
+    tiny_qwen.save(tmp_path, family)
+    method = get_method(name, retain_ratio=0.3, **(EXACT if name == "holitom" else {}))
+    videos, image = [clip(1, 12), clip(2, 8)], Image.fromarray(clip(3, 1)[0][0])
+    ids, scores, length = on_transformers_path(tmp_path, family, method, videos, image, steps)
+    sampling = SamplingParams(temperature=0, max_tokens=steps, logprobs=0, ignore_eos=True)
+    request = {"prompt": PROMPT, "multi_modal_data": {"video": shown(family, videos), "image": [image]}}
+    with engine(tmp_path, {"method": name, "retain_ratio": 0.3}, tensor_parallel_size=2) as made:
+        (output,) = made.generate(request, sampling, use_tqdm=False)
+    assert len(output.prompt_token_ids) == length
+    assert list(output.outputs[0].token_ids) == ids
+    assert logprobs_of(output) == pytest.approx(scores, abs=2e-3)

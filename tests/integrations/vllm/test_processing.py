@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
+from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -133,11 +135,11 @@ def test_wrong_settings_stop_the_configuration(entry: object, says: str) -> None
         EngineArgs(model=str(BUNDLED_MODEL), hf_overrides={"holitom": entry}).create_engine_config()
 
 
-def test_vllms_own_pruning_beside_it_is_refused(qwen: Path) -> None:
+def test_vllms_own_pruning_beside_it_is_refused(qwen: Callable[[str], Path]) -> None:
     from holitom import HolitomError
 
     with pytest.raises((ValueError, HolitomError), match="--video-pruning-rate"):
-        configured({"retain_ratio": 0.1}, qwen, video_pruning_rate=0.5)
+        configured({"retain_ratio": 0.1}, qwen("Qwen2_5_VL"), video_pruning_rate=0.5)
 
 
 def test_a_model_of_another_family_is_refused(tmp_path: Path) -> None:
@@ -151,24 +153,54 @@ def test_a_model_of_another_family_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("qwen")
-    tiny_qwen.save(folder)
-    return folder
+def qwen(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Checkpoints of Qwen's families, each written once."""
+
+    @cache
+    def saved(family: str) -> Path:
+        folder = tmp_path_factory.mktemp(family)
+        tiny_qwen.save(folder, family)
+        return folder
+
+    return saved
 
 
-def test_qwen_counts_by_temporal_patches(qwen: Path) -> None:
-    """12 frames are 6 patches in time; 48 x 64 pixels are 3 x 4 tokens."""
-    frames = np.zeros((12, 48, 64, 3), np.uint8)
+def timed(frames: Any, fps: float = 8.0) -> tuple[Any, dict[str, Any]]:
+    """Frames with when they were shown, as vLLM's loaders give them."""
     metadata = {
-        "fps": 8.0,
-        "duration": 1.5,
-        "total_num_frames": 12,
-        "frames_indices": list(range(12)),
+        "fps": fps,
+        "duration": len(frames) / fps,
+        "total_num_frames": len(frames),
+        "frames_indices": list(range(len(frames))),
         "video_backend": "opencv",
         "do_sample_frames": False,
     }
-    place = tiny_qwen.WORDS.index("<|video_pad|>")
+    return frames, metadata
+
+
+@pytest.mark.parametrize("family", tiny_qwen.FAMILIES)
+def test_qwen_counts_by_temporal_patches(qwen: Callable[[str], Path], family: str) -> None:
+    """12 frames are 6 patches in time; 48 x 64 pixels are 3 x 4 tokens."""
+    frames = np.zeros((12, 48, 64, 3), np.uint8)
+    video = frames if family == "Qwen2VL" else timed(frames)
+    # Of each of Qwen3-VL's temporal patches: a time stamp of two words, start and end.
+    text = 6 * 4 if family.startswith("Qwen3") else 0
+    lengths = {}
     for entry, count in ((None, 72), ({"retain_ratio": 0.3}, round(0.3 * 72)), ({"retain_ratio": 1}, 72)):
-        got = processed(processor(entry, qwen), f"w1 {tiny_qwen.VIDEO} w2", video=[(frames, metadata)])
-        assert got["prompt_token_ids"].count(place) == count
+        got = processed(processor(entry, qwen(family)), f"w1 {tiny_qwen.VIDEO} w2", video=[video])
+        lengths[count] = len(got["prompt_token_ids"])
+        assert lengths[count] == 4 + text + count
+        (place,) = got["mm_placeholders"]["video"]
+        assert place.length == text + count
+        assert place.get_num_embeds() == count + (text if entry else 0), "merged, its text comes embedded"
+
+
+def test_time_stamps_are_part_of_a_merged_videos_cache_key(qwen: Callable[[str], Path]) -> None:
+    """They come embedded, so that no id of the prompt tells two of them apart."""
+    frames = squares(1, frames=4)
+    made = processor({"retain_ratio": 0.3}, qwen("Qwen3VL"))
+    hashes = [
+        processed(made, tiny_qwen.VIDEO, video=[timed(frames, fps)])["mm_hashes"]["video"]
+        for fps in (8.0, 4.0, 8.0)
+    ]
+    assert hashes[0] == hashes[2] != hashes[1]
