@@ -25,6 +25,8 @@ FAMILIES = {
     "Qwen2_5_VLForConditionalGeneration": "holitom.models.qwen2_5_vl:Qwen25VL",
     "Qwen3VLForConditionalGeneration": "holitom.models.qwen3_vl:Qwen3VL",
     "Qwen3VLMoeForConditionalGeneration": "holitom.models.qwen3_vl:Qwen3VL",
+    "Qwen3_5ForConditionalGeneration": "holitom.models.qwen3_5:Qwen35",
+    "Qwen3_5MoeForConditionalGeneration": "holitom.models.qwen3_5:Qwen35",
     "SmolVLMForConditionalGeneration": "holitom.models.smolvlm:SmolVLM",
     "VideoLlama3ForConditionalGeneration": "holitom.models.video_llama3:VideoLlama3",
 }

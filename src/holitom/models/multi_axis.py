@@ -27,13 +27,11 @@ class MultiAxis(Adapter):
 
     Attributes:
         name: of the family, for messages.
-        rotate: its language model's `apply_rotary_pos_emb`.
         rotate_vision: its tower's `apply_rotary_pos_emb_vision`.
     """
 
     keeps_positions: ClassVar[bool] = True
     name: ClassVar[str]
-    rotate: ClassVar[Callable[..., tuple[Tensor, Tensor]]]
     rotate_vision: ClassVar[Callable[..., tuple[Tensor, Tensor]]]
 
     def __init__(self, model: nn.Module) -> None:
@@ -140,23 +138,6 @@ class MultiAxis(Adapter):
             slot=slot,
             streams=None if merged.streams is None else merged.streams[order],
         )
-
-    def query(self, attention: nn.Module, hidden: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
-        return self._rotated(attention, "q", hidden, rotary)
-
-    def key(self, attention: nn.Module, hidden: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
-        return self._rotated(attention, "k", hidden, rotary)
-
-    def _rotated(
-        self, attention: nn.Module, which: str, hidden: Tensor, rotary: tuple[Tensor, Tensor]
-    ) -> Tensor:
-        module: Any = attention
-        heads: Tensor = getattr(module, f"{which}_proj")(hidden)
-        heads = heads.view(*hidden.shape[:2], -1, module.head_dim)
-        norm = getattr(module, f"{which}_norm", None)  # Qwen3 has one a head
-        heads = (heads if norm is None else norm(heads)).transpose(1, 2)
-        rotated: Tensor = type(self).rotate(heads, heads, *rotary)[0]
-        return rotated
 
     def encoding(self, frames: int, width: int, height: int) -> dict[str, Any]:
         processor, vision = self.video_processor(), self._config.vision_config

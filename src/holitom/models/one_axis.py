@@ -32,6 +32,7 @@ class OneAxis(Adapter):
     family: ClassVar[str]
     towers: ClassVar[tuple[str, ...]]
     decoders: ClassVar[tuple[str, ...]]
+    rotate = staticmethod(apply_rotary_pos_emb)
     leading: ClassVar[int] = 0
     """Tokens before the patches (class tokens): they ask like any other; what they receive is left out."""
 
@@ -85,12 +86,6 @@ class OneAxis(Adapter):
         norm = getattr(attention, f"{name}_norm", None)  # some InternViTs normalise before they part heads
         projected = projected if norm is None else norm(projected)
         return projected.view(*projected.shape[:2], attention.num_heads, -1)
-
-    def query(self, attention: nn.Module, hidden: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
-        return _rotated(attention, "q", hidden, rotary)
-
-    def key(self, attention: nn.Module, hidden: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
-        return _rotated(attention, "k", hidden, rotary)
 
 
 class StackedFrames(OneAxis):
@@ -172,15 +167,6 @@ class StackedFrames(OneAxis):
 
     def send(self, video: VideoTokens, merged: MergedTokens) -> SentTokens:
         return SentTokens(merged.features, merged.frame * video.features.shape[1] + merged.position)
-
-
-def _rotated(attention: nn.Module, name: str, hidden: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
-    module: Any = attention
-    heads: Tensor = getattr(module, f"{name}_proj")(hidden).unflatten(-1, (-1, module.head_dim))
-    norm = getattr(module, f"{name}_norm", None)  # Qwen3 normalises each head
-    heads = (heads if norm is None else norm(heads)).transpose(1, 2)
-    rotated: Tensor = apply_rotary_pos_emb(heads, heads, *rotary)[0]
-    return rotated
 
 
 def feature_layer(layers: nn.ModuleList, selected: object) -> Any:

@@ -27,6 +27,8 @@ FAMILIES = {
     "qwen2.5-vl": "support.families.qwen2_5_vl",
     "qwen3-vl": "support.families.qwen3_vl",
     "qwen3-vl-moe": "support.families.qwen3_vl_moe",
+    "qwen3.5": "support.families.qwen3_5",
+    "qwen3.5-moe": "support.families.qwen3_5_moe",
     "glm-4.1v": "support.families.glm4v",
     "glm-4.5v": "support.families.glm4v_moe",
     "glm-4.6v": "support.families.glm46v",
