@@ -41,8 +41,8 @@ class Adapter(ABC):
         trunk: module whose `forward` takes `input_ids`, fills in visual features and calls `language_model`;
             its `encoder` encodes videos.
         language_model: decoder that takes `inputs_embeds`.
-        layers: the decoder's layers. Those that attend have `self_attn`; others (gated delta nets) carry a state
-            from token to token.
+        layers: the decoder's layers. Those that attend have `self_attn`; others (gated delta nets) carry a
+            state from token to token.
         vision_attention: attention module of the vision tower's last layer.
         streams: how many of the first decoder layers add visual features of their own to what leaves them.
     """
@@ -95,8 +95,8 @@ class Adapter(ABC):
                 return layer
         first = next((layer for layer in range(len(self.layers)) if self.attends(layer)), len(self.layers))
         raise SettingsError(
-            f"inner merging at layer {stage.layer}: this model's layers before {first} do not attend, so there "
-            f"is nothing to rank tokens by; merge at layer {first + 1} or later"
+            f"inner merging at layer {stage.layer}: this model's layers before {first} do not attend, so "
+            f"there is nothing to rank tokens by; merge at layer {first + 1} or later"
         )
 
     def check(self) -> None:  # noqa: B027
@@ -192,7 +192,7 @@ class Adapter(ABC):
         return self._rotated(self.decoder_heads(attention, "k", hidden), rotary)
 
     def decoder_heads(self, attention: Any, which: str, hidden: Tensor) -> Tensor:
-        """Queries ("q") or keys ("k") `[B, S, heads, d]` of decoder attention `attention`, not yet rotated."""
+        """Queries ("q") or keys ("k") `[B, S, heads, d]` of decoder attention `attention`, unrotated."""
         heads: Tensor = getattr(attention, f"{which}_proj")(hidden).unflatten(-1, (-1, attention.head_dim))
         norm = getattr(attention, f"{which}_norm", None)  # Qwen3 normalises each head
         return heads if norm is None else norm(heads)

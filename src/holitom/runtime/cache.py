@@ -104,7 +104,7 @@ class MergedCache(DynamicCache):
         return int(super().get_seq_length(layer_idx))
 
     def held(self, layer: int) -> int:
-        """How many columns `layer` holds; one that holds a state instead, as many as the next that holds any."""
+        """How many columns `layer` holds; where it holds a state instead, the next one that holds any."""
         for dynamic in self.layers[layer:]:
             if isinstance(dynamic, DynamicLayer):
                 return int(dynamic.get_seq_length())
@@ -163,10 +163,12 @@ class MergedCache(DynamicCache):
 
 def layer_bytes(layer: Any) -> int:
     """Bytes of what one layer of a cache holds: keys and values, or the states of a recurrent layer."""
-    if isinstance(layer, DynamicLayer):
-        return int(layer.keys.nbytes + layer.values.nbytes) if layer.is_initialized else 0
-    states = [*layer.conv_states.values(), *layer.recurrent_states.values()]
-    return sum(state.nbytes for state in states if state is not None)
+    held = (
+        [layer.keys, layer.values]
+        if isinstance(layer, DynamicLayer)
+        else [*layer.conv_states.values(), *layer.recurrent_states.values()]
+    )
+    return sum(tensor.nbytes for tensor in held if tensor is not None)
 
 
 def unmerged_bytes(cache: Cache) -> int:

@@ -53,7 +53,7 @@ class VisionCount:
 
 @dataclass(frozen=True)
 class CacheGroup:
-    """Layers `first` to `last` (0-based, both included) that get as many tokens; bytes that all of them cache."""
+    """Layers `first` to `last` (0-based, both included) that get as many tokens; bytes that they all cache."""
 
     first: int
     last: int
@@ -140,7 +140,7 @@ def count_prefill(model: Any, adapter: Adapter, levels: Sequence[Level]) -> Pref
 
 def _held(layers: Sequence[Any], tokens: int) -> int:
     """Tokens that the first of `layers` with keys holds; recurrent layers get `tokens`, and hold a state."""
-    return next((layer.keys.shape[-2] for layer in layers if isinstance(layer, DynamicLayer)), tokens)
+    return next((int(layer.get_seq_length()) for layer in layers if isinstance(layer, DynamicLayer)), tokens)
 
 
 def _experts(tokens: tuple[int, ...], experts: tuple[int, ...], *args: Any, **kwargs: Any) -> int:

@@ -446,8 +446,8 @@ class Handle(Run):
             return
         if not all(map(self._adapter.attends, range(len(self._adapter.layers)))):
             raise UnsupportedUsageError(
-                "rows that differ in length cannot go on over one cache in a model with recurrent layers, whose "
-                "states know no padding; go on with one row at a time, or with rows of one length"
+                "rows of several lengths cannot go on over a cache that holds recurrent states, which know "
+                "no padding; go on with one row at a time, or with rows of one length"
             )
 
     def _cache(self, kwargs: Kwargs) -> tuple[Any, Kwargs]:

@@ -1,4 +1,4 @@
-"""Qwen3.5: gated delta nets at three of five layers, attention that gates its output and rotates half a head."""
+"""Qwen3.5: gated delta nets at three of five layers; attention gates its output and rotates half a head."""
 
 from __future__ import annotations
 

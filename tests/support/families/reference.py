@@ -202,7 +202,7 @@ def reference_logits(
                     now = torch.tensor([i for i in range(len(hidden)) if i not in dropped])
                     attend(layer, hidden[now], position[:, now])
                     scores = torch.zeros(len(hidden), len(hidden))
-                    scores[now[:, None], now] = weights[-1]
+                    scores[now[:, None], now] = weights.pop()
                 kept, features = stages[index](hidden[visual], scores[last, visual])
                 hidden = hidden.index_copy(0, visual[kept], features)
                 dropped |= set(visual.tolist()) - set(visual[kept].tolist())
