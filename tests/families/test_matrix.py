@@ -194,6 +194,8 @@ def test_a_second_question_over_the_cache(name: str, method: Method, side: str) 
 def test_a_second_video_over_the_cache(name: str, method: Method) -> None:
     """The caller sends the whole conversation, with the features of the new video alone."""
     one = small(name)
+    if not one.family.later_videos:
+        pytest.skip("the stock model numbers a video over a cache as text")
     videos = [one.video(), one.video(1, kind=1)]
     first = one.inputs("w1 <video> w2 w3", videos=videos[:1])
     both = one.inputs("w1 <video> w2 w3 w9 <video> w4", videos=videos)

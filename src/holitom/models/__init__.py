@@ -21,6 +21,8 @@ FAMILIES = {
     "LlavaNextVideoForConditionalGeneration": "holitom.models.llava_next_video:LlavaNextVideo",
     "LlavaOnevisionForConditionalGeneration": "holitom.models.llava_onevision:LlavaOnevision",
     "LlavaVideoForConditionalGeneration": "holitom.models.llava_video:LlavaVideo",
+    "MiniCPMV4_6ForConditionalGeneration": "holitom.models.minicpmv:MiniCPMV46",
+    "MiniCPMV4_7ForConditionalGeneration": "holitom.models.minicpmv:MiniCPMV47",
     "Qwen2VLForConditionalGeneration": "holitom.models.qwen2_vl:Qwen2VL",
     "Qwen2_5_VLForConditionalGeneration": "holitom.models.qwen2_5_vl:Qwen25VL",
     "Qwen3VLForConditionalGeneration": "holitom.models.qwen3_vl:Qwen3VL",

@@ -27,11 +27,13 @@ class OneAxis(Adapter):
         family: its name in messages.
         towers: `model_type` of the vision towers that are known.
         decoders: `model_type` of the language models that are known.
+        layer_types: of their layers.
     """
 
     family: ClassVar[str]
     towers: ClassVar[tuple[str, ...]]
     decoders: ClassVar[tuple[str, ...]]
+    layer_types: ClassVar[frozenset[str]] = frozenset({"full_attention"})
     rotate = staticmethod(apply_rotary_pos_emb)
     leading: ClassVar[int] = 0
     """Tokens before the patches (class tokens): they ask like any other; what they receive is left out."""
@@ -42,7 +44,7 @@ class OneAxis(Adapter):
         self._supported("a tower of type", config.vision_config.model_type, self.towers)
         self._supported("a language model of type", text.model_type, self.decoders)
         layers = set(getattr(text, "layer_types", None) or ["full_attention"])
-        if layers != {"full_attention"} or (text.model_type == "mistral" and text.sliding_window):
+        if layers - self.layer_types or (text.model_type == "mistral" and text.sliding_window):
             raise UnsupportedModelError(
                 f"{self.family} with sliding-window layers; supported: full attention"
             )

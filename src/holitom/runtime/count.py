@@ -53,7 +53,7 @@ class VisionCount:
 
 @dataclass(frozen=True)
 class CacheGroup:
-    """Layers `first` to `last` (0-based, both included) that get as many tokens; bytes that they all cache."""
+    """Layers `first` to `last` (0-based, both included) that get as many tokens; bytes they all cache."""
 
     first: int
     last: int
