@@ -442,7 +442,8 @@ class Handle(Run):
 
     def _check_no_gap(self, cache: Any, layout: Layout) -> None:
         """A recurrent state would run on over padding between what it has seen and what follows."""
-        if cache is None or layout.mask is None or not int(cache.get_seq_length()):
+        padded = min(layout.lengths) < layout.width
+        if not padded or cache is None or not int(cache.get_seq_length()):
             return
         if not all(map(self._adapter.attends, range(len(self._adapter.layers)))):
             raise UnsupportedUsageError(
