@@ -1,11 +1,11 @@
-"""A checkpoint of LLaVA-OneVision's true shapes with random weights, for serving benchmarks without a download.
+"""A checkpoint of LLaVA-OneVision's true shapes with random weights, for benchmarks of a server.
 
 python tools/random_checkpoint.py llava-onevision-qwen2-0.5b FOLDER              # the whole model
 python tools/random_checkpoint.py llava-onevision-qwen2-0.5b FOLDER --thin-tower # its language model's costs
 
 With --thin-tower the vision tower is one layer 64 wide. It gives as many tokens as the true one at next to no
-cost, so what is timed is the language model (and decoding the video, and merging). Answers are nonsense either way;
-the tokenizer has one made-up word for each id.
+cost, so what is timed is the language model (and decoding the video, and merging). Answers are nonsense either
+way; the tokenizer has one made-up word for each id.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def processor(config: Any) -> Any:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("name", help="llava-onevision-qwen2-0.5b, -7b or -72b")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--thin-tower", action="store_true")

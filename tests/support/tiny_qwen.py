@@ -1,4 +1,4 @@
-"""Qwen's families with random weights, of the real classes, with head sizes that vLLM's CPU attention knows."""
+"""Qwen's families with random weights, of the real classes, with heads as wide as vLLM's CPU attention takes."""
 
 from __future__ import annotations
 
@@ -126,11 +126,10 @@ def processor(family: str) -> Any:
     if third:  # vLLM takes the images' for videos too; published checkpoints have one for both
         pixels |= {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
     videos = transformers.Qwen3VLVideoProcessor if third else transformers.Qwen2VLVideoProcessor
-    names = {"Qwen3VLMoe": "Qwen3VL"}
-    made = getattr(transformers, f"{names.get(family, family)}Processor")(
+    kind: Any = getattr(transformers, f"{family.removesuffix('Moe')}Processor")
+    return kind(
         image_processor=transformers.Qwen2VLImageProcessor(**pixels),
         video_processor=videos(**pixels, cap_pixels_per_frame=False),
         tokenizer=tokenizer,
         chat_template="{{ messages }}",
     )
-    return made

@@ -171,7 +171,12 @@ def _generate(url: str, model: dict[str, Any], rate: float, load: Load, seed: in
                 str(load.answer_tokens),
             ),
             *("--request-rate", f"{rate:g}", "--ignore-eos", "--percentile-metrics", "ttft,itl"),
-            *("--disable-tqdm", "--save-result", "--save-detailed", "--result-dir", folder, "--result-filename", "result.json"),
+            *(
+                "--disable-tqdm",
+                "--save-result",
+                "--save-detailed",
+            ),  # in detail: errors, each with its reason
+            *("--result-dir", folder, "--result-filename", "result.json"),
         ]
         ran = subprocess.run(command, capture_output=True, text=True)
         made = Path(folder, "result.json")

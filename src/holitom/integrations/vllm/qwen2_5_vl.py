@@ -36,6 +36,8 @@ class HoliTomQwen25VLForConditionalGeneration(OnThreeAxes, stock.Qwen2_5_VLForCo
         super().__init__(vllm_config=vllm_config, prefix=prefix)
 
     def _pooled(self, patches: Tensor, grid_thw: list[int]) -> Tensor:
-        pooled = super()._pooled(patches, grid_thw)  # in the tower's order of windows
-        order: Tensor = self.visual.get_rope_by_thw(*grid_thw)[2].to(pooled.device)
-        return torch.empty_like(pooled).flatten(0, 1).index_copy(0, order, pooled.flatten(0, 1)).view_as(pooled)
+        by_window = super()._pooled(patches, grid_thw)  # the tower's order
+        order: Tensor = self.visual.get_rope_by_thw(*grid_thw)[2].to(by_window.device)
+        pooled = torch.empty_like(by_window)
+        pooled.view(-1, pooled.shape[-1]).index_copy_(0, order, by_window.flatten(0, 1))
+        return pooled

@@ -36,7 +36,7 @@ class Merging(OnThreeAxes):
     _tokenizer: Any
 
     def _unmerged_ids(self, grid_thw: Sequence[int], times: Any) -> list[int]:
-        frames, height, width = grid_thw
+        height, width = grid_thw[1:]
         return _ids(self.config, self._tokenizer, times, tokens=height * width // self._block)
 
     def _text(self, ids: Tensor, like: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What the LLaVA families share in vLLM: frames of one size through one tower, positions counted as for text."""
+"""What the LLaVA families share in vLLM: frames of one size, and positions that are counted as for text."""
 
 from __future__ import annotations
 

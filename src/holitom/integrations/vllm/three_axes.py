@@ -32,8 +32,8 @@ DIGIT = 256
 
 
 class CountedByGrid(KeyedBySettings):
-    """For a multimodal processor. Counts before content: a video has `merged_count(T, N)` placeholders, and as
-    many more as there is text between its frames."""
+    """For a multimodal processor. Counts before content: a video has `merged_count(T, N)` placeholders, and
+    those of the text between its frames."""
 
     def _get_prompt_updates(self, mm_items: Any, hf_processor_mm_kwargs: Any, out_mm_kwargs: Any) -> Any:
         updates = super()._get_prompt_updates(  # type: ignore[misc]
@@ -136,7 +136,8 @@ class OnThreeAxes:
 
     def _pooled(self, patches: Tensor, grid_thw: list[int]) -> Tensor:
         """`[T, P, d]` of patches in the tower's order to `[T, N, d]` of tokens in the grid's."""
-        return patches.unflatten(1, (-1, self._block)).mean(dim=2)
+        blocks = patches.view(len(patches), -1, self._block, patches.shape[-1])
+        return blocks.mean(dim=2)
 
     @property
     def _block(self) -> int:

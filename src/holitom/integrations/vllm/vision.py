@@ -96,7 +96,7 @@ class LastAttention:
 
     @property
     def _heads(self) -> int:
-        """This rank's."""
+        """Those of this rank."""
         return int(self._attention.num_heads)
 
     def _by_head(self, states: Tensor, frames: int, heads: int) -> Tensor:
