@@ -4,8 +4,8 @@ python tools/random_checkpoint.py llava-onevision-qwen2-0.5b FOLDER             
 python tools/random_checkpoint.py llava-onevision-qwen2-0.5b FOLDER --thin-tower # its language model's costs
 
 With --thin-tower the vision tower is one layer 64 wide. It gives as many tokens as the true one at next to no
-cost, so what is timed is the language model (and decoding the video, and merging). Answers are nonsense either
-way; the tokenizer has one made-up word for each id.
+cost, so what is timed is the language model (and decoding the video, and merging). Answers are nonsense with
+either; the tokenizer has one made-up word for each id.
 """
 
 from __future__ import annotations

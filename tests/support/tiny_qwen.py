@@ -1,4 +1,4 @@
-"""Qwen's families with random weights, of the real classes, with heads as wide as vLLM's CPU attention takes."""
+"""Qwen's families with random weights, of the real classes, with heads that vLLM's CPU attention takes."""
 
 from __future__ import annotations
 

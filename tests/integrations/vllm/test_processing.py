@@ -142,6 +142,18 @@ def test_vllms_own_pruning_beside_it_is_refused(qwen: Callable[[str], Path]) -> 
         configured({"retain_ratio": 0.1}, qwen("Qwen2_5_VL"), video_pruning_rate=0.5)
 
 
+def test_another_vllm_is_refused_with_the_tested_range(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without an entry it is served as ever; nothing of the plugin is in its way."""
+    import vllm
+
+    from holitom import UnsupportedUsageError
+
+    monkeypatch.setattr(vllm, "__version__", "0.99.0")
+    assert configured()
+    with pytest.raises(UnsupportedUsageError, match=r"vLLM 0\.99\.0; it was tested with 0\.32 <= vllm < 0\.33"):
+        configured({"retain_ratio": 0.1})
+
+
 def test_a_model_of_another_family_is_refused(tmp_path: Path) -> None:
     from holitom import UnsupportedModelError
 
