@@ -150,7 +150,9 @@ def test_another_vllm_is_refused_with_the_tested_range(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(vllm, "__version__", "0.99.0")
     assert configured()
-    with pytest.raises(UnsupportedUsageError, match=r"vLLM 0\.99\.0; it was tested with 0\.32 <= vllm < 0\.33"):
+    with pytest.raises(
+        UnsupportedUsageError, match=r"vLLM 0\.99\.0; it was tested with 0\.32 <= vllm < 0\.33"
+    ):
         configured({"retain_ratio": 0.1})
 
 
