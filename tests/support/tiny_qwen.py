@@ -48,6 +48,24 @@ TOWER = {
     "patch_size": 8,
 }
 TOWER_3 = {**TOWER, "depth": 4, "num_position_embeddings": 36, "deepstack_visual_indexes": [0, 1, 2]}
+HYBRID = {
+    **LANGUAGE,
+    "num_hidden_layers": 4,
+    "head_dim": 32,
+    "linear_key_head_dim": 128,
+    "linear_value_head_dim": 128,
+    "linear_num_key_heads": 1,
+    "linear_num_value_heads": 2,
+    "layer_types": [f"{kind}_attention" for kind in "linear full linear full".split()],
+    "rope_parameters": {
+        "rope_type": "default",
+        "rope_theta": 1e4,
+        "partial_rotary_factor": 0.5,
+        "mrope_section": [4, 2, 2],
+        "mrope_interleaved": True,
+    },
+}
+PLAIN_TOWER_3 = {name: value for name, value in TOWER_3.items() if name != "deepstack_visual_indexes"}
 TOWERS: dict[str, dict[str, Any]] = {
     "Qwen2VL": {
         "depth": 2,
@@ -65,12 +83,16 @@ TOWERS: dict[str, dict[str, Any]] = {
     },
     "Qwen3VL": TOWER_3,
     "Qwen3VLMoe": TOWER_3,
+    "Qwen3_5": PLAIN_TOWER_3,
+    "Qwen3_5Moe": PLAIN_TOWER_3,
 }
 LANGUAGES = {
     "Qwen2VL": LANGUAGE,
     "Qwen2_5_VL": LANGUAGE,
     "Qwen3VL": LANGUAGE_3,
     "Qwen3VLMoe": {**LANGUAGE_3, **EXPERTS},
+    "Qwen3_5": HYBRID,
+    "Qwen3_5Moe": {**HYBRID, **EXPERTS, "shared_expert_intermediate_size": 32},
 }
 FAMILIES = tuple(TOWERS)
 
@@ -126,7 +148,7 @@ def processor(family: str) -> Any:
     if third:  # vLLM takes the images' for videos too; published checkpoints have one for both
         pixels |= {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
     videos = transformers.Qwen3VLVideoProcessor if third else transformers.Qwen2VLVideoProcessor
-    kind: Any = getattr(transformers, f"{family.removesuffix('Moe')}Processor")
+    kind: Any = getattr(transformers, f"{'Qwen3VL' if third else family}Processor")
     return kind(
         image_processor=transformers.Qwen2VLImageProcessor(**pixels),
         video_processor=videos(**pixels, cap_pixels_per_frame=False),

@@ -27,7 +27,8 @@ SPECIAL = {
 }
 
 
-def build(attention: str, dtype: torch.dtype) -> Any:
+def build(attention: str, dtype: torch.dtype, heads: int = 4) -> Any:
+    """`heads`: of the language model."""
     vision = InternVLVisionConfig(
         hidden_size=32,
         intermediate_size=64,
@@ -44,9 +45,9 @@ def build(attention: str, dtype: torch.dtype) -> Any:
         hidden_size=64,
         intermediate_size=128,
         num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=16,
+        num_attention_heads=heads,
+        num_key_value_heads=heads // 2,
+        head_dim=64 // heads,
         max_position_embeddings=8192,
         eos_token_id=1,
         pad_token_id=0,

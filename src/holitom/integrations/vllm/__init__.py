@@ -27,6 +27,9 @@ FAMILIES = {
     "LlavaNextVideoForConditionalGeneration": (
         "holitom.integrations.vllm.llava_next_video:HoliTomLlavaNextVideoForConditionalGeneration"
     ),
+    "InternVLForConditionalGeneration": (
+        "holitom.integrations.vllm.internvl:HoliTomInternVLForConditionalGeneration"
+    ),
     "Qwen2VLForConditionalGeneration": (
         "holitom.integrations.vllm.qwen2_vl:HoliTomQwen2VLForConditionalGeneration"
     ),
@@ -38,6 +41,12 @@ FAMILIES = {
     ),
     "Qwen3VLMoeForConditionalGeneration": (
         "holitom.integrations.vllm.qwen3_vl:HoliTomQwen3VLMoeForConditionalGeneration"
+    ),
+    "Qwen3_5ForConditionalGeneration": (
+        "holitom.integrations.vllm.qwen3_5:HoliTomQwen35ForConditionalGeneration"
+    ),
+    "Qwen3_5MoeForConditionalGeneration": (
+        "holitom.integrations.vllm.qwen3_5:HoliTomQwen35MoeForConditionalGeneration"
     ),
 }
 

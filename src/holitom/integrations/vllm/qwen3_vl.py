@@ -11,8 +11,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-from torch import Tensor
 from vllm.model_executor.models import qwen3_vl as stock
 from vllm.model_executor.models import qwen3_vl_moe as stock_moe
 from vllm.multimodal import MULTIMODAL_REGISTRY
@@ -32,16 +30,11 @@ class Merging(OnThreeAxes):
     """What both classes do."""
 
     timing = "timestamps"
-    language_model: Any
     _tokenizer: Any
 
     def _unmerged_ids(self, grid_thw: Sequence[int], times: Any) -> list[int]:
         height, width = grid_thw[1:]
         return _ids(self.config, self._tokenizer, times, tokens=height * width // self._block)
-
-    def _text(self, ids: Tensor, like: Tensor) -> Tensor:
-        words = self.language_model.embed_input_ids(ids).to(like.dtype)
-        return torch.nn.functional.pad(words, (0, like.shape[1] - words.shape[1]))
 
 
 @MULTIMODAL_REGISTRY.register_processor(

@@ -68,7 +68,7 @@ class StackedFrames:
         if self._method is not None:
             # vLLM builds the tower up to the layer whose output becomes the features.
             last = self.vision_tower.vision_model.encoder.layers[-1].self_attn
-            self._last_attention = LastAttention(last.attn, last.qkv_proj, self._method, vllm_config)
+            self._last_attention = LastAttention(last.attn, self._method, vllm_config)
 
     def _process_video_pixels(self, inputs: Any) -> Any:
         if self._method is None:

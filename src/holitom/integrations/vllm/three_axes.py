@@ -23,7 +23,7 @@ from vllm.multimodal.inputs import PlaceholderRange
 
 from holitom.errors import UnsupportedUsageError, VideoError
 from holitom.integrations.vllm.settings import method_of
-from holitom.integrations.vllm.vision import KeyedBySettings, LastAttention
+from holitom.integrations.vllm.vision import KeyedBySettings, LastAttention, among_text
 from holitom.methods.base import Method
 from holitom.tokens import VideoTokens
 
@@ -75,6 +75,7 @@ class OnThreeAxes:
     timing: ClassVar[str | None] = None
     config: Any
     visual: Any
+    language_model: Any
 
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
         model_config = vllm_config.model_config
@@ -90,7 +91,7 @@ class OnThreeAxes:
             self.supports_multimodal_pruning = True
             self.is_multimodal_pruning_enabled = False  # here, merging takes its place
             last = self.visual.blocks[-1].attn
-            self._last_attention = LastAttention(last.attn, last.qkv, method, vllm_config)
+            self._last_attention = LastAttention(last.attn, method, vllm_config, last.qkv)
 
     def _process_video_input(self, video_input: Any) -> Any:
         if self._method is None:
@@ -120,19 +121,11 @@ class OnThreeAxes:
             streams=features[..., width:] if features.shape[-1] > width else None,
         )
         merged = method.merge(video)
-        kept = merged.features if merged.streams is None else torch.cat([merged.features, merged.streams], 1)
-        ids, positions = (each.to(kept.device) for each in self._unmerged(grid_thw, times))
-        shown = ids == self.config.video_token_id
-        words = (~shown).nonzero().squeeze(1)
-        places = shown.nonzero().squeeze(1)[merged.frame * rows * columns + merged.position]
-        slot, order = torch.cat([words, places]).sort()
-        sent = torch.cat([self._text(ids[words], kept), kept])[order]
-        own = positions[:, slot].T
+        ids, positions = (each.to(features.device) for each in self._unmerged(grid_thw, times))
+        embed = self.language_model.embed_input_ids
+        sent, place = among_text(merged, rows * columns, ids, self.config.video_token_id, embed, by_grid=True)
+        own = positions[:, place].T
         return torch.cat([sent, torch.cat([own // DIGIT, own % DIGIT], dim=1).to(sent.dtype)], dim=1)
-
-    def _text(self, ids: Tensor, like: Tensor) -> Tensor:
-        """Rows `[n, E]` for text `ids` `[n]` between frames, as wide as `like`."""
-        return like.new_zeros(len(ids), like.shape[1])
 
     def _pooled(self, patches: Tensor, grid_thw: list[int]) -> Tensor:
         """`[T, P, d]` of patches in the tower's order to `[T, N, d]` of tokens in the grid's."""

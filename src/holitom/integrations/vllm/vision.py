@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,22 +19,25 @@ from holitom.errors import UnsupportedUsageError
 from holitom.integrations.vllm.settings import method_of
 from holitom.methods.base import Method
 from holitom.ops.attention import frames_per_chunk, received_attention
+from holitom.tokens import MergedTokens
 
 
 class LastAttention:
     """Reads what the vision tower's last attention is given, as it is given; the attention stays fused.
 
     Args:
-        attention: vLLM's `MMEncoderAttention` of that layer, whose queries and keys come rotated.
-        projection: the layer before it that makes queries, keys and values.
+        attention: vLLM's `MMEncoderAttention` of that layer.
         method: says what is worked out of them.
         vllm_config: the engine's.
+        projection: for a tower that rotates queries and keys, the layer that makes them: keys are read before that.
 
     Raises:
         UnsupportedUsageError: the engine compiles the tower, which would then run past what reads here.
     """
 
-    def __init__(self, attention: nn.Module, projection: nn.Module, method: Method, vllm_config: Any) -> None:
+    def __init__(
+        self, attention: nn.Module, method: Method, vllm_config: Any, projection: nn.Module | None = None
+    ) -> None:
         compilation = vllm_config.compilation_config
         if compilation.compile_mm_encoder or compilation.cudagraph_mm_encoder:
             raise UnsupportedUsageError(
@@ -45,24 +49,24 @@ class LastAttention:
         self._ranks = get_tensor_model_parallel_world_size()
         # Else each rank has a piece of the three side by side, and heads are told apart only put together.
         self._own_heads = isinstance(projection, QKVParallelLinear)
+        self._rotates = projection is not None
         self._open = False
-        self._rotated: tuple[Tensor, Tensor] | None = None
+        self._attending: tuple[Tensor, Tensor] | None = None
         self._projected: Tensor | None = None
         attention.register_forward_pre_hook(self._see_attention, with_kwargs=True)
-        projection.register_forward_hook(self._see_projection)
+        if projection is not None:
+            projection.register_forward_hook(self._see_projection)
 
     def __enter__(self) -> LastAttention:
         self._open = True
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._open, self._rotated, self._projected = False, None, None
+        self._open, self._attending, self._projected = False, None, None
 
     def importance(self, frames: int) -> Tensor:
         """Attention that each patch of what was just encoded received in its frame: `[frames, P]` float32."""
-        if self._rotated is None:  # not an assertion: with nothing read, merging would be arbitrary
-            raise RuntimeError("the vision tower's last attention was not called as a module")
-        query, key = (self._by_head(states, frames, self._heads) for states in self._rotated)
+        query, key = self._attended(frames)
         if not self._method.needs_importance:
             return torch.zeros(frames, query.shape[2], device=query.device)
         step = frames_per_chunk(query.shape[1], query.shape[2])
@@ -78,6 +82,8 @@ class LastAttention:
         """Keys before rotation, averaged over heads, `[frames, P, d]`; None for a method that needs none."""
         if not self._method.needs_keys:
             return None
+        if not self._rotates:
+            return self._over_ranks(self._attended(frames)[1].mean(dim=1))
         if self._projected is None:
             raise RuntimeError("the vision tower's last projection was not called as a module")
         projected, heads = self._projected, self._heads
@@ -85,10 +91,17 @@ class LastAttention:
             projected, heads = tensor_model_parallel_all_gather(projected), heads * self._ranks
         return self._over_ranks(self._by_head(projected.chunk(3, dim=-1)[1], frames, heads).mean(dim=1))
 
+    def _attended(self, frames: int) -> tuple[Tensor, Tensor]:
+        """Queries and keys, `[frames, heads, P, d]` each."""
+        if self._attending is None:  # not an assertion: with nothing read, merging would be arbitrary
+            raise RuntimeError("the vision tower's last attention was not called as a module")
+        query, key = (self._by_head(states, frames, self._heads) for states in self._attending)
+        return query, key
+
     def _see_attention(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self._open:
             given = dict(zip(("query", "key"), args, strict=False)) | kwargs
-            self._rotated = (given["query"], given["key"])
+            self._attending = (given["query"], given["key"])
 
     def _see_projection(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if self._open and self._method.needs_keys:
@@ -109,6 +122,37 @@ class LastAttention:
             return mean
         total: Tensor = tensor_model_parallel_all_reduce(mean)
         return total.div(self._ranks)
+
+
+def among_text(
+    merged: MergedTokens,
+    tokens: int,
+    ids: Tensor,
+    placeholder: int,
+    embed: Callable[[Tensor], Tensor],
+    by_grid: bool,
+) -> tuple[Tensor, Tensor]:
+    """A merged video with the text between its frames, each token behind its own frame's.
+
+    Args:
+        merged: what is left of it.
+        tokens: `N`, of one frame.
+        ids: `[n]`: the unmerged video with its text, frame after frame.
+        placeholder: the id of the video's tokens there.
+        embed: rows `[m, D]` for ids `[m]` of text.
+        by_grid: within a frame, in the order of its grid; else as the method sends them.
+
+    Returns:
+        Rows `[M + m, D + E]`, text without streams, and the place `[M + m]` that each has in `ids`.
+    """
+    shown = ids == placeholder
+    words, places = (kind.nonzero().squeeze(1) for kind in (~shown, shown))
+    kept = merged.features if merged.streams is None else torch.cat([merged.features, merged.streams], dim=1)
+    place = torch.cat([words, places[merged.frame * tokens + merged.position]])
+    order = (place if by_grid else torch.cat([words, places[merged.frame * tokens]])).argsort(stable=True)
+    text = embed(ids[words]).to(kept.dtype)
+    text = torch.nn.functional.pad(text, (0, kept.shape[1] - text.shape[1]))
+    return torch.cat([text, kept])[order], place[order]
 
 
 class KeyedBySettings:

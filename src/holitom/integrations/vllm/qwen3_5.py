@@ -1,0 +1,23 @@
+"""Qwen3.5 and its mixtures of experts in vLLM: Qwen3-VL's prompts, layers that carry a state, no DeepStack."""
+
+from __future__ import annotations
+
+from vllm.model_executor.models import qwen3_5 as stock
+from vllm.model_executor.models.qwen3_vl import Qwen3VLDummyInputsBuilder
+from vllm.multimodal import MULTIMODAL_REGISTRY
+
+from holitom.integrations.vllm.qwen3_vl import Merging, MultiModalProcessor
+
+
+@MULTIMODAL_REGISTRY.register_processor(
+    MultiModalProcessor, info=stock.Qwen3_5ProcessingInfo, dummy_inputs=Qwen3VLDummyInputsBuilder
+)
+class HoliTomQwen35ForConditionalGeneration(Merging, stock.Qwen3_5ForConditionalGeneration):
+    """vLLM's class; where the config asks for a method, videos leave it merged."""
+
+
+@MULTIMODAL_REGISTRY.register_processor(
+    MultiModalProcessor, info=stock.Qwen3_5MoeProcessingInfo, dummy_inputs=Qwen3VLDummyInputsBuilder
+)
+class HoliTomQwen35MoeForConditionalGeneration(Merging, stock.Qwen3_5MoeForConditionalGeneration):
+    """vLLM's class; where the config asks for a method, videos leave it merged."""
