@@ -1,7 +1,7 @@
 """InternVL in vLLM, from checkpoints of transformers' format: "Frame1: " before each frame, pixel shuffle.
 
-How many tokens are left of each frame is known only once the video is encoded, so a merged video has one run of
-placeholders and brings the text between its frames along embedded, as Qwen3-VL's does.
+How many tokens are left of each frame is known only once the video is encoded, so a merged video has one run
+of placeholders and brings the text between its frames along embedded, as Qwen3-VL's does.
 """
 
 from __future__ import annotations
@@ -90,7 +90,8 @@ class HoliTomInternVLForConditionalGeneration(stock.InternS1ForConditionalGenera
         side = round(patches.shape[1] ** 0.5)
         square = patches.view(len(patches), side, side, -1)
         shuffled: Tensor = self.pixel_shuffle(square, scale_factor=self.downsample_ratio).flatten(1, 2)
-        return shuffled.unflatten(2, (-1, patches.shape[2])).mean(dim=2)
+        together = shuffled.view(*shuffled.shape[:2], -1, patches.shape[2])
+        return together.mean(dim=2)
 
 
 def _ids(tokenizer: Any, frames: int, tokens: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""Qwen3.5 and its mixtures of experts in vLLM: Qwen3-VL's prompts, layers that carry a state, no DeepStack."""
+"""Qwen3.5 and its mixtures of experts in vLLM: Qwen3-VL's prompts and tower, layers that carry a state."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ class LastAttention:
         attention: vLLM's `MMEncoderAttention` of that layer.
         method: says what is worked out of them.
         vllm_config: the engine's.
-        projection: for a tower that rotates queries and keys, the layer that makes them: keys are read before that.
+        projection: for a tower that rotates queries and keys, the layer that makes them; keys are read there.
 
     Raises:
         UnsupportedUsageError: the engine compiles the tower, which would then run past what reads here.
