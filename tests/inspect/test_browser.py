@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import pytest
 from support.inspections import made_up
+from web_page import chromium
 
 from holitom.inspect import Inspection, page
 
@@ -20,30 +20,20 @@ Open = Callable[..., Any]
 
 
 @pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    """Playwright's own Chromium, or the system's."""
-    from playwright.sync_api import Error, sync_playwright
-
-    with sync_playwright() as playwright:
-        try:
-            browser = playwright.chromium.launch()
-        except Error:
-            system = shutil.which("chromium") or shutil.which("google-chrome")
-            assert system, "no Chromium: `playwright install chromium`, or the system's package"
-            browser = playwright.chromium.launch(executable_path=system, args=["--no-sandbox"])
-        yield browser
-        browser.close()
+def browser() -> Iterator[Any]:
+    with chromium() as one:
+        yield one
 
 
 @pytest.fixture
-def show(chromium: Any, tmp_path: Path) -> Iterator[Open]:
+def show(browser: Any, tmp_path: Path) -> Iterator[Open]:
     """Open the page of an inspection; nothing may be asked of the network or said on the console."""
     said: list[str] = []
     pages = []
 
     def opened(inspection: Inspection, size: dict[str, int] = TALL, **settings: Any) -> Any:
         (tmp_path / "page.html").write_text(page(inspection), encoding="utf-8")
-        tab = chromium.new_page(viewport=size, **settings)
+        tab = browser.new_page(viewport=size, **settings)
         tab.on("console", lambda message: said.append(message.text))
         tab.on("pageerror", lambda error: said.append(str(error)))
         tab.on("request", lambda request: said.append(request.url))
