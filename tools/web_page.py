@@ -2,8 +2,8 @@
 
     python tools/web_page.py docs/images/web.png
 
-Needs `holitom[web]`, Playwright and a Chromium (`make test-browser` installs what it can). The tests use the server
-and the browser of this file.
+Needs `holitom[web]`, Playwright and a Chromium (`make test-browser` installs what it can). The tests use the
+server and the browser of this file.
 """
 
 from __future__ import annotations
@@ -45,9 +45,8 @@ def chromium() -> Iterator[Any]:
         except Error as error:
             system = shutil.which("chromium") or shutil.which("google-chrome")
             if not system:
-                raise RuntimeError(
-                    "no Chromium here: `playwright install chromium`, or the system's package (apt install chromium)"
-                ) from error
+                missing = "no Chromium: `playwright install chromium`, or your system's package"
+                raise RuntimeError(missing) from error
             browser = playwright.chromium.launch(executable_path=system, args=["--no-sandbox"])
         yield browser
         browser.close()

@@ -11,7 +11,7 @@ import pytest
 from support.inspections import made_up
 from web_page import chromium
 
-from holitom.inspect import Inspection, page
+from holitom.inspect import Inspection, embed, page
 
 pytestmark = pytest.mark.browser
 
@@ -45,7 +45,7 @@ def show(browser: Any, tmp_path: Path) -> Iterator[Open]:
     for tab in pages:
         tab.wait_for_timeout(50)
         tab.close()
-    known = ("file:", "data:", "Canvas2D: Multiple readback")  # the last is for `pixel` below
+    known = ("file:", "data:", "about:", "Canvas2D: Multiple readback")  # the last is for `pixel` below
     assert [text for text in said if not text.startswith(known)] == []
 
 
@@ -155,6 +155,21 @@ def test_views_and_segments_by_keyboard(show: Open) -> None:
     assert tab.evaluate("document.activeElement.dataset.frame") == "4"
 
 
+def test_in_a_frame_that_gets_its_width_late(show: Open) -> None:
+    tab = show(made_up(frames=8))
+    tab.goto("about:blank")
+    tab.set_content(f"<div style='width: 350px'>{embed(made_up(frames=8))}</div>")
+    time = tab.frame_locator("iframe").locator("#time")
+    time.wait_for()
+    tab.evaluate("document.querySelector('div').style.width = '1100px'")
+    for _ in range(50):
+        drawn = int(time.get_attribute("viewBox").split()[2])
+        if drawn > 900:
+            break
+        tab.wait_for_timeout(50)
+    assert drawn == round(time.bounding_box()["width"])  # drawn at the size at which it is shown
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_on_a_phone(show: Open, scheme: str) -> None:
     inspection = made_up(frames=8)
@@ -230,6 +245,7 @@ def test_one_frame_without_picture(show: Open) -> None:
     one = replace(made_up(frames=1), **nothing)
     tab = show(one)
     assert "One frame" in tab.text_content("#cut")
+    assert not tab.locator("#time").is_visible()
     tab.mouse.move(*token(tab, one, 0, 3))
     tab.wait_for_timeout(100)
     assert "Frame 0, row 0, column 3" in tab.text_content("#what")

@@ -68,8 +68,8 @@ def show(browser: Any, server: str) -> Iterator[Open]:
 def gradios_own(message: Any) -> bool:
     """What Gradio's JavaScript says of each upload, and of each that is refused; nothing is wrong then.
 
-    It closes the stream of an upload's progress, once that has ended, by a method that it has left empty but for
-    a warning; and it asks for the progress of an upload that may have been refused meanwhile, which is a 404.
+    It closes the stream of an upload's progress, once that has ended, by a method that it has left empty
+    but for a warning; and it asks for the progress of an upload that may have been refused meanwhile: a 404.
     """
     said, url = (message.type, message.text), message.location["url"]
     return (
@@ -157,6 +157,10 @@ def test_upload_ask_and_move_the_sliders(show: Open, tmp_path: Path) -> None:
     done(tab)
     after = tab.inner_text("#merged-figures")
     assert before != after
+    tab.locator("#copy button").first.scroll_into_view_if_needed()
+    tab.wait_for_timeout(
+        500
+    )  # a click is lost that comes right after scrolling, before the map's frame has moved
     tab.click("#copy button")
     tab.wait_for_selector("#copy :text('HoliTom(retain_ratio=0.5, inner_drop=None)')")
     line = "holitom ask --compare --frames 16 --retain 0.5 --no-inner --device cpu mine.mp4 'How many scenes"
@@ -244,6 +248,14 @@ def test_by_keyboard_alone(show: Open) -> None:
             tab.keyboard.press("Tab")
         raise AssertionError(f"{selector} cannot be reached")
 
+    tab_to("#video button[aria-label=Clear]")
+    tab.keyboard.press("Enter")
+    tab.wait_for_selector("#status p:has-text('Choose a video')")
+    tab_to("#video button")
+    with tab.expect_file_chooser() as chooser:
+        tab.keyboard.press("Enter")
+    chooser.value.set_files(str(DEMO_VIDEO))
+    tab.wait_for_selector("#status p:has-text('Ready: demo.mp4, 32 frames')")
     tab_to("#question textarea")
     tab.keyboard.press("Control+a")
     tab.keyboard.type("Where is the white digit at the start?")

@@ -164,7 +164,7 @@ class Desk:
         job = self._runs.submit(self._run, request, video, method, news.put, gone)
         job.add_done_callback(lambda _: news.put(None))
         try:
-            yield Update("Waiting: the model answers somebody else's question")
+            yield Update("Waiting for the model")
             while (update := news.get()) is not None:
                 yield update
             job.result()  # raises what the run raised

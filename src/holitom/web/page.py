@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from holitom.cli.app import BUNDLED_FRAMES, DEMO_QUESTION, DEMO_VIDEO, USUAL_FRA
 from holitom.errors import SettingsError
 from holitom.methods import METHODS
 from holitom.web.answering import MAX_FRAMES, Desk, Request, usual_threshold
-from holitom.web.words import Loaded, looked_over, player, respond, status
+from holitom.web.words import Loaded, command, looked_over, player, python, respond, status
 
 KEPT_SECONDS = 3600  # an upload, after which it is removed
 AT_ONCE, WAITING = 2, 32  # requests that are worked on (one reads while one is answered), and that may wait
@@ -46,6 +47,15 @@ CSS = """
 .prose .figures th { width: 45%; color: var(--body-text-color-subdued) }
 #map iframe { height: min(90vh, 60rem); border-top: 1px solid var(--border-color-primary) !important }
 """
+
+
+# What each method's threshold is at every stop of the retain ratio's slider, in percent; null: it has none.
+STOPS = range(2, 101)
+USUAL = {name: [usual_threshold(name, stop / 100) for stop in STOPS] for name in METHODS}
+FOLLOW = f"""(method, retain) => {{
+    const usual = {json.dumps(USUAL)}[method][Math.round(100 * retain) - {STOPS[0]}];
+    return {{__type__: "update", interactive: usual !== null, ...(usual === null ? {{}} : {{value: usual}})}};
+}}"""
 
 
 @dataclass(frozen=True)
@@ -88,7 +98,7 @@ def build(desk: Desk, loaded: Loaded, limits: Limits) -> gr.Blocks:
             with gr.Column(scale=2):
                 method = gr.Dropdown(list(METHODS), value="holitom", label="Method", elem_id="method")
                 retain = gr.Slider(
-                    0.02,
+                    STOPS[0] / 100,
                     1,
                     0.1,
                     step=0.01,
@@ -102,7 +112,7 @@ def build(desk: Desk, loaded: Loaded, limits: Limits) -> gr.Blocks:
                     usual_threshold("holitom", 0.1),
                     step=0.01,
                     label="Similarity threshold",
-                    info="Above it a token is static; follows the retain ratio until you move it",
+                    info="Above it a token is static; set anew when method or retain ratio change",
                     elem_id="threshold",
                 )
                 inner = gr.Checkbox(
@@ -124,8 +134,13 @@ def build(desk: Desk, loaded: Loaded, limits: Limits) -> gr.Blocks:
                     places[f"{name}_figures"] = gr.HTML(elem_id=f"{name}-figures")
         places["map"] = gr.HTML(elem_id="map")
         with gr.Accordion("The same in Python and on the command line", open=False, elem_id="copy"):
-            places["python"] = gr.Code(language="python", label="Python", interactive=False)
-            places["command"] = gr.Code(language="shell", label="Command line", interactive=False)
+            first = Request(DEMO_VIDEO, DEMO_QUESTION, frames=frames.value)
+            places["python"] = gr.Code(
+                python(first, loaded), language="python", label="Python", interactive=False
+            )
+            places["command"] = gr.Code(
+                command(first, loaded), language="shell", label="Command line", interactive=False
+            )
 
         def asked(
             video: str | None,
@@ -169,12 +184,12 @@ def build(desk: Desk, loaded: Loaded, limits: Limits) -> gr.Blocks:
             api_visibility="private",
         )
 
-        def follow(method: str, retain: float) -> Any:
-            usual = usual_threshold(method, retain)
-            return gr.Slider(interactive=False) if usual is None else gr.Slider(value=usual, interactive=True)
-
-        gr.on([method.input, retain.input], follow, [method, retain], threshold, api_visibility="private")
-        method.input(lambda name: name == "holitom", method, inner, api_visibility="private")
+        # In the browser, at once: a question asked right after a change must not be answered with what was.
+        private: Any = dict(fn=None, api_visibility="private")
+        gr.on(
+            [method.change, retain.change], inputs=[method, retain], outputs=threshold, js=FOLLOW, **private
+        )
+        method.change(inputs=method, outputs=inner, js="name => name === 'holitom'", **private)
         page.queue(max_size=WAITING)
     return page
 
