@@ -22,6 +22,7 @@ from support.families.reference import (
 from support.reference import EveryOther
 from torch.testing import assert_close
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 from holitom import HoliTom, Method
 from holitom.methods import METHODS, get_method
@@ -37,7 +38,7 @@ STEPS = 3
 CLOSE = {"atol": 3e-4, "rtol": 1e-3}
 
 # These differ from one above them in a class or a feed-forward alone.
-KIN = ("qwen2-vl", "qwen3-vl-moe", "glm-4.5v", "glm-4.6v")
+KIN = ("qwen2-vl", "qwen3-vl-moe", "qwen3.5-moe", "glm-4.5v", "glm-4.6v")
 each_family = pytest.mark.parametrize("name", FAMILIES)
 most_families = pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in KIN)) for name in FAMILIES]
@@ -193,6 +194,8 @@ def test_a_second_question_over_the_cache(name: str, method: Method, side: str) 
 def test_a_second_video_over_the_cache(name: str, method: Method) -> None:
     """The caller sends the whole conversation, with the features of the new video alone."""
     one = small(name)
+    if not one.family.later_videos:
+        pytest.skip("the stock model numbers a video over a cache as text")
     videos = [one.video(), one.video(1, kind=1)]
     first = one.inputs("w1 <video> w2 w3", videos=videos[:1])
     both = one.inputs("w1 <video> w2 w3 w9 <video> w4", videos=videos)
@@ -247,8 +250,10 @@ def test_what_is_left_keeps_the_positions_of_the_unmerged_model(name: str) -> No
     half = visual - visual // 2
     lengths = [len(left.column), len(left.column) - visual // 2]
     lengths.append(lengths[1] - half // 2)
-    held = [layer.keys.shape[-2] - 1 for layer in cache.layers]
-    assert held == [*lengths[:1] * 2, lengths[1], *lengths[2:] * (len(held) - 3)]
+    expected = [*lengths[:1] * 2, lengths[1], *lengths[2:] * (len(cache.layers) - 3)]
+    for layer, length in zip(cache.layers, expected, strict=True):
+        if isinstance(layer, DynamicLayer):  # the others hold a state
+            assert layer.keys.shape[-2] - 1 == length
 
 
 @most_families

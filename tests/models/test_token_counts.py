@@ -11,6 +11,7 @@ import pytest
 from support.families.internvl import SPECIAL as INTERNVL
 from support.families.letters import letter_tokenizer
 from support.families.llava_next_video import SPECIAL as LLAVA_NEXT_VIDEO
+from support.families.minicpmv4_6 import SPECIAL as MINICPMV
 from support.families.smolvlm import SPECIAL as SMOLVLM
 from support.families.video_llama3 import SPECIAL as VIDEO_LLAMA3
 from transformers import (
@@ -21,6 +22,9 @@ from transformers import (
     LlavaNextVideoVideoProcessor,
     LlavaOnevisionImageProcessor,
     LlavaOnevisionVideoProcessor,
+    MiniCPMV4_6ImageProcessor,
+    MiniCPMV4_6Processor,
+    MiniCPMV4_6VideoProcessor,
     SmolVLMImageProcessor,
     SmolVLMProcessor,
     SmolVLMVideoProcessor,
@@ -81,12 +85,21 @@ def video_llama3() -> Any:
     )
 
 
+def minicpmv() -> Any:
+    return MiniCPMV4_6Processor(
+        image_processor=MiniCPMV4_6ImageProcessor(),
+        tokenizer=letter_tokenizer(MINICPMV),
+        video_processor=MiniCPMV4_6VideoProcessor(),
+    )
+
+
 CASES: dict[str, tuple[Callable[[], Any], str]] = {
     "llava-video-7b-qwen2": (llava_video, "<video>"),
     "llava-next-video-7b": (llava_next_video, "<video>"),
     "internvl3-8b": (internvl, "<IMG_CONTEXT>"),
     "smolvlm2-2.2b": (smolvlm, "<image>"),
     "videollama3-7b": (video_llama3, "<|video_pad|>"),
+    "minicpm-v-4.6": (minicpmv, "<|video_pad|>"),
 }
 
 
@@ -96,7 +109,7 @@ def test_32_frames_of_640_by_360(name: str) -> None:
     build, mark = CASES[name]
     processor = build()
     inputs = processor(
-        text=["<|video_pad|>" if name == "videollama3-7b" else "<video>"],
+        text=[mark if mark == "<|video_pad|>" else "<video>"],
         videos=[np.zeros((32, 360, 640, 3), dtype=np.uint8)],
         do_sample_frames=False,
         video_metadata=[{"fps": 1.0, "total_num_frames": 32, "frames_indices": list(range(32))}],
