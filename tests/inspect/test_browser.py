@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.contrast import CONTRAST
 from support.inspections import made_up
 from web_page import chromium
 
@@ -182,27 +183,6 @@ def test_on_a_phone(show: Open, scheme: str) -> None:
     assert pixel(tab, inspection, 1, 2) == LIT
     background = tab.evaluate("getComputedStyle(document.body).backgroundColor")
     assert background == {"light": "rgb(255, 255, 255)", "dark": "rgb(20, 22, 27)"}[scheme]
-
-
-CONTRAST = """() => {
-    const rgb = text => text.match(/[\\d.]+/g).map(Number);
-    const linear = v => (v /= 255) <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4;
-    const light = ([r, g, b]) => .2126 * linear(r) + .7152 * linear(g) + .0722 * linear(b);
-    const behind = node => {
-        for (; node; node = node.parentElement) {
-            const color = rgb(getComputedStyle(node).backgroundColor);
-            if (color.length < 4 || color[3] > 0) return color;
-        }
-        return [255, 255, 255];
-    };
-    const ratio = node => {
-        const both = [light(rgb(getComputedStyle(node).color)), light(behind(node))];
-        return (Math.max(...both) + .05) / (Math.min(...both) + .05);
-    };
-    const texts = "h1, h2, h3, small, p, th, td, span, strong, kbd, figcaption, label, legend, select";
-    return [...document.querySelectorAll(texts)].filter(node => node.innerText && node.offsetParent)
-        .map(node => [ratio(node), node.innerText]).filter(([found]) => found < 4.5);
-}"""
 
 
 def test_words_can_be_read(show: Open) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.contrast import CONTRAST
 from support.video_files import turn_sideways, write_video
 from web_page import FIRST_ANSWER, chromium, ready, serving
 
@@ -284,6 +285,24 @@ def test_on_a_phone(show: Open) -> None:
         box = tab.locator(place).bounding_box()
         assert box["x"] >= 0
         assert box["x"] + box["width"] <= 390
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_words_can_be_read_and_everything_has_a_name(show: Open, scheme: str) -> None:
+    tab = show(color_scheme=scheme)
+    ask(tab)
+    done(tab)
+    tab.wait_for_timeout(500)  # buttons fade
+    assert tab.evaluate(CONTRAST) == []
+    ask(tab, "")
+    refused(tab)
+    assert tab.evaluate(CONTRAST) == []
+    unnamed = tab.evaluate(
+        """() => [...document.querySelectorAll("input, textarea, button, video, iframe")].filter(one =>
+            one.offsetParent && !one.labels?.length && !one.ariaLabel && !one.title && !one.innerText.trim()
+        ).map(one => one.outerHTML)"""
+    )
+    assert unnamed == []
 
 
 def test_two_users_at_once_do_not_mix(show: Open) -> None:
