@@ -339,7 +339,7 @@ def test_qwen_on_two_ranks(tmp_path: Path, family: str, name: str) -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("family", ["Qwen3_5", "Qwen3_5Moe"])
 def test_qwen3_5_keeping_every_token_answers_as_vllm_alone(tmp_path: Path, family: str) -> None:
-    """On CPUs vLLM runs state layers in bfloat16 only, too coarse for two engines; so it is its own measure."""
+    """vLLM runs state layers on CPUs in bfloat16 only, too coarse for two engines: it is its own measure."""
     from vllm import SamplingParams
 
     tiny_qwen.save(tmp_path, family)
