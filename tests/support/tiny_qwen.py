@@ -141,6 +141,8 @@ def processor(family: str) -> Any:
         unk_token="<unk>",
         additional_special_tokens=[word for word in SPECIAL if word not in ("<|im_end|>", "<|endoftext|>")],
     )
+    # transformers reads a Qwen3.5 checkpoint's tokenizer as a BPE of its own, but added words as they are.
+    tokenizer.add_tokens(WORDS[len(SPECIAL) :])
     third = family.startswith("Qwen3")
     # Qwen3-VL's limits are for all of a video's pixels, the others' for a frame's.
     size = {"shortest_edge": 256, "longest_edge": 2**20 if third else 2**14}
