@@ -17,7 +17,7 @@ from support.families.video_llama3 import processor as video_llama3_processor
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from holitom import HoliTom, Method, UnsupportedModelError, UnsupportedUsageError
+from holitom import HoliTom, Method, UnsupportedModelError
 from holitom.models import adapter_for
 
 PATCHES = {"llava-video": 7, "llava-next-video": 8, "internvl": 6, "smolvlm2": 6}  # a side of a frame
@@ -256,31 +256,6 @@ def test_variants_that_nobody_looked_at(
     monkeypatch.setattr(config, field, value)
     with pytest.raises(UnsupportedModelError, match="supported"):
         OUTER.attach(model)
-
-
-@pytest.mark.parametrize("name", [*PATCHES, "videollama3"])
-def test_an_attention_that_hides_its_projections(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = small(name).model
-    monkeypatch.delattr(adapter_for(model).vision_attention, "k_proj")
-    with pytest.raises(UnsupportedModelError, match="k_proj"):
-        OUTER.attach(model)
-
-
-@pytest.mark.parametrize("name", [*PATCHES, "videollama3"])
-def test_a_processor_that_does_not_fit_the_model(name: str) -> None:
-    """One placeholder too few is refused before the tower runs."""
-    one = small(name)
-    inputs = one.inputs("w1 <video> w2", videos=[one.video()])
-    adapter = adapter_for(one.model)
-    at = int(adapter.placeholders(inputs["input_ids"])[0].nonzero()[0])
-    for key in ("input_ids", "attention_mask", "mm_token_type_ids"):
-        if key in inputs:
-            inputs[key] = torch.cat([inputs[key][:, :at], inputs[key][:, at + 1 :]], dim=1)
-    ran: list[bool] = []
-    hook = adapter.vision_attention.register_forward_hook(lambda *_: ran.append(True))
-    with hook, OUTER(one.model), pytest.raises(UnsupportedUsageError, match="placeholders"):
-        one.model(**inputs)
-    assert not ran
 
 
 def test_frames_are_text_to_another_tokenizer() -> None:

@@ -29,15 +29,27 @@ class MultiAxis(Adapter):
         name: of the family, for messages.
         rotate: its language model's `apply_rotary_pos_emb`.
         rotate_vision: its tower's `apply_rotary_pos_emb_vision`.
+        projections: names of what makes the queries and keys of its tower's attention.
+        parts: by the name of its config, the `model_type` of a part that is known, where the class takes any.
+        tower: the vision tower.
     """
 
     keeps_positions: ClassVar[bool] = True
     name: ClassVar[str]
     rotate: ClassVar[Callable[..., tuple[Tensor, Tensor]]]
     rotate_vision: ClassVar[Callable[..., tuple[Tensor, Tensor]]]
+    projections: ClassVar[tuple[str, ...]] = ("qkv",)
+    parts: ClassVar[dict[str, str]] = {}
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, tower: str = "visual") -> None:
+        """`tower`: what `trunk` calls its vision tower."""
         config: Any = model.config
+        for part, known in self.parts.items():
+            kind = getattr(config, part).model_type
+            if kind != known:
+                raise UnsupportedModelError(
+                    f"{self.name} with a {part} of type {kind!r}; supported: {known!r}"
+                )
         if "sliding_attention" in (getattr(config.text_config, "layer_types", None) or ()):
             raise UnsupportedModelError(
                 f"{self.name} with sliding-window layers; supported: use_sliding_window=False"
@@ -46,8 +58,9 @@ class MultiAxis(Adapter):
         self.trunk = trunk
         self.language_model = trunk.language_model
         self.layers = trunk.language_model.layers
-        self.vision_attention = trunk.visual.blocks[-1].attn
-        require_modules(self.vision_attention, ("qkv",), f"{self.name}'s vision tower")
+        self.tower: Any = getattr(trunk, tower)
+        self.vision_attention = self.tower.blocks[-1].attn
+        require_modules(self.vision_attention, self.projections, f"{self.name}'s vision tower")
         self._config = config
         self._merge = int(config.vision_config.spatial_merge_size)
 
@@ -73,18 +86,17 @@ class MultiAxis(Adapter):
             )
 
     def importance(self, arguments: dict[str, Any]) -> Tensor:
-        attention: Any = self.vision_attention
-
-        def project(hidden: Tensor) -> tuple[Tensor, Tensor]:
-            query, key, _ = attention.qkv(hidden).view(len(hidden), 3, attention.num_heads, -1).unbind(1)
-            return query, key
-
-        return packed_importance(arguments, attention, project, type(self).rotate_vision)
+        attention = self.vision_attention
+        return packed_importance(arguments, attention, self._projected, type(self).rotate_vision)
 
     def keys(self, arguments: dict[str, Any]) -> Tensor:
+        return self._projected(arguments["hidden_states"])[1].mean(1)
+
+    def _projected(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries and keys `[n, heads, d]` of the vision attention for `hidden` `[n, D]`, before rotation."""
         attention: Any = self.vision_attention
-        projected: Tensor = attention.qkv(arguments["hidden_states"])
-        return projected.view(len(projected), 3, attention.num_heads, -1)[:, 1].mean(1)
+        query, key, _ = attention.qkv(hidden).view(len(hidden), 3, attention.num_heads, -1).unbind(1)
+        return query, key
 
     def videos(
         self,
@@ -179,8 +191,7 @@ class MultiAxis(Adapter):
         return {"pixel_values_videos": pixels[: height * width], "video_grid_thw": one}, rows
 
     def encode(self, arguments: dict[str, Any]) -> Any:
-        visual: Any = self.trunk.visual
-        with following(visual.children()):
+        with following(self.tower.children()):
             return super().encode(arguments)
 
     def video_processor(self) -> Any:

@@ -57,9 +57,17 @@ class VideoLlama3(OneAxis):
         return input_ids == self._video_token
 
     def check_prompt(self, input_ids: Tensor, arguments: dict[str, Any]) -> None:
-        mask = arguments.get("video_compression_mask")
-        if mask is not None:
-            self._check_placeholders(input_ids, int(mask.sum()))
+        patches = arguments["video_grid_thw"].prod(-1)
+        tokens = int((patches // arguments["video_merge_sizes"] ** 2).sum())
+        came, mask = len(arguments["pixel_values_videos"]), arguments.get("video_compression_mask")
+        if came != int(patches.sum()) or (mask is not None and len(mask) != tokens):
+            raise UnsupportedUsageError(
+                f"video_grid_thw says {int(patches.sum())} patches that make {tokens} tokens, "
+                f"pixel_values_videos holds {came} patches, and video_compression_mask tells of "
+                f"{tokens if mask is None else len(mask)} tokens; pass them as one call of the processor "
+                "returns them"
+            )
+        self._check_placeholders(input_ids, tokens if mask is None else int(mask.sum()))
 
     def importance(self, arguments: dict[str, Any]) -> Tensor:
         def project(hidden: Tensor) -> tuple[Tensor, Tensor]:

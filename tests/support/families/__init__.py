@@ -30,6 +30,11 @@ FAMILIES = {
     "glm-4.1v": "support.families.glm4v",
     "glm-4.5v": "support.families.glm4v_moe",
     "glm-4.6v": "support.families.glm46v",
+    "glm-ocr": "support.families.glm_ocr",
+    "qwen2.5-omni": "support.families.qwen2_5_omni",
+    "qwen3-omni": "support.families.qwen3_omni",
+    "hyperclova-x": "support.families.hyperclovax",
+    "cosmos3": "support.families.cosmos3",
 }
 
 TEXT = [f"w{index}" for index in range(48)]
@@ -47,6 +52,7 @@ class Family:
             have one kind.
         images: whether a prompt may hold images besides videos.
         beams: whether the stock model can generate with beams and videos.
+        later_videos: whether the stock model places a video right that comes over a cache.
         silent: names of config fields with ids that greedy tests must not generate.
         settings: further arguments of the processor.
     """
@@ -57,6 +63,7 @@ class Family:
     videos: tuple[tuple[int, int, int], tuple[int, int, int]] = ((8, 48, 64), (4, 32, 48))
     images: bool = True
     beams: bool = True
+    later_videos: bool = True
     silent: Sequence[str] = ("image_token_id", "video_token_id")
     settings: dict[str, Any] = field(default_factory=dict)
 
@@ -137,9 +144,13 @@ def ready(model: Any) -> Any:
     return model.eval()
 
 
-def word_tokenizer(special: Sequence[str], text: Sequence[str] = TEXT) -> Any:
-    """A tokenizer of whole words: `<pad>` is 0, `<end>` 1, `<unk>` 2, then `special`, then `text`."""
-    words = ["<pad>", "<end>", "<unk>", *special, *text]
+def word_tokenizer(special: Sequence[str] | dict[str, str], text: Sequence[str] = TEXT) -> Any:
+    """A tokenizer of whole words: `<pad>` is 0, `<end>` 1, `<unk>` 2, then `special`, then `text`.
+
+    `special` may name each by the attribute that a processor asks for.
+    """
+    named = isinstance(special, dict)
+    words = ["<pad>", "<end>", "<unk>", *(special.values() if named else special), *text]
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(
@@ -147,5 +158,5 @@ def word_tokenizer(special: Sequence[str], text: Sequence[str] = TEXT) -> Any:
         eos_token="<end>",
         pad_token="<pad>",
         unk_token="<unk>",
-        additional_special_tokens=list(special),
+        extra_special_tokens=dict(special) if named else list(special),
     )

@@ -165,7 +165,9 @@ def reference_logits(
     adapter = adapter_for(small.model)
     language: Any = adapter.language_model
     row = packed(small, extended(inputs, answer), method, sees)
-    hidden, position, streams = row.hidden, row.position, row.streams
+    scales = language.config  # a Granite has some
+    hidden = row.hidden * getattr(scales, "embedding_multiplier", 1)
+    position, streams = row.position, row.streams
     bounds = [0, *(turns or [prompt])]
     lasts = [int((row.column < end).nonzero()[-1]) for end in bounds[1:]]
     groups = [
@@ -213,4 +215,5 @@ def reference_logits(
         hidden = attend(layer, hidden, position)
         if index < len(streams):
             hidden = hidden + streams[index]
-    return small.model.get_output_embeddings()(language.norm(hidden))[lasts[-1] :]
+    logits: Tensor = small.model.get_output_embeddings()(language.norm(hidden))[lasts[-1] :]
+    return logits * getattr(scales, "logits_scaling", 1)
