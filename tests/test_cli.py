@@ -302,7 +302,11 @@ def test_a_model_that_reads_text_only(run, tmp_path: Path, command: str) -> None
 
 @pytest.mark.parametrize("command", ["ask", "flops"])
 def test_a_checkpoint_that_brings_its_own_code(run, tmp_path: Path, command: str) -> None:
-    config = {"model_type": "minicpmv", "architectures": ["MiniCPMV"], "auto_map": {"AutoModel": "m.MiniCPMV"}}
+    config = {
+        "model_type": "minicpmv",
+        "architectures": ["MiniCPMV"],
+        "auto_map": {"AutoModel": "m.MiniCPMV"},
+    }
     (tmp_path / "config.json").write_text(json.dumps(config))
     result = run(command, "--model", tmp_path)
     assert result.code == 2
@@ -329,7 +333,9 @@ def test_of_a_model_that_speaks_the_thinker_answers(run, tmp_path: Path) -> None
         one.processor.save_pretrained(tmp_path)
     finally:
         one.processor.chat_template = None
-    result = run("ask", DEMO_VIDEO, "w1 w2", "--model", tmp_path, "--frames", 4, "--max-new-tokens", 4, "--json")
+    result = run(
+        "ask", DEMO_VIDEO, "w1 w2", "--model", tmp_path, "--frames", 4, "--max-new-tokens", 4, "--json"
+    )
     assert result.code == 0, result.err
     answered = json.loads(result.out)["runs"]["holitom"]
     assert answered["new_tokens"] == 4
