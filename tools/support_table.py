@@ -1,7 +1,7 @@
 """Which family supports what, from what the test matrix really ran.
 
-python tools/support_table.py run    # runs tests/families, writes docs/results/support.json, prints the table
-python tools/support_table.py        # prints the table of the latest run
+python tools/support_table.py run    # runs tests/families, writes docs/results/support.json
+python tools/support_table.py        # writes the table of the latest run into the README, and prints it
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 RECORD = ROOT / "docs" / "results" / "support.json"
+README = ROOT / "README.md"
+MARKS = "<!-- python tools/support_table.py -->", "<!-- end -->"
 
 # What a test shows, by the beginning of its name and of its parameters.
 COLUMNS = {
@@ -122,7 +124,15 @@ def table() -> str:
     return "\n".join([*lines, "", *(f"({number}) {note}" for number, note in enumerate(notes, start=1))])
 
 
+def write(text: str) -> None:
+    """Put the table between its marks in the README."""
+    readme = README.read_text()
+    begin = readme.index(MARKS[0]) + len(MARKS[0])
+    README.write_text(readme[:begin] + f"\n{text}\n" + readme[readme.index(MARKS[1], begin) :])
+
+
 if __name__ == "__main__":
     if sys.argv[1:] == ["run"]:
         run()
+    write(table())
     print(table())

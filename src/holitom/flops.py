@@ -191,6 +191,16 @@ def _plan(label: str, method: Method, frames: int, tokens: int, layers: int) -> 
     )
 
 
+def _feed_forward(text: Any) -> int:
+    """Width of the feed-forward that each token goes through: in a mixture, of all its experts together."""
+    if not getattr(text, "num_experts_per_tok", None):
+        return int(text.intermediate_size)
+    experts = text.num_experts_per_tok + (getattr(text, "n_shared_experts", None) or 0)
+    return int(
+        experts * text.moe_intermediate_size + (getattr(text, "shared_expert_intermediate_size", None) or 0)
+    )
+
+
 def skeleton(name: str, dtype: torch.dtype = torch.bfloat16) -> Any:
     """The model's real class on the meta device: all of its shapes, none of its weights.
 
@@ -267,12 +277,18 @@ def costs(
     text: Any = model.config.get_text_config()
     if dtype == "float32" and getattr(text, "num_experts_per_tok", None):
         raise SettingsError("a mixture of experts is counted in bfloat16 or float16, not in float32")
-    decoder = Decoder(text.num_hidden_layers, text.hidden_size, text.intermediate_size)
+    decoder = Decoder(text.num_hidden_layers, text.hidden_size, _feed_forward(text))
     rows = []
     try:
         vision = count_vision(adapter, frames, *size)
         planned, refused = plans(named, ratios, vision.frames, vision.tokens, decoder.layers)
         for plan in planned:
+            try:
+                for stage in plan.inner:
+                    adapter.ranked_by(stage)
+            except SettingsError as error:
+                refused[plan.label] = str(error)
+                continue
             counted = [Level(start, n + text_tokens) for start, n in plan.levels(vision.separators)]
             prefill = count_prefill(model, adapter, counted)
             rows.append(Cost(plan, paper_prefill(plan.levels(), decoder), prefill))

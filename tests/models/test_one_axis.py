@@ -246,6 +246,10 @@ def test_what_is_dropped_already_is_not_sent(method: Method) -> None:
         ("internvl", "text_config", "model_type", "gpt_oss"),
         ("smolvlm2", "text_config", "model_type", "mamba"),
         ("videollama3", "vision_config", "model_type", "qwen2_vl"),
+        ("minicpm-v-4.6", "text_config", "model_type", "qwen3"),
+        ("minicpm-v-4.6", "text_config", "layer_types", ["sliding_attention"] * 5),
+        ("minicpm-v-4.6", "vision_config", "insert_layer_id", 2),
+        ("minicpm-v-4.7", "vision_config", "model_type", "siglip_vision_model"),
     ],
 )
 def test_variants_that_nobody_looked_at(

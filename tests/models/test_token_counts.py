@@ -13,6 +13,7 @@ import pytest
 from support.families.internvl import SPECIAL as INTERNVL
 from support.families.letters import letter_tokenizer
 from support.families.llava_next_video import SPECIAL as LLAVA_NEXT_VIDEO
+from support.families.minicpmv4_6 import SPECIAL as MINICPMV
 from support.families.omni import SPECIAL as OMNI
 from support.families.smolvlm import SPECIAL as SMOLVLM
 from support.families.video_llama3 import SPECIAL as VIDEO_LLAMA3
@@ -31,6 +32,9 @@ from transformers import (
     LlavaNextVideoVideoProcessor,
     LlavaOnevisionImageProcessor,
     LlavaOnevisionVideoProcessor,
+    MiniCPMV4_6ImageProcessor,
+    MiniCPMV4_6Processor,
+    MiniCPMV4_6VideoProcessor,
     Qwen2_5OmniProcessor,
     Qwen2VLImageProcessor,
     Qwen2VLVideoProcessor,
@@ -149,6 +153,15 @@ CONFIGS: dict[str, Callable[[], Any]] = {
     "glm-ocr": GlmOcrConfig,
 }  # fmt: skip
 
+
+def minicpmv() -> Any:
+    return MiniCPMV4_6Processor(
+        image_processor=MiniCPMV4_6ImageProcessor(),
+        tokenizer=letter_tokenizer(MINICPMV),
+        video_processor=MiniCPMV4_6VideoProcessor(),
+    )
+
+
 CASES: dict[str, tuple[Callable[[], Any], str]] = {
     "llava-video-7b-qwen2": (llava_video, "<video>"),
     "llava-next-video-7b": (llava_next_video, "<video>"),
@@ -160,6 +173,7 @@ CASES: dict[str, tuple[Callable[[], Any], str]] = {
     "hyperclovax-seed-think-32b": (hyperclovax, "<|video_pad|>"),
     "cosmos3-nano": (cosmos3, "<|video_pad|>"),
     "glm-ocr": (glm_ocr, "<|image|>"),
+    "minicpm-v-4.6": (minicpmv, "<|video_pad|>"),
 }
 
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from holitom.errors import UnsupportedModelError
+from holitom.errors import SettingsError, UnsupportedModelError
 from holitom.tokens import MergedTokens, VideoTokens
+
+if TYPE_CHECKING:
+    from holitom.methods.base import InnerStage
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,8 @@ class Adapter(ABC):
         trunk: module whose `forward` takes `input_ids`, fills in visual features and calls `language_model`;
             its `encoder` encodes videos.
         language_model: decoder that takes `inputs_embeds`.
-        layers: the decoder's layers; each has `self_attn`.
+        layers: the decoder's layers. Those that attend have `self_attn`; others (gated delta nets) carry a
+            state from token to token.
         vision_attention: attention module of the vision tower's last layer.
         streams: how many of the first decoder layers add visual features of their own to what leaves them.
     """
@@ -47,6 +52,9 @@ class Adapter(ABC):
     layers: nn.ModuleList
     vision_attention: nn.Module
     streams: int = 0
+
+    rotate: ClassVar[Callable[..., tuple[Tensor, Tensor]]]
+    """The decoder's `apply_rotary_pos_emb`."""
 
     keeps_positions: ClassVar[bool] = False
     """Whether a token keeps the position ids of the column it stands at (multi-axis rotary positions); else
@@ -68,6 +76,28 @@ class Adapter(ABC):
     @abstractmethod
     def __init__(self, model: nn.Module) -> None:
         """Find the parts of `model`; raise `UnsupportedModelError` for a variant that is not known."""
+
+    def attends(self, layer: int) -> bool:
+        """Whether decoder layer `layer` (0-based) attends to keys; else it carries a recurrent state."""
+        return hasattr(self.layers[layer], "self_attn")
+
+    def ranked_by(self, stage: InnerStage) -> int:
+        """The layer whose attention ranks tokens for `stage`: `stage.layer` itself or one before it.
+
+        Where the layer that should does not attend, the nearest before it that does.
+
+        Raises:
+            SettingsError: no layer before it attends.
+        """
+        wanted = stage.layer if stage.own_attention else stage.layer - 1
+        for layer in range(wanted, -1, -1):
+            if self.attends(layer):
+                return layer
+        first = next((layer for layer in range(len(self.layers)) if self.attends(layer)), len(self.layers))
+        raise SettingsError(
+            f"inner merging at layer {stage.layer}: this model's layers before {first} do not attend, so "
+            f"there is nothing to rank tokens by; merge at layer {first + 1} or later"
+        )
 
     def check(self) -> None:  # noqa: B027
         """Raise what would stop a run, before one begins; counting costs does without.
@@ -153,13 +183,23 @@ class Adapter(ABC):
         normed: Tensor = decoder_layer.input_layernorm(hidden)
         return normed
 
-    @abstractmethod
     def query(self, attention: nn.Module, hidden: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
         """Rotated queries `[B, heads, S, d]` of decoder attention `attention` for its input `[B, S, D]`."""
+        return self._rotated(self.decoder_heads(attention, "q", hidden), rotary)
 
-    @abstractmethod
     def key(self, attention: nn.Module, hidden: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
         """Rotated keys `[B, kv_heads, S, d]`, likewise."""
+        return self._rotated(self.decoder_heads(attention, "k", hidden), rotary)
+
+    def decoder_heads(self, attention: Any, which: str, hidden: Tensor) -> Tensor:
+        """Queries ("q") or keys ("k") `[B, S, heads, d]` of decoder attention `attention`, unrotated."""
+        heads: Tensor = getattr(attention, f"{which}_proj")(hidden).unflatten(-1, (-1, attention.head_dim))
+        norm = getattr(attention, f"{which}_norm", None)  # Qwen3 normalises each head
+        return heads if norm is None else norm(heads)
+
+    def _rotated(self, heads: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+        heads = heads.transpose(1, 2)
+        return type(self).rotate(heads, heads, *rotary)[0]
 
     def streamed(self, arguments: dict[str, Any], columns: tuple[int, int]) -> list[Tensor]:
         """What the first `streams` decoder layers add to the hidden states that leave them.

@@ -83,7 +83,7 @@ class MarkedFrames(OneAxis):
 
     def check_prompt(self, input_ids: Tensor, arguments: dict[str, Any]) -> None:
         each, images = self.grid[0] * self.grid[1], self.images(arguments["pixel_values"])
-        lengths = [length for row in self._runs(input_ids) for _, length in row]
+        lengths = [length for row in runs_of(input_ids == self.image_token) for _, length in row]
         if sum(lengths) != images * each or any(length % each for length in lengths):
             raise UnsupportedUsageError(
                 f"the prompt's runs of image placeholders are {lengths} tokens long, and {images} images "
@@ -99,7 +99,7 @@ class MarkedFrames(OneAxis):
         (images,) = encodings
         ids: Tensor = given["input_ids"]
         each = images.features.shape[1]
-        runs = self._runs(ids)
+        runs = runs_of(ids == self.image_token)
         counts = [sum(length for _, length in row) // each for row in runs]
         # `generate` repeats rows (beams, returned sequences) but encodes images once.
         copies, rest = divmod(sum(counts), len(images.features))
@@ -122,7 +122,7 @@ class MarkedFrames(OneAxis):
         """Those of video frames; those of images are as good as text."""
         holders = input_ids == self.image_token
         each = self.grid[0] * self.grid[1]
-        for row, runs in enumerate(self._runs(input_ids)):
+        for row, runs in enumerate(runs_of(input_ids == self.image_token)):
             frames = self._frames(input_ids[row], runs, each)
             image = 0
             for begin, length in runs:
@@ -130,16 +130,6 @@ class MarkedFrames(OneAxis):
                     holders[row, begin : begin + length] = False
                 image += length // each
         return holders
-
-    def _runs(self, ids: Tensor) -> list[list[tuple[int, int]]]:
-        """First column and length of every run of placeholders, row by row."""
-        holders = (ids == self.image_token).to("cpu", torch.int8)
-        edges = torch.nn.functional.pad(holders, (1, 1)).diff(dim=1)
-        runs = []
-        for row in edges:
-            begins, ends = (row == 1).nonzero()[:, 0].tolist(), (row == -1).nonzero()[:, 0].tolist()
-            runs.append([(begin, end - begin) for begin, end in zip(begins, ends, strict=True)])
-        return runs
 
     def _frames(self, ids: Tensor, runs: list[tuple[int, int]], each: int) -> list[int | None]:
         """The video, by number in its row, of every image of a row; None for an image that is no frame."""
@@ -194,6 +184,16 @@ class MarkedFrames(OneAxis):
                 f"{name!r} to read it; set model.tokenizer = processor.tokenizer before attaching"
             )
         return tokenizer
+
+
+def runs_of(holders: Tensor) -> list[list[tuple[int, int]]]:
+    """First column and length of every run of `holders` `[B, L]` bool, row by row."""
+    edges = torch.nn.functional.pad(holders.to("cpu", torch.int8), (1, 1)).diff(dim=1)
+    runs = []
+    for row in edges:
+        begins, ends = (row == 1).nonzero()[:, 0].tolist(), (row == -1).nonzero()[:, 0].tolist()
+        runs.append([(begin, end - begin) for begin, end in zip(begins, ends, strict=True)])
+    return runs
 
 
 def _ends(runs: list[tuple[int, int]]) -> list[int]:

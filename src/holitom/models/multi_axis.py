@@ -27,7 +27,6 @@ class MultiAxis(Adapter):
 
     Attributes:
         name: of the family, for messages.
-        rotate: its language model's `apply_rotary_pos_emb`.
         rotate_vision: its tower's `apply_rotary_pos_emb_vision`.
         projections: names of what makes the queries and keys of its tower's attention.
         parts: by the name of its config, the `model_type` of a part that is known, where the class takes any.
@@ -36,7 +35,6 @@ class MultiAxis(Adapter):
 
     keeps_positions: ClassVar[bool] = True
     name: ClassVar[str]
-    rotate: ClassVar[Callable[..., tuple[Tensor, Tensor]]]
     rotate_vision: ClassVar[Callable[..., tuple[Tensor, Tensor]]]
     projections: ClassVar[tuple[str, ...]] = ("qkv",)
     parts: ClassVar[dict[str, str]] = {}
@@ -86,8 +84,14 @@ class MultiAxis(Adapter):
             )
 
     def importance(self, arguments: dict[str, Any]) -> Tensor:
-        attention = self.vision_attention
-        return packed_importance(arguments, attention, self._projected, type(self).rotate_vision)
+        attention: Any = self.vision_attention
+        hidden: Tensor = arguments["hidden_states"]
+        cos, sin = arguments["position_embeddings"]
+
+        def read(rows: Tensor) -> tuple[Tensor, Tensor]:
+            return type(self).rotate_vision(*self._projected(hidden[rows]), cos[rows], sin[rows])
+
+        return packed_importance(hidden, arguments["cu_seqlens"], attention, read)
 
     def keys(self, arguments: dict[str, Any]) -> Tensor:
         return self._projected(arguments["hidden_states"])[1].mean(1)
@@ -153,23 +157,6 @@ class MultiAxis(Adapter):
             streams=None if merged.streams is None else merged.streams[order],
         )
 
-    def query(self, attention: nn.Module, hidden: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
-        return self._rotated(attention, "q", hidden, rotary)
-
-    def key(self, attention: nn.Module, hidden: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
-        return self._rotated(attention, "k", hidden, rotary)
-
-    def _rotated(
-        self, attention: nn.Module, which: str, hidden: Tensor, rotary: tuple[Tensor, Tensor]
-    ) -> Tensor:
-        module: Any = attention
-        heads: Tensor = getattr(module, f"{which}_proj")(hidden)
-        heads = heads.view(*hidden.shape[:2], -1, module.head_dim)
-        norm = getattr(module, f"{which}_norm", None)  # Qwen3 has one a head
-        heads = (heads if norm is None else norm(heads)).transpose(1, 2)
-        rotated: Tensor = type(self).rotate(heads, heads, *rotary)[0]
-        return rotated
-
     def encoding(self, frames: int, width: int, height: int) -> dict[str, Any]:
         processor, vision = self.video_processor(), self._config.vision_config
         video = torch.empty(frames, 3, height, width, dtype=torch.uint8, device="meta")
@@ -216,27 +203,21 @@ def following(modules: Iterable[nn.Module]) -> Iterator[None]:
 
 
 def packed_importance(
-    arguments: dict[str, Any],
-    attention: Any,
-    project: Callable[[Tensor], tuple[Tensor, Tensor]],
-    rotate: Callable[..., tuple[Tensor, Tensor]],
+    hidden: Tensor, cu_seqlens: Tensor, attention: Any, read: Callable[[Tensor], tuple[Tensor, Tensor]]
 ) -> Tensor:
     """Attention that each of a packed tower's patches receives within its stretch, `[P]` float32.
 
     Args:
-        arguments: of the attention's forward, by name.
+        hidden: `[P, D]`: the attention's input.
+        cu_seqlens: `[S + 1]`: where stretches begin and end.
         attention: with `num_heads` and `scaling`.
-        project: queries and keys `[n, heads, d]` of hidden states `[n, D]`.
-        rotate: the tower's `apply_rotary_pos_emb_vision`.
+        read: queries and keys `[n, heads, d]`, rotated where the tower rotates them, of the patches at `[n]`.
     """
-    hidden: Tensor = arguments["hidden_states"]
-    cos, sin = arguments["position_embeddings"]
     received = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
-    for patches in stretches(arguments["cu_seqlens"], hidden.device):
+    for patches in stretches(cu_seqlens, hidden.device):
         for at in torch.split(patches, frames_per_chunk(attention.num_heads, patches.shape[1])):
-            rows = at.flatten()  # F stretches of P patches
-            query, key = rotate(*project(hidden[rows]), cos[rows], sin[rows])
-            query, key = (x.view(*at.shape, *x.shape[1:]).transpose(1, 2) for x in (query, key))
+            # F stretches of P patches
+            query, key = (x.view(*at.shape, *x.shape[1:]).transpose(1, 2) for x in read(at.flatten()))
             received[at] = received_attention(query, key, attention.scaling)
     return received
 

@@ -27,11 +27,14 @@ class OneAxis(Adapter):
         family: its name in messages.
         towers: `model_type` of the vision towers that are known.
         decoders: `model_type` of the language models that are known.
+        layer_types: of their layers.
     """
 
     family: ClassVar[str]
     towers: ClassVar[tuple[str, ...]]
     decoders: ClassVar[tuple[str, ...]]
+    layer_types: ClassVar[frozenset[str]] = frozenset({"full_attention"})
+    rotate = staticmethod(apply_rotary_pos_emb)
     leading: ClassVar[int] = 0
     """Tokens before the patches (class tokens): they ask like any other; what they receive is left out."""
 
@@ -41,7 +44,7 @@ class OneAxis(Adapter):
         self._supported("a tower of type", config.vision_config.model_type, self.towers)
         self._supported("a language model of type", text.model_type, self.decoders)
         layers = set(getattr(text, "layer_types", None) or ["full_attention"])
-        if layers != {"full_attention"} or (text.model_type == "mistral" and text.sliding_window):
+        if layers - self.layer_types or (text.model_type == "mistral" and text.sliding_window):
             raise UnsupportedModelError(
                 f"{self.family} with sliding-window layers; supported: full attention"
             )
@@ -85,12 +88,6 @@ class OneAxis(Adapter):
         norm = getattr(attention, f"{name}_norm", None)  # some InternViTs normalise before they part heads
         projected = projected if norm is None else norm(projected)
         return projected.view(*projected.shape[:2], attention.num_heads, -1)
-
-    def query(self, attention: nn.Module, hidden: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
-        return _rotated(attention, "q", hidden, rotary)
-
-    def key(self, attention: nn.Module, hidden: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
-        return _rotated(attention, "k", hidden, rotary)
 
 
 class StackedFrames(OneAxis):
@@ -172,15 +169,6 @@ class StackedFrames(OneAxis):
 
     def send(self, video: VideoTokens, merged: MergedTokens) -> SentTokens:
         return SentTokens(merged.features, merged.frame * video.features.shape[1] + merged.position)
-
-
-def _rotated(attention: nn.Module, name: str, hidden: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
-    module: Any = attention
-    heads: Tensor = getattr(module, f"{name}_proj")(hidden).unflatten(-1, (-1, module.head_dim))
-    norm = getattr(module, f"{name}_norm", None)  # Qwen3 normalises each head
-    heads = (heads if norm is None else norm(heads)).transpose(1, 2)
-    rotated: Tensor = apply_rotary_pos_emb(heads, heads, *rotary)[0]
-    return rotated
 
 
 def feature_layer(layers: nn.ModuleList, selected: object) -> Any:

@@ -50,6 +50,14 @@ SIGLIP = {
     "vision_use_head": False,
 }
 QWEN2: dict[str, Any] = {"model_type": "qwen2"}
+GATED: dict[str, Any] = {
+    "head_dim": 256,
+    "linear_key_head_dim": 128,
+    "linear_value_head_dim": 128,
+    "linear_num_key_heads": 16,
+    "linear_num_value_heads": 32,
+    **_rotary(11, 11, 10, mrope_interleaved=True, rope_theta=1e7, partial_rotary_factor=0.25),
+}
 QWEN2_7B = (3584, 18944, 28, 28, 4, 152064)
 
 PUBLISHED = {
@@ -170,6 +178,41 @@ PUBLISHED |= {
             "num_attention_heads": 16,
             "patch_size": 14,
         },
+    ),
+}
+
+# Checkpoints: Qwen/Qwen3.5-9B (its model card, and the defaults of its config class), openbmb/MiniCPM-V-4.6
+# (config.json; its language model is Qwen3.5-0.8B's).
+PUBLISHED |= {
+    "qwen3.5-9b": Shape(
+        "Qwen3_5Config",
+        _decoder(4096, 12288, 32, 16, 4, 248320, **GATED),
+        {
+            "depth": 27,
+            "hidden_size": 1152,
+            "intermediate_size": 4304,
+            "num_heads": 16,
+            "out_hidden_size": 4096,
+            "patch_size": 16,
+            "num_position_embeddings": 2304,
+        },
+    ),
+    "minicpm-v-4.6": Shape(
+        "MiniCPMV4_6Config",
+        _decoder(
+            *(1024, 3584, 24, 8, 2, 248320),
+            model_type="qwen3_5_text",
+            **{**GATED, "linear_num_value_heads": 16},
+        ),
+        {
+            "hidden_size": 1152,
+            "intermediate_size": 4304,
+            "num_hidden_layers": 27,
+            "num_attention_heads": 16,
+            "image_size": 980,
+            "patch_size": 14,
+        },
+        {"tie_word_embeddings": True, "video_token_id": 248077},
     ),
 }
 

@@ -26,7 +26,7 @@ class Qwen3VL(MultiAxis):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
-        self.streams = len(self._config.vision_config.deepstack_visual_indexes)
+        self.streams = len(getattr(self._config.vision_config, "deepstack_visual_indexes", ()))
 
     def _streams_of(self, encoded: Any, index: int, shape: tuple[int, int]) -> Tensor | None:
         if not self.streams:
@@ -35,6 +35,8 @@ class Qwen3VL(MultiAxis):
         return torch.cat(deep, dim=-1).view(*shape, -1)
 
     def streamed(self, arguments: dict[str, Any], columns: tuple[int, int]) -> list[Tensor]:
+        if not self.streams:
+            return []
         shown: Tensor = arguments["visual_pos_masks"]
         return [
             features.new_zeros(*columns, features.shape[-1]).index_put((shown,), features)

@@ -70,11 +70,15 @@ class VideoLlama3(OneAxis):
         self._check_placeholders(input_ids, tokens if mask is None else int(mask.sum()))
 
     def importance(self, arguments: dict[str, Any]) -> Tensor:
-        def project(hidden: Tensor) -> tuple[Tensor, Tensor]:
-            query, key = (self._heads(name, hidden[None])[0] for name in ("q", "k"))
-            return query, key
+        hidden: Tensor = arguments["hidden_states"]
+        cos, sin = arguments["position_embeddings"]
 
-        return packed_importance(arguments, self.vision_attention, project, apply_rotary_pos_emb_vision)
+        def read(rows: Tensor) -> tuple[Tensor, Tensor]:
+            query, key = (self._heads(name, hidden[rows][None])[0] for name in ("q", "k"))
+            rotated: tuple[Tensor, Tensor] = apply_rotary_pos_emb_vision(query, key, cos[rows], sin[rows])
+            return rotated
+
+        return packed_importance(hidden, arguments["cu_seqlens"], self.vision_attention, read)
 
     def keys(self, arguments: dict[str, Any]) -> Tensor:
         return self._heads("k", arguments["hidden_states"][None])[0].mean(dim=1)

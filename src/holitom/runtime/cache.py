@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import DynamicCache
-from transformers.cache_utils import Cache
+from transformers.cache_utils import Cache, DynamicLayer
 
 from holitom.errors import UnsupportedUsageError
 
@@ -82,13 +82,21 @@ class MergedCache(DynamicCache):
         return adopted
 
     def update(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        self._check_open()
+        states: tuple[Tensor, Tensor] = super().update(*args, **kwargs)
+        return states
+
+    def get_conv_state(self, *args: Any, **kwargs: Any) -> Tensor | None:
+        self._check_open()  # a recurrent layer asks for its state before it writes over it
+        state: Tensor | None = super().get_conv_state(*args, **kwargs)
+        return state
+
+    def _check_open(self) -> None:
         if self.record is not None and not self.open:
             raise UnsupportedUsageError(
                 "this cache holds merged tokens, and the model that would extend it has no method attached; "
                 "attach one again, or start from a new cache"
             )
-        states: tuple[Tensor, Tensor] = super().update(*args, **kwargs)
-        return states
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         if self.record is not None and not self.open:
@@ -96,11 +104,11 @@ class MergedCache(DynamicCache):
         return int(super().get_seq_length(layer_idx))
 
     def held(self, layer: int) -> int:
-        """How many columns `layer` holds."""
-        if layer >= len(self.layers):
-            return 0
-        dynamic: Any = self.layers[layer]
-        return int(dynamic.get_seq_length())
+        """How many columns `layer` holds; where it holds a state instead, the next one that holds any."""
+        for dynamic in self.layers[layer:]:
+            if isinstance(dynamic, DynamicLayer):
+                return int(dynamic.get_seq_length())
+        return 0
 
     def keys(self, layer: int) -> Tensor:
         """The keys `[B, kv_heads, held, d]` of `layer`."""
@@ -151,3 +159,21 @@ class MergedCache(DynamicCache):
         if self.record is not None:
             rows = torch.arange(self.record.position.shape[0])
             self.record.select(rows.repeat_interleave(repeats))
+
+
+def layer_bytes(layer: Any) -> int:
+    """Bytes of what one layer of a cache holds: keys and values, or the states of a recurrent layer."""
+    held = (
+        [layer.keys, layer.values]
+        if isinstance(layer, DynamicLayer)
+        else [*layer.conv_states.values(), *layer.recurrent_states.values()]
+    )
+    return sum(tensor.nbytes for tensor in held if tensor is not None)
+
+
+def unmerged_bytes(cache: Cache) -> int:
+    """Bytes that `cache` would hold if nothing had merged."""
+    holding = [layer for layer in cache.layers if isinstance(layer, DynamicLayer)]
+    states = sum(layer_bytes(layer) for layer in cache.layers if not isinstance(layer, DynamicLayer))
+    per_column = layer_bytes(holding[0]) // max(1, int(holding[0].get_seq_length()))
+    return states + per_column * len(holding) * int(cache.get_seq_length())

@@ -16,8 +16,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
+from transformers.cache_utils import DynamicLayer
 
 from holitom.models.base import Adapter
+from holitom.runtime.cache import layer_bytes
 from holitom.runtime.forward import by_name
 
 
@@ -51,7 +53,7 @@ class VisionCount:
 
 @dataclass(frozen=True)
 class CacheGroup:
-    """Layers `first` to `last` (0-based, both included) that cache as many tokens; bytes of all of them."""
+    """Layers `first` to `last` (0-based, both included) that get as many tokens; bytes they all cache."""
 
     first: int
     last: int
@@ -128,12 +130,17 @@ def count_prefill(model: Any, adapter: Adapter, levels: Sequence[Level]) -> Pref
         CacheGroup(
             first=level.start,
             last=end - 1,
-            tokens=layers[level.start].keys.shape[-2],
-            bytes=sum(layer.keys.nbytes + layer.values.nbytes for layer in layers[level.start : end]),
+            tokens=_held(layers[level.start : end], level.tokens),
+            bytes=sum(map(layer_bytes, layers[level.start : end])),
         )
         for level, end in zip(levels, ends, strict=True)
     )
     return PrefillCount(counter.get_total_flops(), cache)
+
+
+def _held(layers: Sequence[Any], tokens: int) -> int:
+    """Tokens that the first of `layers` with keys holds; recurrent layers get `tokens`, and hold a state."""
+    return next((int(layer.get_seq_length()) for layer in layers if isinstance(layer, DynamicLayer)), tokens)
 
 
 def _experts(tokens: tuple[int, ...], experts: tuple[int, ...], *args: Any, **kwargs: Any) -> int:

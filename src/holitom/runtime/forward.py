@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers.masking_utils import create_causal_mask
+from transformers.masking_utils import create_causal_mask, create_recurrent_attention_mask
 
 from holitom.models.base import Adapter
 from holitom.ops.attention import query_attention
@@ -48,11 +48,13 @@ class Forward:
         last_real: each row's last column that holds a token (with a layout only).
         tail: how many of the latest columns stand one to one in every layer afterwards.
         stages: what merges inside the language model in this forward, by layer.
+        ranked_by: for each of these layers, the one whose attention ranks: itself or one before it.
         query: how far from the right the query stands that these ask.
         numbers: for each row `[V]`: which of all videos' sent tokens its video tokens are.
         streams: by layer, `[n, D]` ragged: what is added to what leaves it, behind the first level.
         report: where to report, if this forward brings new videos.
         overrides: what layers of the current level get in the place of the language model's own arguments.
+        recurrent: of these, what layers that do not attend get besides: their mask `[B, width]`.
     """
 
     adapter: Adapter
@@ -66,6 +68,7 @@ class Forward:
     last_real: list[int] = field(default_factory=list)
     tail: int = 0
     stages: Mapping[int, InnerStage] = field(default_factory=dict)
+    ranked_by: Mapping[int, int] = field(default_factory=dict)
     query: int = 0
     numbers: list[Tensor] = field(default_factory=list)
     numbered: Tensor | None = None
@@ -75,6 +78,7 @@ class Forward:
     inner_spans: list[tuple[Mark, Mark]] = field(default_factory=list)
     _attention: Tensor | None = None
     overrides: Kwargs = field(default_factory=dict)
+    recurrent: Kwargs = field(default_factory=dict)
 
     def extend(self, level: int, added: Tensor | None, columns: int) -> None:
         """Add columns to the mask of `level`: `added` `[B, columns]`, or None where all are tokens."""
@@ -103,6 +107,10 @@ class Forward:
         """Whether `layer` gets anything but what the language model passes it."""
         return bool(self.overrides) or (len(self.starts) > 1 and layer >= self.starts[1])
 
+    def given_to(self, layer: int) -> Kwargs:
+        """What `layer` gets in the place of the language model's own arguments."""
+        return self.overrides if self.adapter.attends(layer) else {**self.overrides, **self.recurrent}
+
     def leave_gaps(self) -> Kwargs:
         """Keep gaps in the position ids from being taken for packed sequences; what the language model gets.
 
@@ -125,14 +133,19 @@ class Forward:
         if self.layout is not None:
             self.extend(level, self.layout.mask, self.layout.width)
         language: Any = self.adapter.language_model
-        self.overrides["attention_mask"] = create_causal_mask(
-            config=language.config,
-            inputs_embeds=hidden,
-            attention_mask=self.masks[level],
-            past_key_values=self.cache,
-            position_ids=None,
-            layer_idx=index,
-        )
+        given = {
+            "config": language.config,
+            "inputs_embeds": hidden,
+            "attention_mask": self.masks[level],
+            "past_key_values": self.cache,
+        }
+        end = self.starts[level + 1] if level + 1 < len(self.starts) else len(self.adapter.layers)
+        attending = [layer for layer in range(index, end) if self.adapter.attends(layer)]
+        if attending:
+            mask = create_causal_mask(**given, position_ids=None, layer_idx=attending[0])
+            self.overrides["attention_mask"] = mask
+        if len(attending) < end - index:
+            self.recurrent["attention_mask"] = create_recurrent_attention_mask(**given)
         # As in `leave_gaps`.
         self.overrides["position_ids"] = None
         return hidden
@@ -145,7 +158,7 @@ class Forward:
         return hidden + self.layout.pad(self.streams[layer]).to(hidden)
 
     def leave_attention(self, layer: int, attention: nn.Module, kwargs: Kwargs) -> None:
-        """Read what the merge at the next layer needs, before the cache of `layer` is left behind."""
+        """Read what the next merge needs, before the cache of `layer` is left behind."""
         hidden, rotary = kwargs["hidden_states"], kwargs["position_embeddings"]
         if self.cache is None:
             key = self.adapter.key(attention, hidden, rotary)
@@ -197,7 +210,8 @@ class Forward:
         """The hidden states that enter layer `index`, each row's video tokens merged."""
         layout, stage = self.layout, self.stages[index]
         began = mark(hidden.device)
-        attention = self._own_attention(index, hidden, rotary) if stage.own_attention else self._attention
+        own = self.ranked_by[index] == index
+        attention = self._own_attention(index, hidden, rotary) if own else self._attention
         assert layout is not None
         assert attention is not None
         ragged, scores = layout.unpad(hidden), layout.unpad(attention)
@@ -213,6 +227,7 @@ class Forward:
         self.overrides["position_embeddings"] = tuple(
             self.layout.pad(layout.unpad(part).index_select(0, order)) for part in rotary
         )
+        self._attention = self.layout.pad(scores.index_select(0, order))  # the next merge may have no newer
         hidden = self.layout.pad(ragged.index_select(0, order))
         # A token that takes in others goes on with the streams of its own place.
         self.streams = {at: stream.index_select(0, order) for at, stream in self.streams.items()}

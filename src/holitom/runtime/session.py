@@ -29,7 +29,7 @@ from transformers import DynamicCache
 
 from holitom.errors import SettingsError, UnsupportedUsageError
 from holitom.models import adapter_for
-from holitom.runtime.cache import CacheRecord, MergedCache
+from holitom.runtime.cache import CacheRecord, MergedCache, layer_bytes, unmerged_bytes
 from holitom.runtime.encoded import Encoded, assign, report_on
 from holitom.runtime.forward import Forward, Kwargs, by_name
 from holitom.runtime.layout import Layout, merged_layout, placed, plain_layout
@@ -85,6 +85,7 @@ class Handle(Run):
             if not 1 <= layer < layers:
                 raise SettingsError(f"inner merging at layer {layer}: this model takes 1..{layers - 1}")
         self._stages: dict[int, InnerStage] = dict(sorted(stages.items()))
+        self._ranked_by = {layer: self._adapter.ranked_by(stage) for layer, stage in self._stages.items()}
         self._first_stage = min(stages, default=layers)
         self._step: Step | None = None
         self._forward: Forward | None = None
@@ -128,11 +129,9 @@ class Handle(Run):
             keep(adapter.vision_attention.register_forward_pre_hook(self._see_vision, with_kwargs=True))
         for index, layer in enumerate(adapter.layers):
             keep(layer.register_forward_pre_hook(self._layer_hook(index), with_kwargs=True))
-        for index, stage in self._stages.items():
-            if stage.own_attention:
-                continue
-            attention: Any = adapter.layers[index - 1].self_attn
-            keep(attention.register_forward_hook(self._attention_hook(index - 1), with_kwargs=True))
+        for index in {ranks for layer, ranks in self._ranked_by.items() if ranks != layer}:
+            attention: Any = adapter.layers[index].self_attn
+            keep(attention.register_forward_hook(self._attention_hook(index), with_kwargs=True))
         for index in range(self._first_stage, adapter.streams):
             keep(adapter.layers[index].register_forward_hook(self._stream_hook(index)))
 
@@ -267,13 +266,13 @@ class Handle(Run):
                 kwargs = by_name(module.forward, args, kwargs)
                 args = (forward.enter_level(index, kwargs),)
                 kwargs.pop("hidden_states")
-            return args, {**kwargs, **forward.overrides}
+            return args, {**kwargs, **forward.given_to(index)}
 
         return enter_layer
 
     def _attention_hook(self, layer: int) -> Callable[[nn.Module, tuple[Any, ...], Kwargs, Any], None]:
         def leave_attention(module: nn.Module, args: tuple[Any, ...], kwargs: Kwargs, output: Any) -> None:
-            if self._forward is not None and layer + 1 in self._forward.stages:
+            if self._forward is not None and self._forward.stages:
                 with torch.no_grad():
                     self._forward.leave_attention(layer, module, by_name(module.forward, args, kwargs))
 
@@ -347,7 +346,7 @@ class Handle(Run):
             forward.tail = prompt.text_tail
             forward.query = columns - encoded.asked
             if inner:
-                forward.stages = self._stages
+                forward.stages, forward.ranked_by = self._stages, self._ranked_by
                 forward.numbers = assignment.numbers(encoded.sent, rows, device)
                 forward.spare([row for row, asks in enumerate(prompt.video_asks) if asks])
             changed |= {
@@ -420,6 +419,7 @@ class Handle(Run):
     ) -> Forward:
         """A forward whose tokens lie as `layout` says, and after which each row goes on at `position`."""
         wanted = (0, *self._stages) if inner else (0,)
+        self._check_no_gap(cache, layout)
         if record is not None:
             starts = tuple(sorted({*wanted, *record.starts}))
             masks = [record.mask_of(start) for start in starts]
@@ -439,6 +439,17 @@ class Handle(Run):
         )
         forward.extend(0, layout.mask, layout.width)
         return forward
+
+    def _check_no_gap(self, cache: Any, layout: Layout) -> None:
+        """A recurrent state would run on over padding between what it has seen and what follows."""
+        padded = min(layout.lengths) < layout.width
+        if not padded or cache is None or not int(cache.get_seq_length()):
+            return
+        if not all(map(self._adapter.attends, range(len(self._adapter.layers)))):
+            raise UnsupportedUsageError(
+                "rows of several lengths cannot go on over a cache that holds recurrent states, which know "
+                "no padding; go on with one row at a time, or with rows of one length"
+            )
 
     def _cache(self, kwargs: Kwargs) -> tuple[Any, Kwargs]:
         """The cache of this forward; made here where the language model would make one itself."""
@@ -510,11 +521,8 @@ class Handle(Run):
         report.decoded(self._prefilled, mark(kwargs["inputs_embeds"].device))
         if cache is None:
             return
-        report.kv_bytes = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
-        first = cache.layers[0]
-        held = max(1, first.get_seq_length())
-        per_column = (first.keys.nbytes + first.values.nbytes) // held
-        report.kv_bytes_full = per_column * len(cache.layers) * int(cache.get_seq_length())
+        report.kv_bytes = sum(map(layer_bytes, cache.layers))
+        report.kv_bytes_full = unmerged_bytes(cache)
 
 
 def attach(method: Method, model: nn.Module) -> Handle:

@@ -23,10 +23,14 @@ FAMILIES = {
     "internvl": "support.families.internvl",
     "smolvlm2": "support.families.smolvlm",
     "videollama3": "support.families.video_llama3",
+    "minicpm-v-4.6": "support.families.minicpmv4_6",
+    "minicpm-v-4.7": "support.families.minicpmv4_7",
     "qwen2-vl": "support.families.qwen2_vl",
     "qwen2.5-vl": "support.families.qwen2_5_vl",
     "qwen3-vl": "support.families.qwen3_vl",
     "qwen3-vl-moe": "support.families.qwen3_vl_moe",
+    "qwen3.5": "support.families.qwen3_5",
+    "qwen3.5-moe": "support.families.qwen3_5_moe",
     "glm-4.1v": "support.families.glm4v",
     "glm-4.5v": "support.families.glm4v_moe",
     "glm-4.6v": "support.families.glm46v",
@@ -52,7 +56,7 @@ class Family:
             have one kind.
         images: whether a prompt may hold images besides videos.
         beams: whether the stock model can generate with beams and videos.
-        later_videos: whether the stock model places a video right that comes over a cache.
+        later_videos: whether it numbers a video over a cache as it would in a whole prompt.
         silent: names of config fields with ids that greedy tests must not generate.
         settings: further arguments of the processor.
     """

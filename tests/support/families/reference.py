@@ -182,6 +182,8 @@ def reference_logits(
 
     def attend(layer: Any, states: Tensor, where: Tensor) -> Tensor:
         rotary = language.rotary_emb(states[None], where[:, None] if len(where) > 1 else where)
+        if not hasattr(layer, "self_attn"):  # a recurrent layer, which nothing can be ranked by
+            return layer(states[None], position_embeddings=rotary)[0]
         ahead = torch.full((len(states), len(states)), torch.finfo(states.dtype).min).triu(1)
         hook = layer.self_attn.register_forward_hook(lambda m, a, out: weights.append(out[1][0].mean(0)))
         out = layer(
@@ -197,11 +199,12 @@ def reference_logits(
                 if not len(visual):
                     continue
                 scores = weights[-1]
-                if stages[index].own_attention:  # earlier turns are merged already
+                if stages[index].own_attention and hasattr(layer, "self_attn"):
+                    # earlier turns are merged already
                     now = torch.tensor([i for i in range(len(hidden)) if i not in dropped])
                     attend(layer, hidden[now], position[:, now])
                     scores = torch.zeros(len(hidden), len(hidden))
-                    scores[now[:, None], now] = weights[-1]
+                    scores[now[:, None], now] = weights.pop()
                 kept, features = stages[index](hidden[visual], scores[last, visual])
                 hidden = hidden.index_copy(0, visual[kept], features)
                 dropped |= set(visual.tolist()) - set(visual[kept].tolist())
@@ -209,6 +212,7 @@ def reference_logits(
             stay = torch.tensor([i for i in range(len(hidden)) if i not in dropped])
             new = {old: i for i, old in enumerate(stay.tolist())}
             hidden, position = hidden[stay], position[:, stay]
+            weights[-1] = weights[-1][stay][:, stay]
             streams = [stream[stay] for stream in streams]
             groups = [torch.tensor([new[i] for i in g.tolist()], dtype=torch.int64) for g in groups]
             lasts = [new[last] for last in lasts]

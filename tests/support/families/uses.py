@@ -146,7 +146,7 @@ def second_video(name: str, method: Method, attention: str = "sdpa") -> None:
     """The caller sends the whole conversation, with the features of the new video alone."""
     one = small(name, attention)
     if not one.family.later_videos:
-        pytest.skip("the stock model takes a video that comes over a cache for text")
+        pytest.skip("the stock model numbers a video over a cache as text")
     videos = [one.video(), one.video(1, kind=1)]
     first = one.inputs("w1 <video> w2 w3", videos=videos[:1])
     both = one.inputs("w1 <video> w2 w3 w9 <video> w4", videos=videos)
