@@ -61,6 +61,21 @@ def test_placeholders_that_are_not_those_of_the_video(name: str, use: str, chang
 
 @each_family
 @each_use
+def test_rows_whose_wrong_counts_cancel_out(name: str, use: str) -> None:
+    """One placeholder of the first row's video stands in the second row: transformers sees the sum alone."""
+    one = small(name)
+    adapter = adapter_for(one.model)
+    prompt = "w1 <video> w2 w3"
+    inputs = one.inputs(prompt, prompt, videos=[one.video(), one.video(1)])
+    ids = inputs["input_ids"]
+    last = int(adapter.placeholders(ids)[0].nonzero()[-1])
+    ids[1, last + 1], ids[0, last] = ids[0, last].clone(), ids[0, -1].clone()
+    with refused_before_the_tower(one):
+        asked(one, inputs, use)
+
+
+@each_family
+@each_use
 def test_pixels_of_a_shorter_video(name: str, use: str) -> None:
     one = small(name)
     inputs = one.inputs("w1 <video> w2 w3", videos=[one.video()])
@@ -113,6 +128,21 @@ def test_an_attention_that_hides_its_projections(name: str, monkeypatch: pytest.
             patch.delattr(attention, part)
             with pytest.raises(UnsupportedModelError, match=f"without {part}, so what it attends to"):
                 METHOD.attach(model)
+
+
+@each_family
+def test_a_decoder_that_hides_its_projections(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is asked for inner merging alone."""
+    model = small(name).model
+    adapter = adapter_for(model)
+    (stage,) = METHOD.inner(len(adapter.layers))
+    ranks = adapter.ranked_by(stage)
+    monkeypatch.delattr(adapter.layers[ranks].self_attn, "q_proj")
+    with pytest.raises(
+        UnsupportedModelError, match=f"layer {ranks} of the language model has a .* without q_proj"
+    ):
+        METHOD.attach(model)
+    HoliTom(0.4, inner_drop=None).attach(model).detach()
 
 
 @each_family

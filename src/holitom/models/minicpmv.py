@@ -81,7 +81,7 @@ class MiniCPMV46(OneAxis):
                 f"pixel_values_videos holds {came} patches, and target_sizes_videos says "
                 f"{int(sizes.prod(1).sum())}; pass both as one call of the processor returns them"
             )
-        self._check_placeholders(input_ids, sum(map(prod, self._sizes(arguments))))
+        self.check_placeholders(input_ids, list(map(prod, self._sizes(arguments))))
 
     def importance(self, arguments: dict[str, Any]) -> Tensor:
         hidden: Tensor = arguments["hidden_states"][0]

@@ -76,12 +76,7 @@ class MultiAxis(Adapter):
                 f"pixel_values_videos holds {len(pixels)} patches, and video_grid_thw says {patches}; pass "
                 "both as one call of the processor returns them"
             )
-        held, tokens = int(self.placeholders(input_ids).sum()), patches // self._merge**2
-        if held != tokens:
-            raise UnsupportedUsageError(
-                f"the prompt holds {held} video placeholders, and video_grid_thw says {tokens}; pass the ids "
-                "that the processor made for these videos"
-            )
+        self.check_placeholders(input_ids, (grid_thw.prod(-1) // self._merge**2).tolist())
 
     def importance(self, arguments: dict[str, Any]) -> Tensor:
         attention: Any = self.vision_attention

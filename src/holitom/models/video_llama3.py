@@ -58,16 +58,18 @@ class VideoLlama3(OneAxis):
 
     def check_prompt(self, input_ids: Tensor, arguments: dict[str, Any]) -> None:
         patches = arguments["video_grid_thw"].prod(-1)
-        tokens = int((patches // arguments["video_merge_sizes"] ** 2).sum())
+        slots = (patches // arguments["video_merge_sizes"] ** 2).tolist()
         came, mask = len(arguments["pixel_values_videos"]), arguments.get("video_compression_mask")
-        if came != int(patches.sum()) or (mask is not None and len(mask) != tokens):
+        told = sum(slots) if mask is None else len(mask)
+        if came != int(patches.sum()) or told != sum(slots):
             raise UnsupportedUsageError(
-                f"video_grid_thw says {int(patches.sum())} patches that make {tokens} tokens, "
-                f"pixel_values_videos holds {came} patches, and video_compression_mask tells of "
-                f"{tokens if mask is None else len(mask)} tokens; pass them as one call of the processor "
-                "returns them"
+                f"video_grid_thw says {int(patches.sum())} patches that make {sum(slots)} tokens, "
+                f"pixel_values_videos holds {came} patches, and video_compression_mask tells of {told} "
+                "tokens; pass them as one call of the processor returns them"
             )
-        self._check_placeholders(input_ids, tokens if mask is None else int(mask.sum()))
+        if mask is not None:
+            slots = [int(own.sum()) for own in mask.split(slots)]
+        self.check_placeholders(input_ids, slots)
 
     def importance(self, arguments: dict[str, Any]) -> Tensor:
         hidden: Tensor = arguments["hidden_states"]

@@ -29,6 +29,7 @@ from transformers import DynamicCache
 
 from holitom.errors import SettingsError, UnsupportedUsageError
 from holitom.models import adapter_for
+from holitom.models.base import require_modules
 from holitom.runtime.cache import CacheRecord, MergedCache, layer_bytes, unmerged_bytes
 from holitom.runtime.encoded import Encoded, assign, report_on
 from holitom.runtime.forward import Forward, Kwargs, by_name
@@ -86,6 +87,9 @@ class Handle(Run):
                 raise SettingsError(f"inner merging at layer {layer}: this model takes 1..{layers - 1}")
         self._stages: dict[int, InnerStage] = dict(sorted(stages.items()))
         self._ranked_by = {layer: self._adapter.ranked_by(stage) for layer, stage in self._stages.items()}
+        for layer in self._ranked_by.values():
+            ranks: Any = self._adapter.layers[layer]
+            require_modules(ranks.self_attn, ("q_proj", "k_proj"), f"layer {layer} of the language model")
         self._first_stage = min(stages, default=layers)
         self._step: Step | None = None
         self._forward: Forward | None = None
