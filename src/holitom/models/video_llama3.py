@@ -57,8 +57,11 @@ class VideoLlama3(OneAxis):
         return input_ids == self._video_token
 
     def check_prompt(self, input_ids: Tensor, arguments: dict[str, Any]) -> None:
-        patches = arguments["video_grid_thw"].prod(-1)
-        slots = (patches // arguments["video_merge_sizes"] ** 2).tolist()
+        grid_thw, merge = arguments.get("video_grid_thw"), arguments.get("video_merge_sizes")
+        if grid_thw is None or merge is None:
+            return
+        patches = grid_thw.prod(-1)
+        slots = (patches // merge**2).tolist()
         came, mask = len(arguments["pixel_values_videos"]), arguments.get("video_compression_mask")
         told = sum(slots) if mask is None else len(mask)
         if came != int(patches.sum()) or told != sum(slots):
