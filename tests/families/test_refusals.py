@@ -216,6 +216,16 @@ def test_a_mixture_under_the_dense_models_name() -> None:
         METHOD.attach(Glm46VForConditionalGeneration(config))
 
 
+def test_a_layout_of_another_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Qwen-Omni's thinker had its towers beside its language model before."""
+    model = small("qwen2.5-omni").model
+    monkeypatch.setitem(model._modules, "model", model.model.language_model)
+    with pytest.raises(
+        UnsupportedModelError, match="Qwen2.5-Omni as this version of transformers lays it out"
+    ):
+        METHOD.attach(model)
+
+
 def test_a_model_that_speaks_is_told_of_its_thinker() -> None:
     class Speaks(nn.Module):
         def __init__(self) -> None:

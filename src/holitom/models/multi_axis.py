@@ -53,6 +53,10 @@ class MultiAxis(Adapter):
                 f"{self.name} with sliding-window layers; supported: use_sliding_window=False"
             )
         trunk: Any = model.model
+        if not hasattr(trunk, "language_model"):
+            raise UnsupportedModelError(
+                f"{self.name} as this version of transformers lays it out; supported: as transformers 5.23 does"
+            )
         self.trunk = trunk
         self.language_model = trunk.language_model
         self.layers = trunk.language_model.layers
