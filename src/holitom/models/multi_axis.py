@@ -55,7 +55,7 @@ class MultiAxis(Adapter):
         trunk: Any = model.model
         if not hasattr(trunk, "language_model"):
             raise UnsupportedModelError(
-                f"{self.name} as this version of transformers lays it out; supported: as transformers 5.23 does"
+                f"{self.name} as this version of transformers lays it out; supported: as 5.23 does"
             )
         self.trunk = trunk
         self.language_model = trunk.language_model
