@@ -30,7 +30,16 @@ HOLITOM = HoliTom(retain_ratio=0.4, similarity_threshold=0.8)
 CHOSEN = {"outer": OUTER, "early": EARLY, "staged": STAGED, "own": OWN, "holitom": HOLITOM}
 
 # These differ from one above them in a class or a feed-forward alone.
-KIN = ("qwen2-vl", "qwen3-vl-moe", "qwen3.5-moe", "cosmos3", "glm-4.5v", "glm-4.6v", "glm-ocr")
+KIN = (
+    "internvl-moe",
+    "qwen2-vl",
+    "qwen3-vl-moe",
+    "qwen3.5-moe",
+    "cosmos3",
+    "glm-4.5v",
+    "glm-4.6v",
+    "glm-ocr",
+)
 each_family = pytest.mark.parametrize("name", FAMILIES)
 most_families = pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in KIN)) for name in FAMILIES]

@@ -21,6 +21,7 @@ FAMILIES = {
     "llava-video": "support.families.llava_video",
     "llava-next-video": "support.families.llava_next_video",
     "internvl": "support.families.internvl",
+    "internvl-moe": "support.families.internvl_moe",
     "smolvlm2": "support.families.smolvlm",
     "videollama3": "support.families.video_llama3",
     "minicpm-v-4.6": "support.families.minicpmv4_6",

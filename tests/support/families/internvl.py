@@ -27,7 +27,8 @@ SPECIAL = {
 }
 
 
-def build(attention: str, dtype: torch.dtype) -> Any:
+def build(attention: str, dtype: torch.dtype, decoder: type[Any] = Qwen3Config, **more: Any) -> Any:
+    """`decoder`: config class of the language model; `more`: of its settings."""
     vision = InternVLVisionConfig(
         hidden_size=32,
         intermediate_size=64,
@@ -39,7 +40,7 @@ def build(attention: str, dtype: torch.dtype) -> Any:
         norm_type="rms_norm",
         layer_scale_init_value=1.0,
     )
-    text = Qwen3Config(
+    text = decoder(
         vocab_size=vocabulary(SPECIAL),
         hidden_size=64,
         intermediate_size=128,
@@ -50,6 +51,7 @@ def build(attention: str, dtype: torch.dtype) -> Any:
         max_position_embeddings=8192,
         eos_token_id=1,
         pad_token_id=0,
+        **more,
     )
     config = InternVLConfig(
         vision_config=vision.to_dict(),
