@@ -39,8 +39,15 @@ class Video:
 
 
 @dataclass(frozen=True)
-class _Header:
-    """What is known of a file before it is decoded."""
+class Header:
+    """What is known of a file before it is decoded.
+
+    Attributes:
+        frames: to be shown.
+        seconds: from the first to the end of the last.
+        width, height: of a frame as it lies in the file, before it is turned upright.
+        quarter_turns: counter-clockwise, that make it upright.
+    """
 
     frames: int
     seconds: float
@@ -67,12 +74,7 @@ def load_video(
     if frames < 1:
         raise SettingsError(f"frames must be at least 1, not {frames}")
     file = Path(path)
-    header = _look_over(file)
-    if max_seconds is not None and header.seconds > max_seconds:
-        raise VideoError(
-            f"{file.name}: lasts {header.seconds / 60:.1f} minutes, longer than the {max_seconds / 60:g} "
-            "that are allowed here: cut it"
-        )
+    header = look_over(file, max_seconds)
     wanted = min(frames, header.frames)
     size = wanted * header.width * header.height * 3
     if size > MAX_SAMPLED_BYTES:
@@ -92,8 +94,23 @@ def load_video(
     return video
 
 
-def _look_over(file: Path) -> _Header:
-    """Count the frames without decoding them, and refuse what cannot or should not be decoded."""
+def look_over(path: str | os.PathLike[str], max_seconds: float | None = None) -> Header:
+    """Count the frames of a video file without decoding them.
+
+    Raises:
+        VideoError: the file cannot or should not be decoded, or lasts longer than `max_seconds`.
+    """
+    file = Path(path)
+    header = _read(file)
+    if max_seconds is not None and header.seconds > max_seconds:
+        raise VideoError(
+            f"{file.name}: lasts {header.seconds / 60:.1f} minutes, longer than the {max_seconds / 60:g} "
+            "that are allowed here: cut it"
+        )
+    return header
+
+
+def _read(file: Path) -> Header:
     if not file.exists():
         raise VideoError(f"{file}: no such file")
     if not file.is_file():
@@ -118,7 +135,7 @@ def _look_over(file: Path) -> _Header:
         raise VideoError(f"{file.name}: cannot be read ({_reason(error)})") from error
 
 
-def _read_header(name: str, container: av.container.InputContainer) -> _Header:
+def _read_header(name: str, container: av.container.InputContainer) -> Header:
     kind = container.format.name
     if kind == "tty" or kind.startswith("image2") or kind.endswith("_pipe"):
         raise VideoError(f"{name}: {'a text' if kind == 'tty' else 'an image'}, not a video")
@@ -139,7 +156,7 @@ def _read_header(name: str, container: av.container.InputContainer) -> _Header:
     if stream.average_rate is None:
         raise VideoError(f"{name}: states no frame rate")
     frames, seconds = _count_packets(name, container, stream)
-    return _Header(frames, seconds, width, height, _quarter_turns(name, container))
+    return Header(frames, seconds, width, height, _quarter_turns(name, container))
 
 
 def _count_packets(

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.contrast import CONTRAST
 from support.inspections import made_up
+from web_page import chromium
 
-from holitom.inspect import Inspection, page
+from holitom.inspect import Inspection, embed, page
 
 pytestmark = pytest.mark.browser
 
@@ -20,30 +21,20 @@ Open = Callable[..., Any]
 
 
 @pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    """Playwright's own Chromium, or the system's."""
-    from playwright.sync_api import Error, sync_playwright
-
-    with sync_playwright() as playwright:
-        try:
-            browser = playwright.chromium.launch()
-        except Error:
-            system = shutil.which("chromium") or shutil.which("google-chrome")
-            assert system, "no Chromium: `playwright install chromium`, or the system's package"
-            browser = playwright.chromium.launch(executable_path=system, args=["--no-sandbox"])
-        yield browser
-        browser.close()
+def browser() -> Iterator[Any]:
+    with chromium() as one:
+        yield one
 
 
 @pytest.fixture
-def show(chromium: Any, tmp_path: Path) -> Iterator[Open]:
+def show(browser: Any, tmp_path: Path) -> Iterator[Open]:
     """Open the page of an inspection; nothing may be asked of the network or said on the console."""
     said: list[str] = []
     pages = []
 
     def opened(inspection: Inspection, size: dict[str, int] = TALL, **settings: Any) -> Any:
         (tmp_path / "page.html").write_text(page(inspection), encoding="utf-8")
-        tab = chromium.new_page(viewport=size, **settings)
+        tab = browser.new_page(viewport=size, **settings)
         tab.on("console", lambda message: said.append(message.text))
         tab.on("pageerror", lambda error: said.append(str(error)))
         tab.on("request", lambda request: said.append(request.url))
@@ -55,7 +46,7 @@ def show(chromium: Any, tmp_path: Path) -> Iterator[Open]:
     for tab in pages:
         tab.wait_for_timeout(50)
         tab.close()
-    known = ("file:", "data:", "Canvas2D: Multiple readback")  # the last is for `pixel` below
+    known = ("file:", "data:", "about:", "Canvas2D: Multiple readback")  # the last is for `pixel` below
     assert [text for text in said if not text.startswith(known)] == []
 
 
@@ -165,6 +156,21 @@ def test_views_and_segments_by_keyboard(show: Open) -> None:
     assert tab.evaluate("document.activeElement.dataset.frame") == "4"
 
 
+def test_in_a_frame_that_gets_its_width_late(show: Open) -> None:
+    tab = show(made_up(frames=8))
+    tab.goto("about:blank")
+    tab.set_content(f"<div style='width: 350px'>{embed(made_up(frames=8))}</div>")
+    time = tab.frame_locator("iframe").locator("#time")
+    time.wait_for()
+    tab.evaluate("document.querySelector('div').style.width = '1100px'")
+    for _ in range(50):
+        drawn = int(time.get_attribute("viewBox").split()[2])
+        if drawn > 900:
+            break
+        tab.wait_for_timeout(50)
+    assert drawn == round(time.bounding_box()["width"])  # drawn at the size at which it is shown
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_on_a_phone(show: Open, scheme: str) -> None:
     inspection = made_up(frames=8)
@@ -177,27 +183,6 @@ def test_on_a_phone(show: Open, scheme: str) -> None:
     assert pixel(tab, inspection, 1, 2) == LIT
     background = tab.evaluate("getComputedStyle(document.body).backgroundColor")
     assert background == {"light": "rgb(255, 255, 255)", "dark": "rgb(20, 22, 27)"}[scheme]
-
-
-CONTRAST = """() => {
-    const rgb = text => text.match(/[\\d.]+/g).map(Number);
-    const linear = v => (v /= 255) <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4;
-    const light = ([r, g, b]) => .2126 * linear(r) + .7152 * linear(g) + .0722 * linear(b);
-    const behind = node => {
-        for (; node; node = node.parentElement) {
-            const color = rgb(getComputedStyle(node).backgroundColor);
-            if (color.length < 4 || color[3] > 0) return color;
-        }
-        return [255, 255, 255];
-    };
-    const ratio = node => {
-        const both = [light(rgb(getComputedStyle(node).color)), light(behind(node))];
-        return (Math.max(...both) + .05) / (Math.min(...both) + .05);
-    };
-    const texts = "h1, h2, h3, small, p, th, td, span, strong, kbd, figcaption, label, legend, select";
-    return [...document.querySelectorAll(texts)].filter(node => node.innerText && node.offsetParent)
-        .map(node => [ratio(node), node.innerText]).filter(([found]) => found < 4.5);
-}"""
 
 
 def test_words_can_be_read(show: Open) -> None:
@@ -240,6 +225,7 @@ def test_one_frame_without_picture(show: Open) -> None:
     one = replace(made_up(frames=1), **nothing)
     tab = show(one)
     assert "One frame" in tab.text_content("#cut")
+    assert not tab.locator("#time").is_visible()
     tab.mouse.move(*token(tab, one, 0, 3))
     tab.wait_for_timeout(100)
     assert "Frame 0, row 0, column 3" in tab.text_content("#what")

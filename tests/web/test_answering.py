@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
@@ -18,7 +19,7 @@ from holitom.cli import BUNDLED_MODEL, DEMO_QUESTION, DEMO_VIDEO
 from holitom.methods import HoliTom, Method, get_method
 from holitom.video import load_video
 from holitom.web.answering import Desk, Request, Update, usual_threshold
-from holitom.web.words import Loaded, command, figures, python, respond, status
+from holitom.web.words import Loaded, command, figures, looked_over, python, respond, status
 
 DEMO = Request(DEMO_VIDEO, DEMO_QUESTION, frames=16)
 WHERE = Request(DEMO_VIDEO, "Where is the white digit at the start?", "visionzip", 0.25, frames=16)
@@ -69,19 +70,26 @@ def test_answers_come_word_by_word_and_the_map_last(desk: Desk) -> None:
     assert full[-1] == "top right"
     assert full.index("top") < full.index("top right")
     last = updates[-1]
-    assert last.status == "Done."
+    assert last.status == "Done: the same answer from 197 of 785 visual tokens."
     assert last.inspection is not None
     assert last.inspection.into.shape == (16, 49)
     assert last.inspection.frames is not None
+    # All that `holitom inspect` shows: similarity over time, and the cost of each stage.
+    assert last.inspection.similarity is not None
+    assert last.inspection.similarity.shape == (15, 49)
+    assert [stage.tokens for stage in last.inspection.stages][:2] == [784, 196]
+    assert all(stage.operations and stage.kv_bytes for stage in last.inspection.stages)
 
 
 def test_the_page_in_the_end(desk: Desk) -> None:
     shown = said(desk, DEMO)
-    assert shown["status"] == '<p role="status">Done.</p>'
+    assert shown["status"] == '<p role="status">Done: the same answer from 87 of 785 visual tokens.</p>'
     assert shown["merged"] == shown["full"] == "ring"
     assert "<td>785<" in shown["full_figures"]
     assert "<td>87 (11.1%)<" in shown["merged_figures"]
-    assert "tokens/s" in shown["merged_figures"]
+    assert re.search(r" ms \(\d+\.\d\dx as fast\)<", shown["merged_figures"])
+    assert "tokens/s<" in shown["merged_figures"]  # of one word; too few to compare
+    assert "as fast" not in shown["full_figures"]
     assert "bytes (10.2%)" in shown["merged_figures"]
     assert shown["map"].startswith("<iframe")
 
@@ -103,11 +111,26 @@ def empty(path: Path) -> Path:
 
 
 BAD_VIDEOS = {
-    "Notes.mp4: no readable video": text,
-    "Empty.mp4: the file is empty": empty,
-    "Long.mp4: lasts 130.0 minutes, longer than the 10": long,
+    "notes.mp4: no readable video": text,
+    "empty.mp4: the file is empty": empty,
+    "long.mp4: lasts 130.0 minutes, longer than the 10": long,
     "The video is no longer here": lambda path: path / "gone.mp4",
 }
+
+
+@pytest.mark.parametrize("sentence", list(BAD_VIDEOS)[:3])
+def test_a_bad_video_is_told_as_soon_as_it_is_chosen(desk: Desk, tmp_path: Path, sentence: str) -> None:
+    assert looked_over(desk, BAD_VIDEOS[sentence](tmp_path))[0] == ""
+    assert looked_over(desk, BAD_VIDEOS[sentence](tmp_path))[1].startswith(f'<p role="alert">{sentence}')
+
+
+def test_a_good_video_is_shown_and_described(desk: Desk, tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a <b>&#.mp4")
+    shown, said = looked_over(desk, path)
+    assert said == '<p role="status">Ready: a &lt;b&gt;&amp;#.mp4, 24 frames, 3.0 s</p>'
+    assert "a%20%3Cb%3E%26%23.mp4" in shown
+    assert "<b>" not in shown
+    assert looked_over(desk, None) == ("", '<p role="status">Choose a video</p>')
 
 
 @pytest.mark.parametrize("sentence", BAD_VIDEOS)
@@ -184,7 +207,7 @@ def test_users_at_once_do_not_mix(desk: Desk) -> None:
 
 
 def test_leaving_ends_the_run_and_the_model_is_free(desk: Desk) -> None:
-    for until in ("Reading the video", "Waiting: the model answers somebody else's question", None):
+    for until in ("Reading the video", "Waiting for the model", None):
         answers = desk.answers(WHERE)
         for update in answers:
             if update.status == until or (until is None and update.text):
@@ -261,4 +284,4 @@ def test_the_demo_to_be_copied(tmp_path: Path) -> None:
 def test_nothing_is_taken_for_html(desk: Desk) -> None:
     assert status("<script>") == '<p role="status">&lt;script&gt;</p>'
     answer = alone(desk, DEMO, Method(1.0))
-    assert "<script" not in figures(answer, "full")
+    assert "<script" not in figures(answer)

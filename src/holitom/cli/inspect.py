@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -93,6 +94,7 @@ def inspect(
     title = "the bundled model" if model is None else Path(name).name
     note(f"Loading {title}")
     loaded, processor = load_model(name, dtype, device)
+    begun = perf_counter()
     with notes.status("Merging"):
         inspection = inspect_video(
             loaded,
@@ -104,11 +106,17 @@ def inspect(
             name=title,
             max_new_tokens=max_new_tokens,
         )
+    merged = perf_counter()
     with notes.status("Drawing"):
         write(inspection, output)
+    drawn = perf_counter()
     if inspection.answer is not None:
         note(f"Answer: {inspection.answer}")
-    note(f"{inspection.into.size:,} visual tokens, {inspection.sent:,} sent")
+    note(
+        f"{inspection.into.size:,} visual tokens, {inspection.sent:,} sent; "
+        f"merged in {merged - begun:.1f} s, drawn in {drawn - merged:.1f} s, "
+        f"{output.stat().st_size / 1e6:.1f} MB"
+    )
     print(output)
 
 

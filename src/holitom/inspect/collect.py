@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -30,17 +30,30 @@ Frames = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class _Watched(Method):
-    """`method`, with importance read whether or not it asks for it; `seen` is what it was given."""
+class Watched(Method):
+    """`method`, as it is but for what is remembered.
+
+    Attributes:
+        method: that merges.
+        importance: whether importance is read even where the method does not ask for it.
+        seen: what the method was given, one a video.
+    """
 
     retain_ratio: float = field(init=False, default=1.0)
+    positions: Literal["packed", "own"] = field(init=False, kw_only=True)
     method: Method = field(kw_only=True)
+    importance: bool = field(kw_only=True, default=False)
     seen: list[VideoTokens] = field(kw_only=True, default_factory=list)
 
-    needs_importance: ClassVar[bool] = True
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "positions", self.method.positions)
 
     @property
-    def needs_keys(self) -> bool:  # type: ignore[override]  # as in `Combined`
+    def needs_importance(self) -> bool:  # type: ignore[override]  # as in `Combined`
+        return self.importance or self.method.needs_importance
+
+    @property
+    def needs_keys(self) -> bool:  # type: ignore[override]
         return self.method.needs_keys
 
     def merge(self, video: VideoTokens) -> MergedTokens:
@@ -81,7 +94,7 @@ def inspect_video(
     Raises:
         UnsupportedUsageError: the method does not say where tokens went.
     """
-    watched = _Watched(method=method)
+    watched = Watched(method=method, importance=True)
     inputs = prompt(processor, video, question or "")
     answer = None
     if question:
@@ -89,9 +102,31 @@ def inspect_video(
         report, answer = answered.report, answered.text
     else:
         report = _encode(model, inputs, watched)
-    seen = watched.seen[0]
+    return inspection_of_run(
+        model, video, watched, report, title=title, name=name, question=question, answer=answer
+    )
+
+
+def inspection_of_run(
+    model: Any,
+    video: Video,
+    watched: Watched,
+    report: Report,
+    *,
+    title: str = "video",
+    name: str = "",
+    question: str | None = None,
+    answer: str | None = None,
+) -> Inspection:
+    """All that is known of a run of `watched` on one video; see `inspect_video` for the words.
+
+    Raises:
+        UnsupportedUsageError: the method does not say where tokens went.
+    """
+    method = watched.method
+    merges = getattr(method, "outer", method)
     with torch.inference_mode():
-        similarity = to_host(neighbour_similarity(seen.features))
+        similarity = to_host(neighbour_similarity(watched.seen[0].features))
     return inspection_of(
         report.videos[0],
         video.frames,
@@ -101,7 +136,7 @@ def inspect_video(
         numbers=np.array(video.metadata.frames_indices, dtype=np.int64),
         rate=video.metadata.fps,
         similarity=similarity,
-        threshold=getattr(method, "threshold", getattr(method, "similarity_threshold", None)),
+        threshold=getattr(merges, "threshold", getattr(merges, "similarity_threshold", None)),
         costs=_costs(model),
         question=question,
         answer=answer,

@@ -11,17 +11,16 @@ from queue import SimpleQueue
 from threading import Event
 from typing import Any, Literal
 
-import numpy as np
 from transformers.generation.streamers import TextStreamer
 
 from holitom.ask import Answer, ask, prompt, unknown_words
 from holitom.cli.app import check_question
 from holitom.errors import SettingsError, VideoError
-from holitom.inspect import Inspection, inspection_of
-from holitom.inspect.collect import describe
+from holitom.inspect import Inspection
+from holitom.inspect.collect import Watched, inspection_of_run
 from holitom.methods import Method
 from holitom.methods.registry import method_class, method_with
-from holitom.video import Video, load_video
+from holitom.video import Header, Video, load_video, look_over
 
 MAX_FRAMES = 64
 READING_SECONDS = 120.0
@@ -137,6 +136,14 @@ class Desk:
         self.max_new_tokens, self.max_seconds = max_new_tokens, max_seconds
         self._runs = ThreadPoolExecutor(1, thread_name_prefix="holitom-model")
 
+    def look_over(self, video: Path) -> Header:
+        """What kind of video it is.
+
+        Raises:
+            VideoError: it cannot be read, or is too long.
+        """
+        return look_over(video, self.max_seconds)
+
     def answers(self, request: Request) -> Iterator[Update]:
         """Both answers as they come, the merged one first: what a first run costs is not on full tokens.
 
@@ -157,7 +164,7 @@ class Desk:
         job = self._runs.submit(self._run, request, video, method, news.put, gone)
         job.add_done_callback(lambda _: news.put(None))
         try:
-            yield Update("Waiting: the model answers somebody else's question")
+            yield Update("Waiting for the model")
             while (update := news.get()) is not None:
                 yield update
             job.result()  # raises what the run raised
@@ -207,30 +214,27 @@ class Desk:
         if gone.is_set():
             return
         inputs = prompt(self.processor, video, request.question)
+        watched = Watched(method=method)
         try:
             tell(Update("Answering with merged tokens"))
-            merged = answered("merged", method)
+            merged = answered("merged", watched)
             tell(Update("Answering with full tokens"))
-            answered("full", Method(retain_ratio=1))
+            full = answered("full", Method(retain_ratio=1))
         except _Gone:
             return
         tell(Update("Drawing"))
-        drawn = self._inspect(request, video, method, merged)
-        new = unknown_words(self.processor, request.question)
-        note = " The model does not know some words of the question, so it may not mean much to it."
-        tell(Update("Done." + note * new, inspection=drawn))
-
-    def _inspect(self, request: Request, video: Video, method: Method, answer: Answer) -> Inspection:
-        usual = usual_threshold(request.method, request.retain_ratio)
-        return inspection_of(
-            answer.report.videos[0],
-            video.frames,
+        drawn = inspection_of_run(
+            self.model,
+            video,
+            watched,
+            merged.report,
             title=request.video.name,
-            method=describe(method),
-            model=self.title,
-            numbers=np.array(video.metadata.frames_indices, dtype=np.int64),
-            rate=video.metadata.fps,
-            threshold=None if usual is None else request.settings.get("similarity_threshold", usual),
+            name=self.title,
             question=request.question,
-            answer=answer.text,
+            answer=merged.text,
         )
+        same = "the same" if merged.text == full.text else "another"
+        said = f"Done: {same} answer from {merged.visual_tokens:,} of {full.visual_tokens:,} visual tokens."
+        if unknown_words(self.processor, request.question):
+            said += " The model does not know some words of the question, so it may not mean much to it."
+        tell(Update(said, inspection=drawn))

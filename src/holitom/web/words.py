@@ -8,6 +8,8 @@ import logging
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
 
 import torch
 
@@ -16,9 +18,11 @@ from holitom.cli.app import DEMO_VIDEO
 from holitom.errors import HolitomError
 from holitom.inspect import embed
 from holitom.methods.registry import method_class
-from holitom.web.answering import Desk, Request, Run, Update
+from holitom.web.answering import Desk, Request, Update
 
 log = logging.getLogger(__name__)
+
+COMPARED_TOKENS = 8  # in an answer; the speed of decoding fewer is mostly chance
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,7 @@ class Loaded:
 def respond(desk: Desk, request: Request, loaded: Loaded) -> Iterator[dict[str, str]]:
     """What changes on the page, by the name of its place; an error is one more status."""
     places = ("merged", "merged_figures", "full", "full_figures", "map")
+    merged: Answer | None = None
     try:
         request.chosen()
         yield dict.fromkeys(places, "") | {
@@ -48,9 +53,10 @@ def respond(desk: Desk, request: Request, loaded: Loaded) -> Iterator[dict[str, 
             "command": command(request, loaded),
         }
         for update in desk.answers(request):
-            yield _shown(update)
+            yield _shown(update, merged)
+            merged = merged or update.answer
     except HolitomError as error:
-        yield {"status": status(str(error), wrong=True)}
+        yield {"status": _refusal(error, request.video)}
     except torch.OutOfMemoryError:
         yield {"status": status("There is not enough memory for this: ask for fewer frames.", wrong=True)}
     except Exception:
@@ -59,37 +65,73 @@ def respond(desk: Desk, request: Request, loaded: Loaded) -> Iterator[dict[str, 
         yield {"status": status(said, wrong=True)}
 
 
-def _shown(update: Update) -> dict[str, str]:
+def _shown(update: Update, merged: Answer | None) -> dict[str, str]:
+    """`merged`: that answer, if it is complete already."""
     shown = {}
     if update.status is not None:
         shown["status"] = status(update.status)
     if update.run is not None and update.text is not None:
         shown[update.run] = update.text
-    if update.run is not None and update.answer is not None:
-        shown[f"{update.run}_figures"] = figures(update.answer, update.run)
+    if update.answer is not None:
+        shown[f"{update.run}_figures"] = figures(update.answer)
+        if merged is not None:
+            shown["merged_figures"] = figures(merged, update.answer)
     if update.inspection is not None:
         shown["map"] = embed(update.inspection)
     return shown
 
 
+def looked_over(desk: Desk, video: Path | None) -> tuple[str, str]:
+    """A player, and a status, for a video that was chosen."""
+    if video is None:
+        return "", status("Choose a video")
+    try:
+        header = desk.look_over(video)
+    except HolitomError as error:
+        return "", _refusal(error, video)
+    seconds = f"{header.seconds:.1f} s" if header.seconds < 60 else f"{header.seconds / 60:.1f} minutes"
+    return player(video), status(f"Ready: {video.name}, {header.frames:,} frames, {seconds}")
+
+
+def player(video: Path) -> str:
+    """The video to look at, by the browser's own player; one that it cannot play may still be asked about."""
+    place = html.escape(f"gradio_api/file={quote(str(video))}")
+    named = html.escape(video.name)
+    return (
+        f'<video src="{place}" title="{named}" controls muted playsinline preload="metadata" '
+        'onerror="this.hidden = true; this.nextElementSibling.hidden = false"></video>'
+        f"<p hidden>{named} can be asked about, but this browser cannot play it.</p>"
+    )
+
+
 def status(text: str, wrong: bool = False) -> str:
     """A line that screen readers read out when it changes."""
-    sentence = text[:1].upper() + text[1:]
-    return f'<p role="{"alert" if wrong else "status"}">{html.escape(sentence)}</p>'
+    return f'<p role="{"alert" if wrong else "status"}">{html.escape(text)}</p>'
 
 
-def figures(answer: Answer, run: Run) -> str:
-    """One run's figures as a table."""
+def _refusal(error: HolitomError, video: Path) -> str:
+    """As a sentence, which begins with a capital unless it begins with the file's name."""
+    text = str(error)
+    return status(text if text.startswith(video.name) else text[:1].upper() + text[1:], wrong=True)
+
+
+def figures(answer: Answer, full: Answer | None = None) -> str:
+    """One run's figures as a table, compared with those of full tokens once they are there."""
     (video,), report = answer.report.videos, answer.report
-    rate = answer.decode_tokens_per_second
-    share = report.kv_bytes / report.kv_bytes_full
-    rows = {
-        "visual tokens": f"{answer.visual_tokens:,}"
-        + ("" if run == "full" else f" ({answer.visual_tokens / video.tokens:.1%})"),
-        "time to first token": f"{1000 * answer.time_to_first_token:.0f} ms",
-        "decoding": "-" if rate is None else f"{rate:.1f} tokens/s",
-        "KV cache": f"{report.kv_bytes:,} bytes" + ("" if run == "full" else f" ({share:.1%})"),
-    }
+    tokens, cache = f"{answer.visual_tokens:,}", f"{report.kv_bytes:,} bytes"
+    first, rate = f"{1000 * answer.time_to_first_token:.0f} ms", answer.decode_tokens_per_second
+    decoding = "-" if rate is None else f"{rate:.1f} tokens/s"
+    if answer.visual_tokens < video.tokens:
+        tokens += f" ({answer.visual_tokens / video.tokens:.1%})"
+    if report.kv_bytes < report.kv_bytes_full:
+        cache += f" ({report.kv_bytes / report.kv_bytes_full:.1%})"
+    if full is not None:
+        first += f" ({full.time_to_first_token / answer.time_to_first_token:.2f}x as fast)"
+        usual = full.decode_tokens_per_second
+        enough = min(answer.new_tokens, full.new_tokens) >= COMPARED_TOKENS
+        if rate is not None and usual is not None and enough:
+            decoding += f" ({rate / usual:.2f}x as fast)"
+    rows = {"visual tokens": tokens, "time to first token": first, "decoding": decoding, "KV cache": cache}
     cells = "".join(f"<tr><th scope=row>{html.escape(k)}<td>{html.escape(v)}" for k, v in rows.items())
     return f"<table class=figures>{cells}</table>"
 

@@ -1,0 +1,113 @@
+"""`holitom web` as a person meets it: start it, ask, print how long the first answer took, keep a picture.
+
+    python tools/web_page.py docs/images/web.png
+
+Needs `holitom[web]`, Playwright and a Chromium (`make test-browser` installs what it can). The tests use the
+server and the browser of this file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+# Asked from within the page, so that what Playwright takes is not on it.
+FIRST_ANSWER = """() => new Promise(done => {
+    const start = performance.now(), answer = document.querySelector("#merged textarea");
+    const look = () => answer.value ? done((performance.now() - start) / 1000) : setTimeout(look, 5);
+    document.querySelector("#ask").click();
+    look();
+})"""
+
+
+@contextmanager
+def chromium() -> Iterator[Any]:
+    """Playwright's own Chromium, or the system's.
+
+    Raises:
+        RuntimeError: there is neither.
+    """
+    from playwright.sync_api import Error, sync_playwright
+
+    with sync_playwright() as playwright:
+        try:
+            browser = playwright.chromium.launch()
+        except Error as error:
+            system = shutil.which("chromium") or shutil.which("google-chrome")
+            if not system:
+                missing = "no Chromium: `playwright install chromium`, or your system's package"
+                raise RuntimeError(missing) from error
+            browser = playwright.chromium.launch(executable_path=system, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@contextmanager
+def serving(uploads: Path, *options: str) -> Iterator[str]:
+    """The address of a `holitom web` that keeps its temporary files in `uploads`; it ends with the block.
+
+    Raises:
+        RuntimeError: it does not start, or does not end well.
+    """
+    path = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
+    server = subprocess.Popen(
+        [sys.executable, "-m", "holitom", "web", "--device", "cpu", *options],
+        env=os.environ | {"PYTHONPATH": path, "TMPDIR": str(uploads)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert server.stdout is not None
+    try:
+        url = server.stdout.readline().strip()
+        if not url:
+            raise RuntimeError("holitom web did not start; stderr says why")
+        yield url
+    finally:
+        server.send_signal(signal.SIGTERM)
+        try:
+            code = server.wait(60)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            raise
+    if code:
+        raise RuntimeError(f"holitom web ended with exit code {code}")
+
+
+def ready(tab: Any, url: str) -> Any:
+    """The page in `tab`, once it can be asked."""
+    tab.goto(url)
+    tab.wait_for_selector("#ask")
+    tab.wait_for_selector("#player video")
+    return tab
+
+
+def main() -> None:
+    """See above."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("picture", type=Path, help="PNG file to write")
+    picture = parser.parse_args().picture
+    with TemporaryDirectory() as uploads, serving(Path(uploads)) as url, chromium() as browser:
+        tab = ready(browser.new_page(viewport={"width": 1180, "height": 1600}), url)
+        seconds = tab.evaluate(FIRST_ANSWER)
+        tab.wait_for_selector("#status p:has-text('Done')")
+        tab.frame_locator("#map iframe").locator("#time image").first.wait_for()
+        tab.mouse.move(0, 0)
+        tab.wait_for_timeout(500)
+        tab.screenshot(path=picture)
+    print(f"first answer {seconds:.2f} s after the first click on a server just started; {picture}")
+
+
+if __name__ == "__main__":
+    main()
