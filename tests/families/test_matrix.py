@@ -13,7 +13,7 @@ import pytest
 import torch
 from support.families import FAMILIES, small
 from support.families.reference import language_arguments, packed, positions_of, reference_logits
-from support.families.uses import CLOSE, USES, asked_twice, batch, generated, run, second_question
+from support.families.uses import USES, asked_twice, batch, generated, run, second_question
 from support.reference import EveryOther
 from torch.testing import assert_close
 from transformers.cache_utils import DynamicLayer
@@ -198,7 +198,9 @@ def test_logits_stand_in_the_callers_columns(name: str, side: str) -> None:
     for row in range(2):
         alone = one.inputs(prompts[row], videos=videos[row : row + 1])
         wanted = reference_logits(small(name, "eager"), alone, HOLITOM, [])
-        assert_close(out[row, int(inputs["attention_mask"][row].nonzero()[-1])][None], wanted, **CLOSE)
+        assert_close(
+            out[row, int(inputs["attention_mask"][row].nonzero()[-1])][None], wanted, **one.family.close
+        )
 
 
 @most_families

@@ -23,7 +23,6 @@ from support.families.reference import extended, reference_logits
 
 STEPS = 3
 QUESTION = [12, 13, 14]
-CLOSE = {"atol": 3e-4, "rtol": 1e-3}
 
 
 def generated(model: Any, inputs: Any, method: Method | None, **settings: Any) -> Any:
@@ -45,7 +44,7 @@ def assert_row(
     """Row `row` of what was generated behind `prompt` columns is the reference's for `alone`."""
     answer = out.sequences[row, prompt:].tolist()
     wanted = reference_logits(small(name, "eager"), alone, method, answer[:-1], sees=one, **more)
-    assert_close(torch.stack(out.logits)[:, row], wanted[-len(answer) :], **CLOSE)
+    assert_close(torch.stack(out.logits)[:, row], wanted[-len(answer) :], **one.family.close)
 
 
 def run(name: str, inputs: Any, alone: list[Any], method: Method, attention: str = "sdpa", **kw: Any) -> None:
@@ -139,7 +138,7 @@ def second_question(name: str, method: Method, attention: str = "sdpa", side: st
         alone = one.inputs(prompt, videos=[its])
         answer = out.sequences[row, inputs["input_ids"].shape[1] :].tolist()
         wanted = reference_logits(small(name, "eager"), alone, method, answer[:-1], sees=one)
-        assert_close(torch.stack(out.logits)[:, row], wanted[-STEPS:], **CLOSE)
+        assert_close(torch.stack(out.logits)[:, row], wanted[-STEPS:], **one.family.close)
 
 
 def second_video(name: str, method: Method, attention: str = "sdpa") -> None:
