@@ -58,8 +58,8 @@ class Family:
         images: whether a prompt may hold images besides videos.
         beams: whether the stock model can generate with beams and videos.
         later_videos: whether it numbers a video over a cache as it would in a whole prompt.
-        rounding: how far the stock model's logits lie apart in float32, computed in one way or another. Gated delta
-            nets of loud random weights make much of it; in float64 they agree to 2e-7.
+        rounding: how far the stock model's logits lie apart in float32, computed one way or another. Gated
+            delta nets of loud random weights make much of it; in float64 what is tested agrees to 2e-7.
         silent: names of config fields with ids that greedy tests must not generate.
         settings: further arguments of the processor.
     """
