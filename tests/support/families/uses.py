@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from torch.testing import assert_close
 from transformers import DynamicCache
 
@@ -165,13 +166,20 @@ def second_video(name: str, method: Method, attention: str = "sdpa") -> None:
 
 
 def bfloat16(name: str, method: Method, attention: str = "sdpa") -> None:
+    """Rounding depends on a row's neighbours; how much, the stock model says."""
     one = small(name, attention, torch.bfloat16)
     videos = [one.video(), one.video(1, kind=1)]
     inputs = one.inputs("w1 <video> w2 w3", "<video> w4", videos=videos)
     alone = one.inputs("<video> w4", videos=videos[1:])
-    out, own = (generated(one.model, each, method, max_new_tokens=1) for each in (inputs, alone))
-    assert out.logits[0].isfinite().all()
-    assert_close(out.logits[0][1], own.logits[0][0], atol=0.3, rtol=0.1)
+
+    def both(method: Method | None) -> tuple[Tensor, Tensor]:
+        out, own = (generated(one.model, each, method, max_new_tokens=1) for each in (inputs, alone))
+        assert out.logits[0].isfinite().all()
+        return out.logits[0][1], own.logits[0][0]
+
+    beside, by_itself = both(None)
+    spread = float((beside - by_itself).abs().max())
+    assert_close(*both(method), atol=0.3 + spread, rtol=0.1)
 
 
 def batch_on_the_right(name: str, method: Method, attention: str = "sdpa") -> None:
