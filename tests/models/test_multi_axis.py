@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import pytest
 import torch
 from support.families import Small, ready, small
 from support.families.qwen2_5_vl import build, processor
-from support.families.reference import language_arguments, positions_of, videos_of
+from support.families.reference import attention_weights, language_arguments, positions_of, videos_of
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -51,33 +50,18 @@ def window_order(grids: list[tuple[int, int, int]]) -> list[int]:
     return order
 
 
-def attention_weights(one: Small, inputs: Any, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+def received_weights(one: Small, inputs: Any) -> list[Tensor]:
     """The weights `[heads, P, P]` that the tower's last attention computes, stretch after stretch."""
-    attention: Any = adapter_for(one.model).vision_attention
-    code = sys.modules[type(attention).__module__]
-    weights: list[Tensor] = []
-    eager = code.eager_attention_forward
-
-    def watched(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        out = eager(module, *args, **kwargs)
-        if module is attention:
-            weights.append(out[1][0])
-        return out
-
-    monkeypatch.setattr(code, "eager_attention_forward", watched)
     pixels = {name: inputs[name] for name in ("pixel_values_videos", "video_grid_thw")}
-    with torch.no_grad():
-        one.model.get_video_features(**pixels)
-    monkeypatch.setattr(code, "eager_attention_forward", eager)
-    return weights
+    return [own[0] for own in attention_weights(one, lambda: one.model.get_video_features(**pixels))]
 
 
 @pytest.mark.parametrize("name", [*NAMES, "windowed"])
-def test_importance_is_the_attention_received(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_importance_is_the_attention_received(name: str) -> None:
     """Against the weights that the tower's own eager attention computes, videos of two sizes in one call."""
     one = windowed() if name == "windowed" else small(name, "eager")
     inputs = two(one)
-    weights = attention_weights(one, inputs, monkeypatch)
+    weights = received_weights(one, inputs)
     assert len(weights) == (4 * 4 + 2 * 2 if name == "windowed" else 4 + 2)  # windows, or temporal patch rows
     received = torch.cat([w.mean((0, 1)) for w in weights]).view(-1, 4).mean(1)
     if name in (*WINDOWED, "windowed"):

@@ -6,11 +6,14 @@ family's decoder layers run on the tokens that are left, with full attention mat
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
+from unittest import mock
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from holitom import MergedTokens, Method, VideoTokens
 from holitom.models import adapter_for
@@ -51,6 +54,26 @@ def language_arguments(small: Small, inputs: Any) -> dict[str, Any]:
     finally:
         hook.remove()
     return got[0]
+
+
+@torch.no_grad()
+def attention_weights(small: Small, run: Callable[[], Any]) -> list[Tensor]:
+    """The weights `[F, heads, P, P]` of the tower's attention that importance is read from, by the model's own
+    eager code, one entry a call of it while `run` runs."""
+    attention: Any = adapter_for(small.model).vision_attention
+    code: Any = sys.modules[type(attention).__module__]
+    weights: list[Tensor] = []
+    eager = code.eager_attention_forward
+
+    def watched(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        out = eager(module, *args, **kwargs)
+        if module is attention:
+            weights.append(out[1])
+        return out
+
+    with mock.patch.object(code, "eager_attention_forward", watched):
+        run()
+    return weights
 
 
 def extended(inputs: Any, tokens: list[int]) -> dict[str, Any]:
