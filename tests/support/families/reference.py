@@ -58,8 +58,10 @@ def language_arguments(small: Small, inputs: Any) -> dict[str, Any]:
 
 @torch.no_grad()
 def attention_weights(small: Small, run: Callable[[], Any]) -> list[Tensor]:
-    """The weights `[F, heads, P, P]` of the tower's attention that importance is read from, by the model's own
-    eager code, one entry a call of it while `run` runs."""
+    """The weights `[F, heads, P, P]` of the tower's attention that importance is read from.
+
+    By the model's own eager code, one entry a call of it while `run` runs.
+    """
     attention: Any = adapter_for(small.model).vision_attention
     code: Any = sys.modules[type(attention).__module__]
     weights: list[Tensor] = []
