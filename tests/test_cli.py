@@ -288,15 +288,58 @@ def test_a_model_class_without_adapter(run, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config))
     result = run("ask", "--model", tmp_path)
     assert result.code == 2
-    assert "Blip2ForConditionalGeneration" in result.error
-    assert "the nearest that has one is" in result.error
+    assert "Blip2ForConditionalGeneration; the nearest that has one is SmolVLM" in result.error
+    assert "docs/adding-a-model.md" in result.error
 
 
-def test_a_model_that_reads_text_only(run, tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", ["ask", "flops"])
+def test_a_model_that_reads_text_only(run, tmp_path: Path, command: str) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
-    result = run("ask", "--model", tmp_path)
+    result = run(command, "--model", tmp_path)
     assert result.code == 2
-    assert result.error.startswith(f"model {tmp_path}: ")
+    assert "type 'gpt2', which sees no videos; docs/adding-a-model.md" in result.error
+
+
+@pytest.mark.parametrize("command", ["ask", "flops"])
+def test_a_checkpoint_that_brings_its_own_code(run, tmp_path: Path, command: str) -> None:
+    config = {
+        "model_type": "minicpmv",
+        "architectures": ["MiniCPMV"],
+        "auto_map": {"AutoModel": "m.MiniCPMV"},
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    result = run(command, "--model", tmp_path)
+    assert result.code == 2
+    assert "MiniCPMV runs code that came with its checkpoint; load one in the transformers" in result.error
+
+
+def test_of_a_model_that_speaks_the_thinker_answers(run, tmp_path: Path) -> None:
+    """A whole Qwen-Omni checkpoint, as it is published; what it says is that of its thinker alone."""
+    from support.families import small
+    from transformers import Qwen2_5OmniConfig, Qwen2_5OmniForConditionalGeneration
+
+    one = small("qwen2.5-omni")
+    whole = Qwen2_5OmniForConditionalGeneration(
+        Qwen2_5OmniConfig(thinker_config=one.model.config.to_dict(), enable_audio_output=False)
+    )
+    whole.thinker.load_state_dict(one.model.state_dict())
+    whole.save_pretrained(tmp_path)
+    one.processor.chat_template = (
+        "{% for message in messages %}{% for part in message.content %}{% if part.type == 'video' %}"
+        "<|vision_start|> <|video_pad|> <|vision_end|>{% else %} {{ part.text }} {% endif %}"
+        "{% endfor %}{% endfor %}"
+    )
+    try:
+        one.processor.save_pretrained(tmp_path)
+    finally:
+        one.processor.chat_template = None
+    result = run(
+        "ask", DEMO_VIDEO, "w1 w2", "--model", tmp_path, "--frames", 4, "--max-new-tokens", 4, "--json"
+    )
+    assert result.code == 0, result.err
+    answered = json.loads(result.out)["runs"]["holitom"]
+    assert answered["new_tokens"] == 4
+    assert 0 < answered["visual_tokens"] < answered["visual_tokens_before"]
 
 
 def test_a_checkpoint_without_chat_template(run, checkpoint: Path, tmp_path: Path) -> None:

@@ -95,14 +95,17 @@ def load_model(
         raise ModelError(f"model {name}: no such folder")
     settings = {"dtype": precision, "device_map": device_map, "attn_implementation": attn_implementation}
     try:
+        config = config_of(name)
         with torch.device("meta"):
-            adapter_for(AutoModelForImageTextToText.from_config(config_of(name)))
+            adapter_for(AutoModelForImageTextToText.from_config(config))
         original = original_layout(PretrainedConfig.get_config_dict(name)[0])
         if original is not None:
             model, processor = original.load(name, **settings)
             return (model if where is None else model.to(where)), processor
         processor = AutoProcessor.from_pretrained(name)
-        loaded: Any = AutoModelForImageTextToText.from_pretrained(name, **settings, output_loading_info=True)
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(
+            name, config=config, **settings, output_loading_info=True
+        )
         model, loading = loaded
     except (ModelError, UnsupportedModelError):
         raise

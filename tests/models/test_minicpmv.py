@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import pytest
 import torch
 from support.families import Small, small
 from support.families.minicpmv4_6 import processor
-from support.families.reference import videos_of
-from torch import Tensor, nn
+from support.families.reference import attention_weights, videos_of
 from torch.testing import assert_close
 
 from holitom import HoliTom, Method, UnsupportedUsageError
-from holitom.models import adapter_for
 
 NAME = "minicpm-v-4.6"
 
@@ -24,32 +21,18 @@ def clips(one: Small, *prompts: str, kinds: tuple[int, ...], **settings: Any) ->
 
 
 @pytest.mark.parametrize("mode", ["16x", "4x"])
-def test_importance_is_the_attention_received_within_a_crop(
-    mode: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_importance_is_the_attention_received_within_a_crop(mode: str) -> None:
     """Pooled by hand, crop by crop; a frame's crops share one by their tokens."""
     one = small(NAME, "eager")
     settings = {} if mode == "16x" else {"downsample_mode": mode}
     inputs = clips(one, "<video> w1 <video>", kinds=(0, 1), videos_kwargs=settings)
     inputs |= settings
-    attention = adapter_for(one.model).vision_attention
-    code: Any = sys.modules[type(attention).__module__]
-    seen: list[Tensor] = []
-    eager = code.eager_attention_forward
-
-    def watched(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        out = eager(module, *args, **kwargs)
-        if module is attention:
-            seen.append(out[1][0].mean((0, 1)))
-        return out
-
-    with monkeypatch.context() as patch:
-        patch.setattr(code, "eager_attention_forward", watched)
-        sliced, whole = videos_of(one, inputs)
+    weights = attention_weights(one, lambda: one.model(**inputs))
+    sliced, whole = videos_of(one, inputs)
     sizes = (inputs["target_sizes_videos"] // (2 if mode == "16x" else 1)).tolist()
     pooled = [
-        received.view(h // 2, 2, w // 2, 2).mean((1, 3)).flatten()
-        for received, (h, w) in zip(seen, sizes, strict=True)
+        own[0].mean((0, 1)).view(h // 2, 2, w // 2, 2).mean((1, 3)).flatten()
+        for own, (h, w) in zip(weights, sizes, strict=True)
     ]
     frames = [pooled[first : first + 3] for first in range(0, 3 * 8, 3)]
     tokens = sum(map(len, frames[0]))

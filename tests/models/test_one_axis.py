@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,12 @@ import torch
 from support.families import Small, ready, small
 from support.families.internvl import SPECIAL, build
 from support.families.letters import letter_tokenizer
-from support.families.reference import reference_logits, videos_of
+from support.families.reference import attention_weights, reference_logits, videos_of
 from support.families.video_llama3 import processor as video_llama3_processor
-from torch import Tensor, nn
+from torch import Tensor
 from torch.testing import assert_close
 
-from holitom import HoliTom, Method, UnsupportedModelError, UnsupportedUsageError
+from holitom import HoliTom, Method, UnsupportedModelError
 from holitom.models import adapter_for
 
 PATCHES = {"llava-video": 7, "llava-next-video": 8, "internvl": 6, "smolvlm2": 6}  # a side of a frame
@@ -33,25 +32,6 @@ def encoded(one: Small, inputs: Any) -> Any:
         return getattr(adapter.trunk, adapter.encoder)(**given, return_dict=True)
 
 
-def weights_of(one: Small, inputs: Any, monkeypatch: pytest.MonkeyPatch) -> Tensor:
-    """The weights `[F, heads, P, P]` of the attention that makes the features, by the model's own code."""
-    attention: Any = adapter_for(one.model).vision_attention
-    code = sys.modules[type(attention).__module__]
-    seen: list[Tensor] = []
-    eager = code.eager_attention_forward
-
-    def watched(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        out = eager(module, *args, **kwargs)
-        if module is attention:
-            seen.append(out[1])
-        return out
-
-    with monkeypatch.context() as patch:
-        patch.setattr(code, "eager_attention_forward", watched)
-        encoded(one, inputs)
-    return torch.cat(seen)
-
-
 def blocks(patches: Tensor, side: int) -> Tensor:
     """Means over the 2 x 2 blocks of square frames `[F, side * side]` that are whole."""
     half = side // 2
@@ -60,36 +40,23 @@ def blocks(patches: Tensor, side: int) -> Tensor:
 
 
 @pytest.mark.parametrize("name", PATCHES)
-def test_importance_is_the_attention_received(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_importance_is_the_attention_received(name: str) -> None:
     """Over all heads and queries, class tokens among them, pooled as the features are."""
     one = small(name, "eager")
     inputs = one.inputs("w1 <video> w2", videos=[one.video()])
-    received = weights_of(one, inputs, monkeypatch).mean((1, 2))
+    received = torch.cat(attention_weights(one, lambda: encoded(one, inputs))).mean((1, 2))
     patches = received[:, -(PATCHES[name] ** 2) :]
     assert received.shape[1] - patches.shape[1] == (name in ("internvl", "llava-next-video"))
     (video,) = videos_of(one, inputs)
     assert_close(video.importance, blocks(patches, PATCHES[name]), atol=1e-6, rtol=1e-5)
 
 
-def test_importance_in_a_packed_tower(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_importance_in_a_packed_tower() -> None:
     """VideoLLaMA3: frames of two sizes in one sequence, patches of a token next to each other."""
     one = small("videollama3", "eager")
     inputs = one.inputs("<video> w1 <video>", videos=[one.video(), one.video(1, kind=1)])
-    attention: Any = adapter_for(one.model).vision_attention
-    code = sys.modules[type(attention).__module__]
-    seen: list[Tensor] = []
-    eager = code.eager_attention_forward
-
-    def watched(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        out = eager(module, *args, **kwargs)
-        if module is attention:
-            seen.append(out[1][0].mean((0, 1)))
-        return out
-
-    with monkeypatch.context() as patch:
-        patch.setattr(code, "eager_attention_forward", watched)
-        encoded(one, inputs)
-    received = torch.cat(seen).view(-1, 4).mean(1)
+    weights = attention_weights(one, lambda: encoded(one, inputs))
+    received = torch.cat([own[0].mean((0, 1)) for own in weights]).view(-1, 4).mean(1)
     first, second = videos_of(one, inputs)
     assert (first.grid, second.grid) == ((3, 4), (2, 3))
     wanted = received.split([8 * 12, 4 * 6])
@@ -260,31 +227,6 @@ def test_variants_that_nobody_looked_at(
     monkeypatch.setattr(config, field, value)
     with pytest.raises(UnsupportedModelError, match="supported"):
         OUTER.attach(model)
-
-
-@pytest.mark.parametrize("name", [*PATCHES, "videollama3", "minicpm-v-4.6", "minicpm-v-4.7"])
-def test_an_attention_that_hides_its_projections(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = small(name).model
-    monkeypatch.delattr(adapter_for(model).vision_attention, "k_proj")
-    with pytest.raises(UnsupportedModelError, match="k_proj"):
-        OUTER.attach(model)
-
-
-@pytest.mark.parametrize("name", [*PATCHES, "videollama3", "minicpm-v-4.6", "minicpm-v-4.7"])
-def test_a_processor_that_does_not_fit_the_model(name: str) -> None:
-    """One placeholder too few is refused before the tower runs."""
-    one = small(name)
-    inputs = one.inputs("w1 <video> w2", videos=[one.video()])
-    adapter = adapter_for(one.model)
-    at = int(adapter.placeholders(inputs["input_ids"])[0].nonzero()[0])
-    for key in ("input_ids", "attention_mask", "mm_token_type_ids"):
-        if key in inputs:
-            inputs[key] = torch.cat([inputs[key][:, :at], inputs[key][:, at + 1 :]], dim=1)
-    ran: list[bool] = []
-    hook = adapter.vision_attention.register_forward_hook(lambda *_: ran.append(True))
-    with hook, OUTER(one.model), pytest.raises(UnsupportedUsageError, match="placeholders"):
-        one.model(**inputs)
-    assert not ran
 
 
 def test_frames_are_text_to_another_tokenizer() -> None:

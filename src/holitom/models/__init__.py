@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
+from difflib import SequenceMatcher
 from importlib import import_module
+from inspect import signature
 from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import nn
@@ -14,9 +15,12 @@ if TYPE_CHECKING:
     from holitom.models.base import Adapter
 
 FAMILIES = {
-    "Glm46VForConditionalGeneration": "holitom.models.glm4v:Glm4v",
+    "Cosmos3OmniForConditionalGeneration": "holitom.models.qwen3_vl:Cosmos3",
+    "Glm46VForConditionalGeneration": "holitom.models.glm4v:Glm46V",
     "Glm4vForConditionalGeneration": "holitom.models.glm4v:Glm4v",
     "Glm4vMoeForConditionalGeneration": "holitom.models.glm4v:Glm4vMoe",
+    "GlmOcrForConditionalGeneration": "holitom.models.glm_ocr:GlmOcr",
+    "HyperCLOVAXVisionV2ForConditionalGeneration": "holitom.models.hyperclovax:HyperClovaX",
     "InternVLForConditionalGeneration": "holitom.models.internvl:InternVL",
     "LlavaNextVideoForConditionalGeneration": "holitom.models.llava_next_video:LlavaNextVideo",
     "LlavaOnevisionForConditionalGeneration": "holitom.models.llava_onevision:LlavaOnevision",
@@ -24,7 +28,9 @@ FAMILIES = {
     "MiniCPMV4_6ForConditionalGeneration": "holitom.models.minicpmv:MiniCPMV46",
     "MiniCPMV4_7ForConditionalGeneration": "holitom.models.minicpmv:MiniCPMV47",
     "Qwen2VLForConditionalGeneration": "holitom.models.qwen2_vl:Qwen2VL",
+    "Qwen2_5OmniThinkerForConditionalGeneration": "holitom.models.qwen_omni:Qwen25Omni",
     "Qwen2_5_VLForConditionalGeneration": "holitom.models.qwen2_5_vl:Qwen25VL",
+    "Qwen3OmniMoeThinkerForConditionalGeneration": "holitom.models.qwen_omni:Qwen3Omni",
     "Qwen3VLForConditionalGeneration": "holitom.models.qwen3_vl:Qwen3VL",
     "Qwen3VLMoeForConditionalGeneration": "holitom.models.qwen3_vl:Qwen3VL",
     "Qwen3_5ForConditionalGeneration": "holitom.models.qwen3_5:Qwen35",
@@ -57,18 +63,34 @@ def adapter_for(model: nn.Module) -> Adapter:
             checkpoint.
     """
     classes = type(model).__mro__
-    for base in classes:
-        if base.__name__ in FAMILIES and not _came_with_a_checkpoint(base):
-            adapter: Adapter = _named(FAMILIES[base.__name__])(model)
-            return adapter
     name = type(model).__name__
     if any(map(_came_with_a_checkpoint, classes)):
         raise _foreign(name)
-    nearest = get_close_matches(name, FAMILIES, n=1, cutoff=0.0)[0]
+    for base in classes:
+        if base.__name__ in FAMILIES:
+            adapter: Adapter = _named(FAMILIES[base.__name__])(model)
+            return adapter
+    if type(getattr(model, "thinker", None)).__name__ in FAMILIES:
+        raise UnsupportedModelError(f"{name} speaks as well: attach to its `thinker`, which sees the video")
     raise UnsupportedModelError(
-        f"no adapter for a model of class {name}; the nearest that has one is {nearest}. "
+        f"no adapter for a model of class {name}; the nearest that has one is {_nearest(type(model))}. "
         "docs/adding-a-model.md tells how to add a family"
     )
+
+
+def _nearest(kind: type[nn.Module]) -> str:
+    """The family whose class takes arguments most alike: they say how videos come in. Of equals, by name."""
+    import transformers
+
+    def arguments(kind: Any) -> set[str]:
+        return set(signature(kind.forward).parameters) - {"self"}
+
+    def likeness(name: str) -> tuple[float, float]:
+        own, other = arguments(kind), arguments(getattr(transformers, name))
+        return len(own & other) / len(own | other), SequenceMatcher(None, kind.__name__, name).ratio()
+
+    # transformers of another version may lack some, and never has the one that is ours.
+    return max((name for name in FAMILIES if hasattr(transformers, name)), key=likeness)
 
 
 def _came_with_a_checkpoint(kind: type) -> bool:
@@ -107,15 +129,27 @@ def original_layout(config: dict[str, Any]) -> Original | None:
 def config_of(name: str) -> Any:
     """The transformers config of checkpoint `name`, in whatever layout, or of a config file.
 
+    Of a model that speaks (Qwen-Omni), that of its thinker, which sees and answers.
+
     Raises:
-        UnsupportedModelError: the checkpoint brings its own code, or is a variant that is not known.
+        UnsupportedModelError: the checkpoint brings its own code, is a variant that is not known, or sees
+            nothing.
         OSError: there is no such checkpoint.
     """
-    from transformers import AutoConfig, PretrainedConfig
+    from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig, PretrainedConfig
 
     given = PretrainedConfig.get_config_dict(name)[0]
     original = original_layout(given)
-    return AutoConfig.from_pretrained(name) if original is None else original.converted_config(given)
+    if original is not None:
+        return original.converted_config(given)
+    config = AutoConfig.from_pretrained(name)
+    config = getattr(config, "thinker_config", config)
+    if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        raise UnsupportedModelError(
+            f"no adapter for a checkpoint of type {config.model_type!r}, which sees no videos; "
+            "docs/adding-a-model.md tells which models fit"
+        )
+    return config
 
 
 def _named(path: str) -> Any:

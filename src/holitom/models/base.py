@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from holitom.errors import SettingsError, UnsupportedModelError
+from holitom.errors import SettingsError, UnsupportedModelError, UnsupportedUsageError
 from holitom.tokens import MergedTokens, VideoTokens
 
 if TYPE_CHECKING:
@@ -120,6 +121,21 @@ class Adapter(ABC):
         Raises:
             UnsupportedUsageError: the prompt does not hold the videos that came with it.
         """
+
+    def check_placeholders(self, input_ids: Tensor, slots: Sequence[int]) -> None:
+        """Raise `UnsupportedUsageError` unless every row of a prompt holds whole videos, in their order.
+
+        Args:
+            input_ids: `[B, L]`.
+            slots: placeholders of each video.
+        """
+        rows: list[int] = self.placeholders(input_ids).sum(1).tolist()
+        ends = set(accumulate(slots, initial=0))
+        if sum(rows) != sum(slots) or not ends.issuperset(accumulate(rows)):
+            raise UnsupportedUsageError(
+                f"the prompt's rows hold {rows} video placeholders, and its videos are {list(slots)} tokens; "
+                "pass the ids that the processor made for these videos, with a processor that fits the model"
+            )
 
     @abstractmethod
     def importance(self, arguments: dict[str, Any]) -> Tensor:
@@ -255,11 +271,11 @@ def require_modules(attention: nn.Module, names: tuple[str, ...], whose: str) ->
     """Raise `UnsupportedModelError` unless `attention` has the projections that its read-outs go through.
 
     A quantised or fused attention that hides them cannot be read; linear layers that are quantised one by one
-    can.
+    can. `whose` says where in the model it is.
     """
     for name in names:
         if not callable(getattr(attention, name, None)):
             raise UnsupportedModelError(
                 f"{whose} has a {type(attention).__name__} without {name}, so what it attends to cannot be "
-                "read; load the model without the quantisation or kernel that replaces its vision attention"
+                "read; load the model without the quantisation or kernel that replaces its attention"
             )

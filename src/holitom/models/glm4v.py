@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 from transformers import Glm4vVideoProcessor
@@ -13,7 +13,7 @@ from holitom.models.multi_axis import MultiAxis
 
 
 class Glm4v(MultiAxis):
-    """Adapter for `transformers.Glm4vForConditionalGeneration` and `Glm46VForConditionalGeneration`.
+    """Adapter for `transformers.Glm4vForConditionalGeneration`.
 
     Its prompts show a video's frames as images between `<|begin_of_video|>` and `<|end_of_video|>`.
     """
@@ -30,6 +30,13 @@ class Glm4v(MultiAxis):
 
     def video_processor(self) -> Any:
         return Glm4vVideoProcessor()
+
+
+class Glm46V(Glm4v):
+    """Adapter for `transformers.Glm46VForConditionalGeneration`: GLM-4.1V's parts, which are not its own."""
+
+    name = "GLM-4.6V"
+    parts: ClassVar[dict[str, str]] = {"text_config": "glm4v_text", "vision_config": "glm4v_vision"}
 
 
 class Glm4vMoe(Glm4v):

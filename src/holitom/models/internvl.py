@@ -16,7 +16,7 @@ class InternVL(MarkedFrames):
 
     family: ClassVar[str] = "InternVL"
     towers: ClassVar[tuple[str, ...]] = ("internvl_vision",)
-    decoders: ClassVar[tuple[str, ...]] = ("llama", "qwen2", "qwen3")
+    decoders: ClassVar[tuple[str, ...]] = ("llama", "qwen2", "qwen3", "qwen3_moe")
     leading: ClassVar[int] = 1
     mark: ClassVar[str] = "<IMG_CONTEXT>"
     first: ClassVar[re.Pattern[str]] = re.compile(r"Frame1: <img>$")

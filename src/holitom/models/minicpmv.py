@@ -72,8 +72,16 @@ class MiniCPMV46(OneAxis):
         return held
 
     def check_prompt(self, input_ids: Tensor, arguments: dict[str, Any]) -> None:
-        if arguments.get("target_sizes_videos") is not None:
-            self._check_placeholders(input_ids, sum(map(prod, self._sizes(arguments))))
+        sizes: Tensor | None = arguments.get("target_sizes_videos")
+        if sizes is None:
+            return
+        came = arguments["pixel_values_videos"].shape[-1] // self._config.vision_config.patch_size
+        if came != int(sizes.prod(1).sum()):
+            raise UnsupportedUsageError(
+                f"pixel_values_videos holds {came} patches, and target_sizes_videos says "
+                f"{int(sizes.prod(1).sum())}; pass both as one call of the processor returns them"
+            )
+        self.check_placeholders(input_ids, list(map(prod, self._sizes(arguments))))
 
     def importance(self, arguments: dict[str, Any]) -> Tensor:
         hidden: Tensor = arguments["hidden_states"][0]

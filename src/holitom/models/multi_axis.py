@@ -28,24 +28,41 @@ class MultiAxis(Adapter):
     Attributes:
         name: of the family, for messages.
         rotate_vision: its tower's `apply_rotary_pos_emb_vision`.
+        projections: names of what makes the queries and keys of its tower's attention.
+        parts: by the name of its config, the `model_type` of a part that is known, where the class takes any.
+        tower: the vision tower.
     """
 
     keeps_positions: ClassVar[bool] = True
     name: ClassVar[str]
     rotate_vision: ClassVar[Callable[..., tuple[Tensor, Tensor]]]
+    projections: ClassVar[tuple[str, ...]] = ("qkv",)
+    parts: ClassVar[dict[str, str]] = {}
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, tower: str = "visual") -> None:
+        """`tower`: what `trunk` calls its vision tower."""
         config: Any = model.config
+        for part, known in self.parts.items():
+            kind = getattr(config, part).model_type
+            if kind != known:
+                raise UnsupportedModelError(
+                    f"{self.name} with a {part} of type {kind!r}; supported: {known!r}"
+                )
         if "sliding_attention" in (getattr(config.text_config, "layer_types", None) or ()):
             raise UnsupportedModelError(
                 f"{self.name} with sliding-window layers; supported: use_sliding_window=False"
             )
         trunk: Any = model.model
+        if not hasattr(trunk, "language_model"):
+            raise UnsupportedModelError(
+                f"{self.name} as this version of transformers lays it out; supported: as 5.23 does"
+            )
         self.trunk = trunk
         self.language_model = trunk.language_model
         self.layers = trunk.language_model.layers
-        self.vision_attention = trunk.visual.blocks[-1].attn
-        require_modules(self.vision_attention, ("qkv",), f"{self.name}'s vision tower")
+        self.tower: Any = getattr(trunk, tower)
+        self.vision_attention = self.tower.blocks[-1].attn
+        require_modules(self.vision_attention, self.projections, f"{self.name}'s vision tower")
         self._config = config
         self._merge = int(config.vision_config.spatial_merge_size)
 
@@ -63,12 +80,7 @@ class MultiAxis(Adapter):
                 f"pixel_values_videos holds {len(pixels)} patches, and video_grid_thw says {patches}; pass "
                 "both as one call of the processor returns them"
             )
-        held, tokens = int(self.placeholders(input_ids).sum()), patches // self._merge**2
-        if held != tokens:
-            raise UnsupportedUsageError(
-                f"the prompt holds {held} video placeholders, and video_grid_thw says {tokens}; pass the ids "
-                "that the processor made for these videos"
-            )
+        self.check_placeholders(input_ids, (grid_thw.prod(-1) // self._merge**2).tolist())
 
     def importance(self, arguments: dict[str, Any]) -> Tensor:
         attention: Any = self.vision_attention
@@ -76,15 +88,18 @@ class MultiAxis(Adapter):
         cos, sin = arguments["position_embeddings"]
 
         def read(rows: Tensor) -> tuple[Tensor, Tensor]:
-            query, key, _ = attention.qkv(hidden[rows]).view(len(rows), 3, attention.num_heads, -1).unbind(1)
-            return type(self).rotate_vision(query, key, cos[rows], sin[rows])
+            return type(self).rotate_vision(*self._projected(hidden[rows]), cos[rows], sin[rows])
 
         return packed_importance(hidden, arguments["cu_seqlens"], attention, read)
 
     def keys(self, arguments: dict[str, Any]) -> Tensor:
+        return self._projected(arguments["hidden_states"])[1].mean(1)
+
+    def _projected(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries and keys `[n, heads, d]` of the vision attention for `hidden` `[n, D]`, before rotation."""
         attention: Any = self.vision_attention
-        projected: Tensor = attention.qkv(arguments["hidden_states"])
-        return projected.view(len(projected), 3, attention.num_heads, -1)[:, 1].mean(1)
+        query, key, _ = attention.qkv(hidden).view(len(hidden), 3, attention.num_heads, -1).unbind(1)
+        return query, key
 
     def videos(
         self,
@@ -162,8 +177,7 @@ class MultiAxis(Adapter):
         return {"pixel_values_videos": pixels[: height * width], "video_grid_thw": one}, rows
 
     def encode(self, arguments: dict[str, Any]) -> Any:
-        visual: Any = self.trunk.visual
-        with following(visual.children()):
+        with following(self.tower.children()):
             return super().encode(arguments)
 
     def video_processor(self) -> Any:

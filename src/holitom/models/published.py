@@ -216,6 +216,28 @@ PUBLISHED |= {
     ),
 }
 
+# The thinkers of Qwen/Qwen2.5-Omni-7B (2503.20215) and Qwen/Qwen3-Omni-30B-A3B-Instruct (2509.17765): the
+# vision language models of their generation, with ears.
+PUBLISHED |= {
+    "qwen2.5-omni-7b": PUBLISHED["qwen2.5-vl-7b"]._replace(
+        config="Qwen2_5OmniThinkerConfig",
+        vision={n: v for n, v in PUBLISHED["qwen2.5-vl-7b"].vision.items() if n != "tokens_per_second"},
+    ),
+    "qwen3-omni-30b-a3b": Shape(
+        "Qwen3OmniMoeThinkerConfig",
+        _decoder(
+            *(2048, 768, 48, 32, 4, 152064),
+            head_dim=128,
+            moe_intermediate_size=768,
+            num_experts=128,
+            num_experts_per_tok=8,
+            **_rotary(24, 20, 20, mrope_interleaved=True, rope_theta=1e6),
+        ),
+        {**PUBLISHED["qwen3-vl-8b"].vision, "out_hidden_size": 2048},
+        {"audio_config": {"output_dim": 2048}},
+    ),
+}
+
 
 def published_config(name: str) -> Any:
     """The transformers config of a name in `PUBLISHED`."""

@@ -28,7 +28,7 @@ class Qwen25VL(MultiAxis):
     rotate_vision = staticmethod(apply_rotary_pos_emb_vision)
 
     def _pooled(self, patches: Tensor, grid_thw: Tensor) -> Tensor:
-        tower: Any = self.trunk.visual
+        tower = self.tower
         order, _ = get_vision_window_index(
             grid_thw, tower.spatial_merge_size, tower.window_size, tower.patch_size
         )

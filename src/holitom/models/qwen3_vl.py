@@ -1,8 +1,8 @@
-"""Qwen3-VL (2B to 32B) and its mixtures of experts: time stamps between frames, DeepStack, Qwen3."""
+"""Qwen3-VL (2B to 32B), its mixtures of experts and Cosmos3: time stamps between frames, DeepStack, Qwen3."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -47,7 +47,7 @@ class Qwen3VL(MultiAxis):
         return {"visual_pos_masks": stands, "deepstack_visual_embeds": streams}
 
     def encode(self, arguments: dict[str, Any]) -> Any:
-        tower: Any = self.trunk.visual
+        tower = self.tower
         at, weights = get_vision_interpolation_indices_and_weights(
             arguments["video_grid_thw"],
             tower.num_grid_per_side,
@@ -61,3 +61,10 @@ class Qwen3VL(MultiAxis):
     def video_processor(self) -> Any:
         # What the checkpoints' own settings say; the class's defaults would leave 36 tokens a frame.
         return Qwen3VLVideoProcessor(size={"shortest_edge": 4096, "longest_edge": 25165824})
+
+
+class Cosmos3(Qwen3VL):
+    """Adapter for `transformers.Cosmos3OmniForConditionalGeneration`, NVIDIA's reasoner: the same model."""
+
+    name = "Cosmos3"
+    parts: ClassVar[dict[str, str]] = {"text_config": "qwen3_vl_text", "vision_config": "qwen3_vl_vision"}

@@ -57,9 +57,22 @@ class VideoLlama3(OneAxis):
         return input_ids == self._video_token
 
     def check_prompt(self, input_ids: Tensor, arguments: dict[str, Any]) -> None:
-        mask = arguments.get("video_compression_mask")
+        grid_thw, merge = arguments.get("video_grid_thw"), arguments.get("video_merge_sizes")
+        if grid_thw is None or merge is None:
+            return
+        patches = grid_thw.prod(-1)
+        slots = (patches // merge**2).tolist()
+        came, mask = len(arguments["pixel_values_videos"]), arguments.get("video_compression_mask")
+        told = sum(slots) if mask is None else len(mask)
+        if came != int(patches.sum()) or told != sum(slots):
+            raise UnsupportedUsageError(
+                f"video_grid_thw says {int(patches.sum())} patches that make {sum(slots)} tokens, "
+                f"pixel_values_videos holds {came} patches, and video_compression_mask tells of {told} "
+                "tokens; pass them as one call of the processor returns them"
+            )
         if mask is not None:
-            self._check_placeholders(input_ids, int(mask.sum()))
+            slots = [int(own.sum()) for own in mask.split(slots)]
+        self.check_placeholders(input_ids, slots)
 
     def importance(self, arguments: dict[str, Any]) -> Tensor:
         hidden: Tensor = arguments["hidden_states"]

@@ -29,6 +29,7 @@ from transformers import DynamicCache
 
 from holitom.errors import SettingsError, UnsupportedUsageError
 from holitom.models import adapter_for
+from holitom.models.base import require_modules
 from holitom.runtime.cache import CacheRecord, MergedCache, layer_bytes, unmerged_bytes
 from holitom.runtime.encoded import Encoded, assign, report_on
 from holitom.runtime.forward import Forward, Kwargs, by_name
@@ -86,6 +87,9 @@ class Handle(Run):
                 raise SettingsError(f"inner merging at layer {layer}: this model takes 1..{layers - 1}")
         self._stages: dict[int, InnerStage] = dict(sorted(stages.items()))
         self._ranked_by = {layer: self._adapter.ranked_by(stage) for layer, stage in self._stages.items()}
+        for layer in self._ranked_by.values():
+            ranks: Any = self._adapter.layers[layer]
+            require_modules(ranks.self_attn, ("q_proj", "k_proj"), f"layer {layer} of the language model")
         self._first_stage = min(stages, default=layers)
         self._step: Step | None = None
         self._forward: Forward | None = None
@@ -96,6 +100,7 @@ class Handle(Run):
         self._last_cache: weakref.ref[Any] | None = None
         self._prefilled: Mark = 0.0
         self._hooks: list[Any] = []
+        self._wrapped: list[tuple[nn.Module, str]] = []
         self._install(model)
 
     def detach(self) -> None:
@@ -103,10 +108,9 @@ class Handle(Run):
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()
-        trunk: Any = self._adapter.trunk
-        for name in (self._adapter.encoder, "get_rope_index"):
-            if getattr(trunk.__dict__.get(name), "_handle", None) is self:
-                delattr(trunk, name)
+        for owner, name in self._wrapped:
+            if getattr(owner.__dict__.get(name), "_handle", None) is self:
+                delattr(owner, name)
 
     # The hooks, in the order in which a forward meets them.
 
@@ -115,16 +119,9 @@ class Handle(Run):
         trunk: Any = adapter.trunk
         if hasattr(trunk.__dict__.get(adapter.encoder), "_handle"):
             raise UnsupportedUsageError("a method is attached to this model already; detach it first")
-        encode = getattr(trunk, adapter.encoder)
-
-        @wraps(encode)
-        def get_features(*args: Any, **kwargs: Any) -> Any:
-            return self._encode(encode, args, kwargs)
-
-        get_features._handle = self  # type: ignore[attr-defined]
-        setattr(trunk, adapter.encoder, get_features)
-        if adapter.keeps_positions:
-            self._watch_prompts(trunk)
+        self._wrap(trunk, adapter.encoder, self._encode)
+        if hasattr(model, "generate"):
+            self._wrap(model, "generate", self._generate)
         keep(model.register_forward_pre_hook(self._enter_model, with_kwargs=True))
         keep(model.register_forward_hook(self._leave_model, always_call=True))
         keep(trunk.register_forward_pre_hook(self._enter_trunk, with_kwargs=True))
@@ -142,19 +139,26 @@ class Handle(Run):
         for index in range(self._first_stage, adapter.streams):
             keep(adapter.layers[index].register_forward_hook(self._stream_hook(index)))
 
-    def _watch_prompts(self, trunk: Any) -> None:
-        """Look over whole prompts where `generate` numbers them, which it does before it encodes."""
-        number = trunk.get_rope_index
+    def _wrap(self, owner: nn.Module, name: str, instead: Callable[..., Any]) -> None:
+        """Call `instead(own, args, kwargs)` in the place of `own`, the method `name` of `owner`."""
+        own = getattr(owner, name)
 
-        @wraps(number)
-        def get_rope_index(*args: Any, **kwargs: Any) -> Any:
-            if self._step is None:  # not inside a forward, which may bring only a part
-                given = by_name(number, args, kwargs)
-                self._adapter.check_prompt(given["input_ids"], given)
-            return number(*args, **kwargs)
+        @wraps(own)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            return instead(own, args, kwargs)
 
-        get_rope_index._handle = self  # type: ignore[attr-defined]
-        trunk.get_rope_index = get_rope_index
+        wrapper._handle = self  # type: ignore[attr-defined]
+        setattr(owner, name, wrapper)
+        self._wrapped.append((owner, name))
+
+    def _generate(self, generate: Callable[..., Any], args: tuple[Any, ...], kwargs: Kwargs) -> Any:
+        """Look over a prompt before `generate` encodes its videos, which it does before any forward."""
+        ids = args[0] if args else kwargs.get("inputs", kwargs.get("input_ids"))
+        if ids is not None and kwargs.get(self._adapter.pixels_name) is not None:
+            cache = kwargs.get("past_key_values")
+            seen = 0 if cache is None else int(cache.get_seq_length())
+            self._adapter.check_prompt(ids[:, seen:], kwargs)
+        return generate(*args, **kwargs)
 
     def _enter_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: Kwargs) -> None:
         self._labels = kwargs.get("labels")

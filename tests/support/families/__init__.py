@@ -21,6 +21,7 @@ FAMILIES = {
     "llava-video": "support.families.llava_video",
     "llava-next-video": "support.families.llava_next_video",
     "internvl": "support.families.internvl",
+    "internvl-moe": "support.families.internvl_moe",
     "smolvlm2": "support.families.smolvlm",
     "videollama3": "support.families.video_llama3",
     "minicpm-v-4.6": "support.families.minicpmv4_6",
@@ -34,6 +35,11 @@ FAMILIES = {
     "glm-4.1v": "support.families.glm4v",
     "glm-4.5v": "support.families.glm4v_moe",
     "glm-4.6v": "support.families.glm46v",
+    "glm-ocr": "support.families.glm_ocr",
+    "qwen2.5-omni": "support.families.qwen2_5_omni",
+    "qwen3-omni": "support.families.qwen3_omni",
+    "hyperclova-x": "support.families.hyperclovax",
+    "cosmos3": "support.families.cosmos3",
 }
 
 TEXT = [f"w{index}" for index in range(48)]
@@ -52,6 +58,8 @@ class Family:
         images: whether a prompt may hold images besides videos.
         beams: whether the stock model can generate with beams and videos.
         later_videos: whether it numbers a video over a cache as it would in a whole prompt.
+        rounding: how far the stock model's logits lie apart in float32, computed one way or another. Gated
+            delta nets of loud random weights make much of it; in float64 what is tested agrees to 2e-7.
         silent: names of config fields with ids that greedy tests must not generate.
         settings: further arguments of the processor.
     """
@@ -63,8 +71,14 @@ class Family:
     images: bool = True
     beams: bool = True
     later_videos: bool = True
+    rounding: float = 3e-4
     silent: Sequence[str] = ("image_token_id", "video_token_id")
     settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def close(self) -> dict[str, float]:
+        """What `torch.testing.assert_close` is to allow."""
+        return {"atol": self.rounding, "rtol": 1e-3}
 
 
 @dataclass(frozen=True)
@@ -143,9 +157,13 @@ def ready(model: Any) -> Any:
     return model.eval()
 
 
-def word_tokenizer(special: Sequence[str], text: Sequence[str] = TEXT) -> Any:
-    """A tokenizer of whole words: `<pad>` is 0, `<end>` 1, `<unk>` 2, then `special`, then `text`."""
-    words = ["<pad>", "<end>", "<unk>", *special, *text]
+def word_tokenizer(special: Sequence[str] | dict[str, str], text: Sequence[str] = TEXT) -> Any:
+    """A tokenizer of whole words: `<pad>` is 0, `<end>` 1, `<unk>` 2, then `special`, then `text`.
+
+    `special` may name each by the attribute that a processor asks for.
+    """
+    named = isinstance(special, dict)
+    words = ["<pad>", "<end>", "<unk>", *(special.values() if named else special), *text]
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(
@@ -153,5 +171,5 @@ def word_tokenizer(special: Sequence[str], text: Sequence[str] = TEXT) -> Any:
         eos_token="<end>",
         pad_token="<pad>",
         unk_token="<unk>",
-        additional_special_tokens=list(special),
+        extra_special_tokens=dict(special) if named else list(special),
     )

@@ -27,8 +27,10 @@ SPECIAL = {
 }
 
 
-def build(attention: str, dtype: torch.dtype, heads: int = 4) -> Any:
-    """`heads`: of the language model."""
+def build(
+    attention: str, dtype: torch.dtype, decoder: type[Any] = Qwen3Config, heads: int = 4, **more: Any
+) -> Any:
+    """`decoder`: config class of the language model; `heads`, `more`: of its settings."""
     vision = InternVLVisionConfig(
         hidden_size=32,
         intermediate_size=64,
@@ -40,7 +42,7 @@ def build(attention: str, dtype: torch.dtype, heads: int = 4) -> Any:
         norm_type="rms_norm",
         layer_scale_init_value=1.0,
     )
-    text = Qwen3Config(
+    text = decoder(
         vocab_size=vocabulary(SPECIAL),
         hidden_size=64,
         intermediate_size=128,
@@ -51,6 +53,7 @@ def build(attention: str, dtype: torch.dtype, heads: int = 4) -> Any:
         max_position_embeddings=8192,
         eos_token_id=1,
         pad_token_id=0,
+        **more,
     )
     config = InternVLConfig(
         vision_config=vision.to_dict(),

@@ -60,4 +60,4 @@ def processor(**settings: Any) -> Any:
     )
 
 
-FAMILY = Family(build, processor, TOKENS)
+FAMILY = Family(build, processor, TOKENS, rounding=3e-3)

@@ -16,17 +16,27 @@ from transformers import (
 from support.families import Family
 from support.families.qwen import IDS, PATCH, PATCHES, TEXT_MODEL, TOKENS, tokenizer
 
+LANGUAGE = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}}
+TOWER: dict[str, Any] = {
+    "depth": 2,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_heads": 4,
+    "out_hidden_size": 64,
+    "patch_size": PATCH,
+    "window_size": 4 * PATCH,
+    "fullatt_block_indexes": [1],
+    "tokens_per_second": 2,
+}
+
 
 def build(attention: str, dtype: torch.dtype, full: tuple[int, ...] = (1,)) -> Any:
     """`full`: the tower's layers that attend within a whole temporal patch row."""
     config = Qwen2_5_VLConfig(
-        text_config={**TEXT_MODEL, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4,
-                                                       "mrope_section": [2, 3, 3]}},
-        vision_config={"depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 4,
-                       "out_hidden_size": 64, "patch_size": PATCH, "window_size": 4 * PATCH,
-                       "fullatt_block_indexes": list(full), "tokens_per_second": 2},
+        text_config={**TEXT_MODEL, **LANGUAGE},
+        vision_config={**TOWER, "fullatt_block_indexes": list(full)},
         **IDS,
-    )  # fmt: skip
+    )
     return Qwen2_5_VLForConditionalGeneration._from_config(config, attn_implementation=attention)
 
 

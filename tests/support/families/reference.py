@@ -6,11 +6,14 @@ family's decoder layers run on the tokens that are left, with full attention mat
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
+from unittest import mock
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from holitom import MergedTokens, Method, VideoTokens
 from holitom.models import adapter_for
@@ -51,6 +54,28 @@ def language_arguments(small: Small, inputs: Any) -> dict[str, Any]:
     finally:
         hook.remove()
     return got[0]
+
+
+@torch.no_grad()
+def attention_weights(small: Small, run: Callable[[], Any]) -> list[Tensor]:
+    """The weights `[F, heads, P, P]` of the tower's attention that importance is read from.
+
+    By the model's own eager code, one entry a call of it while `run` runs.
+    """
+    attention: Any = adapter_for(small.model).vision_attention
+    code: Any = sys.modules[type(attention).__module__]
+    weights: list[Tensor] = []
+    eager = code.eager_attention_forward
+
+    def watched(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        out = eager(module, *args, **kwargs)
+        if module is attention:
+            weights.append(out[1])
+        return out
+
+    with mock.patch.object(code, "eager_attention_forward", watched):
+        run()
+    return weights
 
 
 def extended(inputs: Any, tokens: list[int]) -> dict[str, Any]:
@@ -165,7 +190,9 @@ def reference_logits(
     adapter = adapter_for(small.model)
     language: Any = adapter.language_model
     row = packed(small, extended(inputs, answer), method, sees)
-    hidden, position, streams = row.hidden, row.position, row.streams
+    scales = language.config  # a Granite has some
+    hidden = row.hidden * getattr(scales, "embedding_multiplier", 1)
+    position, streams = row.position, row.streams
     bounds = [0, *(turns or [prompt])]
     lasts = [int((row.column < end).nonzero()[-1]) for end in bounds[1:]]
     groups = [
@@ -217,4 +244,5 @@ def reference_logits(
         hidden = attend(layer, hidden, position)
         if index < len(streams):
             hidden = hidden + streams[index]
-    return small.model.get_output_embeddings()(language.norm(hidden))[lasts[-1] :]
+    logits: Tensor = small.model.get_output_embeddings()(language.norm(hidden))[lasts[-1] :]
+    return logits * getattr(scales, "logits_scaling", 1)
