@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from math import prod
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -185,13 +186,18 @@ class Adapter(ABC):
         """
         return encodings
 
-    @abstractmethod
     def send(self, video: VideoTokens, merged: MergedTokens) -> SentTokens:
-        """What the language model gets for `video`, separators included."""
+        """What the language model gets for `video`, separators included; here in the order of the grid."""
+        slot, order = (merged.frame * video.features.shape[1] + merged.position).sort()
+        return SentTokens(
+            features=merged.features[order],
+            slot=slot,
+            streams=None if merged.streams is None else merged.streams[order],
+        )
 
-    @abstractmethod
     def slots(self, video: VideoTokens) -> int:
-        """How many placeholders `video` has in the prompt, separators included."""
+        """How many placeholders `video` has in the prompt, separators included; here one a token."""
+        return prod(video.features.shape[:2])
 
     def attention_input(self, layer: nn.Module, hidden: Tensor) -> Tensor:
         """What the attention of decoder `layer` gets when `hidden` `[B, S, D]` enters the layer."""
@@ -238,10 +244,10 @@ class Adapter(ABC):
         """
         return {}
 
-    def part(self, arguments: dict[str, Any]) -> tuple[dict[str, Any], int]:
+    def part(self, arguments: dict[str, Any], frames: int) -> tuple[dict[str, Any], int]:
         """`encoding`'s arguments for one of the equal parts that are encoded apart, and how many there are.
 
-        Counting one does for all.
+        Counting one does for all. `frames`: of the video that `arguments` are for.
         """
         return arguments, 1
 

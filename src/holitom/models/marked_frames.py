@@ -158,10 +158,6 @@ class MarkedFrames(OneAxis):
     def encoding(self, frames: int, width: int, height: int) -> dict[str, Any]:
         return {"pixel_values": torch.empty(frames, *self.image, device="meta")}
 
-    def slots(self, video: VideoTokens) -> int:
-        frames, tokens = video.features.shape[:2]
-        return frames * tokens
-
     def send(self, video: VideoTokens, merged: MergedTokens) -> SentTokens:
         return SentTokens(merged.features, merged.frame * video.features.shape[1] + merged.position)
 

@@ -18,12 +18,11 @@ from transformers import MiniCPMV4_6VideoProcessor
 from transformers.models.qwen3_5.modeling_qwen3_5 import apply_rotary_pos_emb
 
 from holitom.errors import UnsupportedModelError, UnsupportedUsageError
-from holitom.models.base import SentTokens
 from holitom.models.marked_frames import runs_of
 from holitom.models.multi_axis import packed_importance
 from holitom.models.one_axis import OneAxis
 from holitom.models.qwen3_5 import gated_heads
-from holitom.tokens import MergedTokens, VideoTokens
+from holitom.tokens import VideoTokens
 
 Size = tuple[int, int]
 
@@ -172,13 +171,6 @@ class MiniCPMV46(OneAxis):
             crop += len(runs[row])
         return found
 
-    def slots(self, video: VideoTokens) -> int:
-        return prod(video.features.shape[:2])
-
-    def send(self, video: VideoTokens, merged: MergedTokens) -> SentTokens:
-        slot, order = (merged.frame * video.features.shape[1] + merged.position).sort()
-        return SentTokens(merged.features[order], slot)
-
     def encoding(self, frames: int, width: int, height: int) -> dict[str, Any]:
         video = torch.empty(frames, 3, height, width, dtype=torch.uint8, device="meta")
         processor = MiniCPMV4_6VideoProcessor(
@@ -187,10 +179,9 @@ class MiniCPMV46(OneAxis):
         inputs = processor(videos=[video], do_sample_frames=False, return_tensors="pt")
         return {name: inputs[name] for name in ("pixel_values_videos", "target_sizes_videos")}
 
-    def part(self, arguments: dict[str, Any]) -> tuple[dict[str, Any], int]:
-        """A frame: the first size comes again with every one."""
+    def part(self, arguments: dict[str, Any], frames: int) -> tuple[dict[str, Any], int]:
+        """A frame."""
         sizes = arguments["target_sizes_videos"]
-        frames = int((sizes == sizes[0]).all(dim=1).sum())
         one = sizes[: len(sizes) // frames]
         patch = self._config.vision_config.patch_size
         pixels = arguments["pixel_values_videos"][..., : int(one.prod(1).sum()) * patch]

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from holitom.errors import UnsupportedModelError, UnsupportedUsageError
-from holitom.models.base import Adapter, SentTokens, require_modules
+from holitom.models.base import Adapter, require_modules
 from holitom.ops.attention import frames_per_chunk, received_attention
-from holitom.tokens import MergedTokens, VideoTokens
+from holitom.tokens import VideoTokens
 
 
 class MultiAxis(Adapter):
@@ -145,17 +145,6 @@ class MultiAxis(Adapter):
         """`[T, N, E]` of video `index`."""
         return None
 
-    def slots(self, video: VideoTokens) -> int:
-        return prod(video.features.shape[:2])
-
-    def send(self, video: VideoTokens, merged: MergedTokens) -> SentTokens:
-        slot, order = (merged.frame * video.features.shape[1] + merged.position).sort()
-        return SentTokens(
-            features=merged.features[order],
-            slot=slot,
-            streams=None if merged.streams is None else merged.streams[order],
-        )
-
     def encoding(self, frames: int, width: int, height: int) -> dict[str, Any]:
         processor, vision = self.video_processor(), self._config.vision_config
         video = torch.empty(frames, 3, height, width, dtype=torch.uint8, device="meta")
@@ -169,7 +158,7 @@ class MultiAxis(Adapter):
         )
         return {name: inputs[name] for name in ("pixel_values_videos", "video_grid_thw")}
 
-    def part(self, arguments: dict[str, Any]) -> tuple[dict[str, Any], int]:
+    def part(self, arguments: dict[str, Any], frames: int) -> tuple[dict[str, Any], int]:
         """A temporal patch row."""
         ((rows, height, width),) = arguments["video_grid_thw"].tolist()
         one = torch.tensor([[1, height, width]])

@@ -49,6 +49,15 @@ SIGLIP = {
     "patch_size": 14,
     "vision_use_head": False,
 }
+QWEN3_TOWER = {
+    "depth": 27,
+    "hidden_size": 1152,
+    "intermediate_size": 4304,
+    "num_heads": 16,
+    "out_hidden_size": 4096,
+    "patch_size": 16,
+    "num_position_embeddings": 2304,
+}
 QWEN2: dict[str, Any] = {"model_type": "qwen2"}
 GATED: dict[str, Any] = {
     "head_dim": 256,
@@ -96,16 +105,7 @@ PUBLISHED = {
             head_dim=128,
             **_rotary(24, 20, 20, mrope_interleaved=True, rope_theta=5e6),
         ),
-        {
-            "depth": 27,
-            "hidden_size": 1152,
-            "intermediate_size": 4304,
-            "num_heads": 16,
-            "out_hidden_size": 4096,
-            "patch_size": 16,
-            "num_position_embeddings": 2304,
-            "deepstack_visual_indexes": [8, 16, 24],
-        },
+        {**QWEN3_TOWER, "deepstack_visual_indexes": [8, 16, 24]},
     ),
     "glm-4.1v-9b": Shape(
         "Glm4vConfig",
@@ -187,15 +187,7 @@ PUBLISHED |= {
     "qwen3.5-9b": Shape(
         "Qwen3_5Config",
         _decoder(4096, 12288, 32, 16, 4, 248320, **GATED),
-        {
-            "depth": 27,
-            "hidden_size": 1152,
-            "intermediate_size": 4304,
-            "num_heads": 16,
-            "out_hidden_size": 4096,
-            "patch_size": 16,
-            "num_position_embeddings": 2304,
-        },
+        QWEN3_TOWER,
     ),
     "minicpm-v-4.6": Shape(
         "MiniCPMV4_6Config",

@@ -160,9 +160,9 @@ class VideoLlama3(OneAxis):
         stays = slot >= 0
         return SentTokens(merged.features[stays], slot[stays], place=place[stays])
 
-    def part(self, arguments: dict[str, Any]) -> tuple[dict[str, Any], int]:
+    def part(self, arguments: dict[str, Any], frames: int) -> tuple[dict[str, Any], int]:
         """A frame."""
-        ((frames, height, width),) = arguments["video_grid_thw"].tolist()
+        ((_, height, width),) = arguments["video_grid_thw"].tolist()
         pixels: Tensor = arguments["pixel_values_videos"]
         one = torch.tensor([[1, height, width]])
         return {**arguments, "pixel_values_videos": pixels[: height * width], "video_grid_thw": one}, frames

@@ -78,7 +78,7 @@ class PrefillCount:
 def count_vision(adapter: Adapter, frames: int, width: int, height: int) -> VisionCount:
     """Count encoding one video by the model on the meta device that `adapter` belongs to."""
     trunk: Any = adapter.trunk
-    given, parts = adapter.part(adapter.encoding(frames, width, height))
+    given, parts = adapter.part(adapter.encoding(frames, width, height), frames)
     given[adapter.pixels_name] = given[adapter.pixels_name].to(next(trunk.parameters()).dtype)
     seen: list[dict[str, Any]] = []
 

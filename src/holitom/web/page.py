@@ -210,7 +210,7 @@ def launch(page: gr.Blocks, host: str, port: int | None, limits: Limits) -> str:
             quiet=True,
             ssr_mode=False,
             footer_links=[],
-            max_file_size=limits.megabytes * 2**20,  # as it is told to who exceeds it,
+            max_file_size=limits.megabytes * 2**20,  # a MB as Gradio counts it when it refuses
             allowed_paths=[str(DEMO_VIDEO)],
             theme=gr.themes.Default(primary_hue="blue", font=system[0], font_mono=system[1]).set(
                 # The theme's own have too little contrast.
