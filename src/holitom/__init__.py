@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from holitom.errors import (
         HolitomError,
+        InterfaceError,
         OutputError,
         SettingsError,
         UnsupportedModelError,
@@ -33,6 +34,7 @@ __version__ = "0.1.0"
 _HOME = {
     "HoliTom": "holitom.methods.holitom",
     "HolitomError": "holitom.errors",
+    "InterfaceError": "holitom.errors",
     "MergedTokens": "holitom.tokens",
     "Method": "holitom.methods.base",
     "OutputError": "holitom.errors",
@@ -49,6 +51,7 @@ _HOME = {
 __all__ = [
     "HoliTom",
     "HolitomError",
+    "InterfaceError",
     "MergedTokens",
     "Method",
     "OutputError",

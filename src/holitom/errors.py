@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
+
 
 class HolitomError(Exception):
     """Base of every error that holitom raises on purpose."""
@@ -17,6 +19,24 @@ class UnsupportedModelError(HolitomError, TypeError):
 
 class UnsupportedUsageError(HolitomError, RuntimeError):
     """The model is used in a way that merging cannot serve (a static cache, say)."""
+
+
+class InterfaceError(HolitomError, RuntimeError):
+    """An installed package is not built as holitom needs it: an argument or a module has another name, say."""
+
+    @classmethod
+    def of(cls, package: str, tested: str, found: str) -> InterfaceError:
+        """The error that names both versions of `package`: the installed one, and those in `tested`.
+
+        Args:
+            package: its name on the package index.
+            tested: the versions that holitom was tested with, e.g. "5.19 to 5.24".
+            found: a clause that says what is otherwise, and where.
+        """
+        return cls(
+            f"{found}; {package} {version(package)} is installed, and holitom was tested with {tested}: "
+            "install one of these"
+        )
 
 
 class OutputError(HolitomError, OSError):
