@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 
 import torch
 
+from holitom.contract import InnerStage
 from holitom.errors import HolitomError, ModelError, SettingsError
-from holitom.methods import HoliTom, InnerStage, Method
+from holitom.methods import HoliTom, Method
 from holitom.methods.base import require
 from holitom.methods.naming import NamedMethod, named_methods
 from holitom.models import adapter_for, config_of

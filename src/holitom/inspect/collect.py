@@ -12,10 +12,11 @@ import torch
 from numpy.typing import NDArray
 
 from holitom.ask import ask, prompt
+from holitom.contract import InnerStage
 from holitom.errors import UnsupportedUsageError
 from holitom.flops import Decoder, paper_prefill
 from holitom.inspect.inspection import Inspection, Places, Stage
-from holitom.methods.base import InnerStage, Method
+from holitom.methods.base import Method
 from holitom.models import adapter_for
 from holitom.ops.host import to_host
 from holitom.ops.segmentation import neighbour_similarity

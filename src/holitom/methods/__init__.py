@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 from holitom.methods.registry import METHODS, get_method, method_class
 
 if TYPE_CHECKING:
-    from holitom.methods.base import InnerStage, Method
-    from holitom.methods.combined import Combined
+    from holitom.methods.base import Combined, Method
     from holitom.methods.dycoke import DyCoke
     from holitom.methods.evs import EVS
     from holitom.methods.fastv import FastV
@@ -27,8 +26,7 @@ if TYPE_CHECKING:
     from holitom.methods.visionzip import VisionZip
 
 _HOME = {
-    "Combined": "holitom.methods.combined",
-    "InnerStage": "holitom.methods.base",
+    "Combined": "holitom.methods.base",
     "Method": "holitom.methods.base",
 } | {name: module for module, _, name in (row.partition(":") for row in METHODS.values())}
 
@@ -42,7 +40,6 @@ __all__ = [
     "FlashVID",
     "HoliTom",
     "HoliTomPlus",
-    "InnerStage",
     "Method",
     "PruneVid",
     "PyramidDrop",

@@ -6,44 +6,16 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
-from torch import Tensor
 
+from holitom.contract import InnerStage
 from holitom.errors import SettingsError
 from holitom.tokens import MergedTokens, Origins, VideoTokens
 
 if TYPE_CHECKING:
     from holitom.runtime import Handle, Run
-
-
-class InnerStage(Protocol):
-    """One reduction of the visual tokens inside the language model, for one row of a batch."""
-
-    @property
-    def layer(self) -> int:
-        """0-based: the stage acts on the hidden states that enter this layer."""
-
-    @property
-    def own_attention(self) -> bool:
-        """Whether the attention that ranks is `layer`'s own, worked out before it runs; else it is read in
-        the layer before."""
-
-    def keep(self, visual: int) -> int:
-        """How many of `visual` tokens remain: known to the host, monotone, at least 0."""
-
-    def __call__(self, hidden: Tensor, attention: Tensor) -> tuple[Tensor, Tensor]:
-        """Reduce one row's visual tokens.
-
-        Args:
-            hidden: `[V, D]`: the visual tokens that enter `layer`.
-            attention: `[V]`: the attention that the last query gave them in `layer - 1` (or gives them
-                in `layer`, see `own_attention`), averaged over heads.
-
-        Returns:
-            Indices of the `keep(V)` kept tokens, ascending, and their features `[keep(V), D]`.
-        """
 
 
 @dataclass(frozen=True)
@@ -115,8 +87,6 @@ class Method:
 
     def with_inner(self, inside: Method) -> Method:
         """What it merges before the language model, with the inner stages of `inside` in it."""
-        from holitom.methods.combined import Combined
-
         return Combined(self, inside)
 
     def __call__(self, model: Any) -> AbstractContextManager[Run]:
@@ -130,6 +100,47 @@ class Method:
         from holitom.runtime import attach
 
         return attach(self, model)
+
+
+@dataclass(frozen=True)
+class Combined(Method):
+    """What `outer.with_inner(inside)` gives: `outer` before the language model, `inside` in it.
+
+    Attributes:
+        outer: its `merge` is used, its own inner stages are not.
+        inside: its inner stages are used, its `merge` is not.
+    """
+
+    retain_ratio: float = field(init=False)
+    positions: Literal["packed", "own"] = field(init=False, kw_only=True)
+    outer: Method
+    inside: Method
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "retain_ratio", self.outer.retain_ratio)
+        object.__setattr__(self, "positions", self.outer.positions)
+        super().__post_init__()
+
+    @property
+    def needs_importance(self) -> bool:  # type: ignore[override]  # the one method whose needs are another's
+        return self.outer.needs_importance
+
+    @property
+    def needs_keys(self) -> bool:  # type: ignore[override]
+        return self.outer.needs_keys
+
+    @property
+    def count_varies(self) -> bool:  # type: ignore[override]
+        return self.outer.count_varies
+
+    def merged_count(self, frames: int, tokens: int) -> int:
+        return self.outer.merged_count(frames, tokens)
+
+    def merge(self, video: VideoTokens) -> MergedTokens:
+        return self.outer.merge(video)
+
+    def inner(self, num_layers: int) -> tuple[InnerStage, ...]:
+        return self.inside.inner(num_layers)
 
 
 def require(

@@ -7,8 +7,9 @@ from typing import Literal
 
 from torch import Tensor
 
+from holitom.contract import InnerStage
 from holitom.errors import SettingsError
-from holitom.methods.base import InnerStage, Method, require
+from holitom.methods.base import Method, require
 from holitom.ops.merging import most_attended
 
 

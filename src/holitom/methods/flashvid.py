@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from holitom.contract import InnerStage
 from holitom.errors import SettingsError
-from holitom.methods.base import InnerStage, Method, require
+from holitom.methods.base import Method, require
 from holitom.methods.fastv import DropInside
 from holitom.methods.parts import assemble, clustered, unchanged
 from holitom.ops.budgets import exact_total, largest_remainder

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from holitom.contract import InnerStage
 from holitom.errors import SettingsError
-from holitom.methods.base import InnerStage, Method, choose, require
+from holitom.methods.base import Method, choose, require
 from holitom.methods.parts import Part, assemble, averaged_at, clustered, unchanged
 from holitom.ops.budgets import exact_total, largest_remainder
 from holitom.ops.host import to_device

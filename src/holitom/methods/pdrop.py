@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from holitom.contract import InnerStage
 from holitom.errors import SettingsError
-from holitom.methods.base import InnerStage, Method, require
+from holitom.methods.base import Method, require
 from holitom.methods.fastv import DropInside
 
 

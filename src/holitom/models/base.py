@@ -16,7 +16,7 @@ from holitom.errors import SettingsError, UnsupportedModelError, UnsupportedUsag
 from holitom.tokens import MergedTokens, VideoTokens
 
 if TYPE_CHECKING:
-    from holitom.methods.base import InnerStage
+    from holitom.contract import InnerStage
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from holitom.runtime.report import Mark, Report, VideoReport
 from holitom.tokens import MergedTokens, VideoTokens
 
 if TYPE_CHECKING:
-    from holitom.methods.base import Method
+    from holitom.contract import Merges
 
 
 @dataclass
@@ -67,7 +67,7 @@ class Encoded:
         if not self.videos:
             self.videos = adapter.locate(self.encodings, given)
 
-    def merge(self, method: Method, adapter: Adapter) -> None:
+    def merge(self, method: Merges, adapter: Adapter) -> None:
         """Fill in `merged` and `sent`, unless they are; a video that several rows share is merged once."""
         if self.sent:
             return

@@ -19,7 +19,7 @@ from holitom.runtime.layout import Layout
 from holitom.runtime.report import Mark, Report, mark
 
 if TYPE_CHECKING:
-    from holitom.methods.base import InnerStage
+    from holitom.contract import InnerStage
 
 Kwargs = dict[str, Any]
 

@@ -46,7 +46,7 @@ from holitom.runtime.prompt import Prompt, last_real
 from holitom.runtime.report import Mark, Report, mark
 
 if TYPE_CHECKING:
-    from holitom.methods.base import InnerStage, Method
+    from holitom.contract import InnerStage, Merges
 
 
 @dataclass
@@ -71,7 +71,7 @@ class Run:
 class Handle(Run):
     """A method on a model, until `detach`."""
 
-    def __init__(self, method: Method, model: nn.Module) -> None:
+    def __init__(self, method: Merges, model: nn.Module) -> None:
         if any(_compiled(module) for module in model.modules()):
             raise UnsupportedUsageError(
                 "the model, or a part of it, was compiled (torch.compile) before the method was attached, "
@@ -529,7 +529,7 @@ class Handle(Run):
         report.kv_bytes_full = unmerged_bytes(cache)
 
 
-def attach(method: Method, model: nn.Module) -> Handle:
+def attach(method: Merges, model: nn.Module) -> Handle:
     """Merge the videos that `model` sees from now on, until the handle's `detach`.
 
     Raises:
@@ -541,7 +541,7 @@ def attach(method: Method, model: nn.Module) -> Handle:
 
 
 @contextmanager
-def attached(method: Method, model: nn.Module) -> Iterator[Run]:
+def attached(method: Merges, model: nn.Module) -> Iterator[Run]:
     """`attach` for the length of a `with` block; an exception detaches too."""
     handle = attach(method, model)
     try:
