@@ -12,7 +12,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaOnevis
 from holitom import HoliTom
 from holitom.ask import ask, load_model, prompt
 from holitom.bench import moving_digits as md
-from holitom.cli import BUNDLED_MODEL, DEMO_QUESTION, DEMO_VIDEO
+from holitom.bundled import BUNDLED_MODEL, DEMO_QUESTION, DEMO_VIDEO
 from holitom.methods import Method
 from holitom.video import load_video
 

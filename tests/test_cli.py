@@ -14,7 +14,8 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 import holitom
-from holitom.cli import BUNDLED_MODEL, DEMO_VIDEO, main
+from holitom.bundled import BUNDLED_MODEL, DEMO_VIDEO
+from holitom.cli import main
 from holitom.methods import METHODS
 
 SOURCE = Path(holitom.__file__).parents[1]

@@ -22,7 +22,7 @@ class UnsupportedUsageError(HolitomError, RuntimeError):
 
 
 class InterfaceError(HolitomError, RuntimeError):
-    """An installed package is not built as holitom needs it: an argument or a module has another name, say."""
+    """An installed package is not built as holitom needs it: an argument or a module has another name."""
 
     @classmethod
     def of(cls, package: str, tested: str, found: str) -> InterfaceError:

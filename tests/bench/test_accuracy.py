@@ -20,7 +20,8 @@ from holitom.bench.answers import Answered, Answers, ResultsError
 from holitom.bench.questions import FRAMES, Item, batches, held_out_questions
 from holitom.bench.scores import interval, prefill_operations, resampled_averages, results
 from holitom.bench.settings import FULL, Setting, budgets
-from holitom.cli import BUNDLED_MODEL, main
+from holitom.bundled import BUNDLED_MODEL
+from holitom.cli import main
 from holitom.flops import Decoder
 from holitom.methods.naming import named_methods
 from holitom.runtime.count import Level

@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from holitom.cli import DEMO_VIDEO, main
+from holitom.bundled import DEMO_VIDEO
+from holitom.cli import main
 
 ROOT = Path(__file__).parents[2]
 

@@ -17,7 +17,8 @@ from holitom import HoliTom, SettingsError
 from holitom.ask import load_model, prompt
 from holitom.bench import moving_digits as md
 from holitom.bench.questions import held_out_questions
-from holitom.cli import BUNDLED_MODEL, DEMO_QUESTION, DEMO_VIDEO, main
+from holitom.bundled import BUNDLED_MODEL, DEMO_QUESTION, DEMO_VIDEO
+from holitom.cli import main
 from holitom.errors import UnsupportedUsageError
 from holitom.integrations.lmms_eval.arguments import read_arguments
 from holitom.integrations.lmms_eval.generation import Generation, Until

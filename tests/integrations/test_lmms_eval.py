@@ -20,7 +20,7 @@ from holitom.bench import moving_digits as md
 from holitom.bench.accuracy import resumed, sweep
 from holitom.bench.questions import Item, held_out_questions
 from holitom.bench.settings import Setting
-from holitom.cli import BUNDLED_MODEL
+from holitom.bundled import BUNDLED_MODEL
 from holitom.integrations.lmms_eval.task import write_lossless, write_task
 from holitom.methods import VisionZip
 

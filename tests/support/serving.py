@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from holitom import HoliTom
-from holitom.cli import BUNDLED_MODEL
+from holitom.bundled import BUNDLED_MODEL
 
 RETAIN, FRAMES, MAX_TOKENS = 0.10, 16, 4
 VIDEO_TOKENS = 78 + 1  # round(0.1 * 16 * 49) and the newline token

@@ -15,7 +15,7 @@ from support.video_files import turn_sideways, write_video
 
 from holitom import cli
 from holitom.ask import ask, load_model, prompt
-from holitom.cli import BUNDLED_MODEL, DEMO_QUESTION, DEMO_VIDEO
+from holitom.bundled import BUNDLED_MODEL, DEMO_QUESTION, DEMO_VIDEO
 from holitom.methods import HoliTom, Method, get_method
 from holitom.video import load_video
 from holitom.web.answering import Desk, Request, Update, usual_threshold
@@ -272,12 +272,14 @@ def test_the_demo_to_be_copied(tmp_path: Path) -> None:
     path = Path(copy(DEMO_VIDEO, tmp_path / "demo.mp4"))  # as a server keeps it
     request = Request(path, "-x", frames=16)
     loaded = Loaded("org/model", "bfloat16", "cuda:1", 128)
-    assert python(request, Loaded()).splitlines()[1] == "from holitom.cli import BUNDLED_MODEL, DEMO_VIDEO"
+    imported = python(request, Loaded()).splitlines()[1]
+    assert imported == "from holitom.bundled import BUNDLED_MODEL, DEMO_VIDEO"
     assert "load_model('org/model', dtype='bfloat16', device='cuda:1')" in python(request, loaded)
     assert "max_new_tokens=128" in python(request, loaded)
     assert command(request, loaded) == (
         "holitom ask --compare --frames 16 --model org/model --retain 0.1 --dtype bfloat16 --device cuda:1 "
-        "--max-new-tokens 128 -- \"$(python -c 'from holitom.cli import DEMO_VIDEO; print(DEMO_VIDEO)')\" -x"
+        "--max-new-tokens 128 -- "
+        "\"$(python -c 'from holitom.bundled import DEMO_VIDEO; print(DEMO_VIDEO)')\" -x"
     )
 
 

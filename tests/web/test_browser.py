@@ -14,7 +14,7 @@ from support.video_files import turn_sideways, write_video
 from web_page import FIRST_ANSWER, chromium, ready, serving
 
 from holitom.bench import moving_digits
-from holitom.cli import DEMO_VIDEO
+from holitom.bundled import DEMO_VIDEO
 
 pytestmark = pytest.mark.browser
 

@@ -20,10 +20,10 @@ from holitom.cli import (  # noqa: F401  (each adds its command)
     speed,
     web,
 )
-from holitom.cli.app import BUNDLED_MODEL, DEMO_QUESTION, DEMO_VIDEO, app
+from holitom.cli.app import app
 from holitom.errors import HolitomError
 
-__all__ = ["BUNDLED_MODEL", "DEMO_QUESTION", "DEMO_VIDEO", "main"]
+__all__ = ["main"]
 
 
 def main(arguments: list[str] | None = None) -> int:

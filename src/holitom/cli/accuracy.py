@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from holitom.cli.app import BUNDLED_MODEL, bench, note, notes, print_table, quiet_transformers, ratios
+from holitom.bundled import BUNDLED_MODEL
+from holitom.cli.app import bench, note, notes, print_table, quiet_transformers, ratios
 from holitom.errors import SettingsError
 
 if TYPE_CHECKING:

@@ -21,13 +21,6 @@ if TYPE_CHECKING:
 
     from holitom.video import Video
 
-ASSETS = Path(__file__).parents[1] / "assets"
-BUNDLED_MODEL = ASSETS / "moving-digits"
-DEMO_VIDEO = ASSETS / "demo.mp4"
-DEMO_QUESTION = "Which shape flashes?"
-BUNDLED_FRAMES, USUAL_FRAMES = 16, 32  # what the bundled model is trained on; what the paper uses
-LONGEST_QUESTION = 10_000  # characters: a page or three; a file's text given by mistake is longer
-
 app = typer.Typer(
     name="holitom",
     help="Fast video language models: merge redundant visual tokens, keep the answer.",
@@ -82,16 +75,6 @@ def read_video(path: Path, frames: int) -> Video:
     height, width = video.frames.shape[1:3]
     note(f"{path.name}: {len(video.frames)} of {of} frames, {width} x {height}")
     return video
-
-
-def check_question(question: str) -> None:
-    """Raise a `SettingsError` for what no prompt should hold."""
-    if not question.strip():
-        raise SettingsError("the question is empty")
-    if len(question) > LONGEST_QUESTION:
-        raise SettingsError(
-            f"the question has {len(question):,} characters; it may have {LONGEST_QUESTION:,} at most"
-        )
 
 
 def ratios(retain: str) -> list[float]:

@@ -8,20 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from holitom.cli.app import (
+from holitom.bundled import (
     BUNDLED_FRAMES,
     BUNDLED_MODEL,
     DEMO_QUESTION,
     DEMO_VIDEO,
     USUAL_FRAMES,
-    app,
     check_question,
-    note,
-    notes,
-    print_table,
-    quiet_transformers,
-    read_video,
 )
+from holitom.cli.app import app, note, notes, print_table, quiet_transformers, read_video
 from holitom.errors import SettingsError
 from holitom.methods.registry import METHODS, method_with
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from holitom.cli.app import USUAL_FRAMES, app, notes, print_table, quiet_transformers, ratios
+from holitom.bundled import USUAL_FRAMES
+from holitom.cli.app import app, notes, print_table, quiet_transformers, ratios
 from holitom.errors import SettingsError
 
 if TYPE_CHECKING:

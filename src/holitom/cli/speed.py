@@ -11,20 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from holitom.cli.app import (
-    BUNDLED_FRAMES,
-    BUNDLED_MODEL,
-    DEMO_QUESTION,
-    DEMO_VIDEO,
-    USUAL_FRAMES,
-    bench,
-    note,
-    notes,
-    print_table,
-    quiet_transformers,
-    ratios,
-    read_video,
-)
+from holitom.bundled import BUNDLED_FRAMES, BUNDLED_MODEL, DEMO_QUESTION, DEMO_VIDEO, USUAL_FRAMES
+from holitom.cli.app import bench, note, notes, print_table, quiet_transformers, ratios, read_video
 from holitom.errors import SettingsError
 
 if TYPE_CHECKING:

@@ -12,16 +12,8 @@ from typing import Annotated
 
 import typer
 
-from holitom.cli.app import (
-    BUNDLED_FRAMES,
-    BUNDLED_MODEL,
-    DEMO_QUESTION,
-    DEMO_VIDEO,
-    app,
-    note,
-    notes,
-    quiet_transformers,
-)
+from holitom.bundled import BUNDLED_FRAMES, BUNDLED_MODEL, DEMO_QUESTION, DEMO_VIDEO
+from holitom.cli.app import app, note, notes, quiet_transformers
 from holitom.errors import SettingsError
 
 

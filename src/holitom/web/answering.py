@@ -14,7 +14,7 @@ from typing import Any, Literal
 from transformers.generation.streamers import TextStreamer
 
 from holitom.ask import Answer, ask, prompt, unknown_words
-from holitom.cli.app import check_question
+from holitom.bundled import check_question
 from holitom.errors import SettingsError, VideoError
 from holitom.inspect import Inspection
 from holitom.inspect.collect import Watched, inspection_of_run

@@ -13,7 +13,7 @@ try:
 except ImportError as error:
     raise ImportError("the page needs Gradio: pip install 'holitom[web]'") from error
 
-from holitom.cli.app import BUNDLED_FRAMES, DEMO_QUESTION, DEMO_VIDEO, USUAL_FRAMES
+from holitom.bundled import BUNDLED_FRAMES, DEMO_QUESTION, DEMO_VIDEO, USUAL_FRAMES
 from holitom.errors import SettingsError
 from holitom.methods import METHODS
 from holitom.web.answering import MAX_FRAMES, Desk, Request, usual_threshold

@@ -14,7 +14,7 @@ from urllib.parse import quote
 import torch
 
 from holitom.ask import Answer
-from holitom.cli.app import DEMO_VIDEO
+from holitom.bundled import DEMO_VIDEO
 from holitom.errors import HolitomError
 from holitom.inspect import embed
 from holitom.methods.registry import method_class
@@ -151,7 +151,7 @@ def python(request: Request, loaded: Loaded) -> str:
     longest = "" if loaded.max_new_tokens == 64 else f", max_new_tokens={loaded.max_new_tokens}"
     lines = [
         "from holitom.ask import ask, load_model, prompt",
-        *([f"from holitom.cli import {', '.join(bundled)}"] if bundled else []),
+        *([f"from holitom.bundled import {', '.join(bundled)}"] if bundled else []),
         f"from holitom.methods import {', '.join(classes)}",
         "from holitom.video import load_video",
         "",
@@ -177,7 +177,7 @@ def _python_video(request: Request) -> str:
 def command(request: Request, loaded: Loaded) -> str:
     """Both answers on the command line."""
     # Where the demo lies differs from machine to machine; Python knows.
-    asked = "\"$(python -c 'from holitom.cli import DEMO_VIDEO; print(DEMO_VIDEO)')\""
+    asked = "\"$(python -c 'from holitom.bundled import DEMO_VIDEO; print(DEMO_VIDEO)')\""
     video = asked if _is_demo(request) else shlex.quote(request.video.name)
     options = ["--compare", f"--frames {request.frames}"]
     if loaded.model is not None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from support.serving import RETAIN, Server, Transformers, serving
 
-from holitom.cli import DEMO_VIDEO
+from holitom.bundled import DEMO_VIDEO
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from holitom import HoliTom, Method, VideoTokens
-from holitom.cli import BUNDLED_MODEL
+from holitom.bundled import BUNDLED_MODEL
 from holitom.methods import get_method
 from holitom.models import adapter_for
 

@@ -16,7 +16,7 @@ from PIL import Image
 from support import tiny_qwen
 from support.serving import squares
 
-from holitom.cli import BUNDLED_MODEL
+from holitom.bundled import BUNDLED_MODEL
 from holitom.integrations.vllm.settings import method_of
 
 pytestmark = pytest.mark.vllm

@@ -35,7 +35,8 @@ from support.serving import (
     video_part,
 )
 
-from holitom.cli import DEMO_QUESTION, main
+from holitom.bundled import DEMO_QUESTION
+from holitom.cli import main
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1500)]
 

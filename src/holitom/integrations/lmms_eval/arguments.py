@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
 
-import holitom
+from holitom.bundled import BUNDLED_MODEL
 from holitom.errors import SettingsError
 from holitom.methods.base import Method, require
 from holitom.methods.registry import METHODS, get_method, method_class
 
-BUNDLED_MODEL = Path(holitom.__file__).parent / "assets/moving-digits"
 FULL = "full"
 
 

@@ -1,0 +1,38 @@
+"""What comes with the package: a tiny model, a video, a question about it; and how many frames are usual."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from holitom.errors import SettingsError
+
+ASSETS = Path(__file__).parent / "assets"
+
+BUNDLED_MODEL = ASSETS / "moving-digits"
+"""Folder of the checkpoint, a LLaVA-OneVision of about 5 million parameters that knows moving digits and shapes."""
+
+DEMO_VIDEO = ASSETS / "demo.mp4"
+DEMO_QUESTION = "Which shape flashes?"
+
+BUNDLED_FRAMES = 16
+"""Frames that the bundled model is trained on."""
+
+USUAL_FRAMES = 32
+"""Frames that the paper samples from a video."""
+
+LONGEST_QUESTION = 10_000
+"""Characters: three pages or so. A longer one is as a rule a file's text that was given by mistake."""
+
+
+def check_question(question: str) -> None:
+    """Check what a user typed before anything is loaded.
+
+    Raises:
+        SettingsError: the question is empty, or longer than `LONGEST_QUESTION` characters.
+    """
+    if not question.strip():
+        raise SettingsError("the question is empty")
+    if len(question) > LONGEST_QUESTION:
+        raise SettingsError(
+            f"the question has {len(question):,} characters; it may have {LONGEST_QUESTION:,} at most"
+        )
