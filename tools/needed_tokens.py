@@ -26,9 +26,9 @@ from holitom.bench import moving_digits as md
 from holitom.bench.accuracy import resumed
 from holitom.bench.questions import FRAMES, Item, held_out_questions
 from holitom.bench.settings import FULL, budgets
+from holitom.bench.shared import encode_once
 from holitom.bundled import BUNDLED_MODEL
 from holitom.methods.naming import named_methods
-from holitom.runtime.shared import encode_once
 
 Places = set[tuple[int, int]]  # frame and position
 

@@ -25,7 +25,7 @@ from transformers import (
 )
 
 from holitom.bench.random_weights import random_model
-from holitom.flops import skeleton
+from holitom.costs import skeleton
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>", "<video>", "<unk>")
 TEMPLATE = (

@@ -9,7 +9,7 @@ from holitom.errors import SettingsError
 ASSETS = Path(__file__).parent / "assets"
 
 BUNDLED_MODEL = ASSETS / "moving-digits"
-"""Folder of the checkpoint, a LLaVA-OneVision of about 5 million parameters that knows moving digits and shapes."""
+"""Folder of a LLaVA-OneVision of about 5 million parameters that knows moving digits and shapes."""
 
 DEMO_VIDEO = ASSETS / "demo.mp4"
 DEMO_QUESTION = "Which shape flashes?"

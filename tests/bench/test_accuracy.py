@@ -22,9 +22,8 @@ from holitom.bench.scores import interval, prefill_operations, resampled_average
 from holitom.bench.settings import FULL, Setting, budgets
 from holitom.bundled import BUNDLED_MODEL
 from holitom.cli import main
-from holitom.flops import Decoder
+from holitom.costs import Decoder, Layer, Level
 from holitom.methods.naming import named_methods
-from holitom.runtime.count import Level
 
 Model = tuple[Any, Any]
 
@@ -302,7 +301,7 @@ def test_prefill_is_the_mean_over_questions_of_what_each_layer_saw() -> None:
     # Width 2, FFN 5: n tokens cost 16 n + 4 n^2 + 20 n a layer: 144 for 3, 40 for 1, 88 for 2.
     answers = [Answered("", (Level(0, 3), Level(1, 1))), Answered("", (Level(0, 2),))]
     file = Answers(FULL, Path("x"), answers)
-    assert prefill_operations(file, Decoder(3, 2, 5)) == ((144 + 2 * 40) + 3 * 88) / 2
+    assert prefill_operations(file, Decoder(2, (Layer(5),) * 3)) == ((144 + 2 * 40) + 3 * 88) / 2
 
 
 @pytest.fixture(scope="module")

@@ -24,8 +24,8 @@ from holitom.bench.random_weights import (
 from holitom.bench.settings import FULL, Setting, budgets
 from holitom.bench.speed import Encoding, Ratio, Row, Speed, Timing, measure
 from holitom.cli import main
+from holitom.costs import skeleton
 from holitom.errors import SettingsError
-from holitom.flops import skeleton
 from holitom.methods import METHODS, Method, get_method
 from holitom.methods.naming import named_methods
 

@@ -12,11 +12,10 @@ from support.tiny import Tiny, video
 from transformers.video_utils import VideoMetadata
 
 from holitom import HoliTom, Method, UnsupportedUsageError
-from holitom.flops import Decoder, paper_prefill
+from holitom.costs import Decoder, Layer, Level
 from holitom.inspect import Fate, Inspection, Stage, inspect_video, inspection_of
 from holitom.inspect.collect import describe
 from holitom.methods import METHODS, get_method
-from holitom.runtime.count import Level
 from holitom.video import Video
 
 
@@ -121,9 +120,9 @@ def test_costs_are_those_of_the_papers_formula(tiny: Tiny) -> None:
     method = HoliTom(0.25, similarity_threshold=0.8)
     inspection = inspect_video(tiny.model, tiny.processor, a_video(), method, "w1", max_new_tokens=1)
     full, *_, outer, inside = inspection.stages
-    decoder = Decoder(layers=4, width=64, ffn=128)
-    assert full.operations == paper_prefill([Level(0, 64)], decoder)
-    assert inside.operations == paper_prefill([Level(0, outer.tokens), Level(3, inside.tokens)], decoder)
+    decoder = Decoder(64, (Layer(128),) * 4)
+    assert full.operations == decoder.prefill([Level(0, 64)])
+    assert inside.operations == decoder.prefill([Level(0, outer.tokens), Level(3, inside.tokens)])
     # Two heads of 16 for keys and for values, float32.
     assert full.kv_bytes == 64 * 4 * 2 * 2 * 16 * 4
     assert inside.kv_bytes == (3 * outer.tokens + inside.tokens) * 2 * 2 * 16 * 4

@@ -146,7 +146,7 @@ def test_it_survives_saving(loaded: Any, tmp_path: Path) -> None:
 def test_the_command_line_takes_an_original_checkpoint(checkpoint: Path) -> None:
     from holitom.ask import ask as answer
     from holitom.ask import load_model
-    from holitom.flops import costs
+    from holitom.costs import costs
 
     model, processor = load_model(str(checkpoint), "float32", "cpu")
     answered = answer(model, processor, ask(processor, video()), HoliTom(0.3), max_new_tokens=2)

@@ -51,7 +51,7 @@ from transformers import (
 )
 from transformers.models.got_ocr2 import GotOcr2ImageProcessor
 
-from holitom.flops import costs
+from holitom.costs import costs
 from holitom.models.modeling_llava_video import LlavaVideoProcessor
 from holitom.models.published import PUBLISHED
 

@@ -19,10 +19,10 @@ from holitom.bench import moving_digits as md
 from holitom.bench.answers import Answered, Answers, check_folder, identity
 from holitom.bench.questions import FRAMES, Item, batches, held_out_questions
 from holitom.bench.settings import Setting
+from holitom.bench.shared import SharedVideos, encode_once
+from holitom.costs.decoder import Level
 from holitom.errors import SettingsError
 from holitom.methods.base import Method
-from holitom.runtime.count import Level
-from holitom.runtime.shared import SharedVideos, encode_once
 
 BATCH = 48
 MAX_NEW_TOKENS = 4

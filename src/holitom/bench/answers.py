@@ -16,8 +16,8 @@ import transformers
 from holitom import __version__
 from holitom.bench.questions import Item
 from holitom.bench.settings import Setting
+from holitom.costs.decoder import Level
 from holitom.errors import HolitomError
-from holitom.runtime.count import Level
 
 
 class ResultsError(HolitomError, ValueError):

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from holitom.bench.machine import available_bytes
+from holitom.costs.decoder import Decoder, Level
+from holitom.costs.skeleton import skeleton
 from holitom.errors import HolitomError, UnsupportedModelError
-from holitom.flops import skeleton
 
 TEXT_TOKENS = 32  # of the prompt, beside the video's; as `holitom flops` counts
 BLOCK = 1_000_003  # a prime: no two rows of a matrix begin at the same place of the noise
@@ -30,7 +31,7 @@ def random_model(name: str, frames: int, dtype: torch.dtype, device: torch.devic
     """The model of `name`'s shapes with random weights, once there is room for a prompt of `frames`.
 
     Args:
-        name: see `holitom.flops.skeleton`: a published name, a config file, a checkpoint's folder.
+        name: see `holitom.costs.skeleton`: a published name, a config file, a checkpoint's folder.
         frames: of the video that it is to take.
         dtype: of the weights.
         device: where they go; they are made there.
@@ -78,8 +79,7 @@ def needed_bytes(shapes: Any, frames: int) -> tuple[int, int]:
     text, tower = config.get_text_config(), config.vision_config
     item = next(shapes.parameters()).itemsize
     tokens = _slots(config, frames) + TEXT_TOKENS
-    heads = text.hidden_size // text.num_attention_heads * text.num_key_value_heads
-    cache = tokens * 2 * heads * text.num_hidden_layers * item
+    cache = Decoder.of(config).kv_bytes([Level(0, tokens)], item)
     language = tokens * (3 * text.intermediate_size + 10 * text.hidden_size)
     patches = frames * (tower.image_size // tower.patch_size) ** 2
     kept = tower.num_hidden_layers * tower.hidden_size

@@ -16,7 +16,7 @@ from holitom.bench.machine import processor
 from holitom.bench.moving_digits import TASKS
 from holitom.bench.questions import FRAMES, Item
 from holitom.bench.settings import Setting
-from holitom.flops import Decoder, paper_prefill
+from holitom.costs.decoder import Decoder
 
 RESAMPLES = 10_000
 LEVEL = 0.95
@@ -58,7 +58,7 @@ def interval(values: Floats) -> list[float]:
 
 def prefill_operations(answers: Answers, decoder: Decoder) -> float:
     """Prefill by the paper's formula, of the visual tokens that each layer saw, mean over the questions."""
-    cost = {levels: paper_prefill(levels, decoder) for levels in {answer.levels for answer in answers.done}}
+    cost = {levels: decoder.prefill(levels) for levels in {answer.levels for answer in answers.done}}
     return float(np.mean([cost[answer.levels] for answer in answers.done]))
 
 
@@ -80,8 +80,7 @@ def results(
         files: the answers of those that are not refused, likewise.
         quick: whether this was `--quick`.
     """
-    text = model.config.get_text_config()
-    decoder = Decoder(text.num_hidden_layers, text.hidden_size, text.intermediate_size)
+    decoder = Decoder.of(model.config)
     tasks = [item.task for item in items]
     names = [task for task in TASKS if task in tasks]
     right = np.array([[a.said == i.answer for a, i in zip(f.done, items, strict=True)] for f in files])
@@ -116,7 +115,7 @@ def results(
         "machine": {"processor": processor(), "cores": os.cpu_count(), "threads": torch.get_num_threads()}
         | {"device": str(model.device)},
         "versions": {**mark["versions"], "python": platform.python_version()},
-        "model": {"name": name, "fingerprint": mark["model"], "dtype": mark["dtype"], **decoder._asdict()},
+        "model": {"name": name, "fingerprint": mark["model"], "dtype": mark["dtype"], **decoder.to_dict()},
         "questions": {
             "count": len(items),
             "by_task": {task: tasks.count(task) for task in names},

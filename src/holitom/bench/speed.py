@@ -290,7 +290,7 @@ def measure(
 class Encoding:
     """What the vision tower makes of a prompt's video, once, for all settings.
 
-    `runtime.shared` reads what any method needs while it encodes; here each method reads for itself, so that
+    `bench.shared` reads what any method needs while it encodes; here each method reads for itself, so that
     its time is known.
 
     Attributes:

@@ -12,7 +12,7 @@ from holitom.cli.app import app, notes, print_table, quiet_transformers, ratios
 from holitom.errors import SettingsError
 
 if TYPE_CHECKING:
-    from holitom.flops import Cost, Costs
+    from holitom.costs import Cost, Costs
 
 
 @app.command()
@@ -42,7 +42,7 @@ def flops(
     """
     wanted, pixels = ratios(retain), _size(size)
     with notes.status("Loading PyTorch") as status:
-        from holitom.flops import USUAL, costs
+        from holitom.costs import USUAL, costs
 
         quiet_transformers(model)
         status.update("Counting")

@@ -13,14 +13,13 @@ from numpy.typing import NDArray
 
 from holitom.ask import ask, prompt
 from holitom.contract import InnerStage
+from holitom.costs.decoder import Decoder, Level
 from holitom.errors import UnsupportedUsageError
-from holitom.flops import Decoder, paper_prefill
 from holitom.inspect.inspection import Inspection, Places, Stage
 from holitom.methods.base import Method
 from holitom.models import adapter_for
 from holitom.ops.host import to_host
 from holitom.ops.segmentation import neighbour_similarity
-from holitom.runtime.count import Level
 from holitom.tokens import MergedTokens, VideoTokens
 
 if TYPE_CHECKING:
@@ -263,14 +262,9 @@ def _stages(report: VideoReport, costs: Callable[[list[Level]], tuple[int, int]]
 
 def _costs(model: Any) -> Callable[[list[Level]], tuple[int, int]]:
     """Operations (the paper's formula) and KV-cache bytes of visual tokens by layer."""
-    text: Any = model.config.get_text_config()
-    decoder = Decoder(text.num_hidden_layers, text.hidden_size, text.intermediate_size)
-    head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    token = 2 * text.num_key_value_heads * head * model.dtype.itemsize  # keys and values in one layer
+    decoder, itemsize = Decoder.of(model.config), model.dtype.itemsize
 
     def costs(levels: list[Level]) -> tuple[int, int]:
-        ends = [*(level.start for level in levels[1:]), decoder.layers]
-        held = sum((end - level.start) * level.tokens for level, end in zip(levels, ends, strict=True))
-        return paper_prefill(levels, decoder), held * token
+        return decoder.prefill(levels), decoder.kv_bytes(levels, itemsize)
 
     return costs

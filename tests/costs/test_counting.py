@@ -11,8 +11,8 @@ from support.reference import EveryOther
 from support.tiny import PATCH, SIDE, WORDS, Tiny, build_model, video
 from torch.utils.flop_counter import FlopCounterMode
 
+from holitom.costs import Level, count_prefill, count_vision
 from holitom.models import adapter_for
-from holitom.runtime.count import Level, count_prefill, count_vision
 
 LAYERS, WIDTH, FFN, KV = 4, 64, 128, 2 * 16  # support.tiny's language model
 

@@ -10,9 +10,9 @@ import torch
 from support.tiny import Tiny, video
 
 from holitom import HoliTom, Method
+from holitom.bench.shared import encode_once
 from holitom.errors import UnsupportedUsageError
 from holitom.methods import METHODS, VidCom2, get_method
-from holitom.runtime.shared import encode_once
 
 CHOSEN: dict[str, Method | None] = {
     "full tokens": None,

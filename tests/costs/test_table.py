@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 from holitom import HoliTom, SettingsError
+from holitom.costs import Costs, Decoder, Layer, Plan, costs, layer_operations, plans, skeleton
 from holitom.errors import HolitomError, ModelError
-from holitom.flops import Costs, Decoder, Plan, costs, paper_layer, paper_prefill, plans, skeleton
 from holitom.methods import DyCoke, FastV, PyramidDrop, VisionZip
 from holitom.methods.naming import named_methods
 from holitom.models import adapter_for
 from holitom.models.published import PUBLISHED
 
-QWEN2_7B = Decoder(layers=28, width=3584, ffn=18944)
+QWEN2_7B = Decoder(3584, (Layer(18944),) * 28)
 RATIOS = (0.25, 0.2, 0.15, 0.1)
 
 
@@ -70,7 +70,7 @@ PRINTED = [  # TFLOPs and percent of the paper's main table, 32 frames x 196 tok
 def test_formula_prints_the_papers_figure(
     table: dict[str, Plan], label: str, tera: str, percent: str
 ) -> None:
-    assert f"{paper_prefill(table[label].levels(), QWEN2_7B) / 1e12:.1f}" == tera
+    assert f"{QWEN2_7B.prefill(table[label].levels()) / 1e12:.1f}" == tera
     # The paper's percentages are quotients of its printed figures, not of the figures themselves.
     assert f"{100 * float(tera) / 40.8:.1f}" == percent
 
@@ -78,12 +78,12 @@ def test_formula_prints_the_papers_figure(
 def test_papers_budget_rounds_up_in_each_frame(table: dict[str, Plan]) -> None:
     # 196 x 0.15 = 29.4, so 30 a frame; 15% of all tokens at once, 941, would print 5.1 and not 5.2.
     assert table["HoliTom w/o M 15%"].sent == 32 * 30
-    assert f"{28 * paper_layer(941, 3584, 18944) / 1e12:.1f}" == "5.1"
+    assert f"{28 * layer_operations(941, 3584, 18944) / 1e12:.1f}" == "5.1"
 
 
 def test_newline_does_not_change_printed_figures(table: dict[str, Plan]) -> None:
     for label, tera, _ in PRINTED:
-        assert f"{paper_prefill(table[label].levels(separators=1), QWEN2_7B) / 1e12:.1f}" == tera
+        assert f"{QWEN2_7B.prefill(table[label].levels(separators=1)) / 1e12:.1f}" == tera
 
 
 def test_pdrop_with_its_own_papers_schedule_is_not_what_the_table_prints(table: dict[str, Plan]) -> None:
@@ -91,17 +91,19 @@ def test_pdrop_with_its_own_papers_schedule_is_not_what_the_table_prints(table: 
     # it does not state. Halving before layers 2, 7 and 14 is one of several that print 10.5.
     pdrop = table["PyramidDrop [retain_ratio=0.46875]"]
     assert [level.tokens for level in pdrop.levels()] == [6272, 3136, 1568, 784]
-    assert f"{paper_prefill(pdrop.levels(), QWEN2_7B) / 1e12:.1f}" == "18.0"
+    assert f"{QWEN2_7B.prefill(pdrop.levels()) / 1e12:.1f}" == "18.0"
     halving = PyramidDrop(borders=(2 / 28, 7 / 28, 14 / 28), stage_keep=0.5).inner(28)
     assert [stage.layer for stage in halving] == [2, 7, 14]
     early = Plan("PDrop", 1, 6272, halving)
-    assert f"{paper_prefill(early.levels(), QWEN2_7B) / 1e12:.1f}" == "10.5"
+    assert f"{QWEN2_7B.prefill(early.levels()) / 1e12:.1f}" == "10.5"
 
 
 def test_formula_by_hand() -> None:
-    assert paper_layer(tokens=3, width=2, ffn=5) == 4 * 3 * 4 + 2 * 9 * 2 + 2 * 3 * 2 * 5
+    assert layer_operations(tokens=3, width=2, ffn=5) == 4 * 3 * 4 + 2 * 9 * 2 + 2 * 3 * 2 * 5
     halved = Plan("", 1, 4, FastV(retain_ratio=0.5, inner_layer=1).inner(3)).levels()
-    assert paper_prefill(halved, Decoder(3, 2, 5)) == paper_layer(4, 2, 5) + 2 * paper_layer(2, 2, 5)
+    assert Decoder(2, (Layer(5),) * 3).prefill(halved) == layer_operations(4, 2, 5) + 2 * layer_operations(
+        2, 2, 5
+    )
 
 
 def test_plans_stop_where_the_methods_do() -> None:

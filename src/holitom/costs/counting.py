@@ -11,23 +11,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers.cache_utils import DynamicLayer
 
+from holitom.costs.decoder import Level, spans
 from holitom.models.base import Adapter
 from holitom.runtime.cache import layer_bytes
 from holitom.runtime.forward import by_name
-
-
-class Level(NamedTuple):
-    """From layer `start` (0-based) on, the language model works on `tokens` tokens."""
-
-    start: int
-    tokens: int
 
 
 @dataclass(frozen=True)
@@ -125,17 +119,12 @@ def count_prefill(model: Any, adapter: Adapter, levels: Sequence[Level]) -> Pref
         model.get_output_embeddings()(output.last_hidden_state[:, -1:])
 
     layers = output.past_key_values.layers
-    ends = [*(level.start for level in levels[1:]), len(layers)]
-    cache = tuple(
-        CacheGroup(
-            first=level.start,
-            last=end - 1,
-            tokens=_held(layers[level.start : end], level.tokens),
-            bytes=sum(map(layer_bytes, layers[level.start : end])),
-        )
-        for level, end in zip(levels, ends, strict=True)
-    )
-    return PrefillCount(counter.get_total_flops(), cache)
+    groups = []
+    for at, tokens in spans(levels, len(layers)):
+        held = layers[at.start : at.stop]
+        size = sum(map(layer_bytes, held))
+        groups.append(CacheGroup(at.start, at.stop - 1, _held(held, tokens), size))
+    return PrefillCount(counter.get_total_flops(), tuple(groups))
 
 
 def _held(layers: Sequence[Any], tokens: int) -> int:

@@ -1,0 +1,163 @@
+"""A language model as costs know it: how wide each layer is, and what it caches of a token.
+
+Nothing here knows weights or modules: all of it follows from the model's config.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+
+class Level(NamedTuple):
+    """From layer `start` (0-based) on, the language model works on `tokens` tokens."""
+
+    start: int
+    tokens: int
+
+
+class Span(NamedTuple):
+    """Consecutive layers of the language model that work on equally many tokens."""
+
+    layers: range
+    tokens: int
+
+
+def spans(levels: Sequence[Level], layers: int) -> list[Span]:
+    """The layers of each level, in order.
+
+    Args:
+        levels: by rising start; the first starts at 0.
+        layers: of the language model; where the last level ends.
+    """
+    ends = [*(level.start for level in levels[1:]), layers]
+    return [Span(range(level.start, end), level.tokens) for level, end in zip(levels, ends, strict=True)]
+
+
+class Layer(NamedTuple):
+    """One layer of a language model.
+
+    Attributes:
+        ffn: width of the feed-forward that each token goes through; in a mixture of experts, the widths of
+            the experts that are chosen for it and of those that all tokens share, together.
+        attends: whether it attends to keys; else it carries a recurrent state from token to token.
+        cached: numbers in the keys and values that it caches of one token; 0 where it does not attend.
+        convolved: numbers in the window of the short convolution before its state, in the model's dtype.
+        state: numbers in its recurrent state, which is float32.
+    """
+
+    ffn: int
+    attends: bool = True
+    cached: int = 0
+    convolved: int = 0
+    state: int = 0
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """A language model.
+
+    Attributes:
+        width: of the hidden states.
+        layers: from the first on.
+    """
+
+    width: int
+    layers: tuple[Layer, ...]
+
+    @classmethod
+    def of(cls, config: Any) -> Decoder:
+        """The language model of a transformers config, of a video model or of the language model alone."""
+        text: Any = config.get_text_config()
+        kinds = getattr(text, "layer_types", None) or ["full_attention"] * text.num_hidden_layers
+        head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        cached = 2 * text.num_key_value_heads * head
+        return cls(
+            text.hidden_size,
+            tuple(
+                Layer(_feed_forward(text, index), False, 0, *_recurrent(text))
+                if kind == "linear_attention"
+                else Layer(_feed_forward(text, index), True, cached)
+                for index, kind in enumerate(kinds)
+            ),
+        )
+
+    def prefill(self, levels: Sequence[Level]) -> int:
+        """The paper's cost of `levels` in all layers, see `layer_operations`."""
+        return sum(
+            layer_operations(span.tokens, self.width, self.layers[index].ffn, self.layers[index].attends)
+            for span in spans(levels, len(self.layers))
+            for index in span.layers
+        )
+
+    def kv_bytes(self, levels: Sequence[Level], itemsize: int) -> int:
+        """Bytes of the keys and values of `levels` in all layers that cache any.
+
+        Args:
+            levels: tokens by layer.
+            itemsize: bytes of one number of the cache.
+        """
+        return itemsize * sum(
+            span.tokens * self.layers[index].cached
+            for span in spans(levels, len(self.layers))
+            for index in span.layers
+        )
+
+    def state_bytes(self, itemsize: int) -> int:
+        """Bytes of all recurrent states of one row, whatever its length.
+
+        Args:
+            itemsize: bytes of one number of the model.
+        """
+        return sum(itemsize * layer.convolved + 4 * layer.state for layer in self.layers)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Number of layers, width, and feed-forward widths: one number where all layers have the same."""
+        widths = [layer.ffn for layer in self.layers]
+        ffn = widths[0] if len(set(widths)) == 1 else widths
+        return {"layers": len(self.layers), "width": self.width, "ffn": ffn}
+
+
+def layer_operations(tokens: int, width: int, ffn: int, attends: bool = True) -> int:
+    """The paper's prefill cost of `n` visual tokens in one layer: `4 n d^2 + 2 n^2 d + 2 n d m`.
+
+    HoliTom (arXiv 2505.21334), as FastV (2403.06764) before it. It counts multiply-adds of four square
+    projections, of attention, and of a feed-forward network with two matrices. Qwen2 has narrower keys
+    and values and three matrices there, so true counts differ by more than a factor of two. A layer that
+    carries a recurrent state has no term in `n^2`.
+
+    Args:
+        tokens: `n`.
+        width: `d`, of the hidden states.
+        ffn: `m`, of the feed-forward network.
+        attends: whether the layer attends to keys.
+    """
+    attention = 2 * tokens**2 * width if attends else 0
+    return 4 * tokens * width**2 + attention + 2 * tokens * width * ffn
+
+
+def _feed_forward(text: Any, layer: int) -> int:
+    """Width of the feed-forward that each token goes through in `layer`."""
+    if not _has_experts(text, layer):
+        return int(text.intermediate_size)
+    chosen = text.num_experts_per_tok + (getattr(text, "n_shared_experts", None) or 0)
+    shared = getattr(text, "shared_expert_intermediate_size", None) or 0
+    return int(chosen * text.moe_intermediate_size + shared)
+
+
+def _has_experts(text: Any, layer: int) -> bool:
+    """Whether `layer` is a mixture of experts: GLM names how many first ones are not, Qwen3 which are not."""
+    if not getattr(text, "num_experts_per_tok", None):
+        return False
+    every = getattr(text, "decoder_sparse_step", None) or 1
+    dense = getattr(text, "mlp_only_layers", None) or ()
+    first = getattr(text, "first_k_dense_replace", None) or 0
+    return layer >= first and layer not in dense and (layer + 1) % every == 0
+
+
+def _recurrent(text: Any) -> tuple[int, int]:
+    """Numbers in the convolved window and in the state of a gated delta net."""
+    keys = text.linear_num_key_heads * text.linear_key_head_dim
+    values = text.linear_num_value_heads * text.linear_value_head_dim
+    return text.linear_conv_kernel_dim * (2 * keys + values), values * text.linear_key_head_dim

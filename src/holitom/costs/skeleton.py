@@ -1,0 +1,47 @@
+"""Models without weights, on the meta device, to count on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from holitom.errors import ModelError
+from holitom.models import config_of
+from holitom.models.published import PUBLISHED, published_config
+
+
+def skeleton(name: str, dtype: torch.dtype = torch.bfloat16) -> Any:
+    """The model's real class on the meta device: all of its shapes, none of its weights.
+
+    Args:
+        name: a name in `models.published.PUBLISHED`, a checkpoint's folder, a config's JSON file, or an id
+            on the Hugging Face Hub.
+        dtype: of its parameters, and so of its KV cache.
+
+    Raises:
+        ModelError: there is no such config, or no video model can be made of it.
+    """
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import AutoModelForImageTextToText
+
+    if (
+        name not in PUBLISHED
+        and not Path(name).exists()
+        and ("/" not in name or name.startswith((".", "/", "~")))
+    ):
+        raise ModelError(f"model {name}: no such folder or config; published shapes: {', '.join(PUBLISHED)}")
+    try:
+        config = published_config(name) if name in PUBLISHED else config_of(name)
+        with torch.device("meta"):
+            model: Any = AutoModelForImageTextToText.from_config(
+                config, dtype=dtype, attn_implementation="sdpa"
+            )
+    except (
+        *(OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ArithmeticError),
+        StrictDataclassError,
+    ) as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise ModelError(f"model {name}: {lines[0]}") from error
+    return model.eval()
