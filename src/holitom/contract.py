@@ -27,7 +27,7 @@ class InnerStage(Protocol):
         the layer before."""
 
     def keep(self, visual: int) -> int:
-        """How many of `visual` tokens remain: known to the host, monotone, at least 0."""
+        """How many of `visual` tokens remain: known to the host, monotone, at least one of any."""
 
     def __call__(self, hidden: Tensor, attention: Tensor) -> tuple[Tensor, Tensor]:
         """Reduce one row's visual tokens.

@@ -170,7 +170,7 @@ def test_cache_bytes_follow_its_dtype(small: Path) -> None:
 def test_one_frame_and_one_word(small: Path) -> None:
     counted = costs(str(small), frames=1, ratios=[0.01], text_tokens=1)
     assert rows(counted)["HoliTom w/o M 1%"].plan.sent == 1
-    assert rows(counted)["FastV 1%"].prefill.cache[1].tokens == 1
+    assert rows(counted)["FastV 1%"].prefill.cache[1].tokens == 2  # one of each, though 1% rounds to none
 
 
 def test_a_folder_and_a_file_are_the_same_model(small: Path) -> None:

@@ -18,7 +18,7 @@ from holitom.tokens import MergedTokens, VideoTokens
 
 
 def expected_count(merged: MergedTokens, method: HoliTom, tokens: VideoTokens) -> int:
-    """Stage 4's budgets, counted segment by segment."""
+    """Stage 4's budgets, counted segment by segment; one token where they round to none."""
     frames, width, _ = tokens.features.shape
     unit = torch.nn.functional.normalize(tokens.features, dim=-1)
     static = (unit[1:] * unit[:-1]).sum(-1) > method.threshold
@@ -27,7 +27,7 @@ def expected_count(merged: MergedTokens, method: HoliTom, tokens: VideoTokens) -
     for i, j in merged.segments:
         m = int(static[i:j].all(0).sum()) if j > i else 0
         count += round(m * ratio) + (j - i + 1) * math.ceil((width - m) * ratio)
-    return count
+    return max(1, count)
 
 
 shapes = pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_keeping_everything_touches_nothing() -> None:
     for dtype in (torch.float32, torch.bfloat16):
         clip = video(12, 16, change=0.1)
         features = clip.features.to(dtype)
-        method = HoliTom(retain_ratio=1, similarity_threshold=2, inner_drop=None)
+        method = HoliTom(retain_ratio=1, similarity_threshold=1, inner_drop=None)
         merged = method.merge(VideoTokens(features, clip.importance, clip.grid))
         assert torch.equal(merged.features, features.flatten(0, 1))
         assert merged.features.dtype == dtype

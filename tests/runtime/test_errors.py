@@ -11,7 +11,9 @@ from support.tiny import Tiny, build_model, video
 from torch.testing import assert_close
 from transformers import DynamicCache, Qwen2Config, Qwen2ForCausalLM, StaticCache
 
-from holitom import HoliTom, SettingsError, UnsupportedModelError, UnsupportedUsageError
+from holitom import HoliTom, Method, SettingsError, UnsupportedModelError, UnsupportedUsageError
+from holitom.contract import InnerStage
+from holitom.methods.fastv import DropInside
 
 OUTER = EveryOther()
 INNER = EveryOther(layers=(2,))
@@ -182,3 +184,18 @@ def test_a_video_of_one_frame(tiny: Tiny) -> None:
         assert_close(out, reference_logits(tiny.model, inputs, method, []), atol=2e-4, rtol=1e-4)
         assert run.last is not None
         assert run.last.videos[0].frames == 1
+
+
+def test_an_inner_stage_that_keeps_none_of_a_few_is_refused(tiny: Tiny) -> None:
+    """An answer about no token is no answer: `keep` is monotone, so `keep(1)` tells."""
+
+    class Halves(Method):
+        def inner(self, num_layers: int) -> tuple[InnerStage, ...]:
+            class Half(DropInside):
+                def keep(self, visual: int) -> int:
+                    return visual // 2
+
+            return (Half(1, 0.5),)
+
+    with pytest.raises(SettingsError, match=r"layer 1 keeps none of a few visual tokens: its keep\(1\)"):
+        Halves().attach(tiny.model)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from holitom import HoliTom, Method, UnsupportedUsageError
 
-WHOLE = HoliTom(retain_ratio=1, similarity_threshold=1.5, inner_drop=None)
+WHOLE = HoliTom(retain_ratio=1, similarity_threshold=1, inner_drop=None)
 MERGING = HoliTom(retain_ratio=0.2)
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 import torch
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from holitom.runtime import Handle, Run
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Method:
     """Keep everything; the methods say what to merge.
 
@@ -26,7 +26,10 @@ class Method:
     model switches it on for a `with` block; `attach` switches it on until the handle is detached.
 
     Attributes:
-        retain_ratio: share of the visual tokens that goes into the language model, in (0, 1].
+        retain_ratio: share of the visual tokens that goes into the language model, in (0, 1]; at least one
+            token of a video does. For methods that average what repeats over time and promise no exact count
+            (HoliTom with `budget="ratio"`, PruneVid) it is an upper bound: of a video that repeats they send
+            less, at 1 too.
         positions: "packed": what is left of a prompt is numbered without gaps, as the paper does. "own": each
             token keeps the position id that it has in the unmerged prompt, and so does all that follows, as
             models with several rotary axes do in any case.
@@ -50,6 +53,15 @@ class Method:
     def __post_init__(self) -> None:
         require("retain_ratio", self.retain_ratio, "a number in (0, 1]", lambda r: 0 < r <= 1)
         choose("positions", self.positions, "packed", "own")
+
+    def __repr__(self) -> str:
+        """Every field with the value in force: where None stands for a default, that default."""
+        shown = {field.name: getattr(self, field.name) for field in fields(self)} | self.in_force()
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
+
+    def in_force(self) -> dict[str, object]:
+        """What stands for the fields that are None, by name."""
+        return {}
 
     def merged_count(self, frames: int, tokens: int) -> int:
         """How many tokens `merge` returns for `frames` of `tokens` each, whatever they show.
@@ -117,6 +129,9 @@ class Combined(Method):
     inside: Method
 
     def __post_init__(self) -> None:
+        for name in ("outer", "inside"):
+            if not isinstance(getattr(self, name), Method):
+                raise SettingsError(f"{name} must be a method, got {getattr(self, name)!r}")
         object.__setattr__(self, "retain_ratio", self.outer.retain_ratio)
         object.__setattr__(self, "positions", self.outer.positions)
         super().__post_init__()
@@ -146,10 +161,18 @@ class Combined(Method):
 def require(
     field: str, value: object, allowed: str, holds: Callable[[Any], bool], *, whole: bool = False
 ) -> None:
-    """Raise a `SettingsError` that names field, value and range unless `value` is a number that `holds`."""
+    """Raise a `SettingsError` that names field, value and range unless `value` is a number that `holds`.
+
+    No setting is infinite, not a number or, if whole, beyond 64 bits.
+    """
     number = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
-    if not number or not holds(value):
+    if not number or not abs(cast(float, value)) < 2**63 or not holds(value):
         raise SettingsError(f"{field} must be {allowed}, got {value!r}")
+
+
+def require_threshold(field: str, value: object) -> None:
+    """Raise a `SettingsError` unless `value` is a cosine similarity."""
+    require(field, value, "a number in [-1, 1]", lambda v: -1 <= v <= 1)
 
 
 def choose(field: str, value: object, *names: str) -> None:

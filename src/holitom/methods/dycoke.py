@@ -13,6 +13,7 @@ from holitom.methods.parts import assemble, unchanged
 from holitom.ops.budgets import largest_remainder
 from holitom.ops.host import to_device
 from holitom.ops.ragged import Sizes, compact, top_mask
+from holitom.ops.similarity import finite_similarity
 from holitom.tokens import MergedTokens, VideoTokens
 
 WINDOW = 4
@@ -55,7 +56,7 @@ class DyCoke(Method):
 
         table = to_device(np.stack([before, budget])[:, :, None], video.features.device)
         features = video.features.float()
-        change = 1 - F.cosine_similarity(features, features[table[0, :, 0]], dim=-1)
+        change = 1 - finite_similarity(F.cosine_similarity(features, features[table[0, :, 0]], dim=-1))
         kept = top_mask(change, table[1])
         return assemble(video, [unchanged(compact(kept, int(budget.sum())))])
 

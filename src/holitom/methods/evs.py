@@ -21,7 +21,8 @@ class EVS(Method):
     one frame, so below `r = 1 / T` more is kept than asked. No device synchronisation.
 
     Attributes:
-        retain_ratio: share of the visual tokens that goes into the language model, in (0, 1].
+        retain_ratio: share of the visual tokens that goes into the language model, in (0, 1]; the first frame
+            goes whole at any.
     """
 
     def merged_count(self, frames: int, tokens: int) -> int:

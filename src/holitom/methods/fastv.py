@@ -9,7 +9,8 @@ from torch import Tensor
 
 from holitom.contract import InnerStage
 from holitom.errors import SettingsError
-from holitom.methods.base import Method, require
+from holitom.methods.base import Method, choose, require
+from holitom.ops.budgets import kept_share
 from holitom.ops.merging import most_attended
 
 
@@ -18,7 +19,7 @@ class FastV(Method):
     """All tokens enter the language model; from layer `K` on the most attended `r` of them go on.
 
     At layer `K` the `round(r V)` visual tokens stay to which the last query paid most attention in layer
-    `K - 1`, averaged over heads; the rest are dropped.
+    `K - 1`, averaged over heads; the rest are dropped. Where that rounds to none, one stays (ours).
 
     Attributes:
         retain_ratio: share of the visual tokens that layers from `K` on see, in (0, 1].
@@ -33,8 +34,7 @@ class FastV(Method):
     def __post_init__(self) -> None:
         super().__post_init__()
         require("inner_layer", self.inner_layer, "a layer from 1 up", lambda v: v >= 1, whole=True)
-        if self.budget not in ("layer", "mean"):
-            raise SettingsError(f'budget must be "layer" or "mean", got {self.budget!r}')
+        choose("budget", self.budget, "layer", "mean")
 
     def inner(self, num_layers: int) -> tuple[InnerStage, ...]:
         """One stage, at `inner_layer`.
@@ -74,8 +74,8 @@ class DropInside:
     own_attention: bool = False
 
     def keep(self, visual: int) -> int:
-        """`round(V * share)` of `visual` tokens."""
-        return round(visual * self.share)
+        """`round(V * share)` of `visual` tokens, at least one of any."""
+        return kept_share(self.share, visual)
 
     def __call__(self, hidden: Tensor, attention: Tensor) -> tuple[Tensor, Tensor]:
         """Kept indices `[K]`, ascending, and their features `[K, D]` of `hidden` `[V, D]`."""

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from holitom.methods.base import Method, require
+from holitom.methods.base import Method, require, require_threshold
 from holitom.methods.parts import Part, assemble, unchanged
 from holitom.ops.budgets import exact_total, largest_remainder
 from holitom.ops.clustering import dpc_knn, join_most_similar
@@ -58,7 +58,7 @@ class FastVID(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require("cut_threshold", self.cut_threshold, "a number from -1 up", lambda v: v >= -1)
+        require_threshold("cut_threshold", self.cut_threshold)
         for field in ("min_segments", "anchor_stride", "knn"):
             require(field, getattr(self, field), "a whole number from 1 up", lambda v: v >= 1, whole=True)
         for field in ("anchor_ratio", "anchor_weight"):

@@ -7,22 +7,22 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from holitom.contract import InnerStage
 from holitom.errors import SettingsError
-from holitom.methods.base import Method, require
+from holitom.methods.base import Method, require, require_threshold
 from holitom.methods.fastv import DropInside
 from holitom.methods.parts import assemble, clustered, unchanged
 from holitom.ops.budgets import exact_total, largest_remainder
 from holitom.ops.host import to_device, to_host
 from holitom.ops.ragged import compact, gather_bags
 from holitom.ops.segmentation import cut_scenes
+from holitom.ops.similarity import above, unit_vectors
 from holitom.tokens import MergedTokens, VideoTokens
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class FlashVID(Method):
     """More than the budget before the language model, less of it in the last layers.
 
@@ -70,12 +70,15 @@ class FlashVID(Method):
         super().__post_init__()
         require("expansion", self.expansion, "a number from 1 up", lambda v: v >= 1)
         for field in ("cut_threshold", "link_threshold"):
-            require(field, getattr(self, field), "a number from -1 up", lambda v: v >= -1)
+            require_threshold(field, getattr(self, field))
         for field in ("min_segments", "knn"):
             require(field, getattr(self, field), "a whole number from 1 up", lambda v: v >= 1, whole=True)
         require("diverse_ratio", self.diverse_ratio, "a number in [0, 1]", lambda v: 0 <= v <= 1)
         if self.inner_layer is not None:
             require("inner_layer", self.inner_layer, "a layer from 1 up", lambda v: v >= 1, whole=True)
+
+    def in_force(self) -> dict[str, object]:
+        return {"inner_layer": "20 of 28"} if self.inner_layer is None else {}
 
     @property
     def sent_ratio(self) -> float:
@@ -89,7 +92,7 @@ class FlashVID(Method):
         budget = largest_remainder(np.full(frames, tokens), total)
         picks = np.ceil(budget * self.diverse_ratio).astype(np.int64)
 
-        unit = F.normalize(video.features.float(), dim=-1)
+        unit = unit_vectors(video.features)
         segment = np.arange(len(segments)).repeat([last - first + 1 for first, last in segments])
         count, of = to_device(np.stack([picks, segment])[:, :, None], unit.device).unbind()
         chosen = diverse(unit, video.importance, count, int(picks.max()))
@@ -157,6 +160,7 @@ def diverse(unit: Tensor, importance: Tensor, count: Tensor, most: int) -> Tenso
         `[T, N]` bool.
     """
     distance = (1 - torch.bmm(unit, unit.mT)).clamp_min(0) * importance[:, :, None].float()
+    distance = distance.nan_to_num_(nan=0.0)  # of infinite importance, the largest and smallest numbers
     itself = torch.eye(unit.shape[1], dtype=torch.bool, device=unit.device)
     least = distance.masked_fill(itself, torch.inf).amin(-1)
     chosen = torch.zeros_like(importance, dtype=torch.bool)
@@ -184,7 +188,7 @@ def tree_roots(unit: Tensor, chosen: Tensor, segment: Tensor, threshold: float) 
     place = torch.arange(frames * tokens, device=unit.device).view(frames, tokens)
     similarity = torch.bmm(unit[1:], unit[:-1].mT).masked_fill(chosen[:-1, None, :], -torch.inf)
     best, nearest = similarity.max(-1)
-    links = (best > threshold) & ~chosen[1:] & (segment[1:] == segment[:-1])
+    links = above(best, threshold) & ~chosen[1:] & (segment[1:] == segment[:-1])
     root = torch.cat([place[:1], torch.where(links, place[:-1, :1] + nearest, place[1:])]).flatten()
     for _ in range((frames - 1).bit_length()):  # each round doubles how far back a link reaches
         root = root[root]

@@ -29,7 +29,7 @@ class Random(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require("seed", self.seed, "a whole number from 0 up", lambda v: v >= 0, whole=True)
+        require("seed", self.seed, "a whole number from 0 to 2^63 - 1", lambda v: v >= 0, whole=True)
 
     def merged_count(self, frames: int, tokens: int) -> int:
         return math.ceil(self.retain_ratio * frames * tokens)

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from holitom.contract import InnerStage
 from holitom.errors import SettingsError
-from holitom.methods.base import Method, choose, require
+from holitom.methods.base import Method, choose, require, require_threshold
 from holitom.methods.parts import Part, assemble, averaged_at, clustered, unchanged
-from holitom.ops.budgets import exact_total, largest_remainder
+from holitom.ops.budgets import exact_total, kept_share, largest_remainder
 from holitom.ops.host import to_device
 from holitom.ops.merging import merge_into_most_similar, most_attended
 from holitom.ops.ragged import Sizes, compact, run_means, top_mask
@@ -29,17 +29,21 @@ from holitom.ops.segmentation import (
     static_counts,
     static_until,
 )
+from holitom.ops.similarity import above
 from holitom.tokens import MergedTokens, VideoTokens
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class HoliTom(Method):
     """The paper's method with the paper's defaults.
 
     Attributes:
-        retain_ratio: share of the visual tokens that goes into the language model, in (0, 1].
+        retain_ratio: share of the visual tokens that goes into the language model, in (0, 1]. An upper
+            bound, up to rounding: what repeats is averaged over time at any ratio, so of the bundled demo
+            video 24.5% are sent at 0.5 and at 1 alike. `budget="exact"` sends the share itself;
+            `similarity_threshold=1` averages nothing.
         similarity_threshold: cosine similarity above which a position counts as static from one frame
-            to the next; above 1 nothing does. None: 0.65 for retain ratios up to 0.10, else 0.8.
+            to the next, in [-1, 1]; at 1 nothing does. None: 0.65 for retain ratios up to 0.10, else 0.8.
         center_weight: a cluster centre's share of its merged token, in [0, 1].
         knn: neighbours that a cluster density averages over.
         contextual_ratio: share of each frame's budget spent on cluster centres rather than on the most
@@ -48,7 +52,9 @@ class HoliTom(Method):
             None: 18 of 28, 60 of 80, else in proportion, `round(layers * 18 / 28)`.
         inner_drop: share of the visual tokens merged away there, in [0, 1). None or 0: outer only.
         budget: "ratio": the paper's, rounded for every segment and frame, so that the count depends on
-            the video. "exact": always `merged_count(T, N)` tokens, which an engine can know beforehand.
+            the video; where it rounds to no token at all (a short still video), one is sent, of the largest
+            static group (ours). "exact": always `merged_count(T, N)` tokens, which an engine can know
+            beforehand.
         inner_attention: which attention ranks in the inner merge. "before": the paper's, of the layer before
             `inner_layer`. "own": of `inner_layer` itself, worked out before it runs (PyramidDrop, arXiv
             2410.17247), so that what this layer is about to read is not dropped.
@@ -71,9 +77,7 @@ class HoliTom(Method):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.similarity_threshold is not None:
-            require(
-                "similarity_threshold", self.similarity_threshold, "a number from -1 up", lambda v: v >= -1
-            )
+            require_threshold("similarity_threshold", self.similarity_threshold)
         require("center_weight", self.center_weight, "a number in [0, 1]", lambda v: 0 <= v <= 1)
         require("knn", self.knn, "a whole number from 1 up", lambda v: v >= 1, whole=True)
         require("contextual_ratio", self.contextual_ratio, "a number in [0, 1]", lambda v: 0 <= v <= 1)
@@ -83,6 +87,12 @@ class HoliTom(Method):
             require("inner_drop", self.inner_drop, "a number in [0, 1)", lambda v: 0 <= v < 1)
         choose("budget", self.budget, "ratio", "exact")
         choose("inner_attention", self.inner_attention, "before", "own")
+
+    def in_force(self) -> dict[str, object]:
+        found: dict[str, object] = {"similarity_threshold": self.threshold}
+        if self.inner_layer is None:
+            found["inner_layer"] = "18 of 28"
+        return found
 
     @property
     def threshold(self) -> float:
@@ -106,7 +116,7 @@ class HoliTom(Method):
         frames, tokens, _ = video.features.shape
 
         # Stage 1: cut where the most tokens can be pruned over time.
-        until = static_until(neighbour_similarity(video.features) > self.threshold)
+        until = static_until(above(neighbour_similarity(video.features), self.threshold))
         counts = static_counts(until)
         segments, pruned = best_segments(counts)
 
@@ -116,7 +126,7 @@ class HoliTom(Method):
 
         # Stages 3 and 4: static tokens once a segment, dynamic tokens frame by frame.
         static = until[opens[:, 0]] >= closes  # [T, N]
-        chosen = top_mask(video.importance.masked_fill(static, -torch.inf), important)
+        chosen = top_mask(video.importance, important, ~static)
         unmerged = self._unmerged(video, static & (shows == 0), plan) if plan.unmerged else None
         parts = [self._important(chosen if unmerged is None else chosen | unmerged, plan)]
         if plan.centers.any():
@@ -162,6 +172,8 @@ class HoliTom(Method):
         else:
             ratio = effective_ratio(self.retain_ratio, total, total - left)
             centers, budget = np.rint(static * ratio), np.ceil(dynamic * ratio)
+            if not centers.any() and not budget.any():
+                centers = largest_remainder(static, 1)
             unmerged = 0
         important = np.rint(budget * (1 - self.contextual_ratio))
         return Plan(
@@ -178,8 +190,8 @@ class HoliTom(Method):
 
     def _unmerged(self, video: VideoTokens, repeats: Tensor, plan: Plan) -> Tensor:
         """Exact budget: the most important repeats, kept out of their averages to fill it (`[T, N]`)."""
-        score = video.importance.masked_fill(~repeats, -torch.inf)
-        return top_mask(score.view(1, -1), plan.unmerged).view_as(repeats)
+        score, offered = video.importance.view(1, -1), repeats.view(1, -1)
+        return top_mask(score, plan.unmerged, offered).view_as(repeats)
 
     def _important(self, chosen: Tensor, plan: Plan) -> Part:
         """Stage 4, dynamic: each frame's most important tokens, kept as they are."""
@@ -242,8 +254,8 @@ class MergeInside:
     own_attention: bool = False
 
     def keep(self, visual: int) -> int:
-        """`round(V * (1 - drop))` of `visual` tokens."""
-        return round(visual * (1 - self.drop))
+        """`round(V * (1 - drop))` of `visual` tokens, and one where the paper's rounding keeps none."""
+        return kept_share(1 - self.drop, visual)
 
     def __call__(self, hidden: Tensor, attention: Tensor) -> tuple[Tensor, Tensor]:
         """Kept indices `[K]`, ascending, and merged features `[K, D]` of `hidden` `[V, D]`."""

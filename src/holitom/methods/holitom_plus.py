@@ -35,13 +35,14 @@ from holitom.ops.runs import Runs, average_runs, comes_and_goes, frame_similarit
 from holitom.tokens import MergedTokens, VideoTokens
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class HoliTomPlus(HoliTom):
     """HoliTom's similarity, importance, clustering and inner merge, over runs of the whole video.
 
     Fields are those of `HoliTom`; these are its own or differ.
 
     Attributes:
+        retain_ratio: share of the visual tokens that goes into the language model, in (0, 1], exactly.
         similarity_threshold: None: 0.8 at every ratio.
         passing_weight: what a run counts for, in [0, 1], that the frames before and after it have as well. 1:
             importance alone ranks.

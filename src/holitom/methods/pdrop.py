@@ -10,7 +10,7 @@ from holitom.methods.base import Method, require
 from holitom.methods.fastv import DropInside
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PyramidDrop(Method):
     """Four stages of layers; at each border the share `lambda` of the visual tokens goes on.
 
@@ -19,7 +19,8 @@ class PyramidDrop(Method):
 
     What is budgeted is the mean over all layers: with quarters `(1 + lambda + lambda^2 + lambda^3) / 4`,
     0.46875 for the paper's, the default here; other ratios solve for `lambda`. The first stage sees all
-    tokens, so ratios up to its share of the layers (1/4) cannot be met; earlier `borders` can.
+    tokens, so ratios up to its share of the layers (1/4) cannot be met; earlier `borders` can. Where `lambda`
+    of a few tokens rounds to none, one goes on (ours).
 
     Attributes:
         retain_ratio: share of the visual tokens that the layers see on average, in (0, 1].
@@ -41,6 +42,9 @@ class PyramidDrop(Method):
             raise SettingsError(f"borders must rise, and be one at least, got {self.borders!r}")
         if self.stage_keep is not None:
             require("stage_keep", self.stage_keep, "a number in (0, 1]", lambda v: 0 < v <= 1)
+
+    def in_force(self) -> dict[str, object]:
+        return {"stage_keep": "from retain_ratio"} if self.stage_keep is None else {}
 
     def inner(self, num_layers: int) -> tuple[InnerStage, ...]:
         """One stage at each border, rounded to a layer.

@@ -7,16 +7,16 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from holitom.methods.base import Method, require
+from holitom.methods.base import Method, require, require_threshold
 from holitom.methods.parts import Part, assemble, averaged_at, clustered
 from holitom.ops.budgets import exact_total, largest_remainder
 from holitom.ops.clustering import dpc_knn
 from holitom.ops.host import to_device, to_host
 from holitom.ops.ragged import Sizes, compact, run_means
 from holitom.ops.segmentation import segments_between
+from holitom.ops.similarity import above, unit_vectors
 from holitom.tokens import MergedTokens, VideoTokens
 
 
@@ -52,7 +52,7 @@ class PruneVid(Method):
     def __post_init__(self) -> None:
         super().__post_init__()
         require("segment_ratio", self.segment_ratio, "a number in (0, 1]", lambda v: 0 < v <= 1)
-        require("similarity_threshold", self.similarity_threshold, "a number from -1 up", lambda v: v >= -1)
+        require_threshold("similarity_threshold", self.similarity_threshold)
         require("knn", self.knn, "a whole number from 1 up", lambda v: v >= 1, whole=True)
 
     def merge(self, video: VideoTokens) -> MergedTokens:
@@ -60,7 +60,7 @@ class PruneVid(Method):
         segments = self._segments(video.features)
         first, last = np.array(segments, dtype=np.int64).T
         length = last - first + 1
-        static = pair_similarity(video.features, first, length) > self.similarity_threshold  # [S, N]
+        static = above(pair_similarity(video.features, first, length), self.similarity_threshold)  # [S, N]
 
         repeated = to_host(static.sum(1))
         changing = (tokens - repeated).repeat(length)
@@ -133,7 +133,7 @@ def pair_similarity(features: Tensor, first: Sizes, length: Sizes) -> Tensor:
     Of `L` unit vectors with mean `m` it is `(L |m|^2 - 1) / (L - 1)`; -inf where a segment is one frame.
     """
     tokens = features.shape[1]
-    unit = F.normalize(features.flatten(0, 1).float(), dim=-1)
+    unit = unit_vectors(features.flatten(0, 1))
     at = to_device((first[:, None] * tokens + np.arange(tokens)).ravel(), features.device)
     mean, frames = run_means(unit, at, length.repeat(tokens), stride=tokens)
     pairs = (frames * mean.square().sum(-1) - 1) / (frames - 1)

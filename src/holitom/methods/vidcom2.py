@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from holitom.methods.base import Method, require
@@ -14,6 +13,7 @@ from holitom.methods.parts import assemble, unchanged
 from holitom.ops.budgets import apportion, exact_total
 from holitom.ops.host import to_device, to_host
 from holitom.ops.ragged import compact, top_mask
+from holitom.ops.similarity import unit_vectors
 from holitom.tokens import MergedTokens, VideoTokens
 
 
@@ -32,21 +32,22 @@ class VidCom2(Method):
 
     Attributes:
         retain_ratio: share of the visual tokens that goes into the language model, in (0, 1].
-        temperature: of the softmax over frames; the lower, the more the most distinct frame gains.
+        temperature: of the softmax over frames; the lower, the more the most distinct frame gains;
+            from 1e-6 up.
     """
 
     temperature: float = 0.01
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require("temperature", self.temperature, "a positive number", lambda v: v > 0)
+        require("temperature", self.temperature, "a number from 1e-6 up", lambda v: v >= 1e-6)
 
     def merged_count(self, frames: int, tokens: int) -> int:
         return exact_total(self.retain_ratio, frames, tokens)
 
     def merge(self, video: VideoTokens) -> MergedTokens:
         frames, tokens, _ = video.features.shape
-        unit = F.normalize(steady_channels(video.features), dim=-1)
+        unit = unit_vectors(steady_channels(video.features))
         to_video = likeness(unit, unit.mean((0, 1), keepdim=True))
         to_frame = likeness(unit, unit.mean(1, keepdim=True))
 

@@ -52,3 +52,8 @@ def apportion(weights: npt.NDArray[np.float64], total: int, caps: Sizes) -> Size
     share = np.floor(quota).astype(np.int64)
     share[np.argsort(share - quota, kind="stable")[: total - int(share.sum())]] += 1
     return share
+
+
+def kept_share(share: float, tokens: int) -> int:
+    """`round(share * tokens)`, half to even, and one where that keeps none of them."""
+    return max(min(1, tokens), round(share * tokens))

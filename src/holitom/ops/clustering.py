@@ -11,11 +11,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from holitom.ops.host import to_device
 from holitom.ops.ragged import Sizes, compact, gather_bags, top_mask
+from holitom.ops.similarity import unit_vectors
+
+# A distance that is not finite counts as this one, the largest (squared).
+FARTHEST = torch.finfo(torch.float32).max
 
 # Float32 elements that one batch of padded groups may hold (256 MiB).
 WORKSPACE = 1 << 26
@@ -46,6 +49,8 @@ def dpc_knn(
     width: int | None = None,
 ) -> Clusters:
     """Choose `budgets[g]` centres in each group and merge every other token into its nearest one.
+
+    A token that is not finite is as far as can be from every token; what it joins is not finite either.
 
     Args:
         tokens: `[P, D]`: the groups one after another; computed with in float32.
@@ -79,7 +84,7 @@ def join_most_similar(tokens: Tensor, sizes: Sizes, heads: Tensor, counts: Sizes
     Returns:
         `[P]` int64: the head `0..C-1` of each token; a head's is itself.
     """
-    unit = F.normalize(tokens.detach().float(), dim=-1)
+    unit = unit_vectors(tokens)
     joined = [_joined(unit, sizes, heads, counts, batch) for batch in _batches(sizes, unit.shape[1])]
     return torch.cat(joined).index_copy(0, heads, torch.arange(len(heads), device=heads.device))
 
@@ -123,6 +128,7 @@ def _assign(points: Tensor, sizes: Sizes, budgets: Sizes, batch: slice, knn: int
     gram = torch.bmm(padded, padded.mT)
     norm = gram.diagonal(dim1=1, dim2=2)
     square = (norm[:, :, None] + norm[:, None, :] - 2 * gram).clamp_min(0) / padded.shape[-1]
+    square = square.nan_to_num_(nan=FARTHEST, posinf=FARTHEST)
     farthest = square.amax((1, 2)).sqrt()[:, None]
     square = square.masked_fill(padding, torch.inf)
     distance = square.sqrt()
@@ -138,7 +144,7 @@ def _assign(points: Tensor, sizes: Sizes, budgets: Sizes, batch: slice, knn: int
     rank = density.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
     not_denser = rank[:, None, :] >= rank[:, :, None]
     delta = distance.masked_fill(not_denser, torch.inf).amin(-1).minimum(farthest)
-    center = top_mask((density * delta).masked_fill(~real, -torch.inf), budget)
+    center = top_mask(density * delta, budget, real)
 
     # Every other token joins its nearest centre.
     nearest = distance.masked_fill(~center[:, None, :], torch.inf).argmin(-1)

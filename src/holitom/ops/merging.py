@@ -6,19 +6,21 @@ import torch
 from torch import Tensor
 
 from holitom.ops.ragged import gather_bags
+from holitom.ops.similarity import unit_vectors
 
 
 def most_attended(attention: Tensor, keep: int) -> tuple[Tensor, Tensor]:
     """Split tokens into the `keep` most attended and the rest; of equals the lowest index is kept.
 
     Args:
-        attention: `[V]`.
+        attention: `[V]`; what is not a number ranks behind all numbers.
         keep: how many are kept, at most `V`.
 
     Returns:
         `[keep]` and `[V - keep]` int64 indices, each ascending.
     """
-    order = attention.argsort(descending=True, stable=True)
+    order = attention.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
+    order = order.argsort(descending=True, stable=True)
     return order[:keep].sort().values, order[keep:].sort().values
 
 
@@ -39,7 +41,7 @@ def merge_into_most_similar(hidden: Tensor, kept: Tensor, dropped: Tensor) -> Te
     keep = kept.shape[0]
     if keep == 0:
         return hidden[:0]
-    unit = torch.nn.functional.normalize(hidden.detach().float(), dim=-1)
+    unit = unit_vectors(hidden)
     owner = torch.empty(len(hidden), dtype=torch.int64, device=hidden.device)
     owner[kept] = torch.arange(keep, device=hidden.device)
     owner[dropped] = (unit[dropped] @ unit[kept].T).argmax(-1)

@@ -32,16 +32,21 @@ def compact(mask: Tensor, count: int) -> Tensor:
     return torch.searchsorted(mask.flatten().cumsum(0), nth)
 
 
-def top_mask(score: Tensor, budget: Tensor | int) -> Tensor:
+def top_mask(score: Tensor, budget: Tensor | int, offered: Tensor | None = None) -> Tensor:
     """The `budget[g]` highest scores of every row `g`; of equals the lowest index.
 
     Args:
-        score: `[G, m]`; `-inf` marks an entry that no row's budget reaches.
+        score: `[G, m]`; what is not a number ranks behind all numbers.
         budget: `[G, 1]` int64, or one for all rows.
+        offered: `[G, m]` bool: entries to choose from, at least `budget[g]` in row `g`. None: all.
 
     Returns:
         `[G, m]` bool with `budget[g]` true entries in row `g`.
     """
+    least = torch.finfo(score.dtype).min
+    score = score.nan_to_num(nan=least, posinf=torch.inf, neginf=least)
+    if offered is not None:
+        score = score.masked_fill_(~offered, -torch.inf)
     rank = score.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
     return rank < budget
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from holitom.ops.host import to_host
 from holitom.ops.ragged import compact, top_mask
 from holitom.ops.segmentation import SLICES
+from holitom.ops.similarity import above, finite_similarity
 
 
 def frame_similarity(features: Tensor) -> Tensor:
@@ -26,7 +27,8 @@ def frame_similarity(features: Tensor) -> Tensor:
         features: `[T, N, D]`, any floating dtype; computed with in float32, a slice of the width at a time.
 
     Returns:
-        `[T - 1, N, N]` float32: entry `(t, n, m)` is that of `x[t, n]` and `x[t + 1, m]`; 0 for zero vectors.
+        `[T - 1, N, N]` float32: entry `(t, n, m)` is that of `x[t, n]` and `x[t + 1, m]`; 0 where a
+        vector is zero or not finite.
     """
     frames, tokens, width = features.shape
     products = features.new_zeros((frames - 1, tokens, tokens), dtype=torch.float32)
@@ -36,7 +38,7 @@ def frame_similarity(features: Tensor) -> Tensor:
         products += part[:-1] @ part[1:].mT
         square += part.square().sum(-1)
     norm = square.sqrt().clamp_min(1e-8)
-    return products / (norm[:-1, :, None] * norm[1:, None, :])
+    return finite_similarity(products / (norm[:-1, :, None] * norm[1:, None, :]))
 
 
 def comes_and_goes(similarity: Tensor) -> tuple[Tensor, Tensor]:
@@ -65,14 +67,14 @@ def run_heads(similarity: Tensor, threshold: float, least: int) -> tuple[Tensor,
 
     Args:
         similarity: `[T - 1, N]`: of each position with itself one frame later.
-        threshold: similarity above which it repeats.
+        threshold: similarity above which it repeats, at most 1: then nothing does.
         least: runs that there are at least, at most `T * N`.
 
     Returns:
         `[T, N]` bool, and how many are true.
     """
     tokens = similarity.shape[1]
-    begins = int(to_host((similarity <= threshold).sum()))
+    begins = int(to_host((~above(similarity, threshold)).sum()))
     count = max(tokens + begins, least)
     novelty = torch.cat([similarity.new_full((1, tokens), torch.inf), -similarity])
     return top_mask(novelty.view(1, -1), count).view_as(novelty), count

@@ -16,10 +16,11 @@ from torch import Tensor
 
 from holitom.ops.host import to_host
 from holitom.ops.ragged import top_mask
+from holitom.ops.similarity import finite_similarity
 
 Counts = npt.NDArray[np.int64]
 
-# Half-precision features are converted to float32 in this many slices of their width: a fixed number
+# Features of another dtype are converted to float32 in this many slices of their width: a fixed number
 # of operations for any video, and half of the video's own memory at a time.
 SLICES = 4
 
@@ -34,7 +35,7 @@ def neighbour_similarity(features: Tensor) -> Tensor:
         features: `[T, N, D]`, any floating dtype.
 
     Returns:
-        `[T - 1, N]` float32; 0 where a feature vector is zero.
+        `[T - 1, N]` float32; 0 where a feature vector is zero or not finite.
     """
     frames, tokens, width = features.shape
     if frames < 2:
@@ -49,9 +50,9 @@ def neighbour_similarity(features: Tensor) -> Tensor:
         both = part.as_strided((pairs, width, 2), (width, 1, tokens * width))  # itself and its successor
         products = products + torch.bmm(token, both)
     square, scalar = products.view(frames - 1, tokens, 2).unbind(-1)
-    last = torch.linalg.vector_norm(features[-1:], dim=-1, dtype=torch.float32)
+    last = torch.linalg.vector_norm(features[-1:].float(), dim=-1)
     norm = torch.cat([square.sqrt(), last]).clamp_min(1e-8)
-    return scalar / (norm[:-1] * norm[1:])
+    return finite_similarity(scalar / (norm[:-1] * norm[1:]))
 
 
 def static_until(static: Tensor) -> Tensor:
@@ -140,5 +141,5 @@ def cut_scenes(features: Tensor, threshold: float, least: int) -> list[tuple[int
         least: segments that there are at least, frames permitting.
     """
     similarity = neighbour_similarity(features.float().mean(1, keepdim=True)).flatten()
-    cuts = top_mask(-similarity[None], least - 1)[0] | (similarity < threshold)
+    cuts = top_mask(-similarity[None], min(least, len(features)) - 1)[0] | (similarity < threshold)
     return segments_between(to_host(cuts))

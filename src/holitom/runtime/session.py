@@ -82,9 +82,13 @@ class Handle(Run):
         self._adapter.check()
         layers = len(self._adapter.layers)
         stages = {stage.layer: stage for stage in method.inner(layers)}
-        for layer in stages:
+        for layer, stage in stages.items():
             if not 1 <= layer < layers:
                 raise SettingsError(f"inner merging at layer {layer}: this model takes 1..{layers - 1}")
+            if stage.keep(1) != 1:
+                raise SettingsError(
+                    f"inner merging at layer {layer} keeps none of a few visual tokens: its keep(1) must be 1"
+                )
         self._stages: dict[int, InnerStage] = dict(sorted(stages.items()))
         self._ranked_by = {layer: self._adapter.ranked_by(stage) for layer, stage in self._stages.items()}
         for layer in self._ranked_by.values():
