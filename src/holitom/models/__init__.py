@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from difflib import SequenceMatcher
 from importlib import import_module
-from inspect import signature
 from typing import TYPE_CHECKING, Any, Protocol
 
-from torch import nn
-
 from holitom.errors import UnsupportedModelError
+from holitom.models.target import advice, target
 
 if TYPE_CHECKING:
     from holitom.models.base import Adapter
@@ -55,42 +52,27 @@ class Original(Protocol):
         """The transformers config for an original `config.json`."""
 
 
-def adapter_for(model: nn.Module) -> Adapter:
+def adapter_for(model: object) -> Adapter:
     """The adapter of `model`, by the name of its class or of a class that it derives from.
 
+    Of a model that PEFT, DistributedDataParallel or DataParallel (of one device) wraps, the adapter of the
+    model inside: `Adapter.model`.
+
     Raises:
-        UnsupportedModelError: no family has that class or not this variant of it, or its code came with its
-            checkpoint.
+        UnsupportedModelError: `model` is none, or no family has its class or not this variant of it, or its
+            code came with its checkpoint.
+        UnsupportedUsageError: it is a compiled model.
     """
-    classes = type(model).__mro__
-    name = type(model).__name__
+    own = target(model)
+    classes = type(own).__mro__
     if any(map(_came_with_a_checkpoint, classes)):
-        raise _foreign(name)
+        raise _foreign(type(own).__name__)
     for base in classes:
         if base.__name__ in FAMILIES:
-            adapter: Adapter = _named(FAMILIES[base.__name__])(model)
+            adapter: Adapter = _named(FAMILIES[base.__name__])(own)
+            adapter.model = own
             return adapter
-    if type(getattr(model, "thinker", None)).__name__ in FAMILIES:
-        raise UnsupportedModelError(f"{name} speaks as well: attach to its `thinker`, which sees the video")
-    raise UnsupportedModelError(
-        f"no adapter for a model of class {name}; the nearest that has one is {_nearest(type(model))}. "
-        "docs/adding-a-model.md tells how to add a family"
-    )
-
-
-def _nearest(kind: type[nn.Module]) -> str:
-    """The family whose class takes arguments most alike: they say how videos come in. Of equals, by name."""
-    import transformers
-
-    def arguments(kind: Any) -> set[str]:
-        return set(signature(kind.forward).parameters) - {"self"}
-
-    def likeness(name: str) -> tuple[float, float]:
-        own, other = arguments(kind), arguments(getattr(transformers, name))
-        return len(own & other) / len(own | other), SequenceMatcher(None, kind.__name__, name).ratio()
-
-    # transformers of another version may lack some, and never has the one that is ours.
-    return max((name for name in FAMILIES if hasattr(transformers, name)), key=likeness)
+    raise UnsupportedModelError(advice(own, list(FAMILIES)))
 
 
 def _came_with_a_checkpoint(kind: type) -> bool:

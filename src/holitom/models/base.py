@@ -40,6 +40,7 @@ class Adapter(ABC):
     """One model of one family: where things are, and the few computations that only it knows.
 
     Attributes:
+        model: the whole model, whose `forward` takes labels and which has `generate`.
         trunk: module whose `forward` takes `input_ids`, fills in visual features and calls `language_model`;
             its `encoder` encodes videos.
         language_model: decoder that takes `inputs_embeds`.
@@ -49,6 +50,7 @@ class Adapter(ABC):
         streams: how many of the first decoder layers add visual features of their own to what leaves them.
     """
 
+    model: nn.Module
     trunk: nn.Module
     language_model: nn.Module
     layers: nn.ModuleList

@@ -72,13 +72,14 @@ class Handle(Run):
     """A method on a model, until `detach`."""
 
     def __init__(self, method: Merges, model: nn.Module) -> None:
+        self._adapter = adapter_for(model)
+        model = self._adapter.model
         if any(_compiled(module) for module in model.modules()):
             raise UnsupportedUsageError(
                 "the model, or a part of it, was compiled (torch.compile) before the method was attached, "
                 "and its graph would run past what merges; attach first and compile after, or do not compile"
             )
         self._method = method
-        self._adapter = adapter_for(model)
         self._adapter.check()
         layers = len(self._adapter.layers)
         stages = {stage.layer: stage for stage in method.inner(layers)}
