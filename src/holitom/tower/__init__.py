@@ -1,0 +1,9 @@
+"""Reuse in the vision tower: what has not changed since a reference frame is not computed again."""
+
+from __future__ import annotations
+
+from holitom.tower.plan import Plan
+from holitom.tower.reuse import Reuse, ReuseReport
+from holitom.tower.session import ReusedTower
+
+__all__ = ["Plan", "Reuse", "ReuseReport", "ReusedTower"]

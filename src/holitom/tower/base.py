@@ -1,0 +1,167 @@
+"""What all vision towers share: where layers and projections are, and attention from packed rows."""
+
+from __future__ import annotations
+
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from operator import attrgetter
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from holitom.errors import UnsupportedModelError
+from holitom.models.base import Adapter
+from holitom.ops.host import to_host
+from holitom.tower.kinds import Kind
+from holitom.tower.packing import Packing, Stretches
+from holitom.tower.pixels import cells, changed
+from holitom.tower.plan import Plan, plan
+from holitom.tower.reuse import Reuse
+
+Mask = npt.NDArray[np.bool_]
+Ints = npt.NDArray[np.int64]
+
+
+class Layout(Protocol):
+    """How the videos of one call lie in a tower's tokens.
+
+    Attributes:
+        pixels: of each video, `[T, S, ..., C, D, h, w]`: `S` places of `T` frames.
+        others: images of the call that belong to no video.
+    """
+
+    @property
+    def pixels(self) -> list[Tensor]: ...
+
+    @property
+    def others(self) -> int: ...
+
+    def tokens(self, plans: list[Plan]) -> tuple[Mask, Ints]:
+        """Which of the tower's `P` tokens are computed, and which token stands in at each: `[P]` both."""
+
+
+class Tower(ABC):
+    """A stock vision tower and what it takes to run it under a plan.
+
+    Attributes:
+        adapter: of the model.
+        kind: of the tower.
+        layers: its layers, in order.
+        attentions: the attention module of each.
+    """
+
+    def __init__(self, adapter: Adapter, kind: Kind) -> None:
+        trunk: Any = adapter.trunk
+        found = next(name for name in ("vision_tower", "visual", "vision_model") if hasattr(trunk, name))
+        tower: Any = getattr(trunk, found)
+        self.module: Any = getattr(tower, "vision_model", tower)
+        self.adapter = adapter
+        self.kind = kind
+        self.layers: list[nn.Module] = list(attrgetter(kind.layers)(self.module))
+        self.attentions: list[Any] = [getattr(layer, kind.attention) for layer in self.layers]
+        for attention in self.attentions:
+            missing = [name for name in kind.projections if not callable(getattr(attention, name, None))]
+            if missing:
+                raise UnsupportedModelError(
+                    f"reuse in the vision tower needs {', '.join(missing)} of {type(attention).__name__}, "
+                    "which is not there; load the model without the quantisation or kernel that replaces its "
+                    "attention"
+                )
+
+    @abstractmethod
+    def lay_out(self, arguments: dict[str, Any], frames: list[list[int]] | None) -> Layout | None:
+        """How the videos of a call lie; None where they cannot be told from what the call was given.
+
+        Args:
+            arguments: of the trunk's encoder, by name.
+            frames: where videos come as images, which images are the frames of each; else None.
+        """
+
+    @abstractmethod
+    def stretches(self, arguments: dict[str, Any], grid: Tensor) -> Iterable[Ints]:
+        """The tokens that attend to each other, `[F, L]` for each length.
+
+        Args:
+            arguments: of a layer's attention, by name.
+            grid: the hidden states of all tokens, as they enter the first layer.
+        """
+
+    @abstractmethod
+    def pack(self, hidden: Tensor, packing: Packing) -> Tensor:
+        """The computed tokens of the hidden states that enter a layer, in the shape that a layer takes."""
+
+    @abstractmethod
+    def fill(self, rows: Tensor, packing: Packing, grid: Tensor) -> Tensor:
+        """All hidden states from the computed ones, with the shape and strides of `grid`."""
+
+    def reads(self, arguments: dict[str, Any]) -> frozenset[int]:
+        """The layers whose output is read outside the layers, for arguments of the trunk's encoder."""
+        return frozenset({len(self.layers) - 1})
+
+    def plans(self, reuse: Reuse, layout: Layout) -> list[Plan]:
+        """What is to be computed of each video: one device synchronisation for all of them."""
+        threshold = self.kind.threshold if reuse.threshold is None else float(reuse.threshold)
+        std = self.kind.std if reuse.pixel_std is None else reuse.pixel_std
+        masks = [changed(cells(video, std), threshold, reuse.reach) for video in layout.pixels]
+        if not masks:
+            return []
+        host = to_host(torch.cat([mask.flatten() for mask in masks]))
+        parts = np.split(host, np.cumsum([mask.numel() for mask in masks])[:-1])
+        return [plan(part.reshape(mask.shape)) for part, mask in zip(parts, masks, strict=True)]
+
+    def project(self, attention: Any, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values `[n, heads, d]` of `rows` `[n, D]`."""
+        *inputs, _ = self.kind.projections
+        if len(inputs) == 1:
+            query, key, value = getattr(attention, inputs[0])(rows).chunk(3, dim=-1)
+        else:
+            query, key, value = (getattr(attention, name)(rows) for name in inputs)
+        if self.kind.norm == "before":
+            query, key = attention.q_norm(query), attention.k_norm(key)
+        query, key, value = (x.unflatten(-1, (attention.num_heads, -1)) for x in (query, key, value))
+        if self.kind.norm == "after":
+            query, key = attention.q_norm(query), attention.k_norm(key)
+        return query, key, value
+
+    def attend(
+        self, attention: Any, rows: Tensor, stretches: Stretches, rotary: tuple[Tensor, Tensor] | None
+    ) -> Tensor:
+        """What `attention` makes of the computed tokens, `[n, D]`, with the model's own attention kernel.
+
+        Args:
+            attention: of one layer.
+            rows: `[n, D]`: its input at the computed tokens.
+            stretches: what attends to what.
+            rotary: cosines and sines at the computed tokens, where the tower has rotary positions.
+        """
+        query, key, value = self.project(attention, rows)
+        own: Any = sys.modules[type(attention).__module__]
+        if rotary is not None:
+            query, key = own.apply_rotary_pos_emb_vision(query, key, *rotary)
+        interface = own.ALL_ATTENTION_FUNCTIONS.get_interface(
+            attention.config._attn_implementation, own.eager_attention_forward
+        )
+        scale = attention.scaling if hasattr(attention, "scaling") else attention.scale
+        drop = attention.attention_dropout if hasattr(attention, "attention_dropout") else attention.dropout
+
+        def kernel(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            found: Tensor = interface(
+                attention,
+                query,
+                key,
+                value,
+                attention_mask=None,
+                scaling=scale,
+                dropout=drop if attention.training else 0.0,
+                is_causal=False,
+            )[0]
+            return found
+
+        found: Tensor = getattr(attention, self.kind.projections[-1])(
+            stretches.attend(query, key, value, kernel)
+        )
+        return found

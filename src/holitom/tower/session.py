@@ -1,0 +1,252 @@
+"""Hooks on one vision tower: idle until a call runs under a plan, and then for that call alone.
+
+Under a plan the computed tokens of all frames go through the layers as rows of one matrix; norms, MLPs and
+projections are the model's own modules. What a hook needs to know of the call it finds in a context variable,
+so that two threads, two models or a nested call do not meet; nothing is set on a module for the length of a
+call.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from functools import update_wrapper
+from inspect import signature
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from holitom.errors import UnsupportedUsageError
+from holitom.models.base import Adapter
+from holitom.tokens import VideoTokens
+from holitom.tower.base import Tower
+from holitom.tower.framed import FramedTower
+from holitom.tower.kinds import kind_of
+from holitom.tower.packed import PackedTower
+from holitom.tower.packing import Packing, Stretches
+from holitom.tower.reuse import Reuse, ReuseReport
+
+Arguments = dict[str, Any]
+
+
+@dataclass
+class Call:
+    """One call of a tower under a plan.
+
+    Attributes:
+        tower: that it is a call of.
+        packing: what is computed.
+        reads: the layers whose output is filled up to the whole grid.
+        grid: shape and strides of the hidden states that entered the first layer, without values.
+    """
+
+    tower: Tower
+    packing: Packing
+    reads: frozenset[int]
+    grid: Tensor = field(default_factory=lambda: torch.empty(0))
+    _stretches: list[tuple[Any, Stretches]] = field(default_factory=list)
+    _rotary: tuple[Any, tuple[Tensor, Tensor]] | None = None
+
+    def enter(self, index: int, hidden: Tensor) -> Tensor:
+        """What enters layer `index`, for the `hidden` states that the tower hands it."""
+        if index == 0:
+            self.grid = torch.empty_strided(hidden.shape, hidden.stride(), device="meta")
+        return self.tower.pack(hidden, self.packing) if index == 0 or index - 1 in self.reads else hidden
+
+    def leave(self, index: int, hidden: Tensor) -> Tensor:
+        """What leaves layer `index`, for the `hidden` states that it made."""
+        return self.fill(hidden) if index in self.reads else hidden
+
+    def fill(self, hidden: Tensor) -> Tensor:
+        """All hidden states, for those at the computed tokens."""
+        return self.tower.fill(hidden, self.packing, self.grid)
+
+    def attend(self, attention: Any, given: Arguments) -> Any:
+        """The result of `attention` in the place of its own forward with arguments `given`."""
+        hidden: Tensor = given["hidden_states"]
+        packed = self.tower.pack(hidden, self.packing) if self._whole(hidden) else hidden
+        rows = packed.flatten(0, -2)
+        found = self.tower.attend(attention, rows, self._attention(given), self._positions(given))
+        found = found.view(*packed.shape[:-1], -1)
+        return (found, None) if self.tower.kind.tupled else found
+
+    def _whole(self, hidden: Tensor) -> bool:
+        return hidden.shape[:-1] == self.grid.shape[:-1]
+
+    def _attention(self, given: Arguments) -> Stretches:
+        bounds = given.get("cu_seqlens")
+        for known, stretches in self._stretches:
+            if known is bounds:
+                return stretches
+        made = self.packing.stretches(self.tower.stretches(given, self.grid))
+        self._stretches.append((bounds, made))
+        return made
+
+    def _positions(self, given: Arguments) -> tuple[Tensor, Tensor] | None:
+        rotary = given.get("position_embeddings")
+        if rotary is None:
+            return None
+        if self._rotary is None or self._rotary[0] is not rotary:
+            cos, sin = rotary
+            self._rotary = rotary, (self.packing.pack(cos), self.packing.pack(sin))
+        return self._rotary[1]
+
+
+_call: ContextVar[Call | None] = ContextVar("holitom_tower_call", default=None)
+
+
+class _Attention:
+    """What stands in the place of one attention's `forward` while reuse is attached.
+
+    A copy of the model has a copy of this, which belongs to the copied module.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self.own = module.__dict__.get("forward")
+        self.signature = signature(module.forward)
+        update_wrapper(self, module.forward)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        call = _call.get()
+        if call is None or not any(self.module is each for each in call.tower.attentions):
+            own = self.own or type(self.module).forward.__get__(self.module)
+            return own(*args, **kwargs)
+        return call.attend(self.module, self.signature.bind(*args, **kwargs).arguments)
+
+
+class ReusedTower:
+    """Reuse in the vision tower of one model, until `detach`.
+
+    Example:
+        reused = ReusedTower(adapter_for(model))
+        with reused.call(Reuse(), arguments) as report:
+            output = adapter.trunk.get_video_features(**arguments)
+        reused.detach()
+
+    Raises:
+        UnsupportedModelError: the model's tower cannot reuse.
+        UnsupportedUsageError: reuse is attached to it already.
+    """
+
+    def __init__(self, adapter: Adapter) -> None:
+        kind = kind_of(adapter)
+        self.tower = (FramedTower if kind.frames == "stacked" else PackedTower)(adapter, kind)
+        if any(isinstance(each.__dict__.get("forward"), _Attention) for each in self.tower.attentions):
+            raise UnsupportedUsageError("reuse is attached to this vision tower already; detach it first")
+        self._hooks: list[Any] = []
+        for index, layer in enumerate(self.tower.layers):
+            self._hooks.append(layer.register_forward_pre_hook(_enter(index), with_kwargs=True))
+            # Before transformers' own hooks, which record what leaves a layer.
+            self._hooks.append(layer.register_forward_hook(_leave(index), prepend=True))
+        for attention in self.tower.attentions:
+            attention.forward = _Attention(attention)
+        # Whoever reads the input of the attention that tells importance sees the whole grid.
+        read = adapter.vision_attention
+        self._hooks.append(read.register_forward_pre_hook(_fill, with_kwargs=True, prepend=True))
+
+    def detach(self) -> None:
+        """Take every hook off the tower. It may be called again, and does nothing then."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
+        for attention in self.tower.attentions:
+            own = attention.__dict__.get("forward")
+            if isinstance(own, _Attention):
+                if own.own is None:
+                    del attention.forward
+                else:
+                    attention.forward = own.own
+
+    @contextmanager
+    def call(
+        self, reuse: Reuse, arguments: Arguments, input_ids: Tensor | None = None
+    ) -> Iterator[ReuseReport]:
+        """Run what the trunk's encoder does inside the block under a plan for its videos.
+
+        Args:
+            reuse: settings.
+            arguments: of the encoder, by name.
+            input_ids: `[B, L]`: the prompt; where videos come as images, it tells which images are frames.
+                Without it they are all computed.
+        """
+        tower = self.tower
+        began = time.perf_counter()
+        call = None
+        with torch.no_grad():
+            layout = (
+                None
+                if self._asked(arguments)
+                else tower.lay_out(arguments, self._frames(arguments, input_ids))
+            )
+            plans = [] if layout is None else tower.plans(reuse, layout)
+            report = ReuseReport(tuple(plans), 0 if layout is None else layout.others)
+            if layout is not None and not all(plan.whole for plan in plans):
+                report.stock = False
+                device = arguments[tower.adapter.pixels_name].device
+                packing = Packing.of(*layout.tokens(plans), device)
+                call = Call(tower, packing, tower.reads(arguments))
+        report.seconds = time.perf_counter() - began
+        token = _call.set(call)
+        try:
+            yield report
+        finally:
+            _call.reset(token)
+
+    def _asked(self, arguments: Arguments) -> bool:
+        """Whether the call wants what a plan cannot give: all layers' states, attention, a second forward."""
+        config = self.tower.module.config
+        for name in ("output_hidden_states", "output_attentions"):
+            if arguments.get(name) or getattr(config, name, False):
+                return True
+        first: Any = self.tower.layers[0]
+        return bool(first.training and getattr(first, "gradient_checkpointing", False))
+
+    def _frames(self, arguments: Arguments, input_ids: Tensor | None) -> list[list[int]] | None:
+        """Where videos come as images: which images are the frames of each."""
+        adapter: Any = self.tower.adapter
+        if adapter.modality == "video" or input_ids is None:
+            return None
+        rows, columns = adapter.grid
+        count = adapter.images(arguments[adapter.pixels_name])
+        number = torch.arange(count)[:, None].expand(count, rows * columns)
+        images = VideoTokens(number[..., None], torch.zeros(count, rows * columns), (rows, columns))
+        videos = adapter.locate([images], {"input_ids": input_ids})
+        return [video.features[:, 0, 0].tolist() for video in videos]
+
+
+def _enter(index: int) -> Any:
+    def enter(module: nn.Module, args: tuple[Any, ...], kwargs: Arguments) -> Any:
+        call = _call.get()
+        if call is None or call.tower.layers[index] is not module:
+            return None
+        if args:
+            return (call.enter(index, args[0]), *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": call.enter(index, kwargs["hidden_states"])}
+
+    return enter
+
+
+def _leave(index: int) -> Any:
+    def leave(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        call = _call.get()
+        if call is None or call.tower.layers[index] is not module:
+            return None
+        if isinstance(output, tuple):
+            return (call.leave(index, output[0]), *output[1:])
+        return call.leave(index, output)
+
+    return leave
+
+
+def _fill(module: nn.Module, args: tuple[Any, ...], kwargs: Arguments) -> Any:
+    call = _call.get()
+    if call is None or not any(module is each for each in call.tower.attentions):
+        return None
+    if args:
+        return (call.fill(args[0]), *args[1:]), kwargs
+    return args, {**kwargs, "hidden_states": call.fill(kwargs["hidden_states"])}
