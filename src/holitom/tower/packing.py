@@ -97,8 +97,14 @@ class Packing:
         """From the computed tokens `[P]` and the token that stands in at each, itself where computed."""
         number = computed.cumsum() - 1
         rows = number[source]
-        at = np.flatnonzero(computed)
-        return cls(computed, rows, to_device(at, device), to_device(rows, device))
+        return cls(computed, rows, to_device(np.flatnonzero(computed), device), to_device(rows, device))
+
+    def on(self, device: torch.device) -> Packing:
+        """The same on another device."""
+        return self if device == self.at.device else Packing.of(self.computed, self._sources(), device)
+
+    def _sources(self) -> Ints:
+        return np.flatnonzero(self.computed)[self.rows]
 
     def pack(self, tokens: Tensor) -> Tensor:
         """The rows `[n, ...]` of `tokens` `[P, ...]`."""

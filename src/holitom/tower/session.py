@@ -39,23 +39,23 @@ class Call:
 
     Attributes:
         tower: that it is a call of.
-        packing: what is computed.
+        packings: what is computed, on each device that the tower lies on.
         reads: the layers whose output is filled up to the whole grid.
         grid: shape and strides of the hidden states that entered the first layer, without values.
     """
 
     tower: Tower
-    packing: Packing
+    packings: list[Packing]
     reads: frozenset[int]
     grid: Tensor = field(default_factory=lambda: torch.empty(0))
-    _stretches: list[tuple[Any, Stretches]] = field(default_factory=list)
+    _stretches: list[tuple[Any, Packing, Stretches]] = field(default_factory=list)
     _rotary: tuple[Any, tuple[Tensor, Tensor]] | None = None
 
     def enter(self, index: int, hidden: Tensor) -> Tensor:
         """What enters layer `index`, for the `hidden` states that the tower hands it."""
         if index == 0:
             self.grid = torch.empty_strided(hidden.shape, hidden.stride(), device="meta")
-        return self.tower.pack(hidden, self.packing) if index == 0 or index - 1 in self.reads else hidden
+        return self._pack(hidden) if index == 0 or index - 1 in self.reads else hidden
 
     def leave(self, index: int, hidden: Tensor) -> Tensor:
         """What leaves layer `index`, for the `hidden` states that it made."""
@@ -63,36 +63,45 @@ class Call:
 
     def fill(self, hidden: Tensor) -> Tensor:
         """All hidden states, for those at the computed tokens."""
-        return self.tower.fill(hidden, self.packing, self.grid)
+        return self.tower.fill(hidden, self._packing(hidden), self.grid)
 
     def attend(self, attention: Any, given: Arguments) -> Any:
         """The result of `attention` in the place of its own forward with arguments `given`."""
         hidden: Tensor = given["hidden_states"]
-        packed = self.tower.pack(hidden, self.packing) if self._whole(hidden) else hidden
+        packed = self._pack(hidden) if hidden.shape[:-1] == self.grid.shape[:-1] else hidden
+        packing = self._packing(hidden)
         rows = packed.flatten(0, -2)
-        found = self.tower.attend(attention, rows, self._attention(given), self._positions(given))
+        stretches = self._attention(given, packing)
+        found = self.tower.attend(attention, rows, stretches, self._positions(given, packing))
         found = found.view(*packed.shape[:-1], -1)
         return (found, None) if self.tower.kind.tupled else found
 
-    def _whole(self, hidden: Tensor) -> bool:
-        return hidden.shape[:-1] == self.grid.shape[:-1]
+    def _packing(self, hidden: Tensor) -> Packing:
+        for packing in self.packings:
+            if packing.at.device == hidden.device:
+                return packing
+        self.packings.append(self.packings[0].on(hidden.device))
+        return self.packings[-1]
 
-    def _attention(self, given: Arguments) -> Stretches:
+    def _pack(self, hidden: Tensor) -> Tensor:
+        return self.tower.pack(hidden, self._packing(hidden))
+
+    def _attention(self, given: Arguments, packing: Packing) -> Stretches:
         bounds = given.get("cu_seqlens")
-        for known, stretches in self._stretches:
-            if known is bounds:
+        for known, owner, stretches in self._stretches:
+            if known is bounds and owner is packing:
                 return stretches
-        made = self.packing.stretches(self.tower.stretches(given, self.grid))
-        self._stretches.append((bounds, made))
+        made = packing.stretches(self.tower.stretches(given, self.grid))
+        self._stretches.append((bounds, packing, made))
         return made
 
-    def _positions(self, given: Arguments) -> tuple[Tensor, Tensor] | None:
+    def _positions(self, given: Arguments, packing: Packing) -> tuple[Tensor, Tensor] | None:
         rotary = given.get("position_embeddings")
         if rotary is None:
             return None
         if self._rotary is None or self._rotary[0] is not rotary:
             cos, sin = rotary
-            self._rotary = rotary, (self.packing.pack(cos), self.packing.pack(sin))
+            self._rotary = rotary, (packing.pack(cos), packing.pack(sin))
         return self._rotary[1]
 
 
@@ -189,7 +198,7 @@ class ReusedTower:
                 report.stock = False
                 device = arguments[tower.adapter.pixels_name].device
                 packing = Packing.of(*layout.tokens(plans), device)
-                call = Call(tower, packing, tower.reads(arguments))
+                call = Call(tower, [packing], tower.reads(arguments))
         report.seconds = time.perf_counter() - began
         token = _call.set(call)
         try:
