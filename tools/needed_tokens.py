@@ -28,7 +28,7 @@ from holitom.bench.questions import FRAMES, Item, held_out_questions
 from holitom.bench.settings import FULL, budgets
 from holitom.bench.shared import encode_once
 from holitom.bundled import BUNDLED_MODEL
-from holitom.methods.naming import named_methods
+from holitom.methods.choose import read_methods
 
 Places = set[tuple[int, int]]  # frame and position
 
@@ -74,7 +74,7 @@ def main() -> None:
 
     model, processor = load_model(a.model)
     items = held_out_questions(a.per_task, first_video=a.first_video)
-    settings = budgets(named_methods(a.methods), [float(ratio) for ratio in a.retain.split(",")])
+    settings = budgets(read_methods(a.methods), [float(ratio) for ratio in a.retain.split(",")])
     files = [f for f in resumed(model, settings, items, a.output, batch=1) if f.setting is not FULL]
     for file in files:
         if len(file.done) < len(items):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
 
 from holitom.errors import ModelError, SettingsError, UnsupportedModelError
+from holitom.hub import located
 from holitom.models import adapter_for, config_of, original_layout
 
 if TYPE_CHECKING:
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from holitom.methods import Method
     from holitom.runtime import Report
     from holitom.video import Video
+
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
@@ -91,20 +93,19 @@ def load_model(
 
     where = device_named(device) if device_map is None else None
     precision = dtype if dtype == "auto" else dtype_named(dtype)
-    if Path(name).is_file() or (name.startswith((".", "/", "~")) and not Path(name).exists()):
-        raise ModelError(f"model {name}: no such folder")
+    place = located(name)
     settings = {"dtype": precision, "device_map": device_map, "attn_implementation": attn_implementation}
     try:
-        config = config_of(name)
+        config = config_of(place)
         with torch.device("meta"):
             adapter_for(AutoModelForImageTextToText.from_config(config))
-        original = original_layout(PretrainedConfig.get_config_dict(name)[0])
+        original = original_layout(PretrainedConfig.get_config_dict(place)[0])
         if original is not None:
-            model, processor = original.load(name, **settings)
+            model, processor = original.load(place, **settings)
             return (model if where is None else model.to(where)), processor
-        processor = AutoProcessor.from_pretrained(name)
+        processor = AutoProcessor.from_pretrained(place)
         loaded: Any = AutoModelForImageTextToText.from_pretrained(
-            name, config=config, **settings, output_loading_info=True
+            place, config=config, **settings, output_loading_info=True
         )
         model, loading = loaded
     except (ModelError, UnsupportedModelError):
@@ -178,18 +179,30 @@ def unknown_words(processor: Any, question: str) -> bool:
 
 
 def device_named(name: str) -> torch.device:
+    """The device called `name`; "auto" is a GPU where there is one.
+
+    Raises:
+        SettingsError: there is no such device here.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.partition(":")[0] == "cuda" and not torch.cuda.is_available():
+        raise SettingsError(f"device {name!r}: PyTorch finds no CUDA device here; cpu or auto works")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
+        torch.empty(0, device=device).cpu()  # the meta device has no memory to read
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise SettingsError(f"device {name!r} is not to be had here (cpu, cuda, cuda:1, mps, ...)") from error
     return device
 
 
 def dtype_named(name: str) -> torch.dtype:
-    dtype = getattr(torch, name, None)
-    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-        raise SettingsError(f"dtype must be auto, float32, bfloat16 or float16, not {name!r}")
-    return dtype
+    """The precision called `name`: float32, bfloat16 or float16.
+
+    Raises:
+        SettingsError: it is another.
+    """
+    if name not in DTYPES:
+        raise SettingsError(f"dtype must be auto, {', '.join(DTYPES[:-1])} or {DTYPES[-1]}, not {name!r}")
+    found: torch.dtype = getattr(torch, name)
+    return found

@@ -28,8 +28,13 @@ def check_question(question: str) -> None:
     """Check what a user typed before anything is loaded.
 
     Raises:
-        SettingsError: the question is empty, or longer than `LONGEST_QUESTION` characters.
+        SettingsError: the question is empty, longer than `LONGEST_QUESTION` characters, or not valid
+            UTF-8 (a terminal hands on such bytes as lone surrogates).
     """
+    try:
+        question.encode()
+    except UnicodeEncodeError:
+        raise SettingsError("the question is not valid UTF-8") from None
     if not question.strip():
         raise SettingsError("the question is empty")
     if len(question) > LONGEST_QUESTION:

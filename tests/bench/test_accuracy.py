@@ -23,7 +23,7 @@ from holitom.bench.settings import FULL, Setting, budgets
 from holitom.bundled import BUNDLED_MODEL
 from holitom.cli import main
 from holitom.costs import Decoder, Layer, Level
-from holitom.methods.naming import named_methods
+from holitom.methods.choose import read_methods
 
 Model = tuple[Any, Any]
 
@@ -36,7 +36,7 @@ def bundled() -> Model:
 @pytest.fixture(scope="module")
 def settings(bundled: Model) -> list[Setting]:
     """Full tokens; outer, inner and both; one that reads keys; two that are refused."""
-    wanted = named_methods("holitom,visionzip+inner,fastv,uniform,pdrop")
+    wanted = read_methods("holitom,visionzip+inner,fastv,uniform,pdrop")
     return tried(budgets(wanted, [0.05]), *bundled)
 
 
@@ -99,7 +99,7 @@ def test_a_batch_holds_whole_videos() -> None:
 
 
 def test_every_method_at_every_budget_by_falling_budget() -> None:
-    found = budgets(named_methods("evs,holitom-outer,pdrop[retain_ratio=0.5]"), [0.1, 0.25, 0.1])
+    found = budgets(read_methods("evs,holitom-outer,pdrop[retain_ratio=0.5]"), [0.1, 0.25, 0.1])
     assert [setting.title for setting in found] == [
         "full tokens",
         "PyramidDrop [retain_ratio=0.5] 50%",
@@ -115,7 +115,7 @@ def test_every_method_at_every_budget_by_falling_budget() -> None:
 @pytest.mark.parametrize("ratio", [0.0, -0.1, 1.5, float("nan")])
 def test_a_budget_out_of_range_is_no_refusal_of_the_method_s(ratio: float) -> None:
     with pytest.raises(SettingsError, match=r"retain must be numbers in \(0, 1\]"):
-        budgets(named_methods("evs"), [0.1, ratio])
+        budgets(read_methods("evs"), [0.1, ratio])
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_a_budget_out_of_range_is_no_refusal_of_the_method_s(ratio: float) -> No
 def test_what_a_method_cannot_meet_is_refused_in_its_own_words(
     bundled: Model, name: str, reason: str
 ) -> None:
-    full, refused, run = tried(budgets(named_methods(f"{name},holitom"), [0.05]), *bundled)
+    full, refused, run = tried(budgets(read_methods(f"{name},holitom"), [0.05]), *bundled)
     assert full == FULL
     assert refused.method is None
     assert reason in str(refused.refused)

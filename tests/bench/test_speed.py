@@ -27,7 +27,7 @@ from holitom.cli import main
 from holitom.costs import skeleton
 from holitom.errors import SettingsError
 from holitom.methods import METHODS, Method, get_method
-from holitom.methods.naming import named_methods
+from holitom.methods.choose import read_methods
 
 CPU = torch.device("cpu")
 
@@ -48,7 +48,7 @@ def prompts(tiny: Any) -> tuple[Any, Any]:
 
 def settings(names: str, ratio: float = 0.5) -> list[Setting]:
     """Full tokens, and the methods at one budget."""
-    return budgets(named_methods(names), [ratio])
+    return budgets(read_methods(names), [ratio])
 
 
 def timing(**seconds: float) -> Timing:

@@ -13,7 +13,7 @@ from holitom import HoliTom, SettingsError
 from holitom.costs import Costs, Decoder, Layer, Plan, costs, layer_operations, plans, skeleton
 from holitom.errors import HolitomError, ModelError
 from holitom.methods import DyCoke, FastV, PyramidDrop, VisionZip
-from holitom.methods.naming import named_methods
+from holitom.methods.choose import read_methods
 from holitom.models import adapter_for
 from holitom.models.published import PUBLISHED
 
@@ -23,7 +23,7 @@ RATIOS = (0.25, 0.2, 0.15, 0.1)
 
 @pytest.fixture(scope="module")
 def table() -> dict[str, Plan]:
-    methods = named_methods("all,pdrop[retain_ratio=0.46875]")
+    methods = read_methods("all,pdrop[retain_ratio=0.46875]")
     return {plan.label: plan for plan in plans(methods, RATIOS, frames=32, tokens=196, layers=28)[0]}
 
 
@@ -108,7 +108,7 @@ def test_formula_by_hand() -> None:
 
 def test_plans_stop_where_the_methods_do() -> None:
     """The rows' counts and inner stages are those that the methods run."""
-    (_, *found), refused = plans(named_methods("holitom,fastv,visionzip,dycoke"), [0.3], 5, 7, 80)
+    (_, *found), refused = plans(read_methods("holitom,fastv,visionzip,dycoke"), [0.3], 5, 7, 80)
     holitom, fastv, visionzip, dycoke = found
     assert not refused
     assert holitom.inner == HoliTom(retain_ratio=0.3).inner(80)
@@ -119,7 +119,7 @@ def test_plans_stop_where_the_methods_do() -> None:
 
 
 def test_what_cannot_be_planned_is_told_with_its_reason() -> None:
-    found, refused = plans(named_methods("all"), [0.01, 0.1], 32, 196, layers=28)
+    found, refused = plans(read_methods("all"), [0.01, 0.1], 32, 196, layers=28)
     assert "PruneVid 10%" not in {plan.label for plan in found}
     assert refused["PruneVid 10%"] == "how many tokens PruneVid keeps depends on what the video shows"
     assert "must be in [0.25, 1], got 0.1" in refused["DyCoke 10%"]

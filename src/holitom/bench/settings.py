@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from holitom.errors import SettingsError
 from holitom.methods.base import Method, require
-from holitom.methods.naming import NamedMethod
+from holitom.methods.choose import FULL as FULL_NAME
+from holitom.methods.choose import Choice
 
 
 @dataclass(frozen=True)
@@ -39,10 +40,10 @@ class Setting:
         return re.sub(r"[^\w.=+@-]+", "_", f"{self.name}@{self.retain_ratio!r}")
 
 
-FULL = Setting("full", "full tokens", 1.0, None)
+FULL = Setting(FULL_NAME, "full tokens", 1.0, None)
 
 
-def budgets(methods: Sequence[NamedMethod], ratios: Sequence[float]) -> list[Setting]:
+def budgets(methods: Sequence[Choice], ratios: Sequence[float]) -> list[Setting]:
     """Full tokens, then every method at every budget, larger ones first. Some may be refused already.
 
     Raises:
@@ -51,11 +52,13 @@ def budgets(methods: Sequence[NamedMethod], ratios: Sequence[float]) -> list[Set
     for ratio in ratios:
         require("retain", ratio, "numbers in (0, 1]", lambda r: 0 < r <= 1)
     found = {(FULL.name, 1.0): FULL}
-    for named in methods:
-        for ratio in ratios if named.retain_ratio is None else (named.retain_ratio,):
+    for choice in methods:
+        if choice.name == FULL.name:
+            continue
+        for ratio in ratios if choice.retain_ratio is None else (choice.retain_ratio,):
             try:
-                setting = Setting(named.text, named.label, ratio, named.at(ratio))
+                setting = Setting(choice.text, choice.label, ratio, choice.make(ratio))
             except SettingsError as error:
-                setting = Setting(named.text, named.label, ratio, None, str(error))
-            found[named.text, ratio] = setting
+                setting = Setting(choice.text, choice.label, ratio, None, str(error))
+            found[choice.text, ratio] = setting
     return sorted(found.values(), key=lambda setting: -setting.retain_ratio)

@@ -81,9 +81,9 @@ def bench_accuracy(
         from holitom.bench.moving_digits import TASKS
         from holitom.bench.questions import held_out_questions
         from holitom.bench.settings import budgets
-        from holitom.methods.naming import named_methods
+        from holitom.methods.choose import read_methods
 
-    settings = budgets(named_methods(methods), wanted)
+    settings = budgets(read_methods(methods), wanted)
     with notes.status("Choosing questions"):
         items = held_out_questions(count, TASKS if tasks == "all" else tuple(tasks.split(",")), first_video)
     quiet_transformers(name)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="holitom",
     help="Fast video language models: merge redundant visual tokens, keep the answer.",
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )

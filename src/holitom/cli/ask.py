@@ -14,79 +14,65 @@ from holitom.bundled import (
     DEMO_QUESTION,
     DEMO_VIDEO,
     USUAL_FRAMES,
-    check_question,
 )
 from holitom.cli.app import app, note, notes, print_table, quiet_transformers, read_video
+from holitom.cli.options import (
+    Device,
+    Dtype,
+    Frames,
+    Inner,
+    Json,
+    MaxNewTokens,
+    MethodName,
+    Model,
+    Retain,
+    Threshold,
+    VideoFile,
+    check_asked,
+    check_run,
+    method_asked,
+)
 from holitom.errors import SettingsError
-from holitom.methods.registry import METHODS, method_with
 
 if TYPE_CHECKING:
     from holitom.ask import Answer
     from holitom.methods import Method
+    from holitom.methods.choose import Choice
     from holitom.video import Video
 
 
 @app.command()
 def ask(
-    video: Annotated[
-        Path | None, typer.Argument(help="A video file. Without one: the bundled demo.", show_default=False)
-    ] = None,
+    video: VideoFile = None,
     question: Annotated[str | None, typer.Argument(help="What to ask about it.", show_default=False)] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(help="A checkpoint's folder or Hugging Face id. [default: the bundled tiny model]"),
-    ] = None,
-    method: Annotated[
-        str, typer.Option(help=f"How to merge: {', '.join(METHODS)}; 'full' keeps every token.")
-    ] = "holitom",
-    retain: Annotated[
-        float | None,
-        typer.Option(
-            help="Share of visual tokens to keep, in (0, 1]. [default: the method's; 0.1 as a rule]"
-        ),
-    ] = None,
-    threshold: Annotated[
-        float | None,
-        typer.Option(help="Similarity above which a token is static (holitom, prunevid). [default: its own]"),
-    ] = None,
-    inner: Annotated[
-        bool | None,
-        typer.Option(
-            "--inner/--no-inner",
-            help="With or without HoliTom's merging inside the language model. [default: with, for holitom]",
-        ),
-    ] = None,
-    frames: Annotated[
-        int | None, typer.Option(help="Frames to sample. [default: 16 for the bundled model, else 32]")
-    ] = None,
-    max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 64,
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    model: Model = None,
+    method: MethodName = "holitom",
+    retain: Retain = None,
+    threshold: Threshold = None,
+    inner: Inner = None,
+    frames: Frames = None,
+    max_new_tokens: MaxNewTokens = 64,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
     compare: Annotated[bool, typer.Option("--compare", help="Answer with full tokens too.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Ask a question about a video file.
 
     The answer goes to stdout, everything else to stderr.
     """
-    if video is not None and question is None:
-        raise SettingsError(f"a question is needed: holitom ask {video} 'What happens?'")
-    if question is not None:
-        check_question(question)
-    if max_new_tokens < 1:
-        raise SettingsError(f"max-new-tokens must be at least 1, not {max_new_tokens}")
-    video, question = video or DEMO_VIDEO, question or DEMO_QUESTION
+    check_asked(video, question, "ask", needed=True)
+    check_run(dtype, device, max_new_tokens, model)
+    runs = _methods(method_asked(method, retain, threshold, inner), compare)
+    file, asked = (
+        (DEMO_VIDEO, DEMO_QUESTION) if video is None or question is None else (Path(video), question)
+    )
     name = model or str(BUNDLED_MODEL)
-    wanted = frames if frames is not None else USUAL_FRAMES if model else BUNDLED_FRAMES
-
-    settings: dict[str, Any] = {"retain_ratio": retain, "similarity_threshold": threshold}
-    settings = {name: value for name, value in settings.items() if value is not None}
-    runs = _methods(method, settings, inner, compare)
-    clip = read_video(video, wanted)
-    answers = _answer(runs, clip, question, name, dtype, device, max_new_tokens)
+    clip = read_video(file, frames if frames is not None else USUAL_FRAMES if model else BUNDLED_FRAMES)
+    answers = _answer(runs, clip, asked, name, dtype, device, max_new_tokens)
 
     if as_json:
-        print(json.dumps(_record(video, clip, question, name, answers)))
+        print(json.dumps(_record(file, clip, asked, name, answers)))
     elif compare:
         _print_comparison(answers)
     else:
@@ -94,19 +80,15 @@ def ask(
         note(str(next(iter(answers.values())).report))
 
 
-def _methods(name: str, settings: dict[str, Any], inner: bool | None, compare: bool) -> dict[str, Method]:
+def _methods(choice: Choice, compare: bool) -> dict[str, Method]:
     """What is to be run, by its name; full tokens first, so that they are the left column."""
     from holitom.methods import Method
+    from holitom.methods.choose import FULL
 
-    full: dict[str, Method] = {"full": Method(retain_ratio=1)}
-    if name == "full":
-        if compare:
-            raise SettingsError(
-                "--compare sets a method beside full tokens; with --method full there is none"
-            )
-        return full
-    chosen = method_with(name, inner, **settings)
-    return full | {name: chosen} if compare else {name: chosen}
+    if choice.name == FULL and compare:
+        raise SettingsError("--compare sets a method beside full tokens; with --method full there is none")
+    full: dict[str, Method] = {FULL: Method(retain_ratio=1)} if compare else {}
+    return full | {choice.text: choice.make()}
 
 
 def _answer(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,11 +14,24 @@ from holitom.bundled import (
     DEMO_QUESTION,
     DEMO_VIDEO,
     USUAL_FRAMES,
-    check_question,
 )
 from holitom.cli.app import app, note, notes, quiet_transformers, read_video
-from holitom.errors import OutputError, SettingsError
-from holitom.methods.registry import METHODS, get_method
+from holitom.cli.options import (
+    Device,
+    Dtype,
+    Frames,
+    Inner,
+    MaxNewTokens,
+    MethodName,
+    Model,
+    Retain,
+    Threshold,
+    VideoFile,
+    check_asked,
+    check_run,
+    method_asked,
+)
+from holitom.errors import OutputError
 
 if TYPE_CHECKING:
     from holitom.inspect import Inspection
@@ -28,9 +41,7 @@ KINDS = (".html", ".png", ".pdf", ".svg", ".mp4")
 
 @app.command()
 def inspect(
-    video: Annotated[
-        Path | None, typer.Argument(help="A video file. Without one: the bundled demo.", show_default=False)
-    ] = None,
+    video: VideoFile = None,
     question: Annotated[
         str | None,
         typer.Argument(help="Also show what is left for it inside the language model.", show_default=False),
@@ -43,43 +54,27 @@ def inspect(
             help=f"Where to: a page, a picture or a clip ({', '.join(KINDS)}). [default: VIDEO.inspect.html]",
         ),
     ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(help="A checkpoint's folder or Hugging Face id. [default: the bundled tiny model]"),
-    ] = None,
-    method: Annotated[str, typer.Option(help=f"How to merge: {', '.join(METHODS)}.")] = "holitom",
-    retain: Annotated[
-        float | None,
-        typer.Option(
-            help="Share of visual tokens to keep, in (0, 1]. [default: the method's; 0.1 as a rule]"
-        ),
-    ] = None,
-    threshold: Annotated[
-        float | None,
-        typer.Option(help="Similarity above which a token is static (holitom, prunevid). [default: its own]"),
-    ] = None,
-    frames: Annotated[
-        int | None, typer.Option(help="Frames to sample. [default: 16 for the bundled model, else 32]")
-    ] = None,
-    max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 64,
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    model: Model = None,
+    method: MethodName = "holitom",
+    retain: Retain = None,
+    threshold: Threshold = None,
+    inner: Inner = None,
+    frames: Frames = None,
+    max_new_tokens: MaxNewTokens = 64,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
 ) -> None:
     """Show what became of each visual token of a video.
 
     The file's name goes to stdout, everything else to stderr.
     """
-    if question is not None:
-        check_question(question)
-    if max_new_tokens < 1:
-        raise SettingsError(f"max-new-tokens must be at least 1, not {max_new_tokens}")
-    if video is None:
-        video, question = DEMO_VIDEO, DEMO_QUESTION
-    output = output or Path(f"{video.stem}.inspect.html")
-    settings: dict[str, Any] = {"retain_ratio": retain, "similarity_threshold": threshold}
-    chosen = get_method(method, **{name: value for name, value in settings.items() if value is not None})
-    check_output(output, video)
-    clip = read_video(video, frames if frames is not None else USUAL_FRAMES if model else BUNDLED_FRAMES)
+    check_asked(video, question, "inspect", needed=False)
+    file, question = (DEMO_VIDEO, DEMO_QUESTION) if video is None else (Path(video), question)
+    output = output or Path(f"{file.stem}.inspect.html")
+    check_run(dtype, device, max_new_tokens, model)
+    chosen = method_asked(method, retain, threshold, inner).make()
+    check_output(output, file)
+    clip = read_video(file, frames if frames is not None else USUAL_FRAMES if model else BUNDLED_FRAMES)
 
     name = model or str(BUNDLED_MODEL)
     with notes.status("Loading PyTorch"):
@@ -98,7 +93,7 @@ def inspect(
             clip,
             chosen,
             question,
-            title=video.name,
+            title=file.name,
             name=title,
             max_new_tokens=max_new_tokens,
         )

@@ -79,9 +79,9 @@ def bench_speed(
 
         from holitom.bench.settings import budgets
         from holitom.bench.speed import measure
-        from holitom.methods.naming import named_methods
+        from holitom.methods.choose import read_methods
 
-    settings = budgets(named_methods(methods), wanted)
+    settings = budgets(read_methods(methods), wanted)
     bundled = not (model or random_weights)
     if frames is None:
         frames = BUNDLED_FRAMES if bundled else USUAL_FRAMES

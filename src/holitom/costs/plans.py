@@ -15,7 +15,7 @@ from holitom.contract import InnerStage
 from holitom.costs.decoder import Level
 from holitom.errors import SettingsError
 from holitom.methods import HoliTom, Method
-from holitom.methods.naming import NamedMethod
+from holitom.methods.choose import FULL, Choice
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Plan:
 
 
 def plans(
-    methods: Sequence[NamedMethod], ratios: Sequence[float], frames: int, tokens: int, layers: int
+    methods: Sequence[Choice], ratios: Sequence[float], frames: int, tokens: int, layers: int
 ) -> tuple[list[Plan], dict[str, str]]:
     """Full tokens, then `methods` at every ratio, on `frames` of `tokens` each and a decoder of `layers`.
 
@@ -60,12 +60,14 @@ def plans(
     found, refused = [Plan("full tokens", 1.0, frames * tokens)], {}
     for ratio in ratios:
         Method(retain_ratio=ratio)
-    for named in methods:
-        own = named.retain_ratio is not None
+    for choice in methods:
+        if choice.name == FULL:
+            continue
+        own = choice.retain_ratio is not None
         for ratio in ratios[:1] if own else ratios:
-            label = named.label if own else f"{named.label} {100 * ratio:g}%"
+            label = choice.label if own else f"{choice.label} {100 * ratio:g}%"
             try:
-                found.append(_plan(label, named.at(ratio), frames, tokens, layers))
+                found.append(_plan(label, choice.make(ratio), frames, tokens, layers))
             except SettingsError as error:
                 refused[label] = str(error)
     return found, refused

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from holitom.errors import ModelError
+from holitom.hub import located
 from holitom.models import config_of
 from holitom.models.published import PUBLISHED, published_config
 
@@ -26,14 +27,11 @@ def skeleton(name: str, dtype: torch.dtype = torch.bfloat16) -> Any:
     from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoModelForImageTextToText
 
-    if (
-        name not in PUBLISHED
-        and not Path(name).exists()
-        and ("/" not in name or name.startswith((".", "/", "~")))
-    ):
+    if "/" not in name and name not in PUBLISHED and not Path(name).exists():
         raise ModelError(f"model {name}: no such folder or config; published shapes: {', '.join(PUBLISHED)}")
+    place = name if name in PUBLISHED or Path(name).is_file() else located(name)
     try:
-        config = published_config(name) if name in PUBLISHED else config_of(name)
+        config = published_config(name) if name in PUBLISHED else config_of(place)
         with torch.device("meta"):
             model: Any = AutoModelForImageTextToText.from_config(
                 config, dtype=dtype, attn_implementation="sdpa"

@@ -17,7 +17,7 @@ from holitom.costs.plans import Plan, plans
 from holitom.costs.skeleton import skeleton
 from holitom.errors import HolitomError, ModelError, SettingsError
 from holitom.methods.base import require
-from holitom.methods.naming import named_methods
+from holitom.methods.choose import read_methods
 from holitom.models import adapter_for
 
 # The rows of the paper's table that differ; PyramidDrop as in its own paper: half at each quarter.
@@ -110,7 +110,7 @@ def costs(
         name: see `skeleton`.
         frames: of the video.
         ratios: shares of the visual tokens to keep.
-        methods: as `named_methods` reads them.
+        methods: as `read_methods` reads them.
         text_tokens: tokens of the prompt beside the video's, at least the one that is asked for the answer.
         dtype: of the KV cache: float32, bfloat16 or float16.
         size: width and height of a frame, before the model's own processor resizes it.
@@ -128,7 +128,7 @@ def costs(
         require("size", side, "two of 1..8192", lambda pixels: 1 <= pixels <= 8192, whole=True)
     if dtype not in ("float32", "bfloat16", "float16"):
         raise SettingsError(f"dtype must be float32, bfloat16 or float16, not {dtype!r}")
-    named = named_methods(methods)
+    named = read_methods(methods)
     plans(named, ratios, frames, tokens=1, layers=28)  # bad settings before big models
 
     model = skeleton(name, getattr(torch, dtype))

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _HOME = {
     "Combined": "holitom.methods.base",
     "Method": "holitom.methods.base",
-} | {name: module for module, _, name in (row.partition(":") for row in METHODS.values())}
+} | {name: module for module, _, name in (row.path.partition(":") for row in METHODS.values())}
 
 __all__ = [
     "EVS",

@@ -97,9 +97,33 @@ class Method:
         """The stages inside a language model of `num_layers` layers, by rising layer."""
         return ()
 
+    @property
+    def merges_inside(self) -> bool:
+        """Whether the method, with these settings, has stages inside the language model."""
+        return type(self).inner is not Method.inner
+
     def with_inner(self, inside: Method) -> Method:
-        """What it merges before the language model, with the inner stages of `inside` in it."""
+        """What it merges before the language model, with the inner stages of `inside` in it.
+
+        Raises:
+            SettingsError: it has inner stages of its own, or `inside` has none.
+        """
         return Combined(self, inside)
+
+    def without_inner(self) -> Method:
+        """The method without its inner stages, at the same budget; itself where it has none.
+
+        Raises:
+            SettingsError: it merges nowhere else (FastV, PyramidDrop), or has no such form.
+        """
+        if not self.merges_inside:
+            return self
+        name = type(self).__name__
+        if type(self).merge is Method.merge:
+            raise SettingsError(
+                f"{name} works inside the language model alone: without its inner stages it merges nothing"
+            )
+        raise SettingsError(f"{name} has no form without its inner stages")
 
     def __call__(self, model: Any) -> AbstractContextManager[Run]:
         """Switch the method on for `model` inside a `with` block."""
@@ -119,8 +143,11 @@ class Combined(Method):
     """What `outer.with_inner(inside)` gives: `outer` before the language model, `inside` in it.
 
     Attributes:
-        outer: its `merge` is used, its own inner stages are not.
+        outer: its `merge` is used; it has no inner stages.
         inside: its inner stages are used, its `merge` is not.
+
+    Raises:
+        SettingsError: `outer` has inner stages of its own, or `inside` has none.
     """
 
     retain_ratio: float = field(init=False)
@@ -132,6 +159,14 @@ class Combined(Method):
         for name in ("outer", "inside"):
             if not isinstance(getattr(self, name), Method):
                 raise SettingsError(f"{name} must be a method, got {getattr(self, name)!r}")
+        outer, inside = type(self.outer).__name__, type(self.inside).__name__
+        if self.outer.merges_inside:
+            raise SettingsError(
+                f"{outer} has inner stages of its own, so it takes none of {inside}'s: they would run under "
+                f"{outer}'s name in the place of its own"
+            )
+        if not self.inside.merges_inside:
+            raise SettingsError(f"{inside}, with these settings, has no inner stages to add to {outer}")
         object.__setattr__(self, "retain_ratio", self.outer.retain_ratio)
         object.__setattr__(self, "positions", self.outer.positions)
         super().__post_init__()
@@ -156,6 +191,9 @@ class Combined(Method):
 
     def inner(self, num_layers: int) -> tuple[InnerStage, ...]:
         return self.inside.inner(num_layers)
+
+    def without_inner(self) -> Method:
+        return self.outer
 
 
 def require(

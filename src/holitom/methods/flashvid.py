@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -84,6 +84,14 @@ class FlashVID(Method):
     def sent_ratio(self) -> float:
         """`R`: the share of the tokens that enters the language model."""
         return min(1, self.expansion * self.retain_ratio)
+
+    @property
+    def merges_inside(self) -> bool:
+        return self.sent_ratio > self.retain_ratio
+
+    def without_inner(self) -> FlashVID:
+        """The same budget, all of it met before the language model: `expansion=1` leaves nothing to cut."""
+        return replace(self, expansion=1)
 
     def merge(self, video: VideoTokens) -> MergedTokens:
         frames, tokens, _ = video.features.shape

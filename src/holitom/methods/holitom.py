@@ -7,7 +7,7 @@ of the visual tokens are merged into the other half.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -100,6 +100,14 @@ class HoliTom(Method):
         if self.similarity_threshold is not None:
             return self.similarity_threshold
         return 0.65 if self.retain_ratio <= 0.10 else 0.8
+
+    @property
+    def merges_inside(self) -> bool:
+        return bool(self.inner_drop)
+
+    def without_inner(self) -> HoliTom:
+        """The paper's "w/o M": `inner_drop=None`."""
+        return replace(self, inner_drop=None)
 
     def merged_count(self, frames: int, tokens: int) -> int:
         """How many tokens `merge` returns for `frames` of `tokens` each, whatever they show.

@@ -1,30 +1,53 @@
-"""Every method by its name; a method's code is loaded when it is asked for."""
+"""Every method by its name, one row each; a method's code is loaded when it is asked for."""
 
 from __future__ import annotations
 
 from dataclasses import fields
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from holitom.errors import SettingsError
 
 if TYPE_CHECKING:
     from holitom.methods.base import Method
 
+
+class Row(NamedTuple):
+    """One method.
+
+    Attributes:
+        path: module and class, `module:Class`.
+        does: what it does with a video's tokens, in 46 characters at most.
+        ratios: the retain ratios that it can meet, as an interval; `T` is the number of frames.
+    """
+
+    path: str
+    does: str
+    ratios: str = "(0, 1]"
+
+
 METHODS = {
-    "holitom": "holitom.methods.holitom:HoliTom",
-    "holitom-plus": "holitom.methods.holitom_plus:HoliTomPlus",
-    "random": "holitom.methods.floors:Random",
-    "uniform": "holitom.methods.floors:Uniform",
-    "evs": "holitom.methods.evs:EVS",
-    "vidcom2": "holitom.methods.vidcom2:VidCom2",
-    "dycoke": "holitom.methods.dycoke:DyCoke",
-    "visionzip": "holitom.methods.visionzip:VisionZip",
-    "prunevid": "holitom.methods.prunevid:PruneVid",
-    "fastvid": "holitom.methods.fastvid:FastVID",
-    "flashvid": "holitom.methods.flashvid:FlashVID",
-    "fastv": "holitom.methods.fastv:FastV",
-    "pdrop": "holitom.methods.pdrop:PyramidDrop",
+    "holitom": Row("holitom.methods.holitom:HoliTom", "averages still tokens, keeps the most attended"),
+    "holitom-plus": Row(
+        "holitom.methods.holitom_plus:HoliTomPlus", "HoliTom, ranking the whole video at once"
+    ),
+    "random": Row("holitom.methods.floors:Random", "keeps tokens drawn at random"),
+    "uniform": Row("holitom.methods.floors:Uniform", "keeps whole frames, evenly spread", "[1/T, 1]"),
+    "evs": Row("holitom.methods.evs:EVS", "drops what hardly changed since the last frame", "[1/T, 1]"),
+    "vidcom2": Row("holitom.methods.vidcom2:VidCom2", "keeps tokens least like their frame and video"),
+    "dycoke": Row(
+        "holitom.methods.dycoke:DyCoke", "keeps every 4th frame, of the rest the changes", "[0.25, 1]"
+    ),
+    "visionzip": Row(
+        "holitom.methods.visionzip:VisionZip", "keeps the most attended, merges others in space"
+    ),
+    "prunevid": Row("holitom.methods.prunevid:PruneVid", "averages still tokens, clusters all in space"),
+    "fastvid": Row("holitom.methods.fastvid:FastVID", "cuts scenes, keeps salient and dense tokens"),
+    "flashvid": Row("holitom.methods.flashvid:FlashVID", "keeps diverse tokens, links others over time"),
+    "fastv": Row("holitom.methods.fastv:FastV", "drops the least attended tokens after layer 2"),
+    "pdrop": Row(
+        "holitom.methods.pdrop:PyramidDrop", "drops tokens at each quarter of the layers", "(0.25, 1]"
+    ),
 }
 
 
@@ -36,7 +59,7 @@ def method_class(name: str) -> type[Method]:
     """
     if name not in METHODS:
         raise SettingsError(f"unknown method {name!r}; known: {', '.join(METHODS)}")
-    module, _, attribute = METHODS[name].partition(":")
+    module, _, attribute = METHODS[name].path.partition(":")
     found: type[Method] = getattr(import_module(module), attribute)
     return found
 
@@ -53,19 +76,3 @@ def get_method(name: str, **settings: Any) -> Method:
         if setting not in known:
             raise SettingsError(f"{name} has no setting {setting!r}; it has {', '.join(known)}")
     return found(**settings)
-
-
-def method_with(name: str, inner: bool | None, **settings: Any) -> Method:
-    """As `get_method`, with HoliTom's inner merge as asked.
-
-    Args:
-        name: of the method.
-        inner: True: with it; False: HoliTom itself without it; None: as the method comes.
-        settings: of the method.
-    """
-    if name == "holitom" and inner is False:
-        settings["inner_drop"] = None
-    found = get_method(name, **settings)
-    if name != "holitom" and inner:
-        found = found.with_inner(get_method("holitom"))
-    return found

@@ -19,7 +19,8 @@ from holitom.errors import SettingsError, VideoError
 from holitom.inspect import Inspection
 from holitom.inspect.collect import Watched, inspection_of_run
 from holitom.methods import Method
-from holitom.methods.registry import method_class, method_with
+from holitom.methods.choose import read_method
+from holitom.methods.registry import method_class
 from holitom.video import Header, Video, load_video, look_over
 
 MAX_FRAMES = 64
@@ -38,8 +39,7 @@ class Request:
         method: its name in `holitom.methods.METHODS`.
         retain_ratio: share of the visual tokens to keep.
         similarity_threshold: ignored by methods that have none.
-        inner: with HoliTom's merge inside the language model. False leaves other methods than HoliTom as
-            they are.
+        inner: whether it merges inside the language model too, see `merging_inside`; None: as it comes.
         frames: how many to sample.
     """
 
@@ -48,7 +48,7 @@ class Request:
     method: str = "holitom"
     retain_ratio: float = 0.1
     similarity_threshold: float | None = None
-    inner: bool = True
+    inner: bool | None = None
     frames: int = 32
 
     @property
@@ -60,10 +60,25 @@ class Request:
             chosen["similarity_threshold"] = float(self.similarity_threshold or 0)
         return chosen
 
+    @property
+    def changed_inner(self) -> bool | None:
+        """`inner` where it is not what the method does by itself; else None."""
+        usual, _ = merging_inside(self.method)
+        return None if self.inner == usual else self.inner
+
     def chosen(self) -> Method:
         """The method that is asked for."""
-        inner = self.inner if self.method == "holitom" else self.inner or None
-        return method_with(self.method, inner, **self.settings)
+        return read_method(self.method, self.settings, self.changed_inner).make()
+
+
+def merging_inside(method: str) -> tuple[bool, bool]:
+    """Whether a method merges inside the language model by itself, and whether it can do otherwise."""
+    usual = method_class(method)().merges_inside
+    try:
+        read_method(method, inner=not usual)
+    except SettingsError:
+        return usual, False
+    return usual, True
 
 
 def usual_threshold(method: str, retain_ratio: float) -> float | None:

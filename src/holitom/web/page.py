@@ -16,7 +16,7 @@ except ImportError as error:
 from holitom.bundled import BUNDLED_FRAMES, DEMO_QUESTION, DEMO_VIDEO, USUAL_FRAMES
 from holitom.errors import SettingsError
 from holitom.methods import METHODS
-from holitom.web.answering import MAX_FRAMES, Desk, Request, usual_threshold
+from holitom.web.answering import MAX_FRAMES, Desk, Request, merging_inside, usual_threshold
 from holitom.web.words import Loaded, command, looked_over, player, python, respond, status
 
 KEPT_SECONDS = 3600  # an upload, after which it is removed
@@ -55,6 +55,14 @@ USUAL = {name: [usual_threshold(name, stop / 100) for stop in STOPS] for name in
 FOLLOW = f"""(method, retain) => {{
     const usual = {json.dumps(USUAL)}[method][Math.round(100 * retain) - {STOPS[0]}];
     return {{__type__: "update", interactive: usual !== null, ...(usual === null ? {{}} : {{value: usual}})}};
+}}"""
+
+
+# Each method's box for merging inside the language model: what it shows, and whether it can be changed.
+INSIDE = {name: merging_inside(name) for name in METHODS}
+INSIDE_BOX = f"""method => {{
+    const [value, interactive] = {json.dumps(INSIDE)}[method];
+    return {{__type__: "update", value, interactive}};
 }}"""
 
 
@@ -103,7 +111,7 @@ def build(desk: Desk, loaded: Loaded, limits: Limits) -> gr.Blocks:
                     0.1,
                     step=0.01,
                     label="Retain ratio",
-                    info="Share of the tokens kept",
+                    info="Share of the visual tokens to send, at most: merging over time may send fewer",
                     elem_id="retain",
                 )
                 threshold = gr.Slider(
@@ -116,7 +124,11 @@ def build(desk: Desk, loaded: Loaded, limits: Limits) -> gr.Blocks:
                     elem_id="threshold",
                 )
                 inner = gr.Checkbox(
-                    True, label="HoliTom's inner merging, inside the language model", elem_id="inner"
+                    INSIDE["holitom"][0],
+                    interactive=INSIDE["holitom"][1],
+                    label="Merge inside the language model",
+                    info="The method's own stages where it has some, else HoliTom's",
+                    elem_id="inner",
                 )
                 frames = gr.Slider(
                     1,
@@ -189,7 +201,7 @@ def build(desk: Desk, loaded: Loaded, limits: Limits) -> gr.Blocks:
         gr.on(
             [method.change, retain.change], inputs=[method, retain], outputs=threshold, js=FOLLOW, **private
         )
-        method.change(inputs=method, outputs=inner, js="name => name === 'holitom'", **private)
+        method.change(inputs=method, outputs=inner, js=INSIDE_BOX, **private)
         page.queue(max_size=WAITING)
     return page
 

@@ -140,12 +140,12 @@ def python(request: Request, loaded: Loaded) -> str:
     """The merged answer in Python."""
     kind = method_class(request.method).__name__
     settings = {name: f"{value:g}" for name, value in request.settings.items()}
-    inside = ""
-    if request.method == "holitom":
-        settings |= {} if request.inner else {"inner_drop": "None"}
-    elif request.inner:
-        inside = ".with_inner(HoliTom())"
-    classes = sorted({kind, "HoliTom"} if inside else {kind})
+    inside = ".with_inner(HoliTom())" if request.changed_inner else ""
+    if request.changed_inner is False and kind in ("HoliTom", "HoliTomPlus"):
+        settings["inner_drop"] = "None"
+    elif request.changed_inner is False:
+        inside = ".without_inner()"
+    classes = sorted({kind, "HoliTom"} if request.changed_inner else {kind})
     bundled = ["BUNDLED_MODEL"] * (loaded.model is None) + ["DEMO_VIDEO"] * _is_demo(request)
     how = "".join(f", {name}={value!r}" for name, value in loaded.places.items())
     longest = "" if loaded.max_new_tokens == 64 else f", max_new_tokens={loaded.max_new_tokens}"
@@ -186,10 +186,8 @@ def command(request: Request, loaded: Loaded) -> str:
         options.append(f"--method {request.method}")
     flags = {"retain_ratio": "retain", "similarity_threshold": "threshold"}
     options += [f"--{flags[name]} {value:g}" for name, value in request.settings.items()]
-    if request.method == "holitom" and not request.inner:
-        options.append("--no-inner")
-    if request.method != "holitom" and request.inner:
-        options.append("--inner")
+    if request.changed_inner is not None:
+        options.append("--inner" if request.changed_inner else "--no-inner")
     options += [f"--{name} {shlex.quote(value)}" for name, value in loaded.places.items()]
     if loaded.max_new_tokens != 64:
         options.append(f"--max-new-tokens {loaded.max_new_tokens}")

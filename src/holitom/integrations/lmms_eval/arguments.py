@@ -10,9 +10,8 @@ from typing import Any
 from holitom.bundled import BUNDLED_MODEL
 from holitom.errors import SettingsError
 from holitom.methods.base import Method, require
-from holitom.methods.registry import METHODS, get_method, method_class
-
-FULL = "full"
+from holitom.methods.choose import FULL, read_method
+from holitom.methods.registry import method_class
 
 
 @dataclass(frozen=True)
@@ -54,14 +53,16 @@ def read_arguments(given: Mapping[str, Any]) -> Arguments:
     """Sort `--model_args` into those of the run and the settings of `method` (default `holitom`).
 
     Values are what lmms-eval makes of `name=value`: bool, int, float or str. `none` means None, and a list
-    is written as JSON (`borders=[0.25,0.5]`). `inner=true` adds HoliTom's inner merge to another method.
+    is written as JSON (`borders=[0.25,0.5]`). `method` is written as `holitom.methods.choose` reads it. `inner` is
+    whether it has an inner stage: `true` adds HoliTom's, `false` leaves out the method's own.
 
     Raises:
         SettingsError: an argument is unknown (the message lists those that are known) or out of range.
     """
     values = {name: _value(value) for name, value in given.items()}
-    name = str(values.pop("method", "holitom"))
-    known = [] if name == FULL else [field.name for field in fields(_method_class(name)) if field.init]
+    text = str(values.pop("method", "holitom"))
+    name = read_method(text).name
+    known = [] if name == FULL else [field.name for field in fields(method_class(name)) if field.init]
     own = [field.name for field in fields(Arguments) if field.name != "method"]
     for argument in values:
         if argument not in (*own, *known, "inner"):
@@ -70,37 +71,13 @@ def read_arguments(given: Mapping[str, Any]) -> Arguments:
                 f"unknown model argument {argument!r}; known: method, {', '.join(own)}; and {takes}"
             )
     inner = values.pop("inner", None)
+    if inner not in (None, True, False):
+        raise SettingsError(f"inner must be true or false, got {inner!r}")
     settings = {field: values.pop(field) for field in known if field in values}
     if "batch_size" in values:
         values["batch_size"] = _whole(values["batch_size"])
-    return Arguments(method=_method(name, settings, inner), **values)
-
-
-def _method_class(name: str) -> type[Method]:
-    if name not in METHODS:
-        raise SettingsError(f"unknown method {name!r}; known: {FULL}, {', '.join(METHODS)}")
-    return method_class(name)
-
-
-def _method(name: str, settings: dict[str, Any], inner: object) -> Method | None:
-    if inner not in (None, True, False):
-        raise SettingsError(f"inner must be true or false, got {inner!r}")
-    if name == FULL:
-        if inner:
-            raise SettingsError("method=full keeps every token everywhere; inner=true needs another method")
-        return None
-    if name == "holitom":
-        if inner is False:
-            settings = {**settings, "inner_drop": None}
-        return get_method(name, **settings)
-    outer = get_method(name, **settings)
-    if not inner:
-        return outer
-    if type(outer).inner is not Method.inner:
-        raise SettingsError(
-            f"{name} works inside the language model itself; inner=true is for those that do not"
-        )
-    return outer.with_inner(get_method("holitom"))
+    choice = read_method(text, settings, inner)
+    return Arguments(method=None if name == FULL else choice.make(), **values)
 
 
 def _value(value: Any) -> Any:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from holitom.errors import SettingsError
 from holitom.methods.base import Method
-from holitom.methods.registry import get_method
+from holitom.methods.choose import read_method
 
 
 def method_of(hf_config: Any) -> Method | None:
     """The method that `hf_config.holitom` names, None where there is no such entry.
 
-    The entry holds the method's own settings, and `method` for its name where that is not "holitom":
-    `{"retain_ratio": 0.1}`, `{"method": "visionzip", "retain_ratio": 0.25}`. HoliTom itself always merges to
-    `budget="exact"` and before the language model only.
+    The entry holds the method's own settings, and `method` where that is not "holitom", written as
+    `holitom.methods.choose` reads it: `{"retain_ratio": 0.1}`, `{"method": "visionzip", "retain_ratio": 0.25}`.
+    A paged KV cache rules out stages inside the language model, so HoliTom and HoliTom+ come without theirs,
+    and HoliTom merges to `budget="exact"`.
 
     Raises:
         SettingsError: a setting is wrong, the method merges inside the language model, or how many tokens it
@@ -26,13 +28,22 @@ def method_of(hf_config: Any) -> Method | None:
     if not isinstance(entry, dict):
         raise SettingsError(f'holitom must be settings such as {{"retain_ratio": 0.1}}, got {entry!r}')
     settings: dict[str, Any] = dict(entry)
-    name = settings.pop("method", "holitom")
-    if name == "holitom":
-        settings = {"budget": "exact", "inner_drop": None, **settings}
-    method = get_method(str(name), **settings)
+    text, inner = str(settings.pop("method", "holitom")), settings.pop("inner", None)
+    if inner not in (None, True, False):
+        raise SettingsError(f"inner must be true or false, got {inner!r}")
+    choice = read_method(text, settings, inner)
+    if choice.name == "holitom":
+        choice = replace(choice, settings={"budget": "exact", **choice.settings})
+    if (
+        choice.name in ("holitom", "holitom-plus")
+        and choice.inner is None
+        and "inner_drop" not in choice.settings
+    ):
+        choice = replace(choice, inner=False)
+    method = choice.make()
     if method.inner(hf_config.get_text_config().num_hidden_layers):
         raise SettingsError(
-            f"{name} with these settings merges inside the language model, but all layers of a sequence have "
+            f"{text} with these settings merges inside the language model, but all layers of a sequence have "
             "one length in a paged KV cache; leave inner_layer and inner_drop out, or take a method that "
             "merges before the language model"
         )

@@ -6,11 +6,11 @@ import pytest
 
 from holitom import HoliTom, SettingsError
 from holitom.methods import METHODS, FastV, PyramidDrop, VisionZip
-from holitom.methods.naming import named_methods
+from holitom.methods.choose import read_methods
 
 
 def test_all_are_the_registry_s_and_holitom_without_its_inner_stage() -> None:
-    named = named_methods("all")
+    named = read_methods("all")
     assert {method.text for method in named} == {*METHODS, "holitom-outer"}
     labels = [method.label for method in named]
     assert labels[:2] == ["HoliTom", "HoliTom w/o M"]
@@ -37,17 +37,17 @@ def test_all_are_the_registry_s_and_holitom_without_its_inner_stage() -> None:
     ],
 )  # fmt: skip
 def test_what_is_written_is_what_runs(text: str, ratio: float, method: object) -> None:
-    assert [named.at(ratio) for named in named_methods(text)] == [method]
+    assert [named.make(ratio) for named in read_methods(text)] == [method]
 
 
 def test_commas_part_methods_and_settings() -> None:
     text = "pdrop[borders=(0.1,0.5),stage_keep=0.5], evs ,visionzip+inner[knn=3,inner_layer=2],evs"
-    assert [named.label for named in named_methods(text)] == [
+    assert [named.label for named in read_methods(text)] == [
         "PyramidDrop [borders=(0.1,0.5),stage_keep=0.5]",
         "EVS",
         "VisionZip + inner [knn=3,inner_layer=2]",
     ]
-    assert len(named_methods("evs,all,visionzip+inner")) == len(METHODS) + 2
+    assert len(read_methods("evs,all,visionzip+inner")) == len(METHODS) + 2
 
 
 @pytest.mark.parametrize(
@@ -72,4 +72,4 @@ def test_commas_part_methods_and_settings() -> None:
 )
 def test_what_cannot_be_meant(text: str, message: str) -> None:
     with pytest.raises(SettingsError, match=message):
-        named_methods(text)
+        read_methods(text)

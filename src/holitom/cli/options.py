@@ -1,0 +1,117 @@
+"""Options and arguments that several commands share, and the checks that need nothing loaded."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from holitom.bundled import check_question
+from holitom.cli.app import notes
+from holitom.errors import SettingsError, VideoError
+from holitom.methods.registry import METHODS
+
+if TYPE_CHECKING:
+    from holitom.methods.choose import Choice
+
+WRITTEN = "name, name[setting=value,...] or name+inner (with HoliTom's inner merging)"
+
+VideoFile = Annotated[
+    str | None, typer.Argument(help="A video file. Without one: the bundled demo.", show_default=False)
+]
+Model = Annotated[
+    str | None,
+    typer.Option(help="A checkpoint's folder or Hugging Face id. [default: the bundled tiny model]"),
+]
+MethodName = Annotated[
+    str,
+    typer.Option(
+        help=f"How to merge: {', '.join(METHODS)}; full keeps every token. Written as {WRITTEN}. "
+        "`holitom methods` says what each does."
+    ),
+]
+Methods = Annotated[
+    str,
+    typer.Option(
+        help=f"all, or some with commas between, each as {WRITTEN}; holitom-outer is HoliTom without "
+        "inner merging."
+    ),
+]
+Retain = Annotated[
+    float | None,
+    typer.Option(
+        help="Share of the visual tokens to send, in (0, 1]: an upper budget, merging over time may send "
+        "fewer. [default: the method's; 0.1 as a rule]"
+    ),
+]
+Threshold = Annotated[
+    float | None,
+    typer.Option(help="Similarity above which a token is static (holitom, prunevid). [default: its own]"),
+]
+Inner = Annotated[
+    bool | None,
+    typer.Option(
+        "--inner/--no-inner",
+        help="With HoliTom's merging inside the language model, or without the method's own. "
+        "[default: as the method comes]",
+    ),
+]
+Frames = Annotated[
+    int | None, typer.Option(help="Frames to sample. [default: 16 for the bundled model, else 32]")
+]
+MaxNewTokens = Annotated[int, typer.Option(help="Longest answer, in tokens.")]
+Dtype = Annotated[str, typer.Option(help="auto (the checkpoint's), float32, bfloat16 or float16.")]
+Device = Annotated[str, typer.Option(help="auto (a GPU where there is one), cpu, cuda, cuda:1, ...")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+def method_asked(
+    text: str, retain: float | None = None, threshold: float | None = None, inner: bool | None = None
+) -> Choice:
+    """The method that `--method`, `--retain`, `--threshold` and `--inner/--no-inner` ask for together."""
+    from holitom.methods.choose import read_method
+
+    settings: dict[str, Any] = {"retain_ratio": retain, "similarity_threshold": threshold}
+    return read_method(text, {name: value for name, value in settings.items() if value is not None}, inner)
+
+
+def check_asked(video: str | None, question: str | None, command: str, needed: bool) -> None:
+    """Raise for arguments that are no video and question; `needed`: a video must come with a question."""
+    if question is not None:
+        check_question(question)
+    if video is None:
+        return
+    example = "'What happens?'"
+    if re.match(r"[a-zA-Z][\w+.-]*://", video):
+        raise VideoError(f"{video} is a URL; download the video and give the file")
+    if Path(video).exists():
+        if needed and question is None:
+            raise SettingsError(f"a question is needed: holitom {command} {video} {example}")
+        return
+    if question is not None and Path(question).is_file():
+        raise VideoError(
+            f"{video}: no such file; the video comes first: holitom {command} {question} {video!r}"
+        )
+    if question is None and (" " in video.strip() or video.rstrip().endswith("?")):
+        raise VideoError(
+            f"{video!r} is no file; if it is the question, name the video first: "
+            f"holitom {command} VIDEO {video!r}"
+        )
+    raise VideoError(f"{video}: no such file")
+
+
+def check_run(dtype: str, device: str, max_new_tokens: int = 1, model: str | None = None) -> None:
+    """Raise for what settings alone tell cannot run, before a video or a model is read."""
+    if max_new_tokens < 1:
+        raise SettingsError(f"max-new-tokens must be at least 1, not {max_new_tokens}")
+    with notes.status("Loading PyTorch"):
+        from holitom.ask import device_named, dtype_named
+        from holitom.hub import check_name
+
+    if dtype != "auto":
+        dtype_named(dtype)
+    device_named(device)
+    if model is not None:
+        check_name(model)

@@ -1,0 +1,178 @@
+"""The one reader of which method is wanted, with which settings, and whether it merges inside the model.
+
+The command line, the web page, the benchmarks, lmms-eval and vLLM all read a method here. It is written
+
+    name                    fastvid
+    name[setting=value,...] fastvid[knn=5], holitom[inner_drop=none], pdrop[borders=(0.1,0.5)]
+    name+inner              fastvid+inner: with HoliTom's inner stage; fastvid+inner[inner_drop=0.3]: set so
+
+Settings may also come apart from the text, as options of a command or entries of a mapping, and so may the
+wish for an inner stage (`--inner`, `--no-inner`, `inner=true`). Which inner stages a method takes, and whether it
+can do without, is the method's own rule: `Method.with_inner` and `Method.without_inner`.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from holitom.errors import SettingsError
+from holitom.methods.base import Method
+from holitom.methods.registry import METHODS, get_method, method_class
+
+FULL = "full"  # every token, before and inside the language model
+WITHOUT_INNER = "holitom-outer"  # the paper's "w/o M"
+NAMES = ("holitom", WITHOUT_INNER, *(name for name in METHODS if name != "holitom"))
+
+_WRITTEN = re.compile(r"([\w-]+)(?:\[([^\[\]]*)\])?(?:(\+inner)(?:\[([^\[\]]*)\])?)?")
+_WORDS = {"true": True, "false": False, "none": None}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One method with some of its settings, at whatever budget.
+
+    Attributes:
+        text: as it was written.
+        name: in `METHODS`, or "full".
+        settings: those that were given.
+        inner: True: with HoliTom's inner stage. False: without inner stages. None: as the method comes.
+        inner_settings: of the HoliTom whose inner stage is added.
+    """
+
+    text: str
+    name: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    inner: bool | None = None
+    inner_settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def retain_ratio(self) -> float | None:
+        """The budget, where it was given."""
+        ratio: float | None = self.settings.get("retain_ratio")
+        return ratio
+
+    @property
+    def label(self) -> str:
+        """For tables: `HoliTom w/o M`, `VisionZip + inner`, `HoliTom [knn=5]`."""
+        if self.name == FULL:
+            return "full tokens"
+        label = method_class(self.name).__name__
+        outer, _, inside = self.text.partition("+inner")
+        bracket = outer.find("[")
+        written = f" {outer[bracket:]}" if bracket >= 0 else ""
+        if self.inner is False and "inner_drop" in _fields(self.name):
+            return f"{label} w/o M{written}"
+        if self.inner is False and method_class(self.name)().merges_inside:
+            return f"{label} w/o inner{written}"
+        if self.inner and not method_class(self.name)().merges_inside:
+            return f"{label}{written} + inner{f' {inside}' if inside else ''}"
+        return label + written
+
+    def make(self, retain_ratio: float | None = None) -> Method:
+        """The method, at a budget where none was given as a setting; None: the method's own.
+
+        Raises:
+            SettingsError: a setting is out of its range, the budget cannot be met, or the method cannot be
+                with or without inner stages as asked.
+        """
+        if self.name == FULL:
+            return Method(retain_ratio=1)
+        budget = {} if retain_ratio is None else {"retain_ratio": retain_ratio}
+        method = get_method(self.name, **{**budget, **self.settings})
+        if self.inner is None:
+            return method
+        if not self.inner:
+            return method.without_inner()
+        if method.merges_inside and isinstance(method, method_class("holitom")):  # it is its own
+            if self.inner_settings:
+                raise SettingsError(
+                    f"{self.text}: {self.name} has that inner stage; write its settings as {self.name}[...]"
+                )
+            return method
+        return method.with_inner(get_method("holitom", **self.inner_settings))
+
+
+def read_method(text: str, settings: Mapping[str, Any] | None = None, inner: bool | None = None) -> Choice:
+    """The method that is written as `text`, see above; `full` keeps every token.
+
+    Args:
+        text: name, settings in brackets, `+inner`.
+        settings: more of them, by field.
+        inner: as `Choice.inner`.
+
+    Raises:
+        SettingsError: it is not written so, there is no such method or setting, something is set twice, a
+            value is out of its range, or the method cannot be with or without inner stages as asked.
+    """
+    match = _WRITTEN.fullmatch(re.sub(r"\s", "", text))
+    if match is None:
+        raise SettingsError(
+            "a method is written as name, name[setting=value,...] or name+inner, and a list of them with "
+            f"commas between, not {text!r}"
+        )
+    name, bracket, plus, inner_bracket = match.groups()
+    if name not in (*NAMES, FULL):
+        raise SettingsError(f"unknown method {name!r}; known: {', '.join((*NAMES, FULL))}")
+    given = _settings(bracket, text)
+    for setting, value in (settings or {}).items():
+        if setting in given:
+            raise SettingsError(f"{setting} is set twice: in {text!r} and beside it")
+        given[setting] = value
+    wishes = {wish for wish in (plus and True, inner) if wish is not None}
+    if name == WITHOUT_INNER:
+        if "inner_drop" in given:
+            raise SettingsError(f"{WITHOUT_INNER} is holitom[inner_drop=none], so {text} sets it twice")
+        name, wishes = "holitom", wishes | {False}
+    if len(wishes) > 1:
+        raise SettingsError(f"{text!r} is asked for both with and without an inner stage")
+    if name == FULL and (given or True in wishes):
+        asked = ", ".join(given) or "an inner stage"
+        raise SettingsError(
+            f"full keeps every token, inside the language model too; {asked} needs another method"
+        )
+    choice = Choice(match[0], name, given, wishes.pop() if wishes else None, _settings(inner_bracket, text))
+    choice.make()
+    return choice
+
+
+def read_methods(text: str) -> list[Choice]:
+    """The methods in `text`, each as `read_method` takes it, with commas between; `all` is every name.
+
+    Raises:
+        SettingsError: as `read_method`.
+    """
+    found = {}
+    for part in re.split(r",(?![^\[]*\])", re.sub(r"\s", "", text)):
+        for name in NAMES if part == "all" else (part,):
+            found[name] = read_method(name)
+    return list(found.values())
+
+
+def _fields(name: str) -> Mapping[str, Any]:
+    known: Mapping[str, Any] = method_class(name).__dataclass_fields__
+    return known
+
+
+def _settings(text: str | None, whole: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for part in re.split(r",(?![^(]*\))", text) if text else []:
+        name, equals, value = part.partition("=")
+        if not (name and equals and value):
+            raise SettingsError(f"settings are written as setting=value, not {part!r} in {whole!r}")
+        if name in found:
+            raise SettingsError(f"{name} is set twice in {whole!r}")
+        found[name] = _value(value)
+    return found
+
+
+def _value(text: str) -> Any:
+    if text.lower() in _WORDS:
+        return _WORDS[text.lower()]
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text  # a name
