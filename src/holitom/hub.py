@@ -1,7 +1,7 @@
 """Where a checkpoint is: a folder, a copy in the Hugging Face cache, or the hub.
 
-transformers asks the hub for every file, and retries for half a minute where there is no network. Here the hub
-is asked once, with a short limit.
+transformers asks the hub for every file, and retries for half a minute where there is no network. Here the
+hub is asked once, with a short limit.
 """
 
 from __future__ import annotations
@@ -75,10 +75,10 @@ def _check_folder(folder: Path) -> None:
         return
     if (folder / "adapter_config.json").exists():
         raise ModelError(
-            f"model {folder}: an adapter (LoRA) without its model; merge it into its base model by PEFT's "
-            "merge_and_unload, save that by save_pretrained, and give that folder"
+            f"model {folder}: a LoRA adapter alone; merge it into its base model "
+            "(PEFT's merge_and_unload), save that (save_pretrained), and give that folder"
         )
     raise ModelError(
-        f"model {folder}: the folder has no config.json; give the folder that save_pretrained wrote model and "
-        "processor to"
+        f"model {folder}: the folder has no config.json; give the one that save_pretrained wrote model "
+        "and processor to"
     )

@@ -70,6 +70,13 @@ def test_inner_adds_holitom_s_inner_merge_to_another_method() -> None:
     assert method == VisionZip(0.25).with_inner(HoliTom())
 
 
+def test_a_method_is_written_as_on_the_command_line() -> None:
+    method = read_arguments({"method": "visionzip[dominant_ratio=0.5]+inner", "retain_ratio": 0.25}).method
+    assert method == VisionZip(0.25, dominant_ratio=0.5).with_inner(HoliTom())
+    plus = read_arguments({"method": "holitom-plus", "inner": False}).method
+    assert plus == get_method("holitom-plus", inner_drop=None)
+
+
 def test_a_list_is_written_as_json() -> None:
     method = read_arguments({"method": "pdrop", "borders": "[0.5, 0.75]", "retain_ratio": 0.6}).method
     assert method == PyramidDrop(0.6, borders=(0.5, 0.75))
@@ -78,14 +85,17 @@ def test_a_list_is_written_as_json() -> None:
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ({"method": "holytom"}, "unknown method 'holytom'; known: full, holitom, "),
+        ({"method": "holytom"}, "unknown method 'holytom'; known: holitom, .*, full"),
         ({"retain_ratio": 2}, r"retain_ratio must be a number in \(0, 1\], got 2"),
         ({"retain_ratio": "ten"}, "retain_ratio must be .* got 'ten'"),
         ({"retain": 0.1}, "unknown model argument 'retain'; known: method, pretrained.* retain_ratio"),
         ({"method": "fastv", "similarity_threshold": 0.8}, "unknown .* fastv takes inner, retain_ratio"),
         ({"method": "full", "retain_ratio": 0.1}, "unknown .* full takes no other"),
-        ({"method": "full", "inner": True}, "inner=true needs another method"),
-        ({"method": "fastv", "inner": True}, "fastv works inside the language model itself"),
+        ({"method": "full", "inner": True}, "full keeps every token.* an inner stage needs another method"),
+        ({"method": "fastv", "inner": True}, "FastV has inner stages of its own"),
+        ({"method": "flashvid", "inner": True}, "FlashVID has inner stages of its own"),
+        ({"method": "fastv", "inner": False}, "FastV works inside the language model alone"),
+        ({"method": "evs[retain_ratio=0.2]", "retain_ratio": 0.1}, "retain_ratio is set twice"),
         ({"inner": "maybe"}, "inner must be true or false"),
         ({"max_frames_num": 0}, "max_frames_num must be a whole number of at least 1, got 0"),
         ({"batch_size": "auto"}, "batch_size must be a whole number of at least 1, got 'auto'"),

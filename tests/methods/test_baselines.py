@@ -132,7 +132,7 @@ def test_unknown_names_are_refused_with_those_that_are_known() -> None:
     assert method_class("holitom") is HoliTom
 
 
-@each
+@pytest.mark.parametrize("name", [name for name in BASELINES if not get_method(name).merges_inside])
 def test_an_outer_method_takes_holitoms_inner_merging(name: str) -> None:
     outer: Any = method(name, 0.5)
     both = outer.with_inner(HoliTom())

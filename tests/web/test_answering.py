@@ -16,13 +16,15 @@ from support.video_files import turn_sideways, write_video
 from holitom import cli
 from holitom.ask import ask, load_model, prompt
 from holitom.bundled import BUNDLED_MODEL, DEMO_QUESTION, DEMO_VIDEO
-from holitom.methods import HoliTom, Method, get_method
+from holitom.methods import METHODS, HoliTom, Method, get_method
 from holitom.video import load_video
-from holitom.web.answering import Desk, Request, Update, usual_threshold
+from holitom.web.answering import Desk, Request, Update, merging_inside, usual_threshold
 from holitom.web.words import Loaded, command, figures, looked_over, python, respond, status
 
 DEMO = Request(DEMO_VIDEO, DEMO_QUESTION, frames=16)
-WHERE = Request(DEMO_VIDEO, "Where is the white digit at the start?", "visionzip", 0.25, frames=16)
+WHERE = Request(
+    DEMO_VIDEO, "Where is the white digit at the start?", "visionzip", 0.25, inner=True, frames=16
+)
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +153,7 @@ def test_a_bad_video_is_a_sentence_and_the_next_request_works(
         ({"method": "<b>"}, "Unknown method &#x27;&lt;b&gt;&#x27;"),
         ({"retain_ratio": 0.0}, "Retain_ratio must be a number in (0, 1]"),
         ({"method": "dycoke", "retain_ratio": 0.02}, ""),
+        ({"method": "fastv", "inner": False}, "FastV works inside the language model alone"),
         ({"frames": 0}, "Frames must be from 1 to 64, not 0"),
         ({"frames": 65}, "Frames must be from 1 to 64, not 65"),
     ],
@@ -231,9 +234,27 @@ def test_the_threshold_that_each_method_takes() -> None:
     assert Request(DEMO_VIDEO, "", "evs", 0.2, inner=False).chosen() == get_method("evs", retain_ratio=0.2)
 
 
+def test_the_box_for_merging_inside_shows_what_runs() -> None:
+    shown = {name: merging_inside(name) for name in METHODS}
+    assert shown.pop("holitom") == shown.pop("holitom-plus") == shown.pop("flashvid") == (True, True)
+    assert shown.pop("fastv") == shown.pop("pdrop") == (True, False)
+    assert set(shown.values()) == {(False, True)}
+    for name in METHODS:
+        by_itself = get_method(name, retain_ratio=0.5)
+        usual, changes = merging_inside(name)
+        assert Request(DEMO_VIDEO, "", name, 0.5).chosen() == by_itself
+        assert Request(DEMO_VIDEO, "", name, 0.5, inner=usual).chosen() == by_itself
+        assert not changes or Request(DEMO_VIDEO, "", name, 0.5, inner=not usual).chosen() != by_itself
+
+
 @pytest.mark.parametrize(
     ("method", "ratio", "threshold", "inner"),
-    [("holitom", 0.2, 0.7, False), ("visionzip", 0.25, None, True), ("fastv", 0.25, None, False)],
+    [
+        ("holitom", 0.2, 0.7, False),
+        ("visionzip", 0.25, None, True),
+        ("fastv", 0.25, None, True),
+        ("flashvid", 0.25, None, False),
+    ],
 )
 def test_what_is_to_be_copied_gives_the_same_answer(
     desk: Desk,

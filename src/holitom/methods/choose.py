@@ -6,8 +6,8 @@ The command line, the web page, the benchmarks, lmms-eval and vLLM all read a me
     name[setting=value,...] fastvid[knn=5], holitom[inner_drop=none], pdrop[borders=(0.1,0.5)]
     name+inner              fastvid+inner: with HoliTom's inner stage; fastvid+inner[inner_drop=0.3]: set so
 
-Settings may also come apart from the text, as options of a command or entries of a mapping, and so may the
-wish for an inner stage (`--inner`, `--no-inner`, `inner=true`). Which inner stages a method takes, and whether it
+Settings may also come apart from the text, as options of a command or entries of a mapping. So may the wish
+for an inner stage (`--inner`, `--no-inner`, `inner=true`). Which inner stages a method takes, and whether it
 can do without, is the method's own rule: `Method.with_inner` and `Method.without_inner`.
 """
 
@@ -108,6 +108,8 @@ def read_method(text: str, settings: Mapping[str, Any] | None = None, inner: boo
         SettingsError: it is not written so, there is no such method or setting, something is set twice, a
             value is out of its range, or the method cannot be with or without inner stages as asked.
     """
+    if not isinstance(text, str):
+        raise SettingsError(f"unknown method {text!r}; known: {', '.join((*NAMES, FULL))}")
     match = _WRITTEN.fullmatch(re.sub(r"\s", "", text))
     if match is None:
         raise SettingsError(
@@ -122,7 +124,7 @@ def read_method(text: str, settings: Mapping[str, Any] | None = None, inner: boo
         if setting in given:
             raise SettingsError(f"{setting} is set twice: in {text!r} and beside it")
         given[setting] = value
-    wishes = {wish for wish in (plus and True, inner) if wish is not None}
+    wishes = {wish for wish in (True if plus else None, inner) if wish is not None}
     if name == WITHOUT_INNER:
         if "inner_drop" in given:
             raise SettingsError(f"{WITHOUT_INNER} is holitom[inner_drop=none], so {text} sets it twice")

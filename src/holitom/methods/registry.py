@@ -38,9 +38,7 @@ METHODS = {
     "dycoke": Row(
         "holitom.methods.dycoke:DyCoke", "keeps every 4th frame, of the rest the changes", "[0.25, 1]"
     ),
-    "visionzip": Row(
-        "holitom.methods.visionzip:VisionZip", "keeps the most attended, merges others in space"
-    ),
+    "visionzip": Row("holitom.methods.visionzip:VisionZip", "keeps the most attended, merges the others"),
     "prunevid": Row("holitom.methods.prunevid:PruneVid", "averages still tokens, clusters all in space"),
     "fastvid": Row("holitom.methods.fastvid:FastVID", "cuts scenes, keeps salient and dense tokens"),
     "flashvid": Row("holitom.methods.flashvid:FlashVID", "keeps diverse tokens, links others over time"),

@@ -50,6 +50,24 @@ def test_outer_baselines_come_with_it(name: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "entry",
+    [
+        {"method": "holitom-plus", "retain_ratio": 0.2},
+        {"method": "holitom-plus[retain_ratio=0.2]"},
+        {"method": "holitom-plus", "retain_ratio": 0.2, "inner": False},
+        {"method": "holitom-plus", "retain_ratio": 0.2, "inner_drop": None},
+    ],
+)
+def test_holitom_plus_comes_without_its_inner_stage(entry: dict[str, Any]) -> None:
+    assert method_of(config(entry)) == get_method("holitom-plus", retain_ratio=0.2, inner_drop=None)
+
+
+def test_without_an_inner_stage_written_out_it_is_the_same() -> None:
+    for entry in ({"inner": False}, {"method": "holitom-outer"}, {"method": "holitom[inner_drop=none]"}):
+        assert method_of(config(entry)) == HoliTom(**EXACT)
+
+
+@pytest.mark.parametrize(
     ("entry", "says"),
     [
         ({"retain_ratio": 0}, "retain_ratio must be a number in (0, 1], got 0"),
@@ -60,6 +78,9 @@ def test_outer_baselines_come_with_it(name: str) -> None:
         ({"method": "tome"}, "unknown method 'tome'"),
         ({"method": ["evs"]}, "unknown method"),
         ({"inner_drop": 0.5}, "paged KV cache"),
+        ({"inner": True}, "paged KV cache"),
+        ({"inner": "no"}, "inner must be true or false, got 'no'"),
+        ({"method": "evs+inner"}, "paged KV cache"),
         ({"method": "fastv"}, "paged KV cache"),
         ({"method": "pdrop", "retain_ratio": 0.5}, "paged KV cache"),
         ({"budget": "ratio"}, "exact"),

@@ -53,8 +53,8 @@ def read_arguments(given: Mapping[str, Any]) -> Arguments:
     """Sort `--model_args` into those of the run and the settings of `method` (default `holitom`).
 
     Values are what lmms-eval makes of `name=value`: bool, int, float or str. `none` means None, and a list
-    is written as JSON (`borders=[0.25,0.5]`). `method` is written as `holitom.methods.choose` reads it. `inner` is
-    whether it has an inner stage: `true` adds HoliTom's, `false` leaves out the method's own.
+    is written as JSON (`borders=[0.25,0.5]`). `method` is written as `holitom.methods.choose` reads it.
+    `inner` is whether it has an inner stage: `true` adds HoliTom's, `false` leaves out the method's own.
 
     Raises:
         SettingsError: an argument is unknown (the message lists those that are known) or out of range.

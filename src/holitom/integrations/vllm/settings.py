@@ -14,7 +14,11 @@ def method_of(hf_config: Any) -> Method | None:
     """The method that `hf_config.holitom` names, None where there is no such entry.
 
     The entry holds the method's own settings, and `method` where that is not "holitom", written as
-    `holitom.methods.choose` reads it: `{"retain_ratio": 0.1}`, `{"method": "visionzip", "retain_ratio": 0.25}`.
+    `holitom.methods.choose` reads it:
+
+        {"retain_ratio": 0.1}
+        {"method": "visionzip", "retain_ratio": 0.25}
+
     A paged KV cache rules out stages inside the language model, so HoliTom and HoliTom+ come without theirs,
     and HoliTom merges to `budget="exact"`.
 
@@ -28,7 +32,7 @@ def method_of(hf_config: Any) -> Method | None:
     if not isinstance(entry, dict):
         raise SettingsError(f'holitom must be settings such as {{"retain_ratio": 0.1}}, got {entry!r}')
     settings: dict[str, Any] = dict(entry)
-    text, inner = str(settings.pop("method", "holitom")), settings.pop("inner", None)
+    text, inner = settings.pop("method", "holitom"), settings.pop("inner", None)
     if inner not in (None, True, False):
         raise SettingsError(f"inner must be true or false, got {inner!r}")
     choice = read_method(text, settings, inner)
