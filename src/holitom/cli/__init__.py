@@ -16,6 +16,7 @@ from holitom.cli import (  # noqa: F401  (each adds its command)
     inspect,
     lmms_task,
     overhead,
+    reuse,
     serve,
     speed,
     web,

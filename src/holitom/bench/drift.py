@@ -1,0 +1,157 @@
+"""What reuse in the vision tower changes: features, kept tokens and answers, beside the stock tower's."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from holitom.ask import Answer, ask
+from holitom.methods.base import Method
+from holitom.models import adapter_for
+from holitom.runtime.report import mark, seconds_between
+from holitom.tower import Reuse, ReusedTower, ReuseReport
+
+
+@dataclass(frozen=True)
+class Cosines:
+    """Cosine similarity of visual tokens under reuse to the stock tower's.
+
+    Attributes:
+        mean: over all tokens.
+        first_percentile: one token in a hundred is less similar.
+        lowest: of any token.
+    """
+
+    mean: float
+    first_percentile: float
+    lowest: float
+
+    @classmethod
+    def of(cls, each: Tensor) -> Cosines:
+        """From the similarity of each token, `[n]`."""
+        ranked = each.float().sort().values
+        return cls(float(ranked.mean()), float(ranked[(len(ranked) - 1) // 100]), float(ranked[0]))
+
+
+@dataclass(frozen=True)
+class Drift:
+    """One question about one video, answered over the stock tower and over the tower with reuse.
+
+    Attributes:
+        cosines: of the visual tokens, separators and DeepStack's features included.
+        kept_overlap: share of the tokens that the method keeps over the stock tower which it keeps under
+            reuse too; None where nothing is dropped.
+        stock: the answer over the stock tower.
+        reused: the answer under reuse.
+        report: what was computed.
+        seconds: of the encoder, stock and with reuse, planning included.
+    """
+
+    cosines: Cosines
+    kept_overlap: float | None
+    stock: Answer
+    reused: Answer
+    report: ReuseReport
+    seconds: tuple[float, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `holitom drift --json` prints of it."""
+        return {
+            "computed_share": self.report.computed_share,
+            "references": [list(frames) for frames in self.report.references],
+            "cosine": vars(self.cosines),
+            "kept_overlap": self.kept_overlap,
+            "answers": {"stock": self.stock.text, "reuse": self.reused.text},
+            "same_answer": self.stock.text == self.reused.text,
+            "encoder_seconds": {"stock": self.seconds[0], "reuse": self.seconds[1]},
+        }
+
+
+def drift(
+    model: Any, processor: Any, inputs: Any, method: Method, reuse: Reuse, max_new_tokens: int = 64
+) -> Drift:
+    """Answer a prompt over both towers and compare.
+
+    Args:
+        model: to which nothing is attached.
+        processor: the model's.
+        inputs: of one prompt with one video, from `holitom.ask.prompt`.
+        method: that merges in both runs.
+        reuse: settings.
+        max_new_tokens: longest answer.
+
+    Raises:
+        UnsupportedModelError: the model, or its tower, is not supported.
+    """
+    inputs = inputs.to(model.device, model.dtype)
+    adapter = adapter_for(model)
+    arguments = encoder_arguments(adapter, inputs)
+    encode = getattr(adapter.trunk, adapter.encoder)
+    tower = ReusedTower(adapter)
+    try:
+        with torch.inference_mode():
+            encode(**arguments, return_dict=True)  # the first run pays for memory and caches
+            stock, stock_seconds = _timed(encode, arguments, model.device)
+            began = mark(model.device)
+            with tower.call(reuse, arguments, inputs["input_ids"]) as report:
+                reused = encode(**arguments, return_dict=True)
+            reused_seconds = seconds_between(began, mark(model.device))
+        answers = []
+        for wanted in (Reuse(reach=1), reuse):
+            with tower.call(wanted, arguments, inputs["input_ids"]):
+                answers.append(ask(model, processor, inputs, method, max_new_tokens))
+    finally:
+        tower.detach()
+    return Drift(
+        cosines=Cosines.of(similarity(visual_tokens(stock), visual_tokens(reused))),
+        kept_overlap=_overlap(*answers),
+        stock=answers[0],
+        reused=answers[1],
+        report=report,
+        seconds=(stock_seconds, reused_seconds),
+    )
+
+
+def encoder_arguments(adapter: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """What of `inputs` the encoder of `adapter`'s trunk takes."""
+    taken = inspect.signature(getattr(adapter.trunk, adapter.encoder)).parameters
+    return {name: value for name, value in inputs.items() if name in taken}
+
+
+def visual_tokens(output: Any) -> Tensor:
+    """All that an encoder returns to the language model, `[n, D]`, a token's DeepStack features beside it."""
+    streams = [output.pooler_output, *(getattr(output, "deepstack_features", None) or ())]
+    flat = [
+        stream.flatten(0, -2) if isinstance(stream, Tensor) else torch.cat([x.flatten(0, -2) for x in stream])
+        for stream in streams
+    ]
+    return torch.cat(flat, dim=-1)
+
+
+def similarity(one: Tensor, other: Tensor) -> Tensor:
+    """Cosine similarity of each row of `[..., D]`, float32."""
+    return torch.nn.functional.cosine_similarity(one.float(), other.float(), dim=-1)
+
+
+def overlap(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> float:
+    """Share of the places of `one` that are in `other` too; each is frames and positions `[n]`."""
+    first, second = (set(zip(*(x.tolist() for x in places), strict=True)) for places in (one, other))
+    return len(first & second) / len(first)
+
+
+def _overlap(stock: Answer, reused: Answer) -> float | None:
+    (one,), (other,) = stock.report.videos, reused.report.videos
+    if one.merged == one.tokens:
+        return None
+    return overlap((one.frame, one.position), (other.frame, other.position))
+
+
+def _timed(encode: Any, arguments: dict[str, Any], device: torch.device) -> tuple[Any, float]:
+    began = mark(device)
+    output = encode(**arguments, return_dict=True)
+    return output, seconds_between(began, mark(device))

@@ -1,0 +1,220 @@
+"""What reuse in the vision tower computes and costs on MovingDigits-QA, beside the stock tower.
+
+Every question is answered twice by each method: over the stock tower's features and over those with reuse.
+Videos may be disturbed first, the same for both, as cameras and codecs disturb them.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+
+from holitom.bench import moving_digits as md
+from holitom.bench.accuracy import MAX_NEW_TOKENS, prompt
+from holitom.bench.drift import encoder_arguments, overlap, similarity
+from holitom.bench.questions import FRAMES, Item, batches
+from holitom.bench.shared import SharedVideos, encode_once
+from holitom.errors import SettingsError
+from holitom.methods.base import Method
+from holitom.models import adapter_for
+from holitom.tower import Reuse, ReusedTower
+
+Frames = npt.NDArray[np.uint8]
+
+
+def _noise(frames: Frames, rng: np.random.Generator) -> Frames:
+    return _rounded(frames + rng.normal(0, 6, frames.shape))
+
+
+def _flicker(frames: Frames, rng: np.random.Generator) -> Frames:
+    return _rounded(frames + rng.uniform(-8, 8, (len(frames), 1, 1, 1)))
+
+
+def _jpeg(frames: Frames, rng: np.random.Generator) -> Frames:
+    def coded(frame: Frames) -> Frames:
+        file = io.BytesIO()
+        Image.fromarray(frame).save(file, "jpeg", quality=50)
+        return np.asarray(Image.open(file))
+
+    return np.stack([coded(frame) for frame in frames])
+
+
+def _faint(frames: Frames, rng: np.random.Generator) -> Frames:
+    return _rounded(128 + (frames.astype(np.float64) - 128) / 2)
+
+
+def _pan(frames: Frames, rng: np.random.Generator) -> Frames:
+    return np.stack([np.roll(frame, t, axis=1) for t, frame in enumerate(frames)])
+
+
+def _rounded(levels: npt.NDArray[np.float64]) -> Frames:
+    return np.clip(np.round(levels), 0, 255).astype(np.uint8)
+
+
+DISTURBANCES: dict[str, Callable[[Frames, np.random.Generator], Frames]] = {
+    "none": lambda frames, rng: frames,
+    "noise": _noise,
+    "flicker": _flicker,
+    "jpeg": _jpeg,
+    "faint": _faint,
+    "pan": _pan,
+}
+"""What is done to a video's frames: Gaussian noise of sigma 6; each frame's brightness off by up to 8 levels;
+each frame coded apart as JPEG of quality 50; contrast halved; one pixel of pan a frame."""
+
+
+@dataclass
+class Tally:
+    """Figures of one disturbance, summed over batches.
+
+    Attributes:
+        disturbance: of `DISTURBANCES`.
+        right: by method, for each question whether it was answered rightly: stock and with reuse.
+        computed: places that were computed and that there were.
+        cosines: of every visual token to the stock tower's.
+        overlaps: by method, of each video, share of the kept tokens that are kept with reuse too.
+    """
+
+    disturbance: str
+    right: dict[str, list[tuple[bool, bool]]] = field(default_factory=dict)
+    computed: tuple[int, int] = (0, 0)
+    cosines: list[torch.Tensor] = field(default_factory=list)
+    overlaps: dict[str, list[float]] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Shares in 0..1."""
+        each = torch.cat(self.cosines).sort().values
+        return {
+            "disturbance": self.disturbance,
+            "computed_share": self.computed[0] / self.computed[1],
+            "cosine": {
+                "mean": float(each.mean()),
+                "first_percentile": float(each[(len(each) - 1) // 100]),
+                "lowest": float(each[0]),
+            },
+            "methods": {
+                name: {
+                    "questions": len(pairs),
+                    "stock": sum(stock for stock, _ in pairs) / len(pairs),
+                    "reuse": sum(reused for _, reused in pairs) / len(pairs),
+                    "lost": sum(stock and not reused for stock, reused in pairs),
+                    "won": sum(reused and not stock for stock, reused in pairs),
+                    "kept_overlap": float(np.mean(self.overlaps[name])),
+                }
+                for name, pairs in self.right.items()
+            },
+        }
+
+
+def measure(
+    model: Any,
+    processor: Any,
+    methods: dict[str, Method],
+    items: Sequence[Item],
+    reuse: Reuse,
+    disturbance: str = "none",
+    batch: int = 48,
+    progress: Callable[[int], None] = lambda done: None,
+) -> Tally:
+    """Answer `items` over both towers by every method.
+
+    Args:
+        model: to which nothing is attached.
+        processor: the model's.
+        methods: by name.
+        items: what to ask; a video's questions together.
+        reuse: settings.
+        disturbance: one of `DISTURBANCES`.
+        batch: questions answered at a time, rounded up to whole videos.
+        progress: called with the number of questions just answered.
+
+    Raises:
+        SettingsError: there is no such disturbance.
+        UnsupportedModelError: the model's tower cannot reuse.
+    """
+    if disturbance not in DISTURBANCES:
+        raise SettingsError(f"unknown disturbance {disturbance!r}; known: {', '.join(DISTURBANCES)}")
+    tally = Tally(disturbance, {name: [] for name in methods}, overlaps={name: [] for name in methods})
+    tower = ReusedTower(adapter_for(model))
+    try:
+        with torch.inference_mode():
+            for part in batches(items, batch):
+                _measure(model, processor, methods, part, reuse, tower, tally)
+                progress(len(part))
+    finally:
+        tower.detach()
+    return tally
+
+
+def _measure(
+    model: Any,
+    processor: Any,
+    methods: dict[str, Method],
+    items: Sequence[Item],
+    reuse: Reuse,
+    tower: ReusedTower,
+    tally: Tally,
+) -> None:
+    first = {item.video: item for item in reversed(items)}
+    frames = {video: disturbed(video, tally.disturbance) for video in first}
+    videos = _inputs(model, processor, list(first.values()), frames)
+    stock = encode_once(model, videos, methods.values())
+    arguments = encoder_arguments(tower.tower.adapter, videos)
+    with tower.call(reuse, arguments) as report:
+        reused = encode_once(model, videos, methods.values())
+    places = sum(plan.computed.size for plan in report.plans)
+    tally.computed = (
+        tally.computed[0] + round(report.computed_share * places),
+        tally.computed[1] + places,
+    )
+    pairs = list(zip(stock.encoded.encodings, reused.encoded.encodings, strict=True))
+    tally.cosines += [similarity(one.features, other.features).flatten().cpu() for one, other in pairs]
+    prompts = dict(_inputs(model, processor, items, frames))
+    del prompts["pixel_values_videos"]  # encoded already
+    rows = [list(first).index(item.video) for item in items]
+    for name, method in methods.items():
+        answers = [_answers(model, processor, prompts, shared, rows, method) for shared in (stock, reused)]
+        tally.right[name] += [
+            (one == item.answer, other == item.answer)
+            for one, other, item in zip(*answers, items, strict=True)
+        ]
+        for one, other in pairs:
+            kept, also = method.merge(one), method.merge(other)
+            tally.overlaps[name].append(overlap((kept.frame, kept.position), (also.frame, also.position)))
+
+
+def disturbed(video: int, disturbance: str) -> Frames:
+    """The frames `[T, H, W, 3]` of a held-out video, disturbed the same way each time."""
+    frames = np.asarray(md.sample("test", video, FRAMES).frames)
+    return DISTURBANCES[disturbance](frames, np.random.default_rng([71, video]))
+
+
+def _inputs(model: Any, processor: Any, items: Sequence[Item], frames: dict[int, Frames]) -> Any:
+    return processor(
+        text=[prompt(processor, item.text) for item in items],
+        videos=[frames[item.video] for item in items],
+        return_tensors="pt",
+        padding=True,
+    ).to(model.device, model.dtype)
+
+
+def _answers(
+    model: Any,
+    processor: Any,
+    prompts: dict[str, Any],
+    shared: SharedVideos,
+    rows: list[int],
+    method: Method,
+) -> list[str]:
+    with method(model) as run:
+        given = {**prompts, **shared.ask(run, rows)}
+        out = model.generate(**given, max_new_tokens=MAX_NEW_TOKENS, do_sample=False)
+    said = processor.batch_decode(out[:, prompts["input_ids"].shape[1] :], skip_special_tokens=True)
+    return [text.strip() for text in said]

@@ -1,0 +1,203 @@
+"""`holitom bench reuse` and `holitom drift`: what reuse in the vision tower computes, saves and changes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from holitom.bundled import BUNDLED_FRAMES, BUNDLED_MODEL, DEMO_QUESTION, DEMO_VIDEO, USUAL_FRAMES
+from holitom.cli.app import app, bench, note, notes, print_table, quiet_transformers, read_video
+from holitom.cli.options import (
+    Device,
+    Dtype,
+    Frames,
+    Inner,
+    Json,
+    MaxNewTokens,
+    MethodName,
+    Methods,
+    Model,
+    Retain,
+    VideoFile,
+    check_asked,
+    check_run,
+    method_asked,
+)
+from holitom.errors import SettingsError
+
+if TYPE_CHECKING:
+    from holitom.bench.drift import Drift
+
+PixelThreshold = Annotated[
+    float | None,
+    typer.Option(
+        help="Largest difference from the reference frame, in levels of 0..255, at which a place counts as "
+        "unchanged. [default: the vision tower's, 16]"
+    ),
+]
+Reach = Annotated[int, typer.Option(help="Frames that one reference frame serves at most.")]
+
+
+@app.command()
+def drift(
+    video: VideoFile = None,
+    question: Annotated[str | None, typer.Argument(help="What to ask about it.", show_default=False)] = None,
+    model: Model = None,
+    method: MethodName = "holitom",
+    retain: Retain = None,
+    inner: Inner = None,
+    reuse_threshold: PixelThreshold = None,
+    reach: Reach = 8,
+    frames: Frames = None,
+    max_new_tokens: MaxNewTokens = 64,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """What reuse in the vision tower changes on your own video.
+
+    Prints the share of the tower that is computed, the cosine similarity of visual tokens to the stock
+    tower's, how many of the kept tokens are the same, and both answers.
+    """
+    check_asked(video, question, "drift", needed=True)
+    check_run(dtype, device, max_new_tokens, model)
+    with notes.status("Loading PyTorch"):
+        from holitom.ask import load_model, prompt
+        from holitom.bench.drift import drift as measured
+        from holitom.tower import Reuse
+
+    reuse = Reuse(threshold=reuse_threshold, reach=reach)
+    chosen = method_asked(method, retain, inner=inner).make()
+    file, asked = (
+        (DEMO_VIDEO, DEMO_QUESTION) if video is None or question is None else (Path(video), question)
+    )
+    clip = read_video(file, frames if frames is not None else USUAL_FRAMES if model else BUNDLED_FRAMES)
+    name = model or str(BUNDLED_MODEL)
+    quiet_transformers(name)
+    note(f"Loading {model or 'the bundled model'}")
+    loaded, processor = load_model(name, dtype, device)
+    with notes.status("Answering over both towers"):
+        inputs = prompt(processor, clip, asked)
+        found = measured(loaded, processor, inputs, chosen, reuse, max_new_tokens)
+    if as_json:
+        print(json.dumps(found.to_dict()))
+    else:
+        _print_drift(found)
+
+
+def _print_drift(found: Drift) -> None:
+    from rich.table import Table
+
+    table = Table("", "stock tower", "reuse", "", box=None, pad_edge=False, header_style="bold")
+    same = "same" if found.stock.text == found.reused.text else "differs"
+    table.add_row("answer", found.stock.text, found.reused.text, same)
+    table.add_row("tower computed", "100.0%", f"{found.report.computed_share:.1%}", "")
+    before, after = found.seconds
+    table.add_row("encoder", f"{1000 * before:.1f} ms", f"{1000 * after:.1f} ms", f"{before / after:.2f}x")
+    cosines = found.cosines
+    table.add_row("cosine of visual tokens, mean", "1", f"{cosines.mean:.4f}", "")
+    table.add_row("  first percentile", "1", f"{cosines.first_percentile:.4f}", "")
+    table.add_row("  lowest", "1", f"{cosines.lowest:.4f}", "")
+    if found.kept_overlap is not None:
+        table.add_row("kept tokens in common", "100.0%", f"{found.kept_overlap:.1%}", "")
+    print_table(table)
+    references = found.report.references[0] if found.report.references else ()
+    note(f"Reference frames: {', '.join(map(str, references)) or 'none'}")
+    if found.report.stock:
+        note("Less than a tenth of the tower could be reused, so the stock tower ran")
+
+
+@bench.command("reuse")
+def bench_reuse(
+    model: Annotated[
+        str | None, typer.Option(help="A checkpoint's folder. [default: the bundled model]")
+    ] = None,
+    methods: Methods = "full,holitom,holitom-plus",
+    retain: Annotated[float, typer.Option(help="Share of visual tokens to keep.")] = 0.1,
+    disturb: Annotated[
+        str,
+        typer.Option(
+            help="Disturbances with commas between: none, noise, flicker, jpeg, faint, pan; or all."
+        ),
+    ] = "none",
+    per_task: Annotated[int, typer.Option(help="Held-out questions of each task.")] = 150,
+    first_video: Annotated[
+        int, typer.Option(help="Video that the questions begin at. For trying out what is developed: 100000.")
+    ] = 0,
+    reuse_threshold: PixelThreshold = None,
+    reach: Reach = 8,
+    batch: Annotated[int, typer.Option(help="Questions answered at a time.")] = 48,
+    as_json: Json = False,
+) -> None:
+    """MovingDigits-QA over the stock tower and with reuse: share computed, answers, drift."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    with notes.status("Loading PyTorch"):
+        from holitom.ask import load_model
+        from holitom.bench.questions import held_out_questions
+        from holitom.bench.reuse import DISTURBANCES, measure
+        from holitom.methods.choose import read_methods
+        from holitom.tower import Reuse
+
+    reuse = Reuse(threshold=reuse_threshold, reach=reach)
+    chosen = {choice.text: choice.make(retain) for choice in read_methods(methods)}
+    wanted = list(DISTURBANCES) if disturb == "all" else disturb.split(",")
+    if unknown := [name for name in wanted if name not in DISTURBANCES]:
+        raise SettingsError(f"unknown disturbance {unknown[0]!r}; known: {', '.join(DISTURBANCES)}")
+    name = model or str(BUNDLED_MODEL)
+    quiet_transformers(name)
+    loaded, processor = load_model(name)
+    with notes.status("Choosing questions"):
+        items = held_out_questions(per_task, first_video=first_video)
+    bar = (TextColumn("Answering"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    found: list[dict[str, Any]] = []
+    with Progress(*bar, console=notes, transient=True) as progress:
+        task = progress.add_task("", total=len(items) * len(wanted))
+        for disturbance in wanted:
+            tally = measure(
+                loaded,
+                processor,
+                chosen,
+                items,
+                reuse,
+                disturbance,
+                batch,
+                lambda done: progress.advance(task, done),
+            )
+            found.append(tally.to_dict())
+    if as_json:
+        print(json.dumps(found))
+        return
+    _print_reuse(found)
+
+
+def _print_reuse(found: list[dict[str, Any]]) -> None:
+    from rich.table import Table
+
+    heads = ["", "computed", "method", "stock", "reuse", "lost", "won", "kept", "cosine", "p1", "lowest"]
+    table = Table(*heads, box=None, pad_edge=False, header_style="bold")
+    for row in found:
+        for index, (name, figures) in enumerate(row["methods"].items()):
+            own = [row["disturbance"], f"{row['computed_share']:.1%}"] if index == 0 else ["", ""]
+            cosine = row["cosine"]
+            drift = [f"{cosine[key]:.4f}" for key in ("mean", "first_percentile", "lowest")]
+            table.add_row(
+                *own,
+                name,
+                f"{100 * figures['stock']:.1f}",
+                f"{100 * figures['reuse']:.1f}",
+                str(figures["lost"]),
+                str(figures["won"]),
+                f"{figures['kept_overlap']:.1%}",
+                *(drift if index == 0 else ["", "", ""]),
+            )
+    print_table(table)
+    questions = next(iter(found[0]["methods"].values()))["questions"]
+    print(
+        f"\n{questions} questions; exact match in percent. lost, won: questions answered rightly over the "
+        "stock tower alone, with reuse alone. kept: share of the kept tokens that are the same. cosine: of "
+        "visual tokens to the stock tower's, mean, first percentile and lowest."
+    )

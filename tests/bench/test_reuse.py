@@ -1,0 +1,107 @@
+"""What `holitom drift` and `holitom bench reuse` measure, on the bundled model."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from holitom import HoliTom
+from holitom.ask import load_model, prompt
+from holitom.bench.drift import Cosines, drift, overlap
+from holitom.bench.questions import held_out_questions
+from holitom.bench.reuse import DISTURBANCES, disturbed, measure
+from holitom.bundled import BUNDLED_MODEL, DEMO_QUESTION, DEMO_VIDEO
+from holitom.cli import main
+from holitom.errors import SettingsError
+from holitom.tower import Reuse
+from holitom.video import load_video
+
+
+@pytest.fixture(scope="module")
+def bundled() -> Any:
+    return load_model(str(BUNDLED_MODEL))
+
+
+def test_the_demo_is_answered_alike_over_a_quarter_of_the_tower(bundled: Any) -> None:
+    model, processor = bundled
+    inputs = prompt(processor, load_video(DEMO_VIDEO, 16), DEMO_QUESTION)
+    found = drift(model, processor, inputs, HoliTom(), Reuse())
+    assert found.stock.text == found.reused.text == "ring"
+    assert found.report.computed_share < 0.25
+    assert found.cosines.lowest <= found.cosines.first_percentile <= found.cosines.mean <= 1 + 1e-6
+    assert found.cosines.mean > 0.99
+    assert found.kept_overlap is not None
+    assert found.kept_overlap > 0.7
+
+
+def test_nothing_drifts_where_nothing_is_reused(bundled: Any) -> None:
+    model, processor = bundled
+    inputs = prompt(processor, load_video(DEMO_VIDEO, 16), DEMO_QUESTION)
+    found = drift(model, processor, inputs, HoliTom(), Reuse(reach=1))
+    assert found.report.stock
+    assert found.kept_overlap == 1
+    assert found.cosines.lowest == pytest.approx(1, abs=1e-5)
+
+
+def test_the_benchmark_counts_answers_over_both_towers(bundled: Any) -> None:
+    items = held_out_questions(1, first_video=100000)
+    tally = measure(*bundled, {"holitom": HoliTom()}, items, Reuse(), "none").to_dict()
+    figures = tally["methods"]["holitom"]
+    assert figures["questions"] == len(items) == 7
+    assert tally["computed_share"] < 0.4
+    assert figures["reuse"] * 7 == pytest.approx(figures["stock"] * 7 - figures["lost"] + figures["won"])
+    stock = measure(*bundled, {"holitom": HoliTom()}, items, Reuse(reach=1), "none").to_dict()
+    assert stock["methods"]["holitom"]["kept_overlap"] == 1
+    assert stock["computed_share"] == 1
+
+
+@pytest.mark.parametrize("name", DISTURBANCES)
+def test_a_disturbance_is_the_same_each_time(name: str) -> None:
+    one, other = disturbed(100000, name), disturbed(100000, name)
+    assert one.dtype == np.uint8
+    assert np.array_equal(one, other)
+    assert (name == "none") == np.array_equal(one, disturbed(100000, "none"))
+
+
+def test_an_unknown_disturbance_is_named(bundled: Any) -> None:
+    with pytest.raises(SettingsError, match="unknown disturbance 'fog'; known: none, noise"):
+        measure(*bundled, {}, [], Reuse(), "fog")
+
+
+def test_percentiles_and_overlaps() -> None:
+    cosines = Cosines.of(torch.linspace(0, 1, 201).flip(0))
+    assert cosines.lowest == 0
+    assert cosines.first_percentile == pytest.approx(0.01)
+    assert cosines.mean == pytest.approx(0.5)
+    places = torch.tensor([0, 0, 1]), torch.tensor([1, 2, 1])
+    assert overlap(places, (torch.tensor([0, 1, 2]), torch.tensor([2, 2, 2]))) == pytest.approx(1 / 3)
+
+
+def test_the_command_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["drift", "--json", "--retain", "0.2"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["same_answer"]
+    assert 0 < found["computed_share"] < 0.5
+    assert set(found["cosine"]) == {"mean", "first_percentile", "lowest"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["drift", "--reuse-threshold", "300"], "threshold must be a number in [0, 255]"),
+        (["drift", "--reach", "0"], "reach must be a whole number in [1, 64]"),
+        (["drift", "clip.mp4"], "no such file"),
+        (["drift", str(DEMO_VIDEO)], "a question is needed"),
+        (["drift", "--method", "holitom[knn=0]"], "knn must be"),
+        (["bench", "reuse", "--disturb", "fog"], "unknown disturbance 'fog'"),
+    ],
+)
+def test_bad_settings_are_one_line(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err
