@@ -4,19 +4,25 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.holitom-installed
+OLDEST := .venv-oldest
 LMMS   := .venv-lmms-eval
 VLLM   := .venv-vllm
 FAST   := not slow and not vllm and not lmms_eval and not browser
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-browser test-lmms-eval test-vllm check clean
+# Tests run in as many processes as there are cores, one thread each: small models gain nothing from more.
+WORKERS ?= auto
+PYTEST := -m pytest -n $(WORKERS) --dist worksteal
+test test-oldest test-device: export OMP_NUM_THREADS = 1
+
+.PHONY: help setup demo test test-oldest test-device test-browser test-lmms-eval test-vllm check clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | column -t -s '|'
 
 setup: $(STAMP)  ## install the package and its tools into .venv/ (done by the others when needed)
 
-# Only the tested versions (constraints.txt); done again when what is to be installed changes.
+# Only the newest tested versions (constraints.txt); done again when what is to be installed changes.
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "holitom needs Python 3.10 or newer: make PYTHON=python3.12 ...")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -35,7 +41,22 @@ check: $(STAMP)  ## ruff and mypy
 	$(BIN)/mypy
 
 test: check  ## check, then the fast tests
-	$(BIN)/python -m pytest -m '$(FAST)'
+	$(BIN)/python $(PYTEST) -m '$(FAST)'
+
+# The oldest transformers that is supported. The rest is .venv's: its packages stand behind this environment's own.
+$(OLDEST)/.holitom-installed: $(STAMP)
+	@test -x $(OLDEST)/bin/python || $(BIN)/python -m venv $(OLDEST)
+	@shared=$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'); \
+	own=$$($(OLDEST)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'); \
+	echo "import site; site.addsitedir('$$shared')" > $$own/shared.pth
+	$(OLDEST)/bin/python -m pip install 'transformers==5.19.*'
+	@touch $@
+
+test-oldest: $(OLDEST)/.holitom-installed  ## the fast tests with the oldest transformers, in .venv-oldest/
+	$(OLDEST)/bin/python $(PYTEST) -m '$(FAST)'
+
+test-device: $(STAMP)  ## every family, and every method, on a pretended device that is not the CPU
+	$(BIN)/python $(PYTEST) tests/device
 
 # Without a Chromium (Playwright's, or the system's where that cannot be downloaded) the tests fail; none is skipped.
 test-browser: $(STAMP)  ## the pages of inspect and web in Chromium, by Playwright (a system Chromium will do)
@@ -67,5 +88,5 @@ test-vllm: $(VLLM)/.holitom-installed  ## tests with a real vLLM server on the C
 	$(VLLM)/bin/python -m pytest -m vllm tests/integrations/vllm
 
 clean:  ## remove .venv*/, caches and build outputs
-	rm -rf $(VENV) $(LMMS) $(VLLM) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(OLDEST) $(LMMS) $(VLLM) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

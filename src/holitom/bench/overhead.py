@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from holitom.bench.machine import peak_memory, processor, threads
+from holitom.bench.second_device import reads_values
 from holitom.methods.holitom import HoliTom
 from holitom.ops.segmentation import best_segments, neighbour_similarity, static_counts, static_until
 from holitom.tokens import VideoTokens
@@ -77,11 +78,6 @@ def count_operations(call: Callable[[], object]) -> Count:
 class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts dispatched operations."""
 
-    WAITS = (
-        *("_local_scalar_dense", "is_nonzero", "equal", "nonzero", "masked_select"),
-        *("bincount", "_unique2", "unique_dim", "unique_consecutive"),
-    )
-
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.operations = 0
@@ -95,16 +91,10 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _waits(self, func: Any, args: Any, kwargs: dict[str, Any]) -> bool:
         name = func.overloadpacket.__name__
-        if name in self.WAITS:
-            return True
         if name == "_to_copy":  # to the host, whether or not the tensor was there already
             device = kwargs.get("device")
             return device is not None and torch.device(device).type == "cpu"
-        if name == "repeat_interleave":  # without the size of its output it asks the device
-            return kwargs.get("output_size") is None
-        if name in ("index", "index_put", "index_put_"):  # by a mask: how many are true?
-            return any(t is not None and t.dtype in (torch.bool, torch.uint8) for t in args[1])
-        return False
+        return reads_values(name, args, kwargs)
 
 
 def overhead() -> dict[str, Any]:

@@ -9,7 +9,8 @@ import pytest
 from support.tiny import build_config
 
 from holitom import HoliTom, SettingsError
-from holitom.integrations.vllm import TESTED, check, known
+from holitom.integrations.vllm import check
+from holitom.integrations.vllm.contract import READ, TESTED, known
 from holitom.integrations.vllm.settings import method_of
 from holitom.methods import get_method
 
@@ -108,17 +109,18 @@ def test_one_thinning_is_enough() -> None:
         check(served({"retain_ratio": 0.1}, prunes=True), "0.32.0")
 
 
-@pytest.mark.parametrize("version", ["0.31.2", "0.33.0", "1.0", "dev"])
-def test_an_untested_vllm_is_named_with_the_tested_range(version: str) -> None:
+@pytest.mark.parametrize("version", ["0.31.2", "0.34.0", "1.0", "dev"])
+def test_an_unread_vllm_is_named_with_what_would_work(version: str) -> None:
     from holitom import UnsupportedUsageError
 
     with pytest.raises(UnsupportedUsageError) as refused:
         check(served({"retain_ratio": 0.1}), version)
-    first, end = (".".join(map(str, release)) for release in TESTED)
-    assert version in str(refused.value)
-    assert f"{first} <= vllm < {end}" in str(refused.value)
+    said = str(refused.value)
+    assert all(known in said for known in (version, *TESTED, *READ))
+    assert "docs/serving.md" in said
 
 
-@pytest.mark.parametrize("version", ["0.32.0", "0.32.1", "0.32.0+cpu", "0.32.1rc1"])
-def test_tested_versions(version: str) -> None:
+@pytest.mark.parametrize("version", ["0.32.0", "0.32.1", "0.32.0+cpu", "0.32.1rc1", "0.33.0", "0.33.1"])
+def test_tested_and_read_versions(version: str) -> None:
     assert known(version)
+    assert check(served({"retain_ratio": 0.1}), version) is not None

@@ -14,6 +14,7 @@ import torch
 
 from holitom.ask import load_model, prompts
 from holitom.errors import HolitomError, SettingsError, UnsupportedUsageError, VideoError
+from holitom.integrations.lmms_eval import contract
 from holitom.integrations.lmms_eval.arguments import read_arguments
 from holitom.integrations.lmms_eval.generation import Generation, Until
 from holitom.integrations.lmms_eval.messages import Question, read_messages
@@ -21,6 +22,7 @@ from holitom.models import adapter_for
 from holitom.video import Video, load_video
 
 try:
+    contract.check()
     from accelerate import Accelerator
     from lmms_eval.api.instance import GenerationResult, TokenCounts
     from lmms_eval.api.model import lmms
@@ -95,11 +97,12 @@ class HolitomModel(lmms):  # type: ignore[misc]  # lmms-eval is not typed
         self._check_files(requests)
         alike: dict[str, list[int]] = {}
         for index, request in enumerate(requests):
-            alike.setdefault(json.dumps(request.args[2], sort_keys=True, default=str), []).append(index)
+            given = contract.arguments_of(request)[2]
+            alike.setdefault(json.dumps(given, sort_keys=True, default=str), []).append(index)
         results: list[Any] = [None] * len(requests)
         with Tally(self.rank, len(requests)) as tally:
             for indices in alike.values():
-                generation = Generation.read(requests[indices[0]].args[2])
+                generation = Generation.read(contract.arguments_of(requests[indices[0]])[2])
                 questions = (self._question(requests[index]) for index in indices)
                 read = _ahead(self._read, questions, self._arguments.readers)
                 for start in range(0, len(indices), self.batch_size):
@@ -115,7 +118,7 @@ class HolitomModel(lmms):  # type: ignore[misc]  # lmms-eval is not typed
             return [self._all_rounds(request, tally) for request in requests]
 
     def _all_rounds(self, request: Any, tally: Tally) -> list[str]:
-        _, messages_of, given, doc_id, task, split = request.args
+        _, messages_of, given, doc_id, task, split = contract.arguments_of(request)
         doc, name = self.task_dict[task][split][doc_id], f"{task}, document {doc_id}"
         generation = Generation.read(given)
         answers: list[str] = []
@@ -135,7 +138,7 @@ class HolitomModel(lmms):  # type: ignore[misc]  # lmms-eval is not typed
     # From requests to questions.
 
     def _question(self, request: Any) -> Question:
-        _, messages_of, _, doc_id, task, split = request.args
+        _, messages_of, _, doc_id, task, split = contract.arguments_of(request)
         return read_messages(f"{task}, document {doc_id}", messages_of(self.task_dict[task][split][doc_id]))
 
     def _check_files(self, requests: Sequence[Any]) -> None:
@@ -145,7 +148,7 @@ class HolitomModel(lmms):  # type: ignore[misc]  # lmms-eval is not typed
         """
         without: set[str] = set()
         for request in requests:
-            task = request.args[4]
+            task = contract.arguments_of(request)[4]
             if task in without:
                 continue
             question = self._question(request)

@@ -12,13 +12,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from holitom.errors import UnsupportedModelError, UnsupportedUsageError
+from holitom.integrations.vllm.contract import check_interfaces, check_version, known
 from holitom.integrations.vllm.settings import method_of
 
 if TYPE_CHECKING:
     from holitom.methods.base import Method
-
-TESTED = ((0, 32), (0, 33))
-"""vLLM versions that the tests ran on: from the first up to, not including, the second."""
 
 FAMILIES = {
     "LlavaOnevisionForConditionalGeneration": (
@@ -69,32 +67,17 @@ def register() -> None:
             MODELS_CONFIG_MAP[architecture] = type(verifier.__name__, (verifier,), looked_over)
 
 
-def known(version: str) -> bool:
-    """Whether vLLM `version` ("0.32.1", "0.33.0rc1+cpu") is one of those tested."""
-    from packaging.version import InvalidVersion, Version
-
-    first, end = TESTED
-    try:
-        return first <= Version(version).release[:2] < end
-    except InvalidVersion:
-        return False
-
-
 def check(model_config: Any, version: str) -> Method | None:
     """The method that `model_config` asks for, or None if it asks for none.
 
     Raises:
-        UnsupportedUsageError: vLLM's `version` is not one of those tested, or vLLM itself is to prune videos.
+        UnsupportedUsageError: vLLM's `version` was neither tested nor read, or vLLM is to prune videos too.
         UnsupportedModelError: the architecture is none of `FAMILIES`.
         SettingsError: the settings are wrong, or the method cannot work in vLLM.
     """
     if getattr(model_config.hf_config, "holitom", None) is None:
         return None
-    if not known(version):
-        tested = " <= vllm < ".join(".".join(map(str, release)) for release in TESTED)
-        raise UnsupportedUsageError(
-            f"holitom's plugin does not know the interfaces of vLLM {version}; it was tested with {tested}"
-        )
+    check_version(version)
     if model_config.architecture not in FAMILIES:
         raise UnsupportedModelError(
             f"holitom cannot merge for {model_config.architecture} in vLLM; supported: {', '.join(FAMILIES)}"
@@ -102,7 +85,9 @@ def check(model_config: Any, version: str) -> Method | None:
     method = method_of(model_config.hf_config)
     if model_config.multimodal_config.is_multimodal_pruning_enabled():
         raise UnsupportedUsageError(
-            "holitom and --video-pruning-rate would both thin videos; take one of them"
+            "--video-pruning-rate and the holitom entry of --hf-overrides would both take tokens out of a "
+            'video; leave one of them out ({"holitom": {"method": "evs"}} and {"method": "vidcom2"} are '
+            "vLLM's two methods in holitom)"
         )
     return method
 
@@ -111,7 +96,8 @@ def _looked_over(verifier: Any) -> Any:
     def verify_and_update_model_config(model_config: Any) -> None:
         import vllm
 
-        check(model_config, vllm.__version__)
+        if check(model_config, vllm.__version__) is not None:
+            check_interfaces()
         verifier.verify_and_update_model_config(model_config)
 
     return staticmethod(verify_and_update_model_config)
