@@ -20,6 +20,8 @@ class VideoTokens:
         grid: `(rows, columns)` of one frame, `rows * columns == N`.
         keys: `[T, N, d]`: keys of the vision tower's last layer, averaged over heads, pooled as the
             features are; None where the method needs none.
+        shallow: `[T, N]` float32: as `importance`, of an early layer of the vision tower (AOT reads layer 5,
+            0-based, of SigLIP's); None where the model hands over none.
         streams: `[T, N, E]`: further features of the same tokens (DeepStack), which merge just as `features`
             do and decide nothing; None where the model has none.
     """
@@ -29,6 +31,7 @@ class VideoTokens:
     grid: tuple[int, int]
     keys: Tensor | None = None
     streams: Tensor | None = None
+    shallow: Tensor | None = None
 
     @property
     def carried(self) -> Tensor:

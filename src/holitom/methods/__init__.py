@@ -11,17 +11,24 @@ from typing import TYPE_CHECKING
 from holitom.methods.registry import METHODS, get_method, method_class
 
 if TYPE_CHECKING:
+    from holitom.methods.aot import AOT
     from holitom.methods.base import Combined, Method
+    from holitom.methods.dpp import DPP
     from holitom.methods.dycoke import DyCoke
+    from holitom.methods.earlytom import EarlyTom
     from holitom.methods.evs import EVS
     from holitom.methods.fastv import FastV
     from holitom.methods.fastvid import FastVID
     from holitom.methods.flashvid import FlashVID
     from holitom.methods.floors import Random, Uniform
+    from holitom.methods.gleanvid import GleanVID
     from holitom.methods.holitom import HoliTom
     from holitom.methods.holitom_plus import HoliTomPlus
     from holitom.methods.pdrop import PyramidDrop
     from holitom.methods.prunevid import PruneVid
+    from holitom.methods.simplecluster import SimpleCluster
+    from holitom.methods.unified import Unified
+    from holitom.methods.vcast import VCAST
     from holitom.methods.vidcom2 import VidCom2
     from holitom.methods.visionzip import VisionZip
 
@@ -31,19 +38,26 @@ _HOME = {
 } | {name: module for module, _, name in (row.path.partition(":") for row in METHODS.values())}
 
 __all__ = [
+    "AOT",
+    "DPP",
     "EVS",
     "METHODS",
+    "VCAST",
     "Combined",
     "DyCoke",
+    "EarlyTom",
     "FastV",
     "FastVID",
     "FlashVID",
+    "GleanVID",
     "HoliTom",
     "HoliTomPlus",
     "Method",
     "PruneVid",
     "PyramidDrop",
     "Random",
+    "SimpleCluster",
+    "Unified",
     "Uniform",
     "VidCom2",
     "VisionZip",

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from holitom.ops.clustering import dpc_knn
-from holitom.ops.ragged import Sizes
+from holitom.ops.ragged import Sizes, gather_bags
+from holitom.ops.similarity import finite_vectors
 from holitom.tokens import MergedTokens, Origins, VideoTokens
 
 
@@ -31,6 +32,24 @@ class Part(NamedTuple):
 def unchanged(at: Tensor) -> Part:
     """Tokens kept as they are."""
     return Part(at, torch.ones_like(at))
+
+
+def averaged(video: VideoTokens, at: Tensor, owner: Tensor) -> Part:
+    """Plain means of clusters that divide the whole video; a cluster of one token is that token.
+
+    What is not finite adds nothing to a mean.
+
+    Args:
+        video: what is merged.
+        at: `[C]` int64, ascending: the place of each cluster, that of one of its tokens.
+        owner: `[T * N]` int64: the cluster `0..C-1` of each token.
+    """
+    place = torch.arange(len(owner), device=owner.device)
+    bags = gather_bags(at, owner)
+    carried = video.carried
+    means = bags.weighted_sum(finite_vectors(carried), bags.shares(None)).to(carried.dtype)
+    merged = torch.where(bags.count[:, None] == 1, carried[at], means)
+    return Part(at, bags.count, merged, place, owner)
 
 
 def clustered(

@@ -18,7 +18,7 @@ class Row(NamedTuple):
     Attributes:
         path: module and class, `module:Class`.
         does: what it does with a video's tokens, in 46 characters at most.
-        ratios: the retain ratios that it can meet, as an interval; `T` is the number of frames.
+        ratios: the retain ratios that it can meet, as an interval; `T` frames of `N` tokens.
     """
 
     path: str
@@ -42,6 +42,15 @@ METHODS = {
     "prunevid": Row("holitom.methods.prunevid:PruneVid", "averages still tokens, clusters all in space"),
     "fastvid": Row("holitom.methods.fastvid:FastVID", "cuts scenes, keeps salient and dense tokens"),
     "flashvid": Row("holitom.methods.flashvid:FlashVID", "keeps diverse tokens, links others over time"),
+    "simplecluster": Row(
+        "holitom.methods.simplecluster:SimpleCluster", "sends means of alike tokens at alike places"
+    ),
+    "vcast": Row("holitom.methods.vcast:VCAST", "keeps salient tokens, more where frames turn", "[1/N, 1]"),
+    "unified": Row("holitom.methods.unified:Unified", "keeps important unlike tokens, clusters others"),
+    "aot": Row("holitom.methods.aot:AOT", "transports each clip's tokens to a few anchors"),
+    "earlytom": Row("holitom.methods.earlytom:EarlyTom", "keeps important tokens, spread in alike frames"),
+    "gleanvid": Row("holitom.methods.gleanvid:GleanVID", "keeps what earlier tokens do not span"),
+    "dpp": Row("holitom.methods.dpp:DPP", "keeps important tokens unlike one another"),
     "fastv": Row("holitom.methods.fastv:FastV", "drops the least attended tokens after layer 2"),
     "pdrop": Row(
         "holitom.methods.pdrop:PyramidDrop", "drops tokens at each quarter of the layers", "(0.25, 1]"

@@ -6,6 +6,7 @@ it is similar to nothing (cosine similarity 0), and every comparison stays a com
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -20,6 +21,20 @@ def unit_vectors(features: Tensor) -> Tensor:
         `[..., D]` float32, finite; zeros for a zero vector, and for one that is not finite in float32.
     """
     return F.normalize(features.detach().float(), dim=-1).nan_to_num_(nan=0.0)
+
+
+def finite_vectors(features: Tensor) -> Tensor:
+    """Features in float32, zero where one is not finite, so that it spoils no mean.
+
+    Args:
+        features: `[..., D]`, any floating dtype.
+
+    Returns:
+        `[..., D]` float32, finite: a new tensor.
+    """
+    features = features.detach().float()
+    bounded = torch.linalg.vector_norm(features, dim=-1, keepdim=True) < torch.inf
+    return torch.where(bounded, features, 0.0)
 
 
 def finite_similarity(similarity: Tensor) -> Tensor:

@@ -1,0 +1,272 @@
+"""AOT (arXiv 2603.01400, CVPR 2026): anchors that take in the rest of the video by optimal transport.
+
+An independent implementation; the authors' code comes with an Apache-2.0 file, its README says MIT
+(TyroneLi/AOT).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from holitom.methods.base import Method, require
+from holitom.methods.parts import Part, assemble, unchanged
+from holitom.ops.budgets import apportion, exact_total, largest_remainder
+from holitom.ops.host import to_device
+from holitom.ops.ragged import Sizes, compact, top_mask
+from holitom.ops.similarity import finite_vectors, unit_vectors
+from holitom.ops.transport import sinkhorn
+from holitom.tokens import MergedTokens, VideoTokens
+
+WINDOWS = 3  # each way, of a frame
+
+
+@dataclass(frozen=True)
+class AOT(Method):
+    """Anchors in every frame take in the frame's other tokens; those of a clip's first frame the later ones.
+
+    Clips of `clip` frames share `B = max(1, round(r T N))` tokens by their lengths. A clip with `b` tokens
+    and `l` frames has `K = round(b / (1 + keep_ratio (l - 1)))` anchors in every frame, and its later frames
+    keep `b - K` of theirs, as many each, the first ones one more.
+
+    1. *Anchors.* `int(K (1 - global_ratio))` are the most important by the shallow importance in each of 3 x
+       3 windows of the frame, spread over the windows evenly; the others are the most important by `a[t,n]`.
+    2. *Inside the frame* all other tokens are transported to the anchors at the cost `1 - cos` plus
+       `spatial_weight` times their distance in the frame (`ops.transport`). With the plan `Q` an anchor
+       becomes `(1 - nearest_weight) (y + sum Q x) / (1 + sum Q) + nearest_weight * mean(y and the tokens
+       nearest to it)`.
+    3. *Over the clip.* `Y` are the first frame's anchors. Of frame `i = 1 .. l-1` the anchors `X` are
+       transported to `Y` at the cost `1 - cos`, less its smallest entry, times `1 - exp(-i^2 / (2 sigma^2))`,
+       rows of the plan scaled to 1. Those whose largest share is the smallest are kept as they are, the
+       others go into `Y <- (Y + sum p X) / (1 + sum p)`.
+    4. `Y` is sent at its places in the first frame, and what was kept at its own.
+
+    Ours: the budget and the order. The shallow importance is that of layer 5 (0-based) of the vision tower
+    (`VideoTokens.shallow`); where a model hands over none, that of the last layer stands in. No token is left
+    out, so `size` and `origins` count each to the anchor most like it, and on to the one that gets the
+    largest share of that. A token that is not finite adds nothing to an anchor.
+
+    No device synchronisation. Two for `l` frames of a clip follow from one another, each `iterations` rounds
+    of some ten operations: for clips of 4 frames four times 100 rounds.
+
+    Attributes:
+        retain_ratio: share of the visual tokens that goes into the language model, in (0, 1].
+        clip: frames of a clip. None: 4, and 8 from 64 frames on.
+        keep_ratio: share of a later frame's anchors that are kept, in [0, 1].
+        global_ratio: share of the anchors chosen from the whole frame, in [0, 1].
+        regularisation: of the transport, from 0.01 up.
+        iterations: rounds of the transport at most, from 1 up.
+        tolerance: mean change at which the transport stops.
+        spatial_weight: what a distance of one frame's width or height costs.
+        nearest_weight: share of an anchor that is a plain mean of what is nearest to it, in [0, 1].
+        sigma: frames over which the cost of transport over time rises, above 0.
+    """
+
+    clip: int | None = None
+    keep_ratio: float = 0.3
+    global_ratio: float = 0.5
+    regularisation: float = 0.1
+    iterations: int = 100
+    tolerance: float = 0.01
+    spatial_weight: float = 0.5
+    nearest_weight: float = 0.1
+    sigma: float = 1.5
+
+    needs_importance: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.clip is not None:
+            require("clip", self.clip, "a whole number from 1 up", lambda v: v >= 1, whole=True)
+        for field in ("keep_ratio", "global_ratio", "nearest_weight"):
+            require(field, getattr(self, field), "a number in [0, 1]", lambda v: 0 <= v <= 1)
+        require("regularisation", self.regularisation, "a number from 0.05 up", lambda v: v >= 0.05)
+        require("iterations", self.iterations, "a whole number from 1 up", lambda v: v >= 1, whole=True)
+        require("tolerance", self.tolerance, "a number from 0 up", lambda v: v >= 0)
+        require("spatial_weight", self.spatial_weight, "a number in [0, 1]", lambda v: 0 <= v <= 1)
+        require("sigma", self.sigma, "a number from 1e-3 up", lambda v: v >= 1e-3)
+
+    def merged_count(self, frames: int, tokens: int) -> int:
+        return exact_total(self.retain_ratio, frames, tokens)
+
+    def merge(self, video: VideoTokens) -> MergedTokens:
+        frames, tokens, _ = video.features.shape
+        count = self.merged_count(frames, tokens)
+        if count == frames * tokens:
+            return assemble(video, [unchanged(torch.arange(count, device=video.features.device))])
+        length = self.clip_length(frames)
+        anchors, kept = self.plan(frames, tokens)
+        most, device = int(anchors.max()), video.features.device
+
+        chosen = self.anchors(video, anchors)
+        at = (~chosen).byte().argsort(dim=1, stable=True)[:, :most]  # [T, K]: their places, ascending
+        wanted, keeps = to_device(np.stack([anchors, kept])[:, :, None], device).unbind()
+        there = torch.arange(most, device=device) < wanted
+        merged, slot = self.in_space(video, chosen, at, there)
+        goes, sent = self._over_time(merged, there, keeps, length)
+
+        index = compact(sent, count)
+        number = sent.flatten().cumsum(0) - 1
+        of = compact(wanted.expand(-1, tokens) > 0, int((anchors > 0).sum()) * tokens)
+        owner = number[goes.gather(1, slot).flatten()[of]]
+        size = torch.zeros_like(index).scatter_add(0, owner, torch.ones_like(owner))
+        places = at + torch.arange(frames, device=device)[:, None] * tokens
+        rows = torch.cat([table.flatten(0, 1)[index] for table in merged], dim=1)
+        part = Part(places.flatten()[index], size, rows, of, owner)
+        starts = range(0, frames, length)
+        segments = [(begin, min(begin + length, frames) - 1) for begin in starts]
+        return assemble(video, [part], segments=segments, stages={"anchors": int(anchors.sum())})
+
+    def clip_length(self, frames: int) -> int:
+        """Frames of a clip in a video of `frames`."""
+        if self.clip is not None:
+            return min(self.clip, frames)
+        return min(8 if frames >= 64 else 4, frames)
+
+    def plan(self, frames: int, tokens: int) -> tuple[Sizes, Sizes]:
+        """`[T]` each: anchors of every frame, and how many of them are kept (0 in a clip's first frame)."""
+        size = self.clip_length(frames)
+        length = np.diff([*range(0, frames, size), frames])
+        budget = largest_remainder(length * tokens, self.merged_count(frames, tokens))
+        wanted = np.maximum(1, np.rint(budget / (1 + self.keep_ratio * (length - 1)))).astype(np.int64)
+        # The later frames cannot keep more than all their anchors.
+        anchors = np.minimum(np.maximum(wanted, -(-budget // length)), np.minimum(tokens, budget))
+        later = np.maximum(1, length - 1)
+        offset = np.arange(frames) % size
+        left, of = (budget - anchors).repeat(length), later.repeat(length)
+        kept = left // of + (offset - 1 < left % of)
+        return anchors.repeat(length), np.where(offset > 0, kept, 0)
+
+    def anchors(self, video: VideoTokens, anchors: Sizes) -> Tensor:
+        """Step 1: `[T, N]` bool, `anchors[t]` true in frame `t`."""
+        rows, columns = video.grid
+        shallow = video.importance if video.shallow is None else video.shallow
+        cuts = [np.arange(1, WINDOWS) * side // WINDOWS for side in (rows, columns)]
+        row, column = (
+            np.searchsorted(cut, np.arange(side), "right") for cut, side in zip(cuts, video.grid, strict=True)
+        )
+        window = (row[:, None] * WINDOWS + column).ravel()
+        size = np.bincount(window, minlength=WINDOWS**2)
+
+        local = (anchors * (1 - self.global_ratio) + 1e-9).astype(np.int64)
+        kinds, kind = np.unique(local, return_inverse=True)
+        quota = np.stack([apportion(np.ones(len(size)), int(total), size) for total in kinds])[kind]
+
+        # In the order of windows and, within, of importance, a token's rank in its window is its place.
+        by_window = np.sort(window)
+        rank = np.arange(len(window)) - (size.cumsum() - size)[by_window]
+        device = video.features.device
+        table = to_device(np.stack([window, rank]), device)
+        most = to_device(quota[:, by_window], device)
+        order = _numbers(shallow).argsort(dim=1, descending=True, stable=True)
+        order = order.gather(1, table[0][order].argsort(dim=1, stable=True))
+        locals_ = torch.zeros_like(order, dtype=torch.bool).scatter(1, order, table[1] < most)
+
+        others = to_device((anchors - local)[:, None], device)
+        return locals_ | top_mask(video.importance.detach().float(), others, ~locals_)
+
+    def in_space(
+        self, video: VideoTokens, chosen: Tensor, at: Tensor, there: Tensor
+    ) -> tuple[list[Tensor], Tensor]:
+        """Step 2.
+
+        Args:
+            video: what is merged.
+            chosen: `[T, N]` bool: anchors.
+            at: `[T, K]` int64: their places in the frame, then any others.
+            there: `[T, K]` bool: which of these are anchors.
+
+        Returns:
+            `[T, K, D]` float32, and `[T, K, E]` where the video has streams: anchors that have taken in their
+            frame; `[T, N]` int64: which of a frame's anchors each token is or is most like.
+        """
+        unit = unit_vectors(video.features)
+        similarity = torch.bmm(unit, _rows(unit, at).mT)  # [T, N, K]
+        place = _coordinates(video.grid, unit.device)
+        apart = torch.cdist(place[None], place[None])[0]  # [N, N]
+        plan = self._plan(1 - similarity + self.spatial_weight * apart[at].mT, ~chosen, there)
+
+        nearest = similarity.masked_fill(~there[:, None], -torch.inf).argmax(2)  # [T, N]
+        slot = torch.where(chosen, chosen.cumsum(1) - 1, nearest)
+        closest = torch.zeros_like(plan).scatter(2, nearest[:, :, None], 1.0).mul_(~chosen[:, :, None])
+        total, joined = 1 + plan.sum(1), 1 + closest.sum(1)  # [T, K]
+        beta = self.nearest_weight
+        weight = plan.mul_((1 - beta) / total[:, None]).add_(closest.mul_(beta / joined[:, None])).mT
+        own = ((1 - beta) / total + beta / joined)[:, :, None]
+        merged = []
+        for values in (video.features, video.streams):  # apart, so that streams change nothing of features
+            if values is not None:
+                taken = torch.bmm(weight, finite_vectors(values))
+                merged.append(own * _rows(values.detach(), at).float() + taken)
+        return merged, slot
+
+    def _over_time(
+        self, merged: list[Tensor], there: Tensor, keeps: Tensor, length: int
+    ) -> tuple[Tensor, Tensor]:
+        """Step 3, in place: frame after frame of all clips at once.
+
+        Args:
+            merged: from `in_space`; the rows of the clips' first frames change.
+            there: `[T, K]` bool: which rows are anchors.
+            keeps: `[T, 1]` int64: how many a frame keeps, 0 in first frames.
+            length: frames of a clip; the last one may be shorter.
+
+        Returns:
+            `[T, K]` int64: the row `t K + k` that each anchor ends in; `[T, K]` bool: which rows are sent.
+        """
+        own = torch.arange(there.numel(), device=there.device).view_as(there)
+        goes, sent = own.clone(), there.clone()
+        for step in range(1, min(length, len(there))):
+            now = slice(step, None, length)
+            clips = len(there[now])
+            first = slice(0, (clips - 1) * length + 1, length)
+            share = self._shares(merged[0][now], merged[0][first], there[now], there[first], step)
+            stays = top_mask(-share.amax(2), keeps[now], there[now])
+            share = share.masked_fill(stays[:, :, None], 0.0)
+            total = 1 + share.sum(1)[:, :, None]
+            for table in merged:
+                table[first] = (table[first] + torch.bmm(share.mT, finite_vectors(table[now]))) / total
+            goes[now] = torch.where(stays, own[now], own[first].gather(1, share.argmax(2)))
+            sent[now] = stays
+        return goes, sent
+
+    def _shares(self, later: Tensor, first: Tensor, rows: Tensor, columns: Tensor, step: int) -> Tensor:
+        """`[C, K, K]`: how each anchor `step` frames later is shared among the first frame's."""
+        similarity = torch.bmm(unit_vectors(later), unit_vectors(first).mT)
+        there = rows[:, :, None] & columns[:, None, :]
+        cost = 1 - similarity.clamp(-1 + 1e-6, 1 - 1e-6)
+        cost = cost - cost.masked_fill(~there, torch.inf).amin((1, 2), keepdim=True)
+        cost = torch.where(there, cost * (1 - np.exp(-(step**2) / (2 * self.sigma**2))), 0.0)
+        plan = self._plan(cost, rows, columns)
+        return plan / plan.sum(2, keepdim=True).clamp_min(torch.finfo(plan.dtype).tiny)
+
+    def _plan(self, cost: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+        return sinkhorn(
+            cost,
+            rows,
+            columns,
+            regularisation=self.regularisation,
+            iterations=self.iterations,
+            tolerance=self.tolerance,
+        )
+
+
+def _rows(values: Tensor, at: Tensor) -> Tensor:
+    """`[T, K, D]`: rows of `values` `[T, N, D]` at the places `at` `[T, K]` of each frame."""
+    return values.gather(1, at[:, :, None].expand(-1, -1, values.shape[2]))
+
+
+def _coordinates(grid: tuple[int, int], device: torch.device) -> Tensor:
+    """`[N, 2]`: row and column of each place, 0 to 1."""
+    sides = [torch.arange(side, device=device) / max(1, side - 1) for side in grid]
+    return torch.stack(torch.meshgrid(*sides, indexing="ij"), dim=-1).flatten(0, 1)
+
+
+def _numbers(importance: Tensor) -> Tensor:
+    """Importance in float32; what is not a number ranks behind all numbers."""
+    lowest = torch.finfo(torch.float32).min
+    return importance.detach().float().nan_to_num(nan=lowest, posinf=-lowest, neginf=lowest)

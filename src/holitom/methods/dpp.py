@@ -1,0 +1,106 @@
+"""DPP: a determinantal point process a frame, the selection of CDPruner (NeurIPS 2025, arXiv 2506.10967).
+
+CDPruner weighs an image's tokens by their relevance to the question, which it takes from CLIP's text tower.
+The video models here have none, so importance stands in: a baseline with a well-known algorithm, to which no
+paper's figures belong. An independent implementation; the authors' code is Apache-2.0 (Theia-4869/CDPruner).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from holitom.methods.base import Method, require
+from holitom.methods.parts import assemble, unchanged
+from holitom.ops.budgets import exact_total, largest_remainder
+from holitom.ops.host import to_device
+from holitom.ops.ragged import compact
+from holitom.ops.similarity import unit_vectors
+from holitom.tokens import MergedTokens, VideoTokens
+
+
+@dataclass(frozen=True)
+class DPP(Method):
+    """In every frame the tokens that are likeliest together: important, and unlike one another.
+
+    With quality `q = (a - min + floor) / (max - min)` over the video and the kernel
+    `L = q_i cos(x_i, x_j) q_j` of a frame, its tokens are picked one by one, each the one that raises
+    `log det L` most. They stay as they are. The video keeps `max(1, round(r T N))` tokens, as many in every
+    frame, the first ones one more where that does not come out even.
+
+    Ours: where all importance is equal, so is quality; a token of which less than 1e-6 is left that the picks
+    do not span counts as spanned, and of such the first is picked.
+
+    No device synchronisation. As many steps follow from one another as a frame has tokens to keep, for all
+    frames at once, some ten operations each.
+
+    Attributes:
+        retain_ratio: share of the visual tokens that goes into the language model, in (0, 1].
+        floor: what is added to every importance, so that no quality is 0; from 1e-12 up.
+    """
+
+    floor: float = 1e-6
+
+    needs_importance: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require("floor", self.floor, "a number from 1e-12 up", lambda v: v >= 1e-12)
+
+    def merged_count(self, frames: int, tokens: int) -> int:
+        return exact_total(self.retain_ratio, frames, tokens)
+
+    def merge(self, video: VideoTokens) -> MergedTokens:
+        frames, tokens, _ = video.features.shape
+        count = self.merged_count(frames, tokens)
+        if count == frames * tokens:
+            return assemble(video, [unchanged(torch.arange(count, device=video.features.device))])
+        budget = largest_remainder(np.full(frames, tokens), count)
+        unit = unit_vectors(video.features)
+        kernel = torch.bmm(unit, unit.mT)
+        quality = self._quality(video.importance)
+        kernel.mul_(quality[:, :, None]).mul_(quality[:, None, :])
+        picks = likeliest(kernel, int(budget.max()))
+        wanted = to_device(budget[:, None], picks.device) > torch.arange(picks.shape[1], device=picks.device)
+        chosen = torch.zeros(frames, tokens, dtype=torch.bool, device=picks.device).scatter(1, picks, wanted)
+        return assemble(video, [unchanged(compact(chosen, count))])
+
+    def _quality(self, importance: Tensor) -> Tensor:
+        """`[T, N]` float32, from `floor` up."""
+        score = importance.detach().float().nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+        low, high = score.aminmax()
+        return (score - low + self.floor) / (high - low).clamp_min(self.floor)
+
+
+def likeliest(kernel: Tensor, count: int) -> Tensor:
+    """Greedy maximum a posteriori inference in determinantal point processes (Chen et al., NeurIPS 2018).
+
+    Args:
+        kernel: `[G, n, n]` float32, positive semidefinite: one process a group.
+        count: picks of each, at most `n`; of equals the first is picked.
+
+    Returns:
+        `[G, count]` int64: the picks, in their order.
+    """
+    groups, size, _ = kernel.shape
+    left = kernel.diagonal(dim1=1, dim2=2).clone()  # of each token's L_ii, what the picks do not span
+    spanned = 1e-6 * left
+    chosen = torch.zeros_like(left, dtype=torch.bool)
+    directions = kernel.new_zeros(groups, count, size)
+    picks = []
+    for step in range(count):
+        most, pick = left.masked_fill(chosen, -1).max(1, keepdim=True)  # [G, 1]
+        picks.append(pick)
+        chosen.scatter_(1, pick, True)
+        row = kernel.gather(1, pick[:, :, None].expand(-1, 1, size))[:, 0]
+        before = directions.gather(2, pick[:, :, None].expand(-1, count, 1))
+        direction = row - torch.bmm(before.mT, directions)[:, 0]
+        direction *= torch.where(most > 0, most.rsqrt(), 0.0)
+        directions[:, step] = direction
+        left = left - direction.square()
+        left.masked_fill_(left < spanned, 0.0)
+    return torch.cat(picks, 1)

@@ -1,0 +1,108 @@
+"""SimpleCluster (arXiv 2609.35394): one k-means over the tokens of all frames, positions turned into them.
+
+An independent implementation of the definition; the authors' code is MIT (xiaozhang79/SimpleCluster).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from holitom.methods.base import Method, require
+from holitom.methods.parts import assemble, averaged, unchanged
+from holitom.ops.budgets import exact_total
+from holitom.ops.host import to_device
+from holitom.ops.kmeans import EPSILON, cosine_kmeans
+from holitom.tokens import MergedTokens, VideoTokens
+
+
+@dataclass(frozen=True)
+class SimpleCluster(Method):
+    """`B = max(1, round(r T N))` clusters of alike tokens at alike places, each sent as its mean.
+
+    1. Features are turned by their place, as rotary position embeddings do: a third of the channels each by
+       the frame number, the row and the column (`turned`), then scaled to length 1.
+    2. Cosine k-means (`ops.kmeans`): the first seed is the video's first token, each next one the token
+       whose largest similarity to the seeds so far is the least; then `iterations` rounds.
+    3. Each cluster sends the plain mean of its features, not turned, at the place of its first token.
+
+    Ours: the first seed, where the authors' code takes the longest of vectors of length 1 and so depends on
+    rounding; what fills a cluster that is empty in the end (the token least similar to its own prototype
+    among clusters of two or more), where the code raises; grids that are not square. Tiles of one frame
+    (InternVL's images) would need rows and columns of their own; of video there is one tile a frame. A
+    layout with a newline behind each row that has tokens (LLaVA-Video) writes it for rows that are left,
+    where the code keeps the newlines of all rows.
+
+    It reads neither importance nor keys. No device synchronisation. `B` steps follow from one another, three
+    operations each. Up to 83 frames of 196 tokens all products of two tokens are held at once
+    (`(T N)^2` float32, 157 MB for 32 frames); longer videos compute every step from the features, in `B`
+    passes over them.
+
+    Attributes:
+        retain_ratio: share of the visual tokens that goes into the language model, in (0, 1].
+        iterations: rounds of k-means, from 1 up.
+        rope_theta: base of the angles that positions turn features by.
+    """
+
+    iterations: int = 10
+    rope_theta: float = 10000.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require("iterations", self.iterations, "a whole number from 1 up", lambda v: v >= 1, whole=True)
+        require("rope_theta", self.rope_theta, "a positive number", lambda v: v > 0)
+
+    def merged_count(self, frames: int, tokens: int) -> int:
+        return exact_total(self.retain_ratio, frames, tokens)
+
+    def merge(self, video: VideoTokens) -> MergedTokens:
+        frames, tokens, _ = video.features.shape
+        place = torch.arange(frames * tokens, device=video.features.device)
+        count = self.merged_count(frames, tokens)
+        if count == len(place):  # clusters of one token each
+            return assemble(video, [unchanged(place)])
+        unit = turned(video.features, video.grid, self.rope_theta).flatten(0, 1)
+        unit = unit.div_(torch.linalg.vector_norm(unit, dim=-1, keepdim=True).clamp_min_(EPSILON))
+        owner = cosine_kmeans(unit.nan_to_num_(nan=0.0), count, self.iterations)
+
+        first = torch.full_like(place[:count], len(place)).scatter_reduce(0, owner, place, "amin")
+        at, order = first.sort()
+        return assemble(video, [averaged(video, at, order.argsort()[owner])])
+
+
+def turned(features: Tensor, grid: tuple[int, int], base: float) -> Tensor:
+    """Features with their frame number, row and column turned into them.
+
+    The channels are three blocks: time `D // 3 + D % 3` wide, row and column `D // 3` each. In a block of
+    width `d` the channels `(2i, 2i + 1)` are turned by the angle `q * base^(-i / (d // 2))` at frame (row,
+    column) `q`, counted from 0; the last channel of an odd block stays.
+
+    Args:
+        features: `[T, N, D]`, any floating dtype.
+        grid: `(rows, columns)` of a frame.
+        base: the base of the angles.
+
+    Returns:
+        `[T, N, D]` float32, a new tensor.
+    """
+    frames, _, width = features.shape
+    third = width // 3
+    result = features.detach().float().clone()
+    cells, first = result.view(frames, *grid, width), 0
+    for axis, block in enumerate((third + width % 3, third, third)):
+        pairs = block // 2
+        # Angles in float64: those of the last of a thousand frames are a thousand times as large.
+        angle = np.arange(cells.shape[axis])[:, None] * base ** (-np.arange(pairs) / max(1, pairs))
+        shape = [1, 1, 1, pairs]
+        shape[axis] = -1
+        table = to_device(np.stack([np.cos(angle), np.sin(angle)]).astype(np.float32), features.device)
+        cos, sin = table[0].view(shape), table[1].view(shape)
+        even, odd = (cells[..., first + part : first + 2 * pairs : 2] for part in range(2))
+        across = even * sin + odd * cos
+        even.copy_(even * cos - odd * sin)
+        odd.copy_(across)
+        first += block
+    return result

@@ -1,0 +1,217 @@
+"""Unified spatio-temporal compression, "Unified STC" (arXiv 2603.21957, CVPR 2026).
+
+An independent implementation of the definition (the paper is CC BY; no code is public).
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from holitom.contract import InnerStage
+from holitom.errors import SettingsError
+from holitom.methods.base import Method, require
+from holitom.methods.parts import assemble, averaged, unchanged
+from holitom.ops.budgets import exact_total, kept_share
+from holitom.ops.host import to_host
+from holitom.ops.merging import merge_into_most_similar, most_attended
+from holitom.ops.pairs import Products, density_peaks
+from holitom.ops.ragged import compact
+from holitom.ops.similarity import finite_vectors, unit_vectors
+from holitom.tokens import MergedTokens, VideoTokens
+
+
+@dataclass(frozen=True)
+class Unified(Method):
+    """One pool of important, unlike tokens for the whole video; what it leaves is clustered.
+
+    With `B = max(1, round(r T N))` and `c = round(cluster_ratio * B)`:
+
+    1. *Pool.* All tokens of the video are gone through by falling importance `a[t,n]`. A token is admitted
+       when its cosine similarity to every token admitted before is below `similarity_threshold`, until there
+       are `B - c`. They stay as they are.
+    2. *Recycle.* All others are clustered together by DPC-KNN into `B - |pool|` clusters, each sent as its
+       plain mean at its centre's place.
+    3. Tokens are sent in order of place.
+
+    Inside, before `inner_layer`, the paper keeps the half of the visual tokens that the text attends to or
+    resembles most (`TextAwareMerge`). That stage reads rows of attention and hidden states of the text, which
+    no model hands over yet: attached, `Unified` runs without it and warns. `inner_stage(num_layers)` makes
+    it.
+
+    Ours, where the paper is silent: `knn` 7; what the pool cannot take goes to clusters, so that `B` tokens
+    are sent of a still video too; the text is what follows the video; each score is scaled to [0, 1]; layer
+    and share inside are HoliTom's, and so is how the others are taken in.
+
+    One device synchronisation. The pool is `B - c` steps that follow from one another, seven operations each.
+    All products of two tokens are held at once up to 83 frames of 196 tokens (`(T N)^2` float32, 157 MB for
+    32 frames); longer videos compute them in rows, once for a step of the pool and three times for the
+    clusters.
+
+    Attributes:
+        retain_ratio: share of the visual tokens that goes into the language model, in (0, 1].
+        similarity_threshold: cosine similarity to the pool from which on a token is not admitted, in [-1, 1].
+        cluster_ratio: share of the budget for clusters, in [0, 1].
+        knn: neighbours that a cluster density averages over.
+        text_weight: what attention of the text counts for inside, in [0, 1]; similarity to it has the rest.
+        keep_ratio: share of the visual tokens kept inside, in (0, 1]. 1: no inner stage.
+        inner_layer: layer before which the inner stage acts, 0-based, from 1 on. None: `round(layers * 18 /
+            28)`.
+    """
+
+    similarity_threshold: float = 0.7
+    cluster_ratio: float = 0.3
+    knn: int = 7
+    text_weight: float = 0.5
+    keep_ratio: float = 0.5
+    inner_layer: int | None = None
+
+    needs_importance: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            "similarity_threshold", self.similarity_threshold, "a number in [-1, 1]", lambda v: abs(v) <= 1
+        )
+        for field in ("cluster_ratio", "text_weight"):
+            require(field, getattr(self, field), "a number in [0, 1]", lambda v: 0 <= v <= 1)
+        require("knn", self.knn, "a whole number from 1 up", lambda v: v >= 1, whole=True)
+        require("keep_ratio", self.keep_ratio, "a number in (0, 1]", lambda v: 0 < v <= 1)
+        if self.inner_layer is not None:
+            require("inner_layer", self.inner_layer, "a layer from 1 up", lambda v: v >= 1, whole=True)
+
+    def merged_count(self, frames: int, tokens: int) -> int:
+        return exact_total(self.retain_ratio, frames, tokens)
+
+    def merge(self, video: VideoTokens) -> MergedTokens:
+        frames, tokens, _ = video.features.shape
+        count = self.merged_count(frames, tokens)
+        place = torch.arange(frames * tokens, device=video.features.device)
+        if count == len(place):  # whether in the pool or a cluster of its own, every token stays
+            return assemble(video, [unchanged(place)])
+        products = Products(finite_vectors(video.features).flatten(0, 1))
+        wanted = count - round(self.cluster_ratio * count)
+        picks, admitted = unlike(products, video.importance.flatten(), wanted, self.similarity_threshold)
+        found = int(to_host(admitted.sum()))
+
+        pool = torch.zeros_like(place, dtype=torch.bool).scatter(0, picks[:found], True)
+        if found == count:
+            return assemble(video, [unchanged(compact(pool, count))])
+        center, nearest = density_peaks(products, ~pool, count - found, self.knn)
+        chosen = pool | center
+        at, number = compact(chosen, count), chosen.cumsum(0) - 1
+        owner = number[torch.where(pool, place, nearest)]
+        return assemble(video, [averaged(video, at, owner)], stages={"pool": found})
+
+    @property
+    def merges_inside(self) -> bool:
+        return False  # until the text is handed over: another method's stages may stand in
+
+    def without_inner(self) -> Unified:
+        """The outer stage alone: `keep_ratio=1`."""
+        return replace(self, keep_ratio=1)
+
+    def inner(self, num_layers: int) -> tuple[InnerStage, ...]:
+        """None yet: what `inner_stage` reads is not handed over."""
+        if self.keep_ratio < 1:
+            warnings.warn(
+                "unified runs without its text-aware stage inside the language model, to which nothing hands "
+                "the text yet; keep_ratio=1 says that this is meant, +inner adds HoliTom's stage instead",
+                stacklevel=2,
+            )
+        return ()
+
+    def inner_stage(self, num_layers: int) -> TextAwareMerge:
+        """The paper's stage inside a language model of `num_layers` layers.
+
+        Raises:
+            SettingsError: the model has no such layer.
+        """
+        layer = max(1, round(num_layers * 18 / 28)) if self.inner_layer is None else self.inner_layer
+        if layer >= num_layers:
+            raise SettingsError(
+                f"inner_layer must be in 1..{num_layers - 1} of the model's {num_layers} layers, got {layer}"
+            )
+        return TextAwareMerge(layer, self.keep_ratio, self.text_weight)
+
+
+def unlike(products: Products, importance: Tensor, wanted: int, threshold: float) -> tuple[Tensor, Tensor]:
+    """Tokens by falling importance, each one less similar than `threshold` to all before.
+
+    Args:
+        products: of all `P` tokens.
+        importance: `[P]`; what is not a number ranks behind all numbers.
+        wanted: how many.
+        threshold: cosine similarity from which on a token is passed over.
+
+    Returns:
+        `[wanted]` int64: places, those admitted first; `[wanted]` bool: which are. There may be fewer unlike
+        tokens than wanted.
+    """
+    lowest = torch.finfo(torch.float32).min
+    score = importance.detach().float().nan_to_num(nan=lowest, posinf=-lowest, neginf=lowest)
+    norm = products.square.sqrt().clamp_min(1e-8)
+    bound = threshold * norm
+    picks, scores = [score.new_zeros(0, dtype=torch.int64)], [score[:0]]
+    for _ in range(wanted):
+        best, pick = score.max(0, keepdim=True)
+        near = products.row(pick) >= bound * norm[pick]
+        score.masked_fill_(near, -torch.inf).index_fill_(0, pick, -torch.inf)
+        picks.append(pick)
+        scores.append(best)
+    return torch.cat(picks), torch.cat(scores) > -torch.inf
+
+
+@dataclass(frozen=True)
+class TextAwareMerge:
+    """The visual tokens that the text attends to or resembles stay, the others merge into the most similar.
+
+    Attributes:
+        layer: acts on the hidden states that enter this layer (0-based).
+        keep_ratio: share of the visual tokens kept.
+        text_weight: what attention counts for, in [0, 1].
+        own_attention: whether `layer`'s own attention ranks; the paper's is that of the layer before.
+        needs_text: it is called with rows of the text.
+    """
+
+    layer: int
+    keep_ratio: float = 0.5
+    text_weight: float = 0.5
+    own_attention: bool = False
+    needs_text: ClassVar[bool] = True
+
+    def keep(self, visual: int) -> int:
+        """`round(V * keep_ratio)` of `visual` tokens, at least one."""
+        return kept_share(self.keep_ratio, visual)
+
+    def __call__(self, hidden: Tensor, attention: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+        """Reduce one row's visual tokens.
+
+        Args:
+            hidden: `[V, D]`: the visual tokens that enter `layer`.
+            attention: `[Q, V]`: attention of each token of the text behind the video to each visual token in
+                `layer - 1`, averaged over heads.
+            text: `[Q, D]`: hidden states of that text that enter `layer`.
+
+        Returns:
+            Kept indices `[K]`, ascending, and merged features `[K, D]`.
+        """
+        kept, dropped = most_attended(self.score(hidden, attention, text), self.keep(len(hidden)))
+        return kept, merge_into_most_similar(hidden, kept, dropped)
+
+    def score(self, hidden: Tensor, attention: Tensor, text: Tensor) -> Tensor:
+        """`[V]`: `text_weight A + (1 - text_weight) S`, each the largest over the text, scaled to [0, 1]."""
+        seen = attention.detach().float().nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).amax(0)
+        alike = (unit_vectors(text) @ unit_vectors(hidden).T).amax(0)
+        return self.text_weight * _scaled(seen) + (1 - self.text_weight) * _scaled(alike)
+
+
+def _scaled(score: Tensor) -> Tensor:
+    """`[V]` scaled to [0, 1]; a constant becomes 0."""
+    low, high = score.aminmax()
+    spread = high - low
+    return torch.where(spread > 0, (score - low) / spread, 0.0)

@@ -1,0 +1,147 @@
+"""Groups of alike frames, and merging whole frames within them (EarlyTom, arXiv 2605.30010).
+
+Both stages of EarlyTom need how alike frames are that stand a few apart. The device works that out, one copy
+brings it to the host, and what follows is arithmetic on a few numbers a frame.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from holitom.ops.host import to_device, to_host
+from holitom.ops.similarity import unit_vectors
+
+Similarities = npt.NDArray[np.float32]
+Groups = list[tuple[int, int]]
+
+
+def lagged_similarity(features: Tensor, lags: int) -> Similarities:
+    """Mean cosine similarity of each frame's tokens with those at the same places some frames later.
+
+    One device synchronisation; `lags` products, each over the whole video.
+
+    Args:
+        features: `[T, S, D]`, any floating dtype; computed with in float32.
+        lags: how many frames later at most.
+
+    Returns:
+        `[lags + 1, T]` on the host: entry `(k, t)` is that of frames `t` and `t + k`; 0 where there is none.
+    """
+    frames, tokens, _ = features.shape
+    unit = unit_vectors(features).flatten(1)
+    similarity = unit.new_zeros(lags + 1, frames)
+    for lag in range(1, min(lags, frames - 1) + 1):
+        product = torch.bmm(unit[:-lag, None], unit[lag:, :, None])
+        similarity[lag, :-lag] = product.flatten() / tokens
+    return np.asarray(to_host(similarity), dtype=np.float32)
+
+
+def frame_groups(similarity: Similarities, threshold: float, max_frames: int, momentum: float) -> Groups:
+    """Stretches of frames that stay like their first one.
+
+    For each next frame `e <- momentum * m + (1 - momentum) * e`, `m` its similarity with the first frame of
+    the open group, `e = 1` when the group opens. The group ends before a frame where `e` is below `threshold`
+    or with which it would hold `max_frames`.
+
+    Args:
+        similarity: `[L + 1, T]`, from `lagged_similarity`, `L >= max_frames - 2` or `L >= T - 1`.
+        threshold: of `e`.
+        max_frames: a group holds fewer.
+        momentum: share of the newest frame in `e`.
+
+    Returns:
+        First and last frame (inclusive) of each group.
+    """
+    first, level, groups = 0, 1.0, []
+    for frame in range(1, similarity.shape[1]):
+        full = frame - first + 1 >= max_frames
+        if not full:
+            level = momentum * float(similarity[frame - first, first]) + (1 - momentum) * level
+        if full or level < threshold:
+            groups.append((first, frame - 1))
+            first, level = frame, 1.0
+    return [*groups, (first, similarity.shape[1] - 1)]
+
+
+@dataclass(frozen=True)
+class FrameMerge:
+    """Which frames merge.
+
+    Attributes:
+        weights: `[T', T]` float64 on the host: each frame that is left as a mean of what came in; its rows
+            sum to 1. Of several merges one after another the product says how much of each frame a token
+            stands for.
+        groups: first and last frame (inclusive) of each group of the frames that came in.
+        source: `[T']` int64: the number, among those, of each merged frame's first source.
+    """
+
+    weights: npt.NDArray[np.float64]
+    groups: Groups
+    source: npt.NDArray[np.int64]
+
+    def __call__(self, frames: Tensor) -> Tensor:
+        """The merged frames `[T', ...]` of `frames` `[T, ...]`, in their dtype; computed in float32."""
+        weights = to_device(self.weights.astype(np.float32), frames.device)
+        merged = weights @ frames.float().flatten(1)
+        return merged.view(len(weights), *frames.shape[1:]).to(frames.dtype)
+
+
+def merge_frames(
+    hidden: Tensor, *, segment_threshold: float = 0.6, max_frames: int = 6, momentum: float = 0.9
+) -> FrameMerge:
+    """EarlyTom's stage I behind one layer of the vision tower: whole frames merge, places stay.
+
+    Groups of one and two frames stay. In a longer one the first and the last stay, and the frames between are
+    walked: frame `i` merges with the next where both are more alike (`s_i`) than the group's first and last
+        and
+    the next is no more like the one after it (`s_i > s_{i+1}`, or there is none). The two become
+    `w f_i + (1 - w) f_{i+1}`, `w = s_i / (s_i + s_{i+1})`, and 1/2 where there is no `s_{i+1}`.
+
+    To be called behind each of three layers (10, 21 and 23 of SigLIP's in most of the authors' scripts) and
+    its result applied to the hidden states; importance is the column mean of the last of these layers'
+    attention, to which that layer's result is applied as well. One device synchronisation.
+
+    Args:
+        hidden: `[T, S, D]`: hidden states that leave the layer, any floating dtype.
+        segment_threshold: as in `frame_groups`.
+        max_frames: as in `frame_groups`.
+        momentum: as in `frame_groups`.
+    """
+    similarity = lagged_similarity(hidden, min(max_frames - 2, len(hidden) - 1))
+    groups = frame_groups(similarity, segment_threshold, max_frames, momentum)
+    rows: list[dict[int, float]] = []
+    for first, last in groups:
+        rows += (
+            _walked(similarity, first, last)
+            if last - first > 1
+            else ({t: 1.0} for t in range(first, last + 1))
+        )
+    weights = np.zeros((len(rows), len(hidden)))
+    for row, sources in enumerate(rows):
+        weights[row, list(sources)] = list(sources.values())
+    return FrameMerge(weights, groups, np.array([min(sources) for sources in rows], dtype=np.int64))
+
+
+def _walked(similarity: Similarities, first: int, last: int) -> list[dict[int, float]]:
+    """What is left of one group of three frames or more: of each frame, its sources and their shares."""
+    bound = similarity[last - first, first]
+    alike = similarity[1]  # of each frame with the next
+    left = [{first: 1.0}]
+    frame = first + 1
+    while frame < last:
+        pair = frame + 1 < last  # the next is a middle frame as well
+        more = frame + 2 < last  # and so is the one after it
+        if pair and alike[frame] > bound and (not more or alike[frame] > alike[frame + 1]):
+            total = float(alike[frame] + alike[frame + 1])
+            share = float(alike[frame]) / total if more and total else 0.5
+            left.append({frame: share, frame + 1: 1 - share})
+            frame += 2
+        else:
+            left.append({frame: 1.0})
+            frame += 1
+    return [*left, {last: 1.0}]

@@ -1,0 +1,127 @@
+"""Cosine k-means over all tokens of a video: dispersed seeds, then Lloyd's rounds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from holitom.ops.pairs import WORKSPACE, Products
+
+EPSILON = 1e-6  # the least norm that a vector is divided by
+
+
+@dataclass(frozen=True)
+class _Groups:
+    """Tokens by cluster; the prototype of a cluster is their mean, scaled to length 1.
+
+    Attributes:
+        member: `[M]` int64: tokens, cluster after cluster.
+        start: `[C]` int64: where in `member` each cluster begins.
+        count: `[C]` int64: how many members each has.
+        stand_in: `[C]` int64: the token that is the prototype of a cluster without members.
+    """
+
+    member: Tensor
+    start: Tensor
+    count: Tensor
+    stand_in: Tensor
+
+
+def cosine_kmeans(unit: Tensor, count: int, rounds: int) -> Tensor:
+    """Gather tokens into `count` clusters, none of them empty.
+
+    The first seed is token 0, each next one the token whose largest similarity to the seeds so far is the
+    least: `count` dependent steps. Then, `rounds` times, every token goes to the most similar prototype and a
+    prototype becomes the normalised mean of its tokens. An empty cluster takes for its prototype the token
+    that is least similar to its own, each empty cluster another one. Of equals the first wins everywhere. A
+    round after the last change changes nothing, so none is looked for, and the device is never waited for.
+
+    Args:
+        unit: `[P, D]` float32: tokens scaled to length 1, or zero.
+        count: clusters, in `1..P`.
+        rounds: Lloyd's rounds.
+
+    Returns:
+        `[P]` int64: the cluster `0..count-1` of each token.
+    """
+    products = Products(unit)
+    seeds = _farthest_first(products, count)
+    groups = _Groups(seeds, torch.arange(count, device=unit.device), torch.ones_like(seeds), seeds)
+    for _ in range(rounds):
+        best, owner = _nearest(products, groups)
+        groups = _grouped(owner, best, count)
+    best, owner = _nearest(products, groups)
+    return _filled(owner, best, count)
+
+
+def _farthest_first(products: Products, count: int) -> Tensor:
+    """`[count]` int64: the seeds."""
+    seed = torch.zeros(1, dtype=torch.int64, device=products.points.device)
+    seeds, best = [seed], products.row(seed).clone()
+    for _ in range(count - 1):
+        seed = best.argmin(keepdim=True)
+        seeds.append(seed)
+        torch.maximum(best, products.row(seed), out=best)
+    return torch.cat(seeds)
+
+
+def _nearest(products: Products, groups: _Groups) -> tuple[Tensor, Tensor]:
+    """Each token's largest similarity to a prototype (`[P]`), and that prototype (`[P]` int64)."""
+    if products.whole is not None:
+        return _nearest_by_products(products.whole, groups)
+    points = products.points
+    means = F.embedding_bag(groups.member, points, groups.start, mode="mean")
+    means = torch.where(groups.count[:, None] > 0, means, points[groups.stand_in])
+    prototypes = F.normalize(means, dim=-1, eps=EPSILON)
+    step = max(1, WORKSPACE // len(prototypes))
+    found = [(part @ prototypes.T).max(-1) for part in torch.split(points, step)]
+    return torch.cat([best for best, _ in found]), torch.cat([owner for _, owner in found])
+
+
+def _nearest_by_products(whole: Tensor, groups: _Groups) -> tuple[Tensor, Tensor]:
+    """As `_nearest`. A similarity to a sum is a sum of products, so no prototype is worked out."""
+    bag = torch.repeat_interleave(groups.count, output_size=len(groups.member))
+    empty = groups.count == 0
+    sums = F.embedding_bag(groups.member, whole, groups.start, mode="sum")  # [C, P]: z . sum of the cluster
+    sums = torch.where(empty[:, None], whole[groups.stand_in], sums)
+    of_members = sums[bag, groups.member][:, None]
+    square = F.embedding_bag(torch.arange(len(bag), device=bag.device), of_members, groups.start, mode="sum")
+    square = torch.where(empty, whole.diagonal()[groups.stand_in], square[:, 0])  # |sum|^2
+    norm = square.clamp_min(0).sqrt().maximum(EPSILON * groups.count.clamp_min(1))
+    best, owner = (sums / norm[:, None]).max(0)
+    return best, owner
+
+
+def _grouped(owner: Tensor, best: Tensor, count: int) -> _Groups:
+    """The clusters after a round; the n-th that is empty takes the n-th least similar token."""
+    size = torch.zeros(count, dtype=torch.int64, device=owner.device)
+    size = size.scatter_add(0, owner, torch.ones_like(owner))
+    nth = ((size == 0).cumsum(0) - 1).clamp_min(0)
+    return _Groups(
+        member=owner.argsort(stable=True),
+        start=size.cumsum(0) - size,
+        count=size,
+        stand_in=best.argsort(stable=True)[nth],
+    )
+
+
+def _filled(owner: Tensor, best: Tensor, count: int) -> Tensor:
+    """`owner`, with every empty cluster given the token least similar to its own prototype.
+
+    Clusters are filled by number, and never from a cluster of one. What a cluster may give is therefore all
+    but its most similar token, and the n-th empty cluster takes the n-th least similar of what all may give.
+    """
+    size = torch.zeros(count, dtype=torch.int64, device=owner.device)
+    size = size.scatter_add(0, owner, torch.ones_like(owner))
+    rank = best.argsort(stable=True).argsort()
+    last = torch.zeros_like(size).scatter_reduce(0, owner, rank, "amax")
+    given = torch.where(rank == last[owner], len(owner), rank).argsort()
+    empty = size == 0
+    taken = given[(empty.cumsum(0) - 1).clamp_min(0)]
+    # Clusters that are not empty write into a place of their own behind the tokens.
+    cluster = torch.arange(count, device=owner.device)
+    into = torch.where(empty, taken, len(owner) + cluster)
+    return torch.cat([owner, cluster]).scatter(0, into, cluster)[: len(owner)]
