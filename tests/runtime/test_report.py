@@ -28,7 +28,7 @@ def test_tokens_by_stage(tiny: Tiny) -> None:
     assert run.last is not None
     first, second, third = run.last.videos
     assert [first.row, second.row, third.row] == [0, 0, 1]
-    assert (third.frames, third.tokens_per_frame, third.tokens, third.sent) == (4, 16, 64, 33)
+    assert (third.frames, third.tokens_per_step, third.tokens, third.sent) == (4, 16, 64, 33)
     assert third.stages == {"every other": 32, "layer 1": 17, "layer 3": 9}
     # The row ends in the second video's newline, which asks: 33 + 32 compete, then 33.
     assert first.stages["layer 1"] + second.stages["layer 1"] == 33
@@ -145,7 +145,7 @@ def test_it_reads_well(tiny: Tiny) -> None:
     with STAGED(tiny.model) as run, torch.no_grad():
         tiny.model(**inputs)
     text = str(run.last)
-    assert "4 frames x 16 tokens" in text
+    assert "4 frames, 16 tokens a frame" in text
     assert "64 -> 32 (every other) -> 17 (layer 1) -> 9 (layer 3)" in text
     assert "KV cache" in text
     assert "prefill" in text

@@ -23,10 +23,10 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from holitom.errors import UnsupportedUsageError
 from holitom.methods.base import Method
 from holitom.models import adapter_for
-from holitom.runtime.encoded import Encoded
+from holitom.runtime.encoded import Encoded, carrying
 
 if TYPE_CHECKING:
-    from holitom.runtime.session import Run
+    from holitom.runtime.attach import Run
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,8 @@ class SharedVideos:
             features = torch.stack(features)
         output: Any = BaseModelOutputWithPooling(pooler_output=features)
         if run is not None:
-            output.holitom = Encoded(run, [self.encoded.encodings[row] for row in rows], self.encoded.vision)
+            encodings = [self.encoded.encodings[row] for row in rows]
+            output = carrying(output, Encoded(run, encodings, self.encoded.vision))
         return {"mm_encoder_outputs": {"video": output}}
 
 

@@ -261,7 +261,7 @@ def measure(
             row.visual_tokens = sum(video.sent for video in report.videos)
             row.kv_bytes = report.kv_bytes
             if row.setting is FULL:
-                speed.video = (report.videos[0].frames, report.videos[0].tokens_per_frame)
+                speed.video = (report.videos[0].steps, report.videos[0].tokens_per_step)
                 speed.prompt_tokens = report.prompt_tokens[0]
         return time.monotonic() - began
 

@@ -193,7 +193,7 @@ def inspection_of(
         raise UnsupportedUsageError(
             "this method does not say where its tokens went (MergedTokens.origins), so they cannot be drawn"
         )
-    rows, tokens = report.frames, report.tokens_per_frame
+    rows, tokens = report.steps, report.tokens_per_step
     if frames is not None and len(frames) < rows:
         raise UnsupportedUsageError(f"{len(frames)} frames for {rows} rows of tokens; pass those of the run")
     shown = None if frames is None else np.arange(rows) * len(frames) // rows

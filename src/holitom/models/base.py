@@ -56,6 +56,8 @@ class Adapter(ABC):
     layers: nn.ModuleList
     vision_attention: nn.Module
     streams: int = 0
+    frames_per_step: int = 1
+    """Frames that the tower makes one grid of tokens of."""
 
     rotate: ClassVar[Callable[..., tuple[Tensor, Tensor]]]
     """The decoder's `apply_rotary_pos_emb`."""

@@ -65,6 +65,7 @@ class MultiAxis(Adapter):
         require_modules(self.vision_attention, self.projections, f"{self.name}'s vision tower")
         self._config = config
         self._merge = int(config.vision_config.spatial_merge_size)
+        self.frames_per_step = int(config.vision_config.temporal_patch_size)
 
     def placeholders(self, input_ids: Tensor) -> Tensor:
         held: Tensor = input_ids == self._config.video_token_id

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,9 +11,10 @@ from transformers import DynamicCache
 from transformers.cache_utils import Cache, DynamicLayer
 
 from holitom.errors import UnsupportedUsageError
+from holitom.runtime.levels import Levels
 
 
-@dataclass
+@dataclass(frozen=True)
 class CacheRecord:
     """What a cache's layers hold, next to what its caller has sent.
 
@@ -23,8 +23,7 @@ class CacheRecord:
         position: `[B]` int64: position id of each row's next token.
         numbered: `[B]` bool: rows whose next tokens count on from `position`, whatever position ids the
             caller gives them; None: all.
-        starts: first layer of each level; all layers of a level hold the same tokens. Starts with 0.
-        masks: for each level `[B, held]` bool, False at padding; None where no row is padded.
+        levels: the columns that each level of layers holds.
         tail: how many of the latest columns stand one to one in every layer, so that they can be cropped.
         settled: False between the prefill that merged inside the language model and the step after it.
     """
@@ -32,21 +31,26 @@ class CacheRecord:
     seen: int
     position: Tensor
     numbered: Tensor | None
-    starts: tuple[int, ...]
-    masks: list[Tensor | None]
+    levels: Levels
     tail: int
     settled: bool = True
 
-    def mask_of(self, layer: int) -> Tensor | None:
-        """The mask of the level that `layer` belongs to."""
-        return self.masks[bisect_right(self.starts, layer) - 1]
-
-    def select(self, rows: Tensor) -> None:
-        """Keep `rows` of the batch, in that order."""
+    def select(self, rows: Tensor) -> CacheRecord:
+        """The record of `rows` `[b]` of the batch, in that order."""
         at = rows.to(self.position.device)
-        self.position = self.position.index_select(0, at)
-        self.numbered = None if self.numbered is None else self.numbered.index_select(0, at)
-        self.masks = [m if m is None else m.index_select(0, rows.to(m.device)) for m in self.masks]
+        numbered = None if self.numbered is None else self.numbered.index_select(0, at)
+        position = self.position.index_select(0, at)
+        return replace(self, position=position, numbered=numbered, levels=self.levels.select(rows))
+
+    def cropped(self, count: int) -> CacheRecord:
+        """The record without the latest `count` columns."""
+        return replace(
+            self,
+            seen=self.seen - count,
+            position=self.position - count,
+            levels=self.levels.cropped(count),
+            tail=self.tail - count,
+        )
 
 
 class MergedCache(DynamicCache):
@@ -103,12 +107,12 @@ class MergedCache(DynamicCache):
             return self.record.seen
         return int(super().get_seq_length(layer_idx))
 
-    def held(self, layer: int) -> int:
-        """How many columns `layer` holds; where it holds a state instead, the next one that holds any."""
-        for dynamic in self.layers[layer:]:
-            if isinstance(dynamic, DynamicLayer):
-                return int(dynamic.get_seq_length())
-        return 0
+    def held(self, layer: int) -> int | None:
+        """How many columns `layer` holds; None where it holds a recurrent state instead."""
+        dynamic = self.layers[layer] if layer < len(self.layers) else None
+        if dynamic is None:
+            return 0
+        return int(dynamic.get_seq_length()) if isinstance(dynamic, DynamicLayer) else None
 
     def keys(self, layer: int) -> Tensor:
         """The keys `[B, kv_heads, held, d]` of `layer`."""
@@ -138,27 +142,24 @@ class MergedCache(DynamicCache):
         if count <= 0:
             return
         super().crop(-count)
-        record.seen -= count
-        record.tail -= count
-        record.position = record.position - count
-        record.masks = [m if m is None else m[:, :-count] for m in record.masks]
+        self.record = record.cropped(count)
 
     def reorder_cache(self, beam_idx: Any) -> None:
         super().reorder_cache(beam_idx)
         if self.record is not None:
-            self.record.select(beam_idx)
+            self.record = self.record.select(beam_idx)
 
     def batch_select_indices(self, indices: Tensor) -> None:
         super().batch_select_indices(indices)
         if self.record is not None:
             rows = torch.arange(self.record.position.shape[0], device=indices.device)[indices]
-            self.record.select(rows)
+            self.record = self.record.select(rows)
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         super().batch_repeat_interleave(repeats)
         if self.record is not None:
             rows = torch.arange(self.record.position.shape[0])
-            self.record.select(rows.repeat_interleave(repeats))
+            self.record = self.record.select(rows.repeat_interleave(repeats))
 
 
 def layer_bytes(layer: Any) -> int:

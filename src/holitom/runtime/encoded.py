@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, make_dataclass
+from functools import cache
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from holitom.contract import Merges
 from holitom.errors import UnsupportedUsageError
 from holitom.models.base import Adapter, SentTokens
 from holitom.runtime.layout import Placement
 from holitom.runtime.report import Mark, Report, VideoReport
 from holitom.tokens import MergedTokens, VideoTokens
 
-if TYPE_CHECKING:
-    from holitom.contract import Merges
-
 
 @dataclass
 class Encoded:
-    """Rides on the result of `get_video_features`: what merging needs, and what it has made of it so far.
+    """What merging needs of some encoded videos, and what it has made of them so far.
 
-    `generate` may encode long before the forward and repeat the result for beams, so videos are merged only
-    when the language model asks, and once.
+    It is a field of the result of `get_video_features` (see `carrying`): `generate` may encode long before
+    the forward and repeat the result for beams, so videos are merged only when the language model asks, and
+    once.
 
     Attributes:
-        owner: who encoded them; no other handle may use what is merged here.
+        owner: the run that encoded them; no other may use what is merged here.
         encodings: what was encoded, as the adapter told when it was.
         videos: the videos among it, once a prompt has told where they are.
         vision: when encoding began and ended.
@@ -81,6 +81,36 @@ class Encoded:
         sent = {key: adapter.send(video, merged[key]) for key, video in distinct.items()}
         self.merged = [merged[id(video)] for video in self.videos]
         self.sent = [sent[id(video)] for video in self.videos]
+
+
+FIELD = "holitom"
+"""The field of an encoder's result that holds its `Encoded`."""
+
+
+def carrying(output: Any, encoded: Encoded) -> Any:
+    """The encoder's `output` with `encoded` as a field of its own.
+
+    A field survives what rebuilds a model's arguments from their parts (accelerate's `send_to_device`,
+    pytrees, `dataclasses.replace`), which an attribute that is set on the object does not.
+    """
+    values = {each.name: getattr(output, each.name) for each in fields(output)}
+    return _with_field(type(output))(**{**values, FIELD: encoded})
+
+
+def carried(output: Any) -> Encoded | None:
+    """The `Encoded` of an encoder's `output`; None where it carries none."""
+    encoded: Encoded | None = getattr(output, FIELD, None)
+    return encoded
+
+
+@cache
+def _with_field(kind: type) -> type:
+    """The class of encoder outputs `kind` with the field for an `Encoded`."""
+    if any(each.name == FIELD for each in fields(kind)):
+        return kind
+    made = make_dataclass(kind.__name__, [(FIELD, Any, field(default=None, repr=False))], bases=(kind,))
+    made.__module__ = __name__
+    return made
 
 
 @dataclass(frozen=True)
@@ -152,15 +182,16 @@ def assign(holders: Tensor, slots: list[int]) -> Assignment:
     return Assignment(places, copies)
 
 
-def report_on(encoded: Encoded, assignment: Assignment) -> Report:
-    """The report of freshly merged videos."""
+def report_on(encoded: Encoded, assignment: Assignment, frames_per_step: int) -> Report:
+    """The report of freshly merged videos, whose tower makes one step of `frames_per_step` frames."""
     rows = {video: row // assignment.copies for row, video, _ in assignment.places}
     return Report(
         [
             VideoReport(
                 row=rows[index],
-                frames=video.features.shape[0],
-                tokens_per_frame=video.features.shape[1],
+                steps=video.features.shape[0],
+                tokens_per_step=video.features.shape[1],
+                frames_per_step=frames_per_step,
                 sent=sent.slot.shape[0],
                 outer=dict(merged.stages),
                 segments=list(merged.segments),

@@ -1,13 +1,20 @@
 """Where each row's tokens lie once rows have lost different numbers of them.
 
+Two rows with a video of four placeholders each (v), of which the first row sends two and the second one:
+
+    the caller's columns            ragged sequence         padded batch (width 5)
+    row 0   t v v v v t t           t v v t t               t v v t t
+    row 1   - - v v v v t           v t                     - - - v t
+
 Inside the language model a batch is always left-padded: every row ends in the last column, whatever side the
-caller padded. Index arithmetic runs on the device from lengths that the host knows, so nothing here waits for
-the device.
+caller padded. `home` leads from a ragged token back to the caller's column. Index arithmetic runs on the
+device from lengths that the host knows, so nothing here waits for the device.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import accumulate
 
 import torch
@@ -38,32 +45,52 @@ class Layout:
         return [0, *accumulate(self.lengths)][:-1]
 
     @property
+    def padded(self) -> bool:
+        """Whether some row is shorter than the batch is wide."""
+        return min(self.lengths) < self.width
+
+    @cached_property
     def mask(self) -> Tensor | None:
         """`[B, width]` bool, True where a token is; None where no row is padded."""
-        if min(self.lengths) == self.width:
+        if not self.padded:
             return None
-        lengths = torch.tensor(self.lengths, device=self.home.device)
-        return torch.arange(self.width, device=self.home.device) >= (self.width - lengths)[:, None]
+        none = torch.zeros(len(self.lengths) * self.width, dtype=torch.bool, device=self.home.device)
+        return none.index_fill(0, self._places, True).view(len(self.lengths), self.width)
 
+    @cached_property
     def _places(self) -> Tensor:
-        places = [
-            torch.arange(self.width - length, self.width) + row * self.width
-            for row, length in enumerate(self.lengths)
-        ]
-        return torch.cat(places).to(self.home.device)
+        """`[sum(lengths)]` int64: index of each ragged token in the flattened padded batch."""
+        device, width = self.home.device, self.width
+        ends = [(row + 1) * width for row in range(len(self.lengths))]
+        rows = [torch.arange(e - n, e, device=device) for e, n in zip(ends, self.lengths, strict=True)]
+        return torch.cat(rows)
+
+    def to(self, device: torch.device) -> Layout:
+        """The layout with its indices on `device`: layers of one model may lie on several."""
+        if self.home.device == device:
+            return self
+        return Layout(self.lengths, self.home.to(device), [visual.to(device) for visual in self.visual])
+
+    def sparing(self, rows: list[bool]) -> Layout:
+        """The layout in which the last video token of the marked rows counts as text.
+
+        A row that ends in a video token keeps it: it is the query that the others are ranked by.
+        """
+        visual = [own[:-1] if ends else own for own, ends in zip(self.visual, rows, strict=True)]
+        return replace(self, visual=visual)
 
     def pad(self, ragged: Tensor) -> Tensor:
         """Ragged `[sum(lengths), ...]` as a batch `[B, width, ...]`, zeros on the left."""
         rows = len(self.lengths)
-        if min(self.lengths) == self.width:
+        if not self.padded:
             return ragged.view(rows, self.width, *ragged.shape[1:])
         batch = ragged.new_zeros(rows * self.width, *ragged.shape[1:])
-        return batch.index_copy(0, self._places(), ragged).view(rows, self.width, *ragged.shape[1:])
+        return batch.index_copy(0, self._places, ragged).view(rows, self.width, *ragged.shape[1:])
 
     def unpad(self, batch: Tensor) -> Tensor:
         """The inverse of `pad`."""
         flat = batch.flatten(0, 1)
-        return flat if min(self.lengths) == self.width else flat.index_select(0, self._places())
+        return flat.index_select(0, self._places) if self.padded else flat
 
     def kept(self, positions: Tensor) -> Tensor:
         """`positions` `[axes, B, L]` of the tokens that are left: `[axes, B, width]`; 0 at padding."""
@@ -72,9 +99,9 @@ class Layout:
 
     def numbered(self, base: Tensor) -> Tensor:
         """Consecutive position ids `[B, width]`, each row's first token at `base` `[B]`; 0 at padding."""
-        lengths = torch.tensor(self.lengths, device=base.device)
-        ranks = torch.arange(self.width, device=base.device) - (self.width - lengths)[:, None]
-        return (base[:, None] + ranks) * (ranks >= 0)
+        if self.mask is None:
+            return base[:, None] + torch.arange(self.width, device=base.device)
+        return (base[:, None] + self.mask.cumsum(1) - 1) * self.mask
 
     def restore(self, batch: Tensor, columns: int, last_real: list[int]) -> Tensor:
         """Hidden states back in the caller's columns.
@@ -91,11 +118,10 @@ class Layout:
         rows = len(self.lengths)
         out = batch.new_zeros(rows * columns, batch.shape[-1]).index_copy(0, self.home, self.unpad(batch))
         out = out.view(rows, columns, -1)
-        if min(last_real) == columns - 1:
-            return out
-        last = torch.tensor(last_real, device=out.device)[:, None]
-        after = torch.arange(columns, device=out.device) > last
-        return torch.where(after[..., None], batch[:, -1:], out)
+        for row, last in enumerate(last_real):
+            if last < columns - 1:
+                out[row, last + 1 :] = batch[row, -1]
+        return out
 
     def keep(self, kept: list[Tensor]) -> tuple[Layout, Tensor]:
         """The layout with only some video tokens left, and the ragged indices `[n]` that remain.
@@ -178,20 +204,24 @@ def merged_layout(embeds: Tensor, text: Tensor, placements: list[Placement]) -> 
     """
     rows, columns = text.shape
     device = embeds.device
-    text_home = text.flatten().nonzero().squeeze(1).to(device)
+    text_home = text.flatten().nonzero().squeeze(1)
+    indices = [text_home]
+    for placement in placements:
+        first = torch.ones_like(placement.columns, dtype=torch.bool)
+        first[1:] = placement.columns.diff() != 1
+        runs = placement.columns[first][first.cumsum(0) - 1]
+        indices += [runs + placement.row * columns, placement.columns + placement.row * columns]
+    text_home, *where = send(indices, device)
+
     keys, homes, features = [text_home], [text_home], [embeds.flatten(0, 1).index_select(0, text_home)]
     lengths = text.sum(dim=1).tolist()
     sent: list[list[Tensor]] = [[] for _ in range(rows)]
     total = text_home.shape[0]
-    for placement in placements:
-        count = placement.slot.shape[0]
-        first = torch.ones_like(placement.columns, dtype=torch.bool)
-        first[1:] = placement.columns.diff() != 1
-        runs = placement.columns[first][first.cumsum(0) - 1]
-        where = torch.stack([runs, placement.columns]).to(device) + placement.row * columns
-        key, home = where.index_select(1, placement.slot).unbind()
-        keys.append(key)
-        homes.append(home)
+    for placement, runs, own in zip(placements, where[::2], where[1::2], strict=True):
+        slot = placement.slot.to(device)
+        count = slot.shape[0]
+        keys.append(runs.index_select(0, slot))
+        homes.append(own.index_select(0, slot))
         features.append(placement.features.to(device, embeds.dtype))
         sent[placement.row].append(torch.arange(total, total + count, device=device))
         lengths[placement.row] += count
@@ -205,3 +235,9 @@ def merged_layout(embeds: Tensor, text: Tensor, placements: list[Placement]) -> 
         visual=[rank.index_select(0, torch.cat(own)).sort().values if own else nothing for own in sent],
     )
     return layout, torch.cat(features).index_select(0, order)
+
+
+def send(values: list[Tensor], device: torch.device) -> list[Tensor]:
+    """Host tensors `[n]` of one dtype on `device`, sent in one piece."""
+    sent = torch.cat(values).to(device, non_blocking=True)
+    return list(torch.split(sent, [len(each) for each in values]))

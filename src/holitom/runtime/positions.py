@@ -9,8 +9,6 @@ answer begin at position 1 again.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -19,18 +17,18 @@ from holitom.runtime.layout import Layout
 from holitom.runtime.prompt import Prompt
 
 
-def callers_positions(kwargs: dict[str, Any], seen: int) -> Tensor:
-    """The position ids `[axes, B, L]` that the language model was about to use, `seen` columns on.
+def callers_positions(ids: Tensor | None, embeds: Tensor, seen: int) -> Tensor:
+    """The position ids `[axes, B, L]` that the language model was about to use.
 
     Args:
-        kwargs: its arguments. `generate` puts a row for packed sequences before the axes, which is left out.
+        ids: its argument: `[B or 1, L]`, `[axes, B or 1, L]`, or, as `generate` passes them, with a row for
+            packed sequences before the axes, which is left out; None: consecutive ones.
+        embeds: `[B, L, D]`: its input.
         seen: the caller's columns in the cache.
     """
-    embeds: Tensor = kwargs["inputs_embeds"]
     rows, columns = embeds.shape[:2]
-    ids: Tensor | None = kwargs.get("position_ids")
     if ids is None:
-        ids = torch.arange(columns)[None] + seen
+        ids = torch.arange(columns, device=embeds.device)[None] + seen
     if ids.dim() == 2:
         ids = ids[None]
     return ids[-3:].expand(-1, rows, -1).to(embeds.device)
@@ -50,12 +48,15 @@ def kept_positions(
     Returns:
         They, and which rows count on from their last token, `[B]` bool: those padded on the right.
     """
-    last = torch.tensor(prompt.asks, device=given.device)
-    restarts = last < prompt.asked - 1
+    rows = len(prompt.asks)
+    restarts = torch.zeros(rows, dtype=torch.bool, device=given.device)
+    for row, last in enumerate(prompt.asks):
+        if last < prompt.asked - 1:
+            restarts[row] = True
     behind = given.shape[-1] - prompt.asked
     if behind:  # an answer that was generated without a cache
-        asks = last[None, :, None].expand(len(given), -1, -1)
-        on = given.gather(2, asks) + 1 + torch.arange(behind, device=given.device)
+        asks = torch.tensor(prompt.asks).to(given.device, non_blocking=True)[None, :, None]
+        on = given.gather(2, asks.expand(len(given), -1, -1)) + 1 + torch.arange(behind, device=given.device)
         answer = torch.where(restarts[:, None], on, given[..., prompt.asked :])
         given = torch.cat([given[..., : prompt.asked], answer], dim=-1)
     if record is not None and record.numbered is not None:

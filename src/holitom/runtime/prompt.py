@@ -72,8 +72,8 @@ class Prompt:
         """Whether each row's question ends in a video token."""
         return [bool(self.holders[row, column]) for row, column in enumerate(self.asks)]
 
-    def first_positions(self, seen: int) -> Tensor:
-        """Position `[B]` of each row's first token; 0 where nothing was `seen` before.
+    def first_positions(self, seen: int, device: torch.device) -> Tensor:
+        """Position `[B]` of each row's first token, on `device`; 0 where nothing was `seen` before.
 
         Behind the question they are `generate`'s own, which restart after padding on the right.
 
@@ -87,7 +87,9 @@ class Prompt:
             raise UnsupportedUsageError(
                 "position_ids must be consecutive in each row while a method is attached"
             )
-        return start.squeeze(1) if seen else torch.zeros_like(start.squeeze(1))
+        if not seen:
+            return torch.zeros(len(start), dtype=torch.int64, device=device)
+        return start.squeeze(1).to(device, non_blocking=True)
 
 
 def last_real(real: Tensor) -> list[int]:

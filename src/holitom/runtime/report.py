@@ -5,15 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from holitom.tokens import Origins
-
-if TYPE_CHECKING:
-    from holitom.inspect.draw_png import TokenMap
 
 # A point in time: seconds on the host's clock, or an event in the device's queue that is read when asked for.
 Mark = float | torch.cuda.Event
@@ -38,19 +35,33 @@ def seconds_between(start: Mark, end: Mark) -> float:
     return end - start
 
 
+@dataclass(frozen=True)
+class KnownOrigins:
+    """Origins that were worked out, called like those that were not."""
+
+    origins: Origins
+
+    def __call__(self) -> Origins:
+        return self.origins
+
+
 @dataclass
 class VideoReport:
     """One video of one row.
 
+    A step is what the vision tower makes one grid of tokens of: a frame, or the two frames that Qwen's and
+    GLM's towers take together.
+
     Attributes:
         row: the row of the batch (before beams or returned sequences multiply it).
-        frames: frames `T`.
-        tokens_per_frame: tokens `N` of a frame.
+        steps: steps `T`.
+        tokens_per_step: tokens `N` of a step.
+        frames_per_step: frames that the tower takes together.
         sent: tokens that went into the language model, separators included.
         outer: tokens after each stage before the language model, in order.
-        segments: first and last frame of each temporal segment.
+        segments: first and last step of each temporal segment.
         frame, position, size: of each merged token (see `MergedTokens`).
-        grid: `(rows, columns)` of one frame.
+        grid: `(rows, columns)` of one step.
         importance: `[T, N]`: what the vision tower attends to; all zero where the method does not read it.
         origins: where every token went, worked out when called; None where the method does not say.
         place: `[sent]`: place `t * N + n` of each token that went into the language model, -1 a separator.
@@ -60,8 +71,9 @@ class VideoReport:
     """
 
     row: int
-    frames: int
-    tokens_per_frame: int
+    steps: int
+    tokens_per_step: int
+    frames_per_step: int
     sent: int
     outer: dict[str, int]
     segments: list[tuple[int, int]]
@@ -76,6 +88,11 @@ class VideoReport:
     inner: dict[int, Tensor] = field(default_factory=dict, repr=False)
 
     @property
+    def frames(self) -> int:
+        """Frames that the tower was given (the last of an odd number is doubled where two make a step)."""
+        return self.steps * self.frames_per_step
+
+    @property
     def stages(self) -> dict[str, int]:
         """Tokens after every stage, in order; those inside the language model are named `layer k`."""
         return {**self.outer, **{f"layer {layer}": len(self.survivors(layer)) for layer in self.inner}}
@@ -88,25 +105,75 @@ class VideoReport:
     @property
     def tokens(self) -> int:
         """Visual tokens before any merging, `T * N`."""
-        return self.frames * self.tokens_per_frame
+        return self.steps * self.tokens_per_step
 
     @property
     def merged(self) -> int:
-        """Merged tokens, separators not included."""
+        """Visual tokens that the method made of them."""
         return int(self.size.shape[0])
+
+    @property
+    def separators(self) -> int:
+        """Tokens that the model sets between or behind visual tokens (newlines), of those that were sent."""
+        return int((self.place < 0).sum())
+
+    @property
+    def visual(self) -> int:
+        """Visual tokens that went into the language model, separators apart."""
+        return self.sent - self.separators
+
+    @property
+    def remaining(self) -> int:
+        """Visual tokens behind the last inner stage, separators apart; `visual` without inner stages."""
+        if not self.inner:
+            return self.visual
+        stay = self.survivors(max(self.inner))
+        return int((self.place.to(stay.device)[stay] >= 0).sum())
+
+    def to_dict(self) -> dict[str, Any]:
+        """The figures of the report as numbers, lists and strings, for JSON."""
+        return {
+            "row": self.row,
+            "frames": self.frames,
+            "steps": self.steps,
+            "tokens_per_step": self.tokens_per_step,
+            "grid": list(self.grid),
+            "tokens": self.tokens,
+            "visual": self.visual,
+            "separators": self.separators,
+            "remaining": self.remaining,
+            "stages": self.stages,
+            "segments": [list(segment) for segment in self.segments],
+        }
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What pickles and copies hold: tensors on the host, origins worked out."""
+        state = {
+            name: value.cpu() if isinstance(value, Tensor) else value for name, value in vars(self).items()
+        }
+        state["inner"] = {layer: numbers.cpu() for layer, numbers in self.inner.items()}
+        if self.origins is not None:
+            known = self.origins()
+            state["origins"] = KnownOrigins(Origins(known.via.cpu(), known.into.cpu()))
+        return state
 
     def __str__(self) -> str:
         parts = [f"{self.tokens}", *(f"{count} ({name})" for name, count in self.stages.items())]
-        share = f"{100 * self.merged / self.tokens:.1f}% sent"
+        share = f"{100 * self.visual / self.tokens:.1f}% sent"
+        steps = "" if self.frames_per_step == 1 else f" in {self.steps} steps"
+        what = "frame" if self.frames_per_step == 1 else "step"
+        separators = f" and {self.separators} separators" if self.separators else ""
         return (
-            f"{self.frames} frames x {self.tokens_per_frame} tokens, {len(self.segments)} segments: "
-            f"{' -> '.join(parts)}; {share}"
+            f"{self.frames} frames{steps}, {self.tokens_per_step} tokens a {what}, "
+            f"{len(self.segments)} segments: {' -> '.join(parts)}; {share}{separators}"
         )
 
 
 @dataclass
 class Report:
     """The most recent forward or `generate` that carried videos.
+
+    It is data: it can be pickled and copied, and `to_dict` gives its figures for JSON.
 
     Attributes:
         videos: one report a video, in the order of the rows.
@@ -120,15 +187,18 @@ class Report:
     kv_bytes: int = 0
     kv_bytes_full: int = 0
     _spans: dict[str, list[tuple[Mark, Mark]]] = field(default_factory=dict, repr=False)
+    _prefilled: Mark = field(default=0.0, repr=False)
     _decode: tuple[Mark, Mark] | None = field(default=None, repr=False)
 
     def add(self, stage: str, start: Mark, end: Mark) -> None:
         """Count the time from `start` to `end` for `stage`."""
         self._spans.setdefault(stage, []).append((start, end))
+        if stage == "prefill":
+            self._prefilled = end
 
-    def decoded(self, start: Mark, end: Mark) -> None:
-        """Decoding has gone on from `start` (the end of prefill) to `end`."""
-        self._decode = (start, end)
+    def decoded(self, end: Mark) -> None:
+        """Decoding has gone on from the end of the prefill to `end`."""
+        self._decode = (self._prefilled, end)
 
     @property
     def seconds(self) -> dict[str, float]:
@@ -144,6 +214,24 @@ class Report:
         spent["decoding"] = seconds_between(*self._decode) if self._decode else 0.0
         return spent
 
+    def to_dict(self) -> dict[str, Any]:
+        """The figures of the report as numbers, lists and strings, for JSON."""
+        return {
+            "videos": [video.to_dict() for video in self.videos],
+            "prompt_tokens": list(self.prompt_tokens),
+            "seconds": self.seconds,
+            "kv_bytes": self.kv_bytes,
+            "kv_bytes_full": self.kv_bytes_full,
+        }
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What pickles and copies hold: seconds in the place of a device's events."""
+        spans = {
+            stage: [(0.0, seconds_between(*span)) for span in spans] for stage, spans in self._spans.items()
+        }
+        decode = None if self._decode is None else (0.0, seconds_between(*self._decode))
+        return {**vars(self), "_spans": spans, "_prefilled": 0.0, "_decode": decode}
+
     @property
     def inner_seconds(self) -> float:
         """Of `merging`, the seconds spent inside the language model."""
@@ -151,22 +239,6 @@ class Report:
 
     def _spent(self, stage: str) -> float:
         return sum(seconds_between(start, end) for start, end in self._spans.get(stage, []))
-
-    def plot(self, frames: Any = None, video: int = 0) -> TokenMap:
-        """What became of each token, as a matplotlib figure (`holitom[plots]`).
-
-        Args:
-            frames: `[F, H, W, 3]` uint8: the frames that the processor got, to draw on; a run does not hold
-                them. None: a plain grid.
-            video: which of `videos`.
-
-        Raises:
-            ImportError: matplotlib is not installed.
-            UnsupportedUsageError: the method does not say where tokens went.
-        """
-        from holitom.inspect import inspection_of, token_map
-
-        return token_map(inspection_of(self.videos[video], frames))
 
     def __str__(self) -> str:
         lines = [f"video {index} (row {video.row}): {video}" for index, video in enumerate(self.videos)]

@@ -1,0 +1,122 @@
+"""A method on a model: what attaching installs, and what it leaves when it is detached: nothing.
+
+How a forward goes while a method is attached:
+
+    get_video_features    runs as ever; its result carries what merging needs       tower.py, encoded.py
+    language model        its videos are merged, and the forward is planned         merging.py, plan.py
+      layer 0             gets the packed batch, without what merged away           layout.py, forward.py
+      layer k             merges once more, ranked by one query of a layer before   inner.py
+    language model ends   hidden states return to the caller's columns, and the
+                          cache remembers what its layers hold                      cache.py, levels.py
+
+A forward without new videos takes its mask and positions from what the cache remembers. What belongs to one
+call lives by thread (call.py), what belongs to method and model in `Attached`, and the hooks in router.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+from holitom.contract import Merges
+from holitom.errors import UnsupportedUsageError
+from holitom.runtime.attached import Attached
+from holitom.runtime.call import Calls
+from holitom.runtime.report import Report
+from holitom.runtime.router import Router
+from holitom.runtime.wrapping import Hook, Wrapped
+
+
+class Run:
+    """What a run has to say."""
+
+    def __init__(self) -> None:
+        self._calls = Calls()
+        self._latest: Report | None = None
+
+    @property
+    def last(self) -> Report | None:
+        """The report of the latest forward or `generate` that carried videos; None before the first.
+
+        Each thread reads its own; one that has made none reads the latest of any.
+        """
+        return self._calls.report or self._latest
+
+    def _tell(self, report: Report) -> None:
+        self._calls.report = self._latest = report
+
+
+class Handle(Run):
+    """A method on a model, until `detach`."""
+
+    def __init__(self, method: Merges, model: nn.Module) -> None:
+        super().__init__()
+        attached = Attached.of(method, model)
+        if any(isinstance(hook, Hook) for hook in attached.adapter.trunk._forward_pre_hooks.values()):
+            raise UnsupportedUsageError("a method is attached to this model already; detach it first")
+        self._hooks: list[Any] = []
+        self._wrapped: list[Wrapped] = []
+        self._install(Router(attached, self, self._calls, self._tell))
+
+    def detach(self) -> None:
+        """Take every hook off the model and let go of it. It may be called again, and does nothing then."""
+        for hook in self._hooks:
+            hook.remove()
+        for wrapped in self._wrapped:
+            wrapped.release()
+        self._hooks.clear()
+        self._wrapped.clear()
+
+    def _install(self, router: Router) -> None:
+        attached, adapter = router.attached, router.attached.adapter
+        model, trunk, language = adapter.model, adapter.trunk, adapter.language_model
+        self._wrapped.append(Wrapped(trunk, adapter.encoder, router.encode))
+        if hasattr(model, "generate"):
+            self._wrapped.append(Wrapped(model, "generate", router.generate))
+        self._before(model, router.enter_model)
+        self._before(trunk, router.enter_trunk)
+        self._before(language, router.enter_language)
+        self._after(language, router.leave_language, with_kwargs=True, always_call=True)
+        self._after(trunk, router.leave_trunk, always_call=True)
+        if model is not trunk:
+            self._after(model, router.leave_model, always_call=True)
+        if attached.method.needs_importance or attached.method.needs_keys:
+            self._before(adapter.vision_attention, router.tower.see)
+        for index, layer in enumerate(adapter.layers):
+            self._before(layer, router.layer(index))
+        for index in {ranks for layer, ranks in attached.ranked_by.items() if ranks != layer}:
+            attention: Any = adapter.layers[index].self_attn
+            self._after(attention, router.attention(index), with_kwargs=True)
+        for index in range(attached.first_stage, adapter.streams):
+            self._after(adapter.layers[index], router.stream(index))
+
+    def _before(self, module: nn.Module, function: Callable[..., Any]) -> None:
+        self._hooks.append(module.register_forward_pre_hook(Hook(function), with_kwargs=True))
+
+    def _after(self, module: nn.Module, function: Callable[..., Any], **how: bool) -> None:
+        self._hooks.append(module.register_forward_hook(Hook(function), **how))
+
+
+def attach(method: Merges, model: nn.Module) -> Handle:
+    """Merge the videos that `model` sees from now on, until the handle's `detach`.
+
+    Raises:
+        UnsupportedModelError: no adapter knows the model.
+        UnsupportedUsageError: it is compiled, or a method is attached to it already.
+        InterfaceError: the installed transformers is not built as holitom needs it.
+        SettingsError: the method merges at a layer that the model does not have.
+    """
+    return Handle(method, model)
+
+
+@contextmanager
+def attached(method: Merges, model: nn.Module) -> Iterator[Run]:
+    """`attach` for the length of a `with` block; an exception detaches too."""
+    handle = attach(method, model)
+    try:
+        yield handle
+    finally:
+        handle.detach()

@@ -1,0 +1,85 @@
+"""What is known of a method on a model before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from holitom.contract import InnerStage, Merges
+from holitom.errors import SettingsError
+from holitom.models import adapter_for
+from holitom.models.base import Adapter, require_modules
+from holitom.models.interface import cache_name
+from holitom.runtime import refusals
+
+
+@dataclass(frozen=True)
+class Attached:
+    """A method and a model that fit each other.
+
+    Attributes:
+        adapter: the model.
+        method: what merges.
+        stages: the method's inner stages, by the layer before which each acts, ascending.
+        ranked_by: for each of these layers, the one whose attention ranks: itself or one before it.
+        cache_name: the argument of the language model's forward that takes the cache.
+    """
+
+    adapter: Adapter
+    method: Merges
+    stages: Mapping[int, InnerStage]
+    ranked_by: Mapping[int, int]
+    cache_name: str
+
+    @classmethod
+    def of(cls, method: Merges, model: nn.Module) -> Attached:
+        """Look the model over.
+
+        Raises:
+            UnsupportedModelError: no adapter knows the model.
+            UnsupportedUsageError: it is compiled.
+            InterfaceError: the installed transformers is not built as the adapter needs it.
+            SettingsError: the method merges at a layer that the model does not have.
+        """
+        adapter = adapter_for(model)
+        refusals.check_not_compiled(adapter.model)
+        adapter.check()
+        layers = len(adapter.layers)
+        stages = {stage.layer: stage for stage in method.inner(layers)}
+        for layer, stage in stages.items():
+            if not 1 <= layer < layers:
+                raise SettingsError(f"inner merging at layer {layer}: this model takes 1..{layers - 1}")
+            if stage.keep(1) != 1:
+                raise SettingsError(
+                    f"inner merging at layer {layer} keeps none of a few visual tokens: its keep(1) must be 1"
+                )
+        ranked_by = {layer: adapter.ranked_by(stage) for layer, stage in sorted(stages.items())}
+        for layer in ranked_by.values():
+            ranks: Any = adapter.layers[layer]
+            require_modules(ranks.self_attn, ("q_proj", "k_proj"), f"layer {layer} of the language model")
+        return cls(
+            adapter, method, dict(sorted(stages.items())), ranked_by, cache_name(adapter.language_model)
+        )
+
+    @property
+    def first_stage(self) -> int:
+        """The first layer that something merges before; the number of layers where nothing does."""
+        return min(self.stages, default=len(self.adapter.layers))
+
+    @property
+    def own_positions(self) -> bool:
+        """Whether tokens keep position ids that a model with one position axis would number anew."""
+        return self.method.positions == "own" and not self.adapter.keeps_positions
+
+    def merges_inside(self, counts: list[int]) -> bool:
+        """Whether the inner stages drop any of the rows' `counts` video tokens."""
+        for count in counts:
+            left = count
+            for stage in self.stages.values():
+                left = stage.keep(left) if left > 0 else 0
+            if left != max(count, 0):
+                return True
+        return False

@@ -1,0 +1,96 @@
+"""The state of one call of an attached model, which lives with the call.
+
+Several threads may call one model at once, and a hook inside a forward may call it again. Each thread keeps a
+stack of the calls that it is in, the innermost last; hooks work on the innermost one of their own thread.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from holitom.runtime.encoded import Encoded
+from holitom.runtime.report import Mark, Report
+
+if TYPE_CHECKING:
+    from holitom.runtime.forward import Forward
+
+Kwargs = dict[str, Any]
+
+
+@dataclass
+class Call:
+    """One forward of the model that a method is attached to.
+
+    Attributes:
+        module: the module whose forward began the call: the model, or its trunk where that was called itself.
+        arguments: of that forward, by name.
+        mask: the caller's attention mask, where it was kept from the model (see experts.py).
+        given: arguments of the trunk's forward by name; None before that forward begins.
+        encoded: the videos that the call brings; None without videos.
+        forward: the language model's forward with merged tokens; None where it runs as in the stock model.
+        decoding: whether the language model is running.
+        began: when it began.
+        report: what is reported of the videos that the call brings for the first time.
+    """
+
+    module: nn.Module
+    arguments: Kwargs
+    mask: Tensor | None = None
+    given: Kwargs | None = None
+    encoded: Encoded | None = None
+    forward: Forward | None = None
+    decoding: bool = False
+    began: Mark = 0.0
+    report: Report | None = None
+
+    @property
+    def input_ids(self) -> Tensor | None:
+        """The trunk's `input_ids` `[B, L]`; None where it was called with embeddings."""
+        return None if self.given is None else self.given.get("input_ids")
+
+
+@dataclass
+class Reading:
+    """What the vision tower's last attention gives while one call of the encoder runs.
+
+    Attributes:
+        importance: of every patch, see `Adapter.importance`; None until it is read.
+        keys: of every patch, see `Adapter.keys`; None until they are read.
+    """
+
+    importance: Tensor | None = None
+    keys: Tensor | None = None
+
+
+@dataclass
+class Calls(threading.local):
+    """What one thread has under way on one attached model.
+
+    Attributes:
+        stack: its calls, the innermost last.
+        readings: calls of the encoder, the innermost last.
+        report: the thread's latest report.
+    """
+
+    stack: list[Call] = field(default_factory=list)
+    readings: list[Reading] = field(default_factory=list)
+    report: Report | None = None
+
+    @property
+    def current(self) -> Call | None:
+        """The innermost call."""
+        return self.stack[-1] if self.stack else None
+
+    @property
+    def forward(self) -> Forward | None:
+        """The innermost call's forward with merged tokens."""
+        return self.stack[-1].forward if self.stack else None
+
+    def end(self, module: nn.Module) -> None:
+        """Take the innermost call off the stack if `module` began it."""
+        if self.stack and self.stack[-1].module is module:
+            self.stack.pop()

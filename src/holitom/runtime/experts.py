@@ -1,0 +1,68 @@
+"""The load balancing loss of mixtures of experts, which counts the router logits of real tokens.
+
+A model with `output_router_logits` weighs them with the caller's attention mask, whose columns are not those
+of merged tokens. So where a call brings videos the mask is kept from that loss, and router logits of padding
+are taken out, which is what the mask would have done.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from holitom.errors import UnsupportedUsageError
+from holitom.models.base import Adapter
+from holitom.runtime.call import Call, Kwargs
+from holitom.runtime.forward import Forward
+
+
+def masks_aside(adapter: Adapter, call: Call, args: tuple[Any, ...], kwargs: Kwargs) -> Any:
+    """Take the mask out of the model's arguments, into `call.mask`, where its loss would misread it.
+
+    Returns:
+        The arguments that the model gets instead, or None where they stay.
+    """
+    given = call.arguments
+    mask = given.get("attention_mask")
+    brings = given.get(adapter.pixels_name) is not None or given.get("mm_encoder_outputs")
+    if not brings or not isinstance(mask, Tensor) or mask.dim() != 2 or not _asked(adapter, given):
+        return None
+    if call.module is adapter.trunk and not bool(mask.all()):  # it reads its mask for more than the loss
+        raise UnsupportedUsageError(
+            "output_router_logits with a padded batch of videos: this model weighs its load balancing loss "
+            "with a mask that merged tokens do not fit; pass rows one by one, or output_router_logits=False"
+        )
+    call.mask = mask
+    return (), {**given, "attention_mask": None}
+
+
+def _asked(adapter: Adapter, given: Kwargs) -> bool:
+    asked = given.get("output_router_logits")
+    language: Any = adapter.language_model
+    return bool(getattr(language.config, "output_router_logits", False) if asked is None else asked)
+
+
+def _routes(layer: Any) -> bool:
+    """Whether a decoder layer sends tokens to experts."""
+    return hasattr(getattr(layer, "mlp", None), "experts")
+
+
+def of_real_tokens(output: Any, forward: Forward | None, call: Call) -> None:
+    """Take the router logits of padding out of the language model's `output` where its mask was kept."""
+    routed = getattr(output, "router_logits", None)
+    if call.mask is None or not routed:
+        return
+    if forward is None or forward.layout is None:
+        real = call.mask.flatten().bool()
+        output.router_logits = tuple(each[real.to(each.device)] for each in routed)
+        return
+    levels, rows = forward.levels, len(forward.layout.lengths)
+    layers = [index for index, layer in enumerate(forward.adapter.layers) if _routes(layer)]
+    kept = []
+    for layer, each in zip(layers, routed, strict=True):
+        mask = levels.masks[levels.at(layer)]
+        if mask is not None:
+            each = each[mask[:, -(len(each) // rows) :].flatten().to(each.device)]
+        kept.append(each)
+    output.router_logits = tuple(kept)

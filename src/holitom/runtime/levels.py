@@ -1,0 +1,91 @@
+"""Which layers of the language model hold the same tokens.
+
+A method that merges before layers 2 and 5 of an eight-layer language model makes three levels. After a prompt
+of four video tokens (v) and two text tokens (t), and one more token (n):
+
+    level 0: layers 0, 1       v v v v t t n      held 7
+    level 1: layers 2, 3, 4    v   v   t t n      held 5
+    level 2: layers 5, 6, 7        v   t t n      held 4
+
+Text grows all levels alike; a video grows each by what is left of it there.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Levels:
+    """The levels of layers of one cache, or of one forward without a cache.
+
+    Attributes:
+        starts: first layer of each level, ascending, 0 first.
+        held: columns that each level's layers hold.
+        masks: for each level `[B, held]` bool, False at padding; None where no row is padded.
+    """
+
+    starts: tuple[int, ...]
+    held: tuple[int, ...]
+    masks: tuple[Tensor | None, ...]
+
+    @classmethod
+    def one(cls, held: int, mask: Tensor | None) -> Levels:
+        """One level, whose layers hold `held` columns."""
+        return cls((0,), (held,), (mask,))
+
+    def at(self, layer: int) -> int:
+        """The index of the level that `layer` belongs to."""
+        return bisect_right(self.starts, layer) - 1
+
+    def split(self, starts: Iterable[int]) -> Levels:
+        """The levels with further ones that begin at `starts` and hold what their layers hold now."""
+        wanted = tuple(sorted({*self.starts, *starts}))
+        levels = [self.at(start) for start in wanted]
+        return Levels(wanted, tuple(self.held[at] for at in levels), tuple(self.masks[at] for at in levels))
+
+    def grown(self, level: int, added: Tensor | None, columns: int) -> Levels:
+        """The levels after `level` has taken in columns.
+
+        Args:
+            level: index of the level.
+            added: `[B, columns]` bool, False at padding; None where all are tokens.
+            columns: how many.
+        """
+        held, masks = list(self.held), list(self.masks)
+        masks[level] = _joined(masks[level], added, held[level], columns)
+        held[level] += columns
+        return Levels(self.starts, tuple(held), tuple(masks))
+
+    def all_grown(self, added: Tensor | None, columns: int) -> Levels:
+        """The levels after each has taken in the same columns; arguments as in `grown`."""
+        levels = self
+        for level in range(len(self.starts)):
+            levels = levels.grown(level, added, columns)
+        return levels
+
+    def select(self, rows: Tensor) -> Levels:
+        """The levels of `rows` `[b]` of the batch, in that order."""
+        masks = (m if m is None else m.index_select(0, rows.to(m.device)) for m in self.masks)
+        return Levels(self.starts, self.held, tuple(masks))
+
+    def cropped(self, count: int) -> Levels:
+        """The levels without their latest `count` columns."""
+        held = tuple(columns - count for columns in self.held)
+        return Levels(self.starts, held, tuple(m if m is None else m[:, :-count] for m in self.masks))
+
+
+def _joined(mask: Tensor | None, added: Tensor | None, held: int, columns: int) -> Tensor | None:
+    if mask is None and added is None:
+        return None
+    if mask is None:
+        assert added is not None
+        mask = torch.ones(len(added), held, dtype=torch.bool, device=added.device)
+    if added is None:
+        added = torch.ones(len(mask), columns, dtype=torch.bool, device=mask.device)
+    return torch.cat([mask.to(added.device), added], dim=1)

@@ -1,0 +1,170 @@
+"""From the arguments of the language model's forward to a forward with merged tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from holitom.errors import UnsupportedUsageError
+from holitom.models.interface import given_cache
+from holitom.runtime import refusals
+from holitom.runtime.attached import Attached
+from holitom.runtime.cache import CacheRecord, MergedCache
+from holitom.runtime.call import Call, Kwargs
+from holitom.runtime.encoded import Assignment, Encoded, assign, report_on
+from holitom.runtime.forward import Forward
+from holitom.runtime.inner import InnerMerge
+from holitom.runtime.plan import Columns, Plan, is_whole, prefill, proceed, whole
+from holitom.runtime.prompt import Prompt
+from holitom.runtime.report import mark
+
+
+def merge(attached: Attached, call: Call, ids: Tensor, encoded: Encoded, kwargs: Kwargs) -> Kwargs:
+    """Plan a forward that brings videos, and set `call.forward` and `call.report`.
+
+    Args:
+        attached: method and model.
+        call: the call that it belongs to.
+        ids: `[B, L]`.
+        encoded: the call's videos.
+        kwargs: arguments of the language model's forward, by name.
+
+    Returns:
+        The arguments that change.
+    """
+    adapter = attached.adapter
+    device = kwargs["inputs_embeds"].device
+    began = mark(device)
+    cache, cache_changes = _cache(attached, kwargs)
+    new = encoded.begins(ids, cached=cache is not None)
+    encoded.merge(attached.method, adapter)
+    columns = _columns(attached, kwargs, cache)
+    given = None if adapter.keeps_positions else columns.positions
+    holders = adapter.placeholders(ids).to(device)
+    prompt = Prompt.read(columns.mask, holders, given, columns.seen, encoded.asked)
+    assignment = assign(prompt.holders, [adapter.slots(video) for video in encoded.videos])
+    placements = assignment.placements(encoded.sent)
+    if new:
+        call.report = encoded.report = report_on(encoded, assignment, adapter.frames_per_step)
+
+    counts = [-int(asks) for asks in prompt.video_asks]  # the query itself is not merged
+    for placement in placements:
+        counts[placement.row] += len(placement.slot)
+    inner = attached.merges_inside(counts)
+    if columns.record is None and not inner and is_whole(placements):
+        # Nothing merges away: the stock forward, with the method's features in their places.
+        changed = {**cache_changes, "inputs_embeds": whole(columns, placements)}
+    else:
+        plan = prefill(
+            columns,
+            prompt,
+            placements,
+            keeps_positions=adapter.keeps_positions,
+            own_positions=attached.own_positions,
+            inner=tuple(attached.stages) if inner else (),
+        )
+        merges = _inner(attached, encoded, assignment, plan, call) if inner else None
+        forward, planned = _forward(attached, plan, cache, merges)
+        call.forward = forward
+        changed = {**cache_changes, **planned}
+    if new and encoded.report is not None:
+        encoded.report.prompt_tokens = (columns.shape[1], changed["inputs_embeds"].shape[1])
+        encoded.report.add("vision", *encoded.vision)
+        encoded.report.add("merging", began, mark(device))
+    return changed
+
+
+def go_on(attached: Attached, call: Call, cache: MergedCache, kwargs: Kwargs) -> Kwargs:
+    """Plan a forward without videos over a cache that holds merged tokens, and set `call.forward`.
+
+    Arguments and result are those of `merge`.
+    """
+    columns = _columns(attached, kwargs, cache)
+    plan = proceed(columns, keeps_positions=attached.adapter.keeps_positions)
+    call.forward, changed = _forward(attached, plan, cache, None)
+    return changed
+
+
+def _columns(attached: Attached, kwargs: Kwargs, cache: Any) -> Columns:
+    """What the caller sends, out of the language model's arguments."""
+    embeds: Tensor = kwargs["inputs_embeds"]
+    mask = kwargs.get("attention_mask")
+    refusals.check_mask(mask)
+    record: CacheRecord | None = cache.record if isinstance(cache, MergedCache) else None
+    return Columns(
+        embeds=embeds,
+        mask=mask,
+        positions=kwargs.get("position_ids"),
+        seen=0 if cache is None else int(cache.get_seq_length()),
+        record=record,
+        streams=attached.adapter.streamed(kwargs, (embeds.shape[0], embeds.shape[1])),
+    )
+
+
+def _inner(
+    attached: Attached, encoded: Encoded, assignment: Assignment, plan: Plan, call: Call
+) -> InnerMerge:
+    """What merges inside the language model in the forward of `plan`."""
+    rows, device = plan.embeds.shape[0], plan.embeds.device
+    numbers = assignment.numbers(encoded.sent, rows, device)
+    return InnerMerge(
+        stages=attached.stages,
+        ranked_by=attached.ranked_by,
+        query_offset=plan.query_offset,
+        numbers=[own[:-1] if asks else own for own, asks in zip(numbers, plan.asks, strict=True)],
+        report=call.report,
+    )
+
+
+def _forward(attached: Attached, plan: Plan, cache: Any, inner: InnerMerge | None) -> tuple[Forward, Kwargs]:
+    """The forward of `plan`, and the arguments of the language model that it changes."""
+    adapter, layout = attached.adapter, plan.layout
+    if layout is not None:
+        refusals.check_no_gap(adapter, layout, 0 if cache is None else int(cache.get_seq_length()))
+    changed: Kwargs = {
+        "inputs_embeds": plan.embeds,
+        "attention_mask": plan.mask,
+        "position_ids": plan.positions,
+    }
+    if plan.gaps and cache is None and plan.mask is None:
+        changed["attention_mask"] = _all_tokens(plan)  # else gaps are taken for packed sequences here too
+    first = attached.first_stage if inner is not None else len(plan.streams)
+    if plan.streams and layout is not None:
+        stands = _all_tokens(plan) if layout.mask is None else layout.mask
+        changed |= adapter.stream_arguments(list(plan.streams[:first]), stands)
+    forward = Forward(
+        adapter=adapter,
+        plan=plan,
+        cache=None if cache is None else MergedCache.adopt(cache),
+        inner=inner,
+        streams={layer: plan.streams[layer] for layer in range(first, len(plan.streams))},
+    )
+    return forward, changed
+
+
+def _all_tokens(plan: Plan) -> Tensor:
+    """The mask `[B, width]` of a batch without padding."""
+    return torch.ones(plan.embeds.shape[:2], dtype=torch.bool, device=plan.embeds.device)
+
+
+def _cache(attached: Attached, kwargs: Kwargs) -> tuple[Any, Kwargs]:
+    """The cache of this forward, made here where the language model would make one itself, and the arguments
+    of the language model that hand it over."""
+    language: Any = attached.adapter.language_model
+    refusals.check_attention(language)
+    layer: Any = attached.adapter.layers[0]
+    if getattr(layer, "gradient_checkpointing", False) and layer.training:
+        if attached.stages:
+            raise UnsupportedUsageError(
+                "gradient checkpointing cannot recompute a merge inside the language model; turn one off"
+            )
+        return None, {"use_cache": False, attached.cache_name: None}
+    cache, use_cache = given_cache(kwargs), kwargs.get("use_cache")
+    if cache is None and (language.config.use_cache if use_cache is None else use_cache):
+        cache = DynamicCache(config=language.config)
+    if cache is not None and not isinstance(cache, MergedCache):
+        MergedCache.check(cache)
+    return cache, {attached.cache_name: cache}

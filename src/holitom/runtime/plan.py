@@ -1,0 +1,231 @@
+"""What one forward of the language model works on, decided before its first layer runs.
+
+A plan is made from tensors alone, without a model: `prefill` plans a forward that brings videos, `proceed`
+one that goes on over a cache which holds merged tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from holitom.runtime.cache import CacheRecord
+from holitom.runtime.layout import Layout, Placement, merged_layout, placed, plain_layout
+from holitom.runtime.levels import Levels
+from holitom.runtime.positions import (
+    after,
+    callers_positions,
+    kept_positions,
+    next_padded_positions,
+    next_positions,
+    unmerged_positions,
+)
+from holitom.runtime.prompt import Prompt, last_real
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What the caller sends into the language model in one forward.
+
+    Attributes:
+        embeds: `[B, L, D]`.
+        mask: `[B, seen + L]`, 1 at tokens; None: all are tokens.
+        positions: the caller's position ids, see `callers_positions`; None: consecutive ones.
+        seen: columns that the caller has sent before, in the cache.
+        record: what the cache holds; None where it holds no merged tokens.
+        streams: `[B, L, D]` each: what is added to what leaves the first layers, one entry a layer.
+    """
+
+    embeds: Tensor
+    mask: Tensor | None = None
+    positions: Tensor | None = None
+    seen: int = 0
+    record: CacheRecord | None = None
+    streams: Sequence[Tensor] = ()
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """`(B, L)`."""
+        return self.embeds.shape[0], self.embeds.shape[1]
+
+    def levels(self, starts: Sequence[int]) -> Levels:
+        """The levels that begin at `starts` (and those of the record), before this forward."""
+        if self.record is not None:
+            return self.record.levels.split(starts)
+        columns = self.shape[1]
+        past = None if self.mask is None or self.mask.shape[1] == columns else self.mask[:, :-columns].bool()
+        return Levels.one(self.seen, past).split(starts)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One forward of the language model.
+
+    Attributes:
+        embeds: `[B, width, D]`: what enters the first layer.
+        mask: `[B, held + width]` bool of the first level; None: all are tokens.
+        positions: `[B, width]` or `[axes, B, width]` int64; None: the caller's.
+        record: what a cache holds afterwards. Where something merges inside the language model, its levels
+            but for the first do not hold this forward's columns yet.
+        layout: where the tokens lie now; None while they stand in the caller's columns.
+        last_real: each row's last column that holds a token (with a layout only).
+        columns: the caller's columns `L`.
+        streams: `[n, D]` ragged each: what is added to what leaves the first layers.
+        gaps: whether position ids have gaps although the tokens of a row are one sequence.
+        asks: for each row, whether it ends in a video token, which the other video tokens are ranked by.
+        query_offset: distance of the query from the right edge, in columns: the question's last token is
+            what video tokens are ranked by, also where an answer follows it.
+    """
+
+    embeds: Tensor
+    mask: Tensor | None
+    positions: Tensor | None
+    record: CacheRecord
+    columns: int
+    layout: Layout | None = None
+    last_real: list[int] = field(default_factory=list)
+    streams: Sequence[Tensor] = ()
+    gaps: bool = False
+    asks: list[bool] = field(default_factory=list)
+    query_offset: int = 0
+
+    @property
+    def width(self) -> int:
+        """Columns that the first layer works on."""
+        return int(self.embeds.shape[1])
+
+
+def is_whole(placements: Sequence[Placement]) -> bool:
+    """Whether every video keeps a token at every placeholder, so that the stock forward can run."""
+    return all(placement.is_whole for placement in placements)
+
+
+def whole(columns: Columns, placements: list[Placement]) -> Tensor:
+    """`[B, L, D]`: the caller's embeddings with the features of whole videos in their columns."""
+    return placed(columns.embeds, placements)
+
+
+def prefill(
+    columns: Columns,
+    prompt: Prompt,
+    placements: list[Placement],
+    *,
+    keeps_positions: bool,
+    own_positions: bool = False,
+    inner: Sequence[int] = (),
+) -> Plan:
+    """Plan a forward that brings videos.
+
+    Args:
+        columns: what the caller sends.
+        prompt: what the host knows of it.
+        placements: what each video sends, and where.
+        keeps_positions: whether tokens keep the position ids of their columns (models with several axes).
+        own_positions: on one axis, whether tokens keep the ids of the unmerged prompt.
+        inner: layers before which video tokens merge in this forward.
+
+    Raises:
+        UnsupportedUsageError: the caller's position ids cannot be kept in a merged prompt.
+    """
+    seen, record = columns.seen, columns.record
+    features = columns.embeds.shape[-1]
+    layout, wide = merged_layout(
+        torch.cat([columns.embeds, *columns.streams], dim=-1), prompt.text, placements
+    )
+    ragged, *streams = torch.split(wide, features, dim=-1)
+    numbered, gaps = None, own_positions and not keeps_positions
+    if keeps_positions:
+        given = callers_positions(columns.positions, columns.embeds, seen)
+        positions, numbered = kept_positions(given, prompt, layout, record)
+        following = after(positions)
+    else:
+        device = columns.embeds.device
+        base = record.position if record is not None else prompt.first_positions(seen, device)
+        positions = layout.numbered(base)
+        following = after(positions)
+        if gaps:
+            positions, following = unmerged_positions(base, prompt, layout)
+    levels = columns.levels((0, *inner))
+    # Where something merges inside, the further levels take in what is left as their first layer is entered.
+    grown = (
+        levels.grown(0, layout.mask, layout.width) if inner else levels.all_grown(layout.mask, layout.width)
+    )
+    return Plan(
+        embeds=layout.pad(ragged),
+        mask=grown.masks[0],
+        positions=positions,
+        record=CacheRecord(
+            seen=seen + columns.shape[1],
+            position=following,
+            numbered=numbered,
+            levels=grown,
+            tail=prompt.text_tail,
+            settled=not inner,
+        ),
+        columns=columns.shape[1],
+        layout=layout.sparing(prompt.video_asks) if inner else layout,
+        last_real=prompt.last_real,
+        streams=streams,
+        gaps=gaps,
+        asks=prompt.video_asks,
+        query_offset=columns.shape[1] - prompt.asked,
+    )
+
+
+def proceed(columns: Columns, *, keeps_positions: bool) -> Plan:
+    """Plan a forward without videos over a cache that holds merged tokens.
+
+    Args:
+        columns: what the caller sends, with a record.
+        keeps_positions: see `prefill`.
+    """
+    record = columns.record
+    assert record is not None
+    embeds, (rows, width) = columns.embeds, columns.shape
+    real = None if columns.mask is None else columns.mask[:, -width:].bool()
+    given = callers_positions(columns.positions, embeds, record.seen) if keeps_positions else None
+    if real is not None and width > 1 and not bool(real.all()):
+        return _proceed_padded(columns, record, real, given)
+    positions = next_positions(record, given, width)
+    levels = record.levels.all_grown(real if rows > 1 else None, width)
+    return Plan(
+        embeds=embeds,
+        mask=levels.masks[0],
+        positions=positions,
+        record=CacheRecord(
+            seen=record.seen + width,
+            position=after(positions),
+            numbered=record.numbered,
+            levels=levels,
+            tail=record.tail + width,
+        ),
+        columns=width,
+    )
+
+
+def _proceed_padded(columns: Columns, record: CacheRecord, real: Tensor, given: Tensor | None) -> Plan:
+    """`proceed` where some of the new columns are padding: the rows are packed anew."""
+    embeds, width = columns.embeds, columns.shape[1]
+    host = real.cpu()
+    layout = plain_layout(host, embeds.device)
+    positions = next_padded_positions(record, given, layout)
+    levels = record.levels.all_grown(layout.mask, layout.width)
+    numbered = record.numbered
+    return Plan(
+        embeds=layout.pad(embeds.flatten(0, 1).index_select(0, layout.home)),
+        mask=levels.masks[0],
+        positions=positions,
+        record=CacheRecord(
+            seen=record.seen + width,
+            position=after(positions),
+            numbered=None if numbered is None else numbered | ~real[:, -1].to(numbered.device),
+            levels=levels,
+            tail=0,
+        ),
+        columns=width,
+        layout=layout,
+        last_real=last_real(host),
+    )
