@@ -104,7 +104,7 @@ def carried(output: Any) -> Encoded | None:
 
 
 @cache
-def _with_field(kind: type) -> type:
+def _with_field(kind: Any) -> Any:
     """The class of encoder outputs `kind` with the field for an `Encoded`."""
     if any(each.name == FIELD for each in fields(kind)):
         return kind
