@@ -94,7 +94,8 @@ def carrying(output: Any, encoded: Encoded) -> Any:
     pytrees, `dataclasses.replace`), which an attribute that is set on the object does not.
     """
     values = {each.name: getattr(output, each.name) for each in fields(output)}
-    return _with_field(type(output))(**{**values, FIELD: encoded})
+    kind: Any = type(output)
+    return _with_field(kind)(**{**values, FIELD: encoded})
 
 
 def carried(output: Any) -> Encoded | None:
