@@ -54,7 +54,7 @@ class Every:
     own_attention = False
 
     def keep(self, visual: int) -> int:
-        return len(range(self.start, visual, 2))
+        return max(1, len(range(self.start, visual, 2)))
 
     def __call__(self, hidden: Tensor, attention: Tensor) -> tuple[Tensor, Tensor]:
         kept = torch.arange(self.start, len(hidden), 2)
