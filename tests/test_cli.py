@@ -420,7 +420,7 @@ def test_flops_of_every_method(run, checkpoint: Path) -> None:
     lines = [" ".join(line.split()) for line in result.out.splitlines()]
     assert any(line.startswith("EVS 10% 78 ") for line in lines)
     assert any(line.startswith("VisionZip 10% 78 ") for line in lines)
-    assert any(line.startswith("Not counted: FlashVID 10%: how many tokens FlashVID keeps") for line in lines)
+    assert any(line.startswith("Not counted: PruneVid 10%: how many tokens PruneVid keeps") for line in lines)
 
 
 def test_flops_json_of_a_checkpoint(run, checkpoint: Path) -> None:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from support.videos import clip, of_angles
+from torch import Tensor
 from torch.testing import assert_close
 
 from holitom.errors import SettingsError
 from holitom.methods import FastVID
 from holitom.ops.segmentation import cut_scenes
+from holitom.tokens import VideoTokens
 
 
 def test_cuts() -> None:
@@ -84,3 +88,80 @@ def test_settings(field: str, value: float) -> None:
     with pytest.raises(SettingsError, match="cut_threshold"):
         FastVID(cut_threshold=-2)
     assert torch.is_tensor(FastVID().merge(clip(1, 1)).features)
+
+
+def by_definition(video: VideoTokens, method: FastVID) -> tuple[list[int], Tensor]:
+    """Steps 2 to 4 in plain loops, for segments, salient tokens and anchors as `merge` found them."""
+    frames, tokens, _ = video.features.shape
+    merged = method.merge(video)
+    segments = merged.segments
+    length = np.array([last - first + 1 for first, last in segments])
+    budget = np.full(frames, tokens * method.retain_ratio).astype(np.int64)
+    salient, anchors = method._plan(length, budget, tokens)
+    at, order = (merged.frame * tokens + merged.position).sort()
+    x = video.features.double()
+    rows = {}
+    for first, last in segments:
+        chosen = {
+            t: set(video.importance[t].topk(int(salient[t])).indices.tolist()) for t in range(first, last + 1)
+        }
+        for t in range(first, last + 1):
+            rows.update({t * tokens + n: x[t, n] for n in chosen[t]})
+        rest = [(t, n) for t in chosen for n in range(tokens) if n not in chosen[t]]
+        for t in range(first, last + 1):
+            assert ((last - t) % method.anchor_stride == 0) == (anchors[t] > 0)
+            mine = [n for n in range(tokens) if t * tokens + n in at.tolist() and n not in chosen[t]]
+            assert len(mine) == anchors[t]
+            joined: dict[int, list[Tensor]] = {n: [] for n in mine}
+            for s, n in rest:
+                if mine and not (s == t and n in mine):
+                    similarity = torch.cosine_similarity(x[t, mine], x[s, n][None], dim=-1)
+                    joined[mine[int(similarity.argmax())]].append(x[s, n])
+            for n, those in joined.items():
+                weight = max(method.anchor_weight, 1 / (1 + len(those)))
+                mean = torch.stack(those).mean(0) if those else x[t, n]
+                rows[t * tokens + n] = weight * x[t, n] + (1 - weight) * mean
+    return sorted(rows), torch.stack([rows[place] for place in sorted(rows)]) - merged.features[order]
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("stride", [1, 3, 4])
+def test_every_anchor_frame_takes_in_every_token(seed: int, stride: int) -> None:
+    video = clip(13, 10, change=0.3, seed=seed)
+    method = FastVID(0.4, min_segments=3, anchor_stride=stride, anchor_ratio=0.5)
+    places, difference = by_definition(video, method)
+    assert len(places) == 52
+    assert float(difference.abs().max()) < 1e-5
+
+
+def test_what_is_left_of_the_anchors_goes_to_the_last_anchor_frames() -> None:
+    # 40 of 10 frames' 100 tokens are anchors, in frames 1, 5 and 9: 13, 13 and 14.
+    salient, anchors = FastVID(anchor_stride=4)._plan(np.array([10]), np.full(10, 10), 40)
+    assert anchors.tolist() == [0, 13, 0, 0, 0, 13, 0, 0, 0, 14]
+    assert salient.tolist() == [6] * 10
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    st.integers(1, 14),
+    st.integers(1, 12),
+    st.sampled_from([0.0, 0.2, 1.0]),
+    st.floats(0.01, 1),
+    st.floats(0, 1),
+    st.integers(1, 5),
+    st.integers(1, 6),
+    st.integers(0, 99),
+)
+def test_any_budget_is_met(
+    frames: int, tokens: int, change: float, ratio: float, share: float, stride: int, segments: int, seed: int
+) -> None:
+    method = FastVID(ratio, anchor_ratio=share, anchor_stride=stride, min_segments=segments)
+    video = clip(frames, tokens, change=change, seed=seed)
+    merged = method.merge(video)
+    assert len(merged.features) == max(1, round(ratio * frames * tokens))
+    assert len((merged.frame * tokens + merged.position).unique()) == len(merged.frame)
+    assert bool((merged.size >= 1).all())
+    assert merged.origins is not None
+    into = merged.origins().into.flatten()
+    kept = torch.bincount(into[into >= 0], minlength=frames * tokens)
+    assert torch.equal(kept[merged.frame * tokens + merged.position], merged.size)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from support.videos import clip, of_angles
 from torch.testing import assert_close
 
 from holitom.errors import SettingsError
 from holitom.methods import FlashVID
-from holitom.methods.flashvid import diverse, tree_roots
+from holitom.methods.flashvid import diverse, event_relevance, tree_roots
 
 
 def picked(degrees: list[float], importance: list[float], count: int) -> list[int]:
@@ -56,11 +59,73 @@ def test_a_still_video() -> None:
     assert merged.size.tolist() == [1] * 8
     # With half of the budget for them, 4 tokens are; the others are 3 trees, of 4 frames each, at frame 0.
     merged = FlashVID(0.4, min_segments=1, diverse_ratio=0.5).merge(features)
-    assert merged.stages == {"trees": 7, "spatial": 7}  # one token short of the budget
-    assert torch.bincount(merged.frame).tolist() == [4, 1, 1, 1]
-    assert merged.size.tolist() == [1, 4, 4, 4, 1, 1, 1]
-    trees = merged.size == 4
+    # They were one token short of the budget: the last of the equal links does not stand.
+    assert merged.stages == {"trees": 8, "spatial": 8}
+    assert torch.bincount(merged.frame).tolist() == [4, 1, 1, 2]
+    assert merged.size.tolist() == [1, 4, 4, 3, 1, 1, 1, 1]
+    trees = merged.size > 1
     assert_close(merged.features[trees], features.features[0, merged.position[trees]])
+
+
+def test_links_that_the_budget_leaves_no_room_for() -> None:
+    unit = of_angles([[0, 90], [20, 100], [30, 140], [30, 140]]).features
+    chosen = torch.zeros(4, 2, dtype=torch.bool)
+    segment = torch.tensor([[0], [0], [2], [2]])
+    # Links: 20-0 and 100-90, the second the more similar; in the last two frames all are equal.
+    most = [torch.tensor([[m], [m], [n], [n]]) for m, n in [(4, 4), (1, 1), (0, 2), (4, 0)]]
+    found = [tree_roots(unit, chosen, segment, 0.8, each).flatten().tolist() for each in most]
+    assert found == [
+        [0, 1, 0, 1, 4, 5, 4, 5],
+        [0, 1, 2, 1, 4, 5, 4, 7],  # of equals the first
+        [0, 1, 2, 3, 4, 5, 4, 5],
+        [0, 1, 0, 1, 4, 5, 6, 7],
+    ]
+
+
+def test_relevance_is_to_the_mean_of_the_segment() -> None:
+    video = of_angles([[0, 90], [0, 180], [45, 45]])
+    found = event_relevance(video.features, np.array([0, 2]), np.array([2, 1]))
+    # Means (0.25, 0.25) and (cos 45, sin 45).
+    assert_close(found, torch.tensor([[0.25, 0.25], [0.25, -0.25], [1.0, 1.0]]), atol=1e-6, rtol=0)
+    # Far from the others and from the mean of all: without relevance the first choice, with it the last.
+    outlier = of_angles([[0.0, 10, 20, 30, 150]], [[1.0] * 5])
+    for event, position in [(False, 4), (True, 3)]:
+        merged = FlashVID(0.2, expansion=1.0, event_relevance=event).merge(outlier)
+        assert merged.position.tolist() == [position]
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    st.integers(1, 12),
+    st.integers(1, 12),
+    st.sampled_from([0.0, 0.1, 0.5, 1.0]),
+    st.floats(0.01, 1),
+    st.floats(1, 4),
+    st.floats(0, 1),
+    st.floats(-1, 1),
+    st.integers(1, 9),
+    st.integers(0, 99),
+)
+def test_the_count_is_the_budget_whatever_the_video(
+    frames: int,
+    tokens: int,
+    change: float,
+    ratio: float,
+    expansion: float,
+    diverse_ratio: float,
+    link: float,
+    segments: int,
+    seed: int,
+) -> None:
+    method = FlashVID(
+        ratio, expansion=expansion, diverse_ratio=diverse_ratio, link_threshold=link, min_segments=segments
+    )
+    merged = method.merge(clip(frames, tokens, change=change, seed=seed))
+    count = method.merged_count(frames, tokens)
+    assert count == max(1, round(min(1, expansion * ratio) * frames * tokens))
+    assert len(merged.features) == count
+    assert len((merged.frame * tokens + merged.position).unique()) == count
+    assert int(merged.size.sum()) <= frames * tokens
 
 
 def test_roots_become_cluster_means() -> None:
@@ -103,6 +168,7 @@ def test_the_layers_mean_is_the_budget() -> None:
         ("diverse_ratio", 2),
         ("link_threshold", -2),
         ("knn", 0),
+        ("event_relevance", 1),
         ("inner_layer", 0),
     ],
 )

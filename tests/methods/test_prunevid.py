@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from support.videos import clip, of_angles
 from torch.testing import assert_close
 
 from holitom.errors import SettingsError
 from holitom.methods import PruneVid
-from holitom.methods.prunevid import pair_similarity
+from holitom.methods.prunevid import longest_runs, pair_similarity
 
 
 def test_mean_similarity_over_all_pairs() -> None:
@@ -34,6 +36,43 @@ def test_two_scenes() -> None:
     assert places == [(0, 0, 6), *[(t, 1, 1) for t in range(6)], (6, 0, 2), (6, 1, 2)]
     assert_close(merged.features[0], torch.tensor([1.0, 0.0]))
     assert_close(merged.features[2], torch.tensor([0.0, 1.0]), atol=1e-6, rtol=0)
+
+
+def segments_of(labels: str) -> list[tuple[int, int]]:
+    return longest_runs(np.array([ord(label) for label in labels]))
+
+
+def test_only_the_longest_runs_of_a_cluster_of_frames_stay() -> None:
+    assert segments_of("aaabbb") == [(0, 2), (3, 5)]
+    assert segments_of("aabba") == [(0, 1), (2, 4)]  # the last a joins the only run beside it
+    assert segments_of("aaabaabb") == [(0, 5), (6, 7)]  # "baa" closes up with the longer run, "aaa"
+    assert segments_of("aabaa") == [(0, 4)]  # two longest runs, and the gap between them
+    assert segments_of("aacbb") == [(0, 2), (3, 4)]  # of equals the left
+    assert segments_of("aacbbb") == [(0, 1), (2, 5)]
+    assert segments_of("caa") == [(0, 2)]
+    assert segments_of("abcd") == segments_of("aaaa") == [(0, 3)]  # none has a run
+    assert segments_of("a") == [(0, 0)]
+    # What closed one gap counts for the next: "bccc" is as long as "eeee".
+    assert segments_of("aabcccdeeee") == [(0, 1), (2, 6), (7, 10)]
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=24))
+@settings(deadline=None)
+def test_segments_cover_every_frame_once(labels: list[int]) -> None:
+    found = longest_runs(np.array(labels))
+    assert [t for first, last in found for t in range(first, last + 1)] == list(range(len(labels)))
+    assert longest_runs(np.repeat(np.arange(len(found)), [b - a + 1 for a, b in found])) == found or any(
+        a == b for a, b in found
+    )
+
+
+def test_density_is_over_seven_neighbours_whatever_the_budget() -> None:
+    """Two pairs of twins, and a heap of seven a little wider: with two neighbours, twins are densest."""
+    heap = [0.0, 6, 12, 18, 24, 30, 36]
+    video = of_angles([[*heap, 120, 120.5, 240, 240.5]])
+    merged = PruneVid(1 / 11).merge(video)
+    assert merged.position.tolist() == [3]  # the middle of the heap
+    assert PruneVid(1 / 11, knn=2).merge(video).position.tolist() != [3]
 
 
 def test_clusters_become_their_means() -> None:

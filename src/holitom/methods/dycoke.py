@@ -8,7 +8,7 @@ import numpy as np
 import torch.nn.functional as F
 
 from holitom.errors import SettingsError
-from holitom.methods.base import Method
+from holitom.methods.base import Method, require
 from holitom.methods.parts import assemble, unchanged
 from holitom.ops.budgets import largest_remainder
 from holitom.ops.host import to_device
@@ -16,10 +16,8 @@ from holitom.ops.ragged import Sizes, compact, top_mask
 from holitom.ops.similarity import finite_similarity
 from holitom.tokens import MergedTokens, VideoTokens
 
-WINDOW = 4
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class DyCoke(Method):
     """Windows of 4 frames: the first stays whole, the others keep what changed.
 
@@ -32,18 +30,30 @@ class DyCoke(Method):
     The paper's second part, dropping keys and values while decoding, is not included.
 
     Attributes:
-        retain_ratio: share of the visual tokens that goes into the language model, in [0.25, 1].
+        retain_ratio: share of the visual tokens that goes into the language model, in [1 / window, 1].
+        prune: `p`, in [0, 1]: frames that are not whole keep `int((1 - p) N)` tokens. None: solved for
+            `retain_ratio`; else that is not looked at.
+        window: frames of a window, from 2 up. In longer ones every second frame is compared with the one
+            before it, the others with the one two before.
     """
 
     retain_ratio: float = 0.475
+    prune: float | None = None
+    window: int = 4
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.retain_ratio < 1 / WINDOW:
+        require("window", self.window, "a whole number from 2 up", lambda v: v >= 2, whole=True)
+        if self.prune is not None:
+            require("prune", self.prune, "a number in [0, 1]", lambda v: 0 <= v <= 1)
+        elif self.retain_ratio < 1 / self.window:
             raise SettingsError(
-                f"DyCoke keeps the first of every {WINDOW} frames whole: retain_ratio must be in "
-                f"[{1 / WINDOW}, 1], got {self.retain_ratio!r}"
+                f"DyCoke keeps the first of every {self.window} frames whole: retain_ratio must be in "
+                f"[{1 / self.window:.4g}, 1], got {self.retain_ratio!r}"
             )
+
+    def in_force(self) -> dict[str, object]:
+        return {"prune": "from retain_ratio"} if self.prune is None else {}
 
     def merged_count(self, frames: int, tokens: int) -> int:
         return int(self._budget(frames, tokens).sum())
@@ -51,7 +61,8 @@ class DyCoke(Method):
     def merge(self, video: VideoTokens) -> MergedTokens:
         frames, tokens, _ = video.features.shape
         frame = np.arange(frames)
-        before = frame - np.array([0, 1, 2, 1])[frame % WINDOW]
+        place = frame % self.window
+        before = frame - np.where(place == 0, 0, 2 - place % 2)
         budget = self._budget(frames, tokens)
 
         table = to_device(np.stack([before, budget])[:, :, None], video.features.device)
@@ -62,6 +73,8 @@ class DyCoke(Method):
 
     def _budget(self, frames: int, tokens: int) -> Sizes:
         """Tokens that each frame keeps: all of every first one, of the others equal parts of the rest."""
-        whole = np.arange(frames) % WINDOW == 0
+        whole = np.arange(frames) % self.window == 0
+        if self.prune is not None:
+            return np.where(whole, tokens, int((1 - self.prune) * tokens + 1e-9))
         left = round(self.retain_ratio * frames * tokens) - int(whole.sum()) * tokens
         return np.where(whole, tokens, largest_remainder(np.where(whole, 0, tokens), max(0, left)))

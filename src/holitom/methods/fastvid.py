@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -12,10 +12,11 @@ from torch import Tensor
 from holitom.methods.base import Method, require, require_threshold
 from holitom.methods.parts import Part, assemble, unchanged
 from holitom.ops.budgets import exact_total, largest_remainder
-from holitom.ops.clustering import dpc_knn, join_most_similar
+from holitom.ops.clustering import WORKSPACE, density_peaks
 from holitom.ops.host import to_device
 from holitom.ops.ragged import Sizes, compact, gather_bags, top_mask
 from holitom.ops.segmentation import cut_scenes
+from holitom.ops.similarity import unit_vectors
 from holitom.tokens import MergedTokens, VideoTokens
 
 
@@ -27,15 +28,16 @@ class FastVID(Method):
        the `min_segments - 1` least similar places in any case.
     2. The video keeps `max(1, round(r T N))` tokens, as many in every frame (the first ones one more where
        that does not come out even). In a segment with a budget of `B` tokens, `c = round(B d)` are anchors;
-       its frames keep the rest of their budget as salient tokens, the most important by `a[t,n]`, as they
-       are.
+       the others, as many in every frame, are salient tokens: the most important by `a[t,n]`, as they are.
     3. Anchor frames are every `anchor_stride`-th of the segment counted from its last. Their other tokens
-       offer `c` DPC-KNN centres, as many in each, which are the anchors.
-    4. All other tokens of the segment that are not salient join the most cosine-similar anchor, which becomes
-       `w anchor + (1 - w) mean(joined)`, `w = max(anchor_weight, 1 / (1 + joined))`.
+       offer `c` DPC-KNN centres, as many in each (the last ones one more), which are the anchors.
+    4. In each anchor frame the most cosine-similar anchor is joined by every token of the segment that is
+       neither salient nor one of that frame's anchors: so a token joins once for each anchor frame. An
+       anchor becomes `w anchor + (1 - w) mean(joined)`, `w = max(anchor_weight, 1 / (1 + joined))`.
 
     Where the anchor frames have too few tokens for `c` anchors (`r` near 1), fewer are anchors and more are
-    salient. A frame's anchors follow its salient tokens. One device synchronisation.
+    salient. A frame's anchors follow its salient tokens. `origins` and `size` give each token to the most
+    similar of the anchors that it joins, and an anchor to itself. One device synchronisation.
 
     Attributes:
         retain_ratio: share of the visual tokens that goes into the language model, in (0, 1].
@@ -44,7 +46,7 @@ class FastVID(Method):
         anchor_ratio: `d`, in [0, 1].
         anchor_stride: frames from one anchor frame to the next.
         anchor_weight: an anchor's own share of its merged token at the least, in [0, 1].
-        knn: neighbours that a cluster density averages over.
+        knn: neighbours that a cluster density averages over, whatever the number of anchors.
     """
 
     cut_threshold: float = 0.9
@@ -82,7 +84,11 @@ class FastVID(Method):
         return assemble(video, parts, segments=segments)
 
     def _plan(self, length: Sizes, budget: Sizes, tokens: int) -> tuple[Sizes, Sizes]:
-        """Salient tokens and anchors of each frame, `[T]` each; of a segment's, the first frames one more."""
+        """Salient tokens and anchors of each frame, `[T]` each.
+
+        What does not come out even in a segment: its last anchor frames have one anchor more, its first
+        frames one salient token more.
+        """
         start = length.cumsum() - length
         total, most = np.add.reduceat(budget, start), np.maximum.reduceat(budget, start)
         sources = -(-length // self.anchor_stride)  # anchor frames
@@ -96,29 +102,121 @@ class FastVID(Method):
         count = np.take_along_axis(tried, fits.argmax(0)[None], axis=0)[0]
 
         frame = np.arange(len(budget)) - start.repeat(length)
-        count, sources, skipped = (
-            each.repeat(length) for each in (count, sources, (length - 1) % self.anchor_stride)
+        count, sources, left, skipped, length = (
+            each.repeat(length)
+            for each in (count, sources, total - count, (length - 1) % self.anchor_stride, length)
         )
-        length = length.repeat(length)
         nth, off = np.divmod(frame - skipped, self.anchor_stride)
         offers = (off == 0) & (nth >= 0)
-        anchors = np.where(offers, count // sources + (nth < count % sources), 0)
-        return budget - (count // length + (frame < count % length)), anchors
+        anchors = np.where(offers, count // sources + (nth >= sources - count % sources), 0)
+        return left // length + (frame < left % length), anchors
 
     def _anchors(self, video: VideoTokens, rest: Tensor, sizes: Sizes, anchors: Sizes, length: Sizes) -> Part:
         """Anchors among the tokens `rest` (`[T, N]` bool, `sizes` a frame), and what joins them."""
-        flat, start = video.features.flatten(0, 1), length.cumsum() - length
-        counts = np.add.reduceat(anchors, start)
-        merging, offers = (counts > 0).repeat(length), anchors > 0
-        masks = rest & to_device(np.stack([merging, offers])[:, :, None], rest.device)  # [2, T, N]
-        at = compact(masks[0], int(sizes[merging].sum()))
-        offered = compact(masks[1], int(sizes[offers].sum()))
-        centers = dpc_knn(flat[offered], sizes[offers], anchors[offers], knn=self.knn).centers
+        flat, offers = video.features.flatten(0, 1), anchors > 0
+        offered = compact(rest & to_device(offers[:, None], rest.device), int(sizes[offers].sum()))
+        centers, _ = density_peaks(flat[offered], sizes[offers], anchors[offers], knn=self.knn, capped=False)
+        heads = offered[centers]
 
-        heads = torch.searchsorted(at, offered[centers])
-        of_segment = np.add.reduceat(sizes, start)[counts > 0]
-        owner = join_most_similar(flat[at], of_segment, heads, counts[counts > 0])
-        bags = gather_bags(heads, owner)
+        joins = join_every_offer(unit_vectors(video.features), rest, heads, sizes, anchors, length)
+        bags = gather_bags(joins.of_head, joins.head)
         weight = bags.shares((1.0 / bags.size).clamp_min(self.anchor_weight))
-        merged = bags.weighted_sum(video.carried[at].float(), weight)
-        return Part(at[heads], bags.count, merged, at, owner)
+        bags = replace(bags, member=joins.token[bags.member])
+        merged = bags.weighted_sum(video.carried.float(), weight)
+        size = torch.zeros_like(heads).scatter_add(0, joins.nearest, torch.ones_like(joins.nearest))
+        return Part(heads, size, merged, joins.member, joins.nearest)
+
+
+class Joins(NamedTuple):
+    """Which anchors tokens join: one of every anchor frame of their segment.
+
+    Attributes:
+        token: `[E]` int64: place `t * N + n` of the token that joins; an anchor joins itself in its frame.
+        head: `[E]` int64: the anchor `0..C-1` that it joins.
+        of_head: `[C]` int64: which of the `E` is each anchor's joining of itself.
+        member: `[P]` int64: places of the tokens that join any, each once.
+        nearest: `[P]` int64: the most similar of the anchors that each joins; an anchor's is itself.
+    """
+
+    token: Tensor
+    head: Tensor
+    of_head: Tensor
+    member: Tensor
+    nearest: Tensor
+
+
+def join_every_offer(
+    unit: Tensor, rest: Tensor, heads: Tensor, sizes: Sizes, anchors: Sizes, length: Sizes
+) -> Joins:
+    """Let every token join the most cosine-similar anchor of each anchor frame of its segment.
+
+    Args:
+        unit: `[T, N, D]` float32, normalised.
+        rest: `[T, N]` bool: tokens that join.
+        heads: `[C]` int64, ascending: places of the anchors, which are among `rest`.
+        sizes: `[T]` on the host: how many of `rest` each frame has.
+        anchors: `[T]` on the host: anchors of each frame.
+        length: `[S]` on the host: frames of each segment.
+    """
+    frames, tokens, width = unit.shape
+    segment = np.arange(len(length)).repeat(length)
+    start = length.cumsum() - length
+    offers = np.add.reduceat((anchors > 0).astype(np.int64), start)  # anchor frames of each segment
+    most, widest = int(offers.max()), int(anchors.max())
+
+    # Of each segment the anchor frames, the number of their first anchor, and how many anchors they have.
+    table = np.zeros((3, len(length), most), dtype=np.int64)
+    table[0] = -1
+    (at,) = np.nonzero(anchors)
+    nth = np.arange(len(at)) - (offers.cumsum() - offers)[segment[at]]
+    table[:, segment[at], nth] = at, (anchors.cumsum() - anchors)[at], anchors[at]
+    offering, first, count = to_device(table[:, segment], unit.device).unbind()  # [T, A] each
+    slot = torch.arange(widest, device=unit.device)
+    exists = slot < count[:, :, None]
+    number = first[:, :, None] + slot * exists  # [T, A, c]
+
+    flat = unit.flatten(0, 1)
+    step = max(1, WORKSPACE // (most * widest * max(width, tokens)))
+    found = [
+        _most_similar(unit[at], flat[heads[number[at]]], exists[at])
+        for at in (slice(begin, begin + step) for begin in range(0, frames, step))
+    ]
+    similarity, nearest = (torch.cat(parts) for parts in zip(*found, strict=True))  # [T, N, A] each
+
+    head = first[:, None] + nearest
+    place = torch.arange(frames * tokens, device=unit.device)
+    itself = torch.zeros_like(place).index_fill_(0, heads, 1)  # whether it is an anchor
+    mine = (itself.cumsum(0) - 1).view(frames, tokens, 1)  # and which
+    is_head = itself.view(frames, tokens, 1) > 0
+    own = is_head & (offering == place[:frames, None])[:, None]
+    head = torch.where(own, mine, head)
+
+    joining = rest[:, :, None] & (offering >= 0)[:, None]
+    entry = compact(joining, int((sizes * offers[segment]).sum()))
+    best = torch.where(
+        is_head[..., 0], mine[..., 0], head.gather(2, similarity.argmax(-1, keepdim=True))[..., 0]
+    )
+    member = compact(joining[..., 0], int(sizes[offers[segment] > 0].sum()))
+    return Joins(
+        token=entry // most,
+        head=head.flatten()[entry],
+        of_head=compact(own.flatten()[entry], len(heads)),
+        member=member,
+        nearest=best.flatten()[member],
+    )
+
+
+def _most_similar(unit: Tensor, anchors: Tensor, exists: Tensor) -> tuple[Tensor, Tensor]:
+    """The nearest anchor in each anchor frame.
+
+    Args:
+        unit: `[F, N, D]`: tokens of some frames.
+        anchors: `[F, A, c, D]`: of each of them the anchors in the anchor frames of its segment.
+        exists: `[F, A, c]` bool: which of them there are.
+
+    Returns:
+        `[F, N, A]` each: its similarity, -inf where there is none, and its number `0..c-1`.
+    """
+    found = torch.bmm(unit, anchors.flatten(1, 2).mT).view(*unit.shape[:2], *exists.shape[1:])
+    best: tuple[Tensor, Tensor] = found.masked_fill(~exists[:, None], -torch.inf).max(-1)
+    return best

@@ -13,10 +13,10 @@ from holitom.contract import InnerStage
 from holitom.errors import SettingsError
 from holitom.methods.base import Method, require, require_threshold
 from holitom.methods.fastv import DropInside
-from holitom.methods.parts import assemble, clustered, unchanged
-from holitom.ops.budgets import exact_total, largest_remainder
+from holitom.methods.parts import Part, assemble, clustered, unchanged
+from holitom.ops.budgets import exact_total, largest_remainder, largest_remainder_within
 from holitom.ops.host import to_device, to_host
-from holitom.ops.ragged import compact, gather_bags
+from holitom.ops.ragged import Sizes, compact, gather_bags, rank_within, run_means
 from holitom.ops.segmentation import cut_scenes
 from holitom.ops.similarity import above, unit_vectors
 from holitom.tokens import MergedTokens, VideoTokens
@@ -31,12 +31,16 @@ class FlashVID(Method):
     1. Segments end as in FastVID: at similarities of frames below `cut_threshold`, and at the
        `min_segments - 1` least similar places in any case.
     2. Of a frame's budget `b`, `ceil(diverse_ratio * b)` tokens are chosen one by one to be far apart, by
-       `a[t,i] (1 - cos(x[t,i], x[t,j]))` from candidate `i`: the first has the farthest nearest
-       neighbour, each next one the largest least distance to those chosen. They stay as they are.
+       `a[t,i] e[t,i] (1 - cos(x[t,i], x[t,j]))` from candidate `i`: the first has the farthest nearest
+       neighbour, each next one the largest least distance to those chosen. They stay as they are. The event
+       relevance `e[t,i]` is the mean over the segment's frames `f` of `x[t,i] . mean over n of x[f,n]`
+       (1 without `event_relevance`).
     3. Every other token links to its most cosine-similar one that is not chosen in the frame before, if that
-       is in its segment and the similarity is above `link_threshold`. The trees are averaged at their roots.
-    4. The rest of the budget goes to frames in proportion to their roots, which DPC-KNN gathers into
-       as many cluster means (unweighted). There may be fewer roots than budget; then fewer tokens are sent.
+       is in its segment and the similarity is above `link_threshold`. Of a segment with `l` frames and a
+       budget of `B`, the `l N - B` most similar links stand at the most, so that the budget can be met. The
+       trees are averaged at their roots.
+    4. The rest of a segment's budget goes to its frames in proportion to their roots, which DPC-KNN gathers
+       into as many cluster means (unweighted). In all `max(1, round(R T N))` tokens are sent.
 
     Inside, at `inner_layer`, the tokens with the last query's most attention in the layer before stay, as
     many as bring the mean over all layers to `r`: 0.3 of them at layer 20 of 28.
@@ -52,6 +56,7 @@ class FlashVID(Method):
         diverse_ratio: share of a frame's budget for diverse tokens, in [0, 1].
         link_threshold: similarity above which a token joins one of the frame before.
         knn: neighbours that a cluster density averages over.
+        event_relevance: whether diverse tokens are those of the segment's event.
         inner_layer: layer that drops tokens, 0-based, from 1 on. None: `int(layers * 20 / 28)`.
     """
 
@@ -61,10 +66,10 @@ class FlashVID(Method):
     diverse_ratio: float = 0.7
     link_threshold: float = 0.8
     knn: int = 7
+    event_relevance: bool = True
     inner_layer: int | None = None
 
     needs_importance: ClassVar[bool] = True
-    count_varies: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -74,6 +79,8 @@ class FlashVID(Method):
         for field in ("min_segments", "knn"):
             require(field, getattr(self, field), "a whole number from 1 up", lambda v: v >= 1, whole=True)
         require("diverse_ratio", self.diverse_ratio, "a number in [0, 1]", lambda v: 0 <= v <= 1)
+        if not isinstance(self.event_relevance, bool):
+            raise SettingsError(f"event_relevance must be True or False, got {self.event_relevance!r}")
         if self.inner_layer is not None:
             require("inner_layer", self.inner_layer, "a layer from 1 up", lambda v: v >= 1, whole=True)
 
@@ -93,47 +100,59 @@ class FlashVID(Method):
         """The same budget, all of it met before the language model: `expansion=1` leaves nothing to cut."""
         return replace(self, expansion=1)
 
+    def merged_count(self, frames: int, tokens: int) -> int:
+        return exact_total(self.sent_ratio, frames, tokens)
+
     def merge(self, video: VideoTokens) -> MergedTokens:
         frames, tokens, _ = video.features.shape
         segments = cut_scenes(video.features, self.cut_threshold, self.min_segments)
-        total = exact_total(self.sent_ratio, frames, tokens)
-        budget = largest_remainder(np.full(frames, tokens), total)
+        length = np.array([last - first + 1 for first, last in segments])
+        budget = largest_remainder(np.full(frames, tokens), self.merged_count(frames, tokens))
         picks = np.ceil(budget * self.diverse_ratio).astype(np.int64)
+        start = length.cumsum() - length
+        of_segment = np.add.reduceat(budget, start)
 
         unit = unit_vectors(video.features)
-        segment = np.arange(len(segments)).repeat([last - first + 1 for first, last in segments])
-        count, of = to_device(np.stack([picks, segment])[:, :, None], unit.device).unbind()
-        chosen = diverse(unit, video.importance, count, int(picks.max()))
+        table = np.stack([picks, start.repeat(length), (length * tokens - of_segment).repeat(length)])
+        count, opens, links = to_device(table[:, :, None], unit.device).unbind()  # [T, 1] each
+        scale = video.importance.float()
+        if self.event_relevance:
+            scale = scale * event_relevance(video.features, start, length)
+        chosen = diverse(unit, scale, count, int(picks.max()))
         parts = [unchanged(compact(chosen, int(picks.sum())))]
 
-        root = tree_roots(unit, chosen, of, self.link_threshold)
+        root = tree_roots(unit, chosen, opens, self.link_threshold, links)
         heads = ~chosen & (root == torch.arange(frames * tokens, device=root.device).view_as(root))
         roots = to_host(heads.sum(1))
-        shares = largest_remainder(roots, min(total - int(picks.sum()), int(roots.sum())))
+        shares = largest_remainder_within(roots, of_segment - np.add.reduceat(picks, start), length)
         if shares.any():
-            # Every token that is not chosen goes into the bag of its root; only some frames' are clustered.
-            at = compact(~chosen, frames * tokens - int(picks.sum()))
-            number = heads.flatten().cumsum(0) - 1
-            trees = gather_bags(compact(heads.flatten()[at], int(roots.sum())), number[root.flatten()[at]])
-            means = trees.weighted_sum(video.carried[at].float(), trees.shares(None))
-
-            lives = shares > 0
-            shown = heads & to_device(lives[:, None], heads.device)
-            at = compact(shown, int(roots[lives].sum()))
-            parts.append(
-                clustered(
-                    means[number[at]],
-                    at,
-                    roots[lives],
-                    shares[lives],
-                    knn=self.knn,
-                    center_weight=None,
-                    width=video.features.shape[-1],
-                    standing_for=trees.count[number[at]],
-                )
-            )
+            trees = compact(~chosen, frames * tokens - int(picks.sum()))
+            parts.append(self._clusters(video, trees, root, heads, roots, shares))
         stages = {"trees": int(picks.sum() + roots.sum())}
         return assemble(video, parts, segments=segments, stages=stages, via=lambda: root)
+
+    def _clusters(
+        self, video: VideoTokens, at: Tensor, root: Tensor, heads: Tensor, roots: Sizes, shares: Sizes
+    ) -> Part:
+        """Steps 3 and 4: averages of the trees of the tokens `at`, and their clusters in each frame."""
+        # Every token goes into the bag of its root; only some frames' roots are clustered.
+        number = heads.flatten().cumsum(0) - 1
+        trees = gather_bags(compact(heads.flatten()[at], int(roots.sum())), number[root.flatten()[at]])
+        means = trees.weighted_sum(video.carried[at].float(), trees.shares(None))
+
+        lives = shares > 0
+        shown = heads & to_device(lives[:, None], heads.device)
+        at = compact(shown, int(roots[lives].sum()))
+        return clustered(
+            means[number[at]],
+            at,
+            roots[lives],
+            shares[lives],
+            knn=self.knn,
+            center_weight=None,
+            width=video.features.shape[-1],
+            standing_for=trees.count[number[at]],
+        )
 
     def inner(self, num_layers: int) -> tuple[InnerStage, ...]:
         """One stage, at `inner_layer`.
@@ -155,23 +174,37 @@ class FlashVID(Method):
         return () if keep == 1 else (DropInside(layer, keep),)
 
 
-def diverse(unit: Tensor, importance: Tensor, count: Tensor, most: int) -> Tensor:
+def event_relevance(features: Tensor, start: Sizes, length: Sizes) -> Tensor:
+    """`[T, N]` float32: the scalar product of each token and the mean token of its segment.
+
+    Args:
+        features: `[T, N, D]`, any floating dtype.
+        start: `[S]` on the host: the first frame of each segment.
+        length: `[S]` on the host: its frames.
+    """
+    features = features.detach().float()
+    mean, _ = run_means(features.mean(1), to_device(start, features.device), length, stride=1)
+    segment = to_device(np.arange(len(length)).repeat(length), features.device)
+    return torch.bmm(features, mean[segment][:, :, None])[:, :, 0]
+
+
+def diverse(unit: Tensor, scale: Tensor, count: Tensor, most: int) -> Tensor:
     """Greedy max-min diversity in every frame: step 2.
 
     Args:
         unit: `[T, N, D]` float32, normalised.
-        importance: `[T, N]`.
+        scale: `[T, N]`: what the distances from each candidate are multiplied with.
         count: `[T, 1]` int64: tokens to choose in each frame.
         most: the largest of them.
 
     Returns:
         `[T, N]` bool.
     """
-    distance = (1 - torch.bmm(unit, unit.mT)).clamp_min(0) * importance[:, :, None].float()
+    distance = (1 - torch.bmm(unit, unit.mT)).clamp_min(0) * scale[:, :, None].float()
     distance = distance.nan_to_num_(nan=0.0)  # of infinite importance, the largest and smallest numbers
     itself = torch.eye(unit.shape[1], dtype=torch.bool, device=unit.device)
     least = distance.masked_fill(itself, torch.inf).amin(-1)
-    chosen = torch.zeros_like(importance, dtype=torch.bool)
+    chosen = torch.zeros_like(scale, dtype=torch.bool)
     for pick in range(most):
         best = least.masked_fill(chosen, -torch.inf).argmax(-1, keepdim=True)
         chosen = chosen.scatter(1, best, chosen.gather(1, best) | (pick < count))
@@ -180,14 +213,18 @@ def diverse(unit: Tensor, importance: Tensor, count: Tensor, most: int) -> Tenso
     return chosen
 
 
-def tree_roots(unit: Tensor, chosen: Tensor, segment: Tensor, threshold: float) -> Tensor:
+def tree_roots(
+    unit: Tensor, chosen: Tensor, segment: Tensor, threshold: float, most: Tensor | None = None
+) -> Tensor:
     """The root of every token's tree, by place `t * N + n`: step 3. One that links to nothing is its own.
 
     Args:
         unit: `[T, N, D]` float32, normalised.
         chosen: `[T, N]` bool: tokens that link to nothing and that nothing links to.
-        segment: `[T, 1]` int64.
+        segment: `[T, 1]` int64, ascending: the number of each frame's segment.
         threshold: similarity above which a token links.
+        most: `[T, 1]` int64: how many links stand in each frame's segment, the most similar; of equals those
+            of the lowest places. None: all.
 
     Returns:
         `[T, N]` int64.
@@ -197,6 +234,8 @@ def tree_roots(unit: Tensor, chosen: Tensor, segment: Tensor, threshold: float) 
     similarity = torch.bmm(unit[1:], unit[:-1].mT).masked_fill(chosen[:-1, None, :], -torch.inf)
     best, nearest = similarity.max(-1)
     links = above(best, threshold) & ~chosen[1:] & (segment[1:] == segment[:-1])
+    if most is not None:
+        links = links & (rank_within(best.masked_fill(~links, -torch.inf), segment[1:, 0]) < most[1:])
     root = torch.cat([place[:1], torch.where(links, place[:-1, :1] + nearest, place[1:])]).flatten()
     for _ in range((frames - 1).bit_length()):  # each round doubles how far back a link reaches
         root = root[root]

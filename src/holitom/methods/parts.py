@@ -61,6 +61,7 @@ def clustered(
     knn: int,
     center_weight: float | None,
     width: int | None = None,
+    capped: bool = True,
     standing_for: Tensor | None = None,
 ) -> Part:
     """DPC-KNN cluster centres, merged with those that join them.
@@ -73,9 +74,12 @@ def clustered(
         knn: neighbours that a density averages over.
         center_weight: the centre's share of its cluster; None: the plain mean.
         width: `D`: the columns that distances are of; None: all.
+        capped: see `dpc_knn`.
         standing_for: `[P]` int64: how many of the video's tokens each is made of; None: one.
     """
-    clusters = dpc_knn(tokens, sizes, budgets, knn=knn, center_weight=center_weight, width=width)
+    clusters = dpc_knn(
+        tokens, sizes, budgets, knn=knn, center_weight=center_weight, width=width, capped=capped
+    )
     size = clusters.size
     if standing_for is not None:
         size = torch.zeros_like(size).scatter_add(0, clusters.owner, standing_for)

@@ -12,7 +12,7 @@ from torch import Tensor
 from holitom.methods.base import Method, require, require_threshold
 from holitom.methods.parts import Part, assemble, averaged_at, clustered
 from holitom.ops.budgets import exact_total, largest_remainder
-from holitom.ops.clustering import dpc_knn
+from holitom.ops.clustering import density_peaks
 from holitom.ops.host import to_device, to_host
 from holitom.ops.ragged import Sizes, compact, run_means
 from holitom.ops.segmentation import segments_between
@@ -24,8 +24,9 @@ from holitom.tokens import MergedTokens, VideoTokens
 class PruneVid(Method):
     """Segments of alike frames; static tokens averaged over them; static and dynamic tokens clustered.
 
-    1. DPC-KNN on the frames' mean features finds `max(1, int(T * segment_ratio))` clusters; a segment is a
-       run of frames of one cluster, so a cluster that comes back later begins a new segment.
+    1. DPC-KNN on the frames' mean features finds `max(1, int(T * segment_ratio))` clusters. Of each cluster
+       only its longest runs of consecutive frames stay, none if those are single frames; what lies between
+       goes to the longer of the two runs beside it (of equals to the earlier). The runs are the segments.
     2. In a segment `n` is static where the mean cosine similarity of `x[t,n]` over all pairs of its frames is
        above `similarity_threshold`; in a one-frame segment nothing is. Static tokens are averaged over time.
     3. The static tokens of each segment and the dynamic tokens of each frame are clustered by DPC-KNN, in
@@ -40,7 +41,8 @@ class PruneVid(Method):
         retain_ratio: share of the visual tokens that goes into the language model, in (0, 1].
         segment_ratio: clusters of frames, as a share of the frames, in (0, 1].
         similarity_threshold: mean similarity above which a position is static.
-        knn: neighbours that a cluster density averages over.
+        knn: neighbours that a cluster density averages over, of frames and of tokens, whatever the number of
+            clusters; all of a group where it has fewer.
     """
 
     segment_ratio: float = 0.25
@@ -88,8 +90,9 @@ class PruneVid(Method):
         frames = features.shape[0]
         means = features.float().mean(1)
         clusters = max(1, int(frames * self.segment_ratio))
-        owner = dpc_knn(means, np.array([frames]), np.array([clusters]), knn=self.knn).owner
-        return segments_between(to_host(owner[1:] != owner[:-1]))
+        one, budget = np.array([frames]), np.array([clusters])
+        _, owner = density_peaks(means, one, budget, knn=self.knn, capped=False)
+        return longest_runs(to_host(owner))
 
     def _static(
         self, video: VideoTokens, static: Tensor, first: Sizes, length: Sizes, sizes: Sizes, budgets: Sizes
@@ -110,6 +113,7 @@ class PruneVid(Method):
             knn=self.knn,
             center_weight=None,
             width=width,
+            capped=False,
             standing_for=averaged,
         )
 
@@ -123,8 +127,55 @@ class PruneVid(Method):
         at = compact(~static[of] & (shown > 0)[:, None], int(sizes.sum()))
         width = video.features.shape[-1]
         return clustered(
-            video.carried[at], at, sizes, budgets[lives], knn=self.knn, center_weight=None, width=width
+            video.carried[at],
+            at,
+            sizes,
+            budgets[lives],
+            knn=self.knn,
+            center_weight=None,
+            width=width,
+            capped=False,
         )
+
+
+def longest_runs(labels: Sizes) -> list[tuple[int, int]]:
+    """Segments from the clusters of frames: step 1.
+
+    Gaps close from the first to the last, and what closed one counts for the next, so they are a loop on the
+    host, over runs and not over tokens.
+
+    Args:
+        labels: `[T]` on the host: the cluster of each frame.
+
+    Returns:
+        First and last frame (inclusive) of each.
+    """
+    runs = segments_between(labels[1:] != labels[:-1])
+    longest: dict[int, int] = {}
+    for first, last in runs:
+        label = int(labels[first])
+        longest[label] = max(longest.get(label, 2), last - first + 1)  # a single frame is no run to stay
+    found: list[tuple[int, int, int]] = []  # label, first and last frame; -1: a gap
+    for first, last in runs:
+        label = int(labels[first])
+        _append(found, label if last - first + 1 == longest[label] else -1, first, last)
+
+    closed: list[tuple[int, int, int]] = []
+    for index, (label, first, last) in enumerate(found):
+        if label < 0:
+            before, after = closed[-1:], found[index + 1 : index + 2]
+            lengths = [run[0][2] - run[0][1] + 1 if run else 0 for run in (before, after)]
+            beside = before if lengths[0] >= lengths[1] else after
+            label = beside[0][0] if beside else 0
+        _append(closed, label, first, last)
+    return [(first, last) for _, first, last in closed]
+
+
+def _append(runs: list[tuple[int, int, int]], label: int, first: int, last: int) -> None:
+    """Lengthen the last of `runs` if it has the same label, else begin one."""
+    if runs and runs[-1][0] == label:
+        first = runs.pop()[1]
+    runs.append((label, first, last))
 
 
 def pair_similarity(features: Tensor, first: Sizes, length: Sizes) -> Tensor:

@@ -26,9 +26,28 @@ def largest_remainder(sizes: Sizes, total: int) -> Sizes:
     Returns:
         `[G]`: shares, none above its group's size.
     """
-    share, fraction = np.divmod(sizes * total, max(1, int(sizes.sum())))
-    share[np.argsort(-fraction, kind="stable")[: total - int(share.sum())]] += 1
-    return share
+    return largest_remainder_within(sizes, np.array([total]), np.array([len(sizes)]))
+
+
+def largest_remainder_within(sizes: Sizes, totals: Sizes, members: Sizes) -> Sizes:
+    """Share the total of each family of groups among them, as `largest_remainder` does for one family.
+
+    Args:
+        sizes: `[G]`: the groups, family after family.
+        totals: `[F]`: what each family's shares sum to, at most the sum of its sizes.
+        members: `[F]`: groups of each family, from 1 up.
+
+    Returns:
+        `[G]`: shares, none above its group's size.
+    """
+    start = members.cumsum() - members
+    family = np.arange(len(members)).repeat(members)
+    share, fraction = np.divmod(sizes * totals[family], np.maximum(1, np.add.reduceat(sizes, start))[family])
+    order = np.lexsort((-fraction, family))  # stable: of equals the first
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+    left = totals - np.add.reduceat(share, start)
+    return share + (place - start[family] < left[family])
 
 
 def apportion(weights: npt.NDArray[np.float64], total: int, caps: Sizes) -> Sizes:

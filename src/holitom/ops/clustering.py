@@ -47,6 +47,7 @@ def dpc_knn(
     knn: int = 7,
     center_weight: float | None = 0.6,
     width: int | None = None,
+    capped: bool = True,
 ) -> Clusters:
     """Choose `budgets[g]` centres in each group and merge every other token into its nearest one.
 
@@ -56,20 +57,34 @@ def dpc_knn(
         tokens: `[P, D]`: the groups one after another; computed with in float32.
         sizes: `[G]` on the host: tokens of each group; `G >= 1`.
         budgets: `[G]` on the host: centres of each group, `1 <= budgets[g] <= sizes[g]`.
-        knn: neighbours that a density averages over (fewer where the budget is smaller).
+        knn: neighbours that a density averages over, the token itself among them; fewer in a smaller group.
         center_weight: the centre's share of its cluster; the mean of those that joined has the rest.
             None: the plain mean of the cluster.
         width: distances are of the first `width` columns; None: of all. The others merge along.
+        capped: whether a density averages over no more than `budgets[g]` neighbours (HoliTom, FlashVID), or
+            over `knn` whatever the budget (PruneVid, FastVID).
     """
     points = tokens.float()
-    seen = points[:, :width]
-    batches = [_assign(seen, sizes, budgets, batch, knn) for batch in _batches(sizes, seen.shape[1])]
-    is_center, owner = (torch.cat(parts) for parts in zip(*batches, strict=True))
-    centers = compact(is_center, int(budgets.sum()))
-
+    centers, owner = density_peaks(points[:, :width], sizes, budgets, knn=knn, capped=capped)
     bags = gather_bags(centers, owner)
     features = bags.weighted_sum(points, bags.shares(center_weight))
     return Clusters(centers=centers, features=features, size=bags.count, owner=owner)
+
+
+def density_peaks(
+    tokens: Tensor, sizes: Sizes, budgets: Sizes, *, knn: int, capped: bool
+) -> tuple[Tensor, Tensor]:
+    """The centres and owners of `dpc_knn`, with nothing merged; arguments as there.
+
+    Returns:
+        `centers` and `owner` of `Clusters`.
+    """
+    points = tokens.float()
+    batches = [
+        _assign(points, sizes, budgets, batch, knn, capped) for batch in _batches(sizes, points.shape[1])
+    ]
+    is_center, owner = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    return compact(is_center, int(budgets.sum())), owner
 
 
 def join_most_similar(tokens: Tensor, sizes: Sizes, heads: Tensor, counts: Sizes) -> Tensor:
@@ -109,7 +124,9 @@ def _batches(sizes: Sizes, width: int) -> Iterator[slice]:
     return (slice(first, first + step) for first in range(0, len(sizes), step))
 
 
-def _assign(points: Tensor, sizes: Sizes, budgets: Sizes, batch: slice, knn: int) -> tuple[Tensor, Tensor]:
+def _assign(
+    points: Tensor, sizes: Sizes, budgets: Sizes, batch: slice, knn: int, capped: bool
+) -> tuple[Tensor, Tensor]:
     """Centres and owners in one batch of groups, padded to the largest of them, `m`.
 
     Returns:
@@ -133,9 +150,9 @@ def _assign(points: Tensor, sizes: Sizes, budgets: Sizes, batch: slice, knn: int
     square = square.masked_fill(padding, torch.inf)
     distance = square.sqrt()
 
-    # rho = exp(-mean of the k smallest dist^2), k = min(knn, budget).
+    # rho = exp(-mean of the k smallest dist^2), k = min(knn, budget or size).
     nearest = square.topk(min(knn, len(slot)), largest=False).values
-    k = budget.clamp_max(knn)
+    k = (budget if capped else size).clamp_max(knn)
     uncounted = (slot[: nearest.shape[-1]] >= k)[:, None, :]
     density = torch.exp(-nearest.masked_fill(uncounted, 0).sum(-1) / k)
 

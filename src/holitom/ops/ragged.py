@@ -51,6 +51,24 @@ def top_mask(score: Tensor, budget: Tensor | int, offered: Tensor | None = None)
     return rank < budget
 
 
+def rank_within(score: Tensor, group: Tensor) -> Tensor:
+    """How many scores of its group stand before each one: higher ones, and equal ones of lower index.
+
+    Args:
+        score: `[R, m]`: rows, those of one group one after another.
+        group: `[R]` int64, ascending: the number of each row's group.
+
+    Returns:
+        `[R, m]` int64.
+    """
+    of_row = group[:, None].expand_as(score).flatten().contiguous()
+    order = score.flatten().argsort(descending=True, stable=True)
+    order = order[of_row[order].argsort(stable=True)]
+    first = torch.searchsorted(of_row, of_row)  # the group's first place, in `score` as in `order`
+    place = torch.empty_like(order).index_copy_(0, order, torch.arange(len(order), device=order.device))
+    return (place - first).view_as(score)
+
+
 def run_means(
     rows: Tensor, first: Tensor, lengths: Sizes, stride: int, skip: Tensor | None = None, skipped: int = 0
 ) -> tuple[Tensor, Tensor]:

@@ -50,6 +50,12 @@ def test_outer_baselines_come_with_it(name: str) -> None:
     assert method_of(config({"method": name, "retain_ratio": 0.5})) == get_method(name, retain_ratio=0.5)
 
 
+def test_flashvid_without_more_than_its_budget_before_the_model_comes_too() -> None:
+    method = method_of(config({"method": "flashvid", "retain_ratio": 0.25, "expansion": 1}))
+    assert method is not None
+    assert method.merged_count(16, 196) == 784
+
+
 @pytest.mark.parametrize(
     "entry",
     [
