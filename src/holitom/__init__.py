@@ -1,12 +1,13 @@
-"""HoliTom: video language models at a tenth of their visual tokens.
+"""HoliTom: holistic token merging for fast video language models (arXiv 2505.21334).
 
-    from holitom import HoliTom
+    from holitom import HoliTom, load_video, prompt
 
+    inputs = prompt(processor, load_video("video.mp4"), "What happens?").to(model.device, model.dtype)
     with HoliTom(retain_ratio=0.10)(model) as run:
         ids = model.generate(**inputs, max_new_tokens=64)
     print(run.last)
 
-Importing this package loads no model code; each name loads what it needs when it is first used.
+Names load on first use, so that `import holitom` and the command line's help stay light.
 """
 
 from __future__ import annotations
@@ -14,10 +15,14 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from holitom.version import __version__
+
 if TYPE_CHECKING:
+    from holitom.ask import prompt
     from holitom.errors import (
         HolitomError,
         InterfaceError,
+        ModelError,
         OutputError,
         SettingsError,
         UnsupportedModelError,
@@ -26,43 +31,58 @@ if TYPE_CHECKING:
     )
     from holitom.methods.base import Method
     from holitom.methods.holitom import HoliTom
-    from holitom.runtime import Report, Run, VideoReport
+    from holitom.methods.registry import get_method
+    from holitom.runtime import Handle, Report, Run, VideoReport, attach
     from holitom.tokens import MergedTokens, VideoTokens
-
-__version__ = "0.1.0"
+    from holitom.video import Video, load_video
 
 _HOME = {
+    "Handle": "holitom.runtime",
     "HoliTom": "holitom.methods.holitom",
     "HolitomError": "holitom.errors",
     "InterfaceError": "holitom.errors",
     "MergedTokens": "holitom.tokens",
     "Method": "holitom.methods.base",
+    "ModelError": "holitom.errors",
     "OutputError": "holitom.errors",
     "Report": "holitom.runtime",
     "Run": "holitom.runtime",
     "SettingsError": "holitom.errors",
     "UnsupportedModelError": "holitom.errors",
     "UnsupportedUsageError": "holitom.errors",
+    "Video": "holitom.video",
     "VideoError": "holitom.errors",
     "VideoReport": "holitom.runtime",
     "VideoTokens": "holitom.tokens",
+    "attach": "holitom.runtime",
+    "get_method": "holitom.methods.registry",
+    "load_video": "holitom.video",
+    "prompt": "holitom.ask",
 }
 
 __all__ = [
+    "Handle",
     "HoliTom",
     "HolitomError",
     "InterfaceError",
     "MergedTokens",
     "Method",
+    "ModelError",
     "OutputError",
     "Report",
     "Run",
     "SettingsError",
     "UnsupportedModelError",
     "UnsupportedUsageError",
+    "Video",
     "VideoError",
     "VideoReport",
     "VideoTokens",
+    "__version__",
+    "attach",
+    "get_method",
+    "load_video",
+    "prompt",
 ]
 
 

@@ -11,11 +11,11 @@ import pytest
 
 from holitom import HoliTom, SettingsError
 from holitom.costs import Costs, Decoder, Layer, Plan, costs, layer_operations, plans, skeleton
+from holitom.costs.published import PUBLISHED
 from holitom.errors import HolitomError, ModelError
 from holitom.methods import DyCoke, FastV, PyramidDrop, VisionZip
 from holitom.methods.choose import read_methods
 from holitom.models import adapter_for
-from holitom.models.published import PUBLISHED
 
 QWEN2_7B = Decoder(3584, (Layer(18944),) * 28)
 RATIOS = (0.25, 0.2, 0.15, 0.1)

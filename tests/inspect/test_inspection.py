@@ -13,7 +13,7 @@ from transformers.video_utils import VideoMetadata
 
 from holitom import HoliTom, Method, UnsupportedUsageError
 from holitom.costs import Decoder, Layer, Level
-from holitom.inspect import Fate, Inspection, Stage, inspect_video, inspection_of
+from holitom.inspect import Fate, Inspection, Stage, inspect_video, inspection_of, plot
 from holitom.inspect.collect import describe
 from holitom.methods import METHODS, get_method
 from holitom.video import Video
@@ -160,7 +160,7 @@ def test_a_run_draws_itself_with_and_without_frames(tiny: Tiny) -> None:
         inputs = tiny.inputs("w1 <video>", "<video> w2", videos=[video(seed=1), video(seed=2)])
         tiny.model.generate(**inputs, max_new_tokens=2)
     assert run.last is not None
-    for figure in (run.last.plot(), run.last.plot(video(seed=2), video=1)):
+    for figure in (plot(run.last.videos[0]), plot(run.last.videos[1], video(seed=2))):
         words = " ".join(text.get_text() for ax in figure.axes for text in ax.texts)
         assert "64 visual tokens become" in words
         assert "What the question keeps" in words

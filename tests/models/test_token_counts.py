@@ -52,8 +52,8 @@ from transformers import (
 from transformers.models.got_ocr2 import GotOcr2ImageProcessor
 
 from holitom.costs import costs
+from holitom.costs.published import PUBLISHED
 from holitom.models.modeling_llava_video import LlavaVideoProcessor
-from holitom.models.published import PUBLISHED
 
 
 def llava_video() -> Any:

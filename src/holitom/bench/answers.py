@@ -13,11 +13,11 @@ import numpy as np
 import torch
 import transformers
 
-from holitom import __version__
 from holitom.bench.questions import Item
 from holitom.bench.settings import Setting
 from holitom.costs.decoder import Level
 from holitom.errors import HolitomError
+from holitom.version import __version__
 
 
 class ResultsError(HolitomError, ValueError):

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-# Only what --help needs is imported up here: torch and transformers take seconds.
-from holitom import __version__
 from holitom.errors import SettingsError
+
+# Only what --help needs is imported up here: torch and transformers take seconds.
+from holitom.version import __version__
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -7,17 +7,17 @@ from typing import Any
 
 import torch
 
+from holitom.costs.published import PUBLISHED, published_config
 from holitom.errors import ModelError
 from holitom.hub import located
 from holitom.models import config_of
-from holitom.models.published import PUBLISHED, published_config
 
 
 def skeleton(name: str, dtype: torch.dtype = torch.bfloat16) -> Any:
     """The model's real class on the meta device: all of its shapes, none of its weights.
 
     Args:
-        name: a name in `models.published.PUBLISHED`, a checkpoint's folder, a config's JSON file, or an id
+        name: a name in `costs.published.PUBLISHED`, a checkpoint's folder, a config's JSON file, or an id
             on the Hugging Face Hub.
         dtype: of its parameters, and so of its KV cache.
 

@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from holitom.inspect.collect import inspect_video, inspection_of
+    from holitom.inspect.collect import inspect_video, inspection_of, plot
     from holitom.inspect.draw_html import embed, page
     from holitom.inspect.draw_mp4 import write_clip
     from holitom.inspect.draw_png import token_map
@@ -24,6 +24,7 @@ _HOME = {
     "inspect_video": "collect",
     "inspection_of": "collect",
     "page": "draw_html",
+    "plot": "collect",
     "token_map": "draw_png",
     "write_clip": "draw_mp4",
 }
@@ -36,6 +37,7 @@ __all__ = [
     "inspect_video",
     "inspection_of",
     "page",
+    "plot",
     "token_map",
     "write_clip",
 ]

@@ -23,6 +23,7 @@ from holitom.ops.segmentation import neighbour_similarity
 from holitom.tokens import MergedTokens, VideoTokens
 
 if TYPE_CHECKING:
+    from holitom.inspect.draw_png import TokenMap
     from holitom.runtime import Report, VideoReport
     from holitom.video import Video
 
@@ -222,6 +223,23 @@ def inspection_of(
         question=question,
         answer=answer,
     )
+
+
+def plot(report: VideoReport, frames: Frames | None = None) -> TokenMap:
+    """What became of each token of one video, as a matplotlib figure (`holitom[plots]`).
+
+    Args:
+        report: of the video, such as `run.last.videos[0]`.
+        frames: `[F, H, W, 3]` uint8: the frames that the processor got, to draw on; a run does not hold them.
+            None: a plain grid.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        UnsupportedUsageError: the method does not say where tokens went, or there are fewer frames than rows.
+    """
+    from holitom.inspect.draw_png import token_map
+
+    return token_map(inspection_of(report, frames))
 
 
 @torch.inference_mode()

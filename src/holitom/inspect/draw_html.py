@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from holitom import __version__
 from holitom.inspect import paint
 from holitom.inspect.inspection import FATES, Inspection, stage_name
+from holitom.version import __version__
 
 # The longest side of a frame and its JPEG quality, by how many frames there are at most: pages stay below
 # 5 MB for 32 frames and below 30 MB for 1,000.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cached_property
+from importlib import import_module
 from typing import NamedTuple
 
 import numpy as np
@@ -149,9 +150,9 @@ class Inspection:
         return int(self.repeats[first : last + 1].any(0).sum())
 
     def _repr_html_(self) -> str:
-        from holitom.inspect.draw_html import embed
-
-        return embed(self)
+        draw_html = import_module("holitom.inspect.draw_html")  # by name: it knows this file, not the reverse
+        shown: str = draw_html.embed(self)
+        return shown
 
 
 def stage_name(name: str) -> str:

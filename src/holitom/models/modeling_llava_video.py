@@ -33,10 +33,19 @@ from transformers import (
 )
 
 from holitom.errors import ModelError, UnsupportedModelError
-from holitom.models.published import SIGLIP
 
 FAMILY = "LLaVA-Video"
 KNOWN_TOWER = "google/siglip-so400m-patch14-384"
+SIGLIP = {
+    "model_type": "siglip_vision_model",
+    "hidden_size": 1152,
+    "intermediate_size": 4304,
+    "num_hidden_layers": 26,
+    "num_attention_heads": 16,
+    "image_size": 384,
+    "patch_size": 14,
+    "vision_use_head": False,
+}
 CHAT_TEMPLATE = (
     "{% if messages[0]['role'] != 'system' %}"
     "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"

@@ -5,15 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from holitom.tokens import Origins
-
-if TYPE_CHECKING:
-    from holitom.inspect.draw_png import TokenMap
 
 # A point in time: seconds on the host's clock, or an event in the device's queue that is read when asked for.
 Mark = float | torch.cuda.Event
@@ -242,12 +239,6 @@ class Report:
 
     def _spent(self, stage: str) -> float:
         return sum(seconds_between(start, end) for start, end in self._spans.get(stage, []))
-
-    def plot(self, frames: Any = None, video: int = 0) -> TokenMap:
-        """What became of each token, as a matplotlib figure; see `holitom.inspect.token_map`."""
-        from holitom.inspect import inspection_of, token_map
-
-        return token_map(inspection_of(self.videos[video], frames))
 
     def __str__(self) -> str:
         lines = [f"video {index} (row {video.row}): {video}" for index, video in enumerate(self.videos)]

@@ -10,6 +10,11 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import transformers
+
+from holitom.models import modeling_llava_video
+from holitom.models.modeling_llava_video import SIGLIP
+
 
 class Shape(NamedTuple):
     """A config class of transformers, and what its two parts are made of."""
@@ -39,16 +44,6 @@ def _rotary(*sections: int, **more: Any) -> dict[str, Any]:
     return {"rope_parameters": {"rope_type": "default", "mrope_section": list(sections), **more}}
 
 
-SIGLIP = {
-    "model_type": "siglip_vision_model",
-    "hidden_size": 1152,
-    "intermediate_size": 4304,
-    "num_hidden_layers": 26,
-    "num_attention_heads": 16,
-    "image_size": 384,
-    "patch_size": 14,
-    "vision_use_head": False,
-}
 QWEN3_TOWER = {
     "depth": 27,
     "hidden_size": 1152,
@@ -233,12 +228,7 @@ PUBLISHED |= {
 
 def published_config(name: str) -> Any:
     """The transformers config of a name in `PUBLISHED`."""
-    import transformers
-
     shape = PUBLISHED[name]
-    kind: Any = getattr(transformers, shape.config, None)
-    if kind is None:
-        from holitom.models import modeling_llava_video
-
-        kind = getattr(modeling_llava_video, shape.config)
+    own: Any = getattr(modeling_llava_video, shape.config, None)
+    kind: Any = own or getattr(transformers, shape.config)
     return kind(text_config=dict(shape.text), vision_config=dict(shape.vision), **shape.more)
