@@ -113,6 +113,7 @@ def test_json_is_one_object_with_the_documented_keys(run, checkpoint: Path) -> N
         "decode_tokens_per_second",
         "kv_cache_bytes",
         "kv_cache_bytes_full",
+        "reuse",
     }
     assert merged["visual_tokens_before"] == 16 * 49
     assert 0.1 < merged["visual_tokens"] / (16 * 49) < 0.3

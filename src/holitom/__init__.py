@@ -19,6 +19,7 @@ from holitom.version import __version__
 
 if TYPE_CHECKING:
     from holitom.ask import prompt
+    from holitom.contract import Reuse
     from holitom.errors import (
         HolitomError,
         InterfaceError,
@@ -46,6 +47,7 @@ _HOME = {
     "ModelError": "holitom.errors",
     "OutputError": "holitom.errors",
     "Report": "holitom.runtime",
+    "Reuse": "holitom.contract",
     "Run": "holitom.runtime",
     "SettingsError": "holitom.errors",
     "UnsupportedModelError": "holitom.errors",
@@ -70,6 +72,7 @@ __all__ = [
     "ModelError",
     "OutputError",
     "Report",
+    "Reuse",
     "Run",
     "SettingsError",
     "UnsupportedModelError",

@@ -63,6 +63,7 @@ class Answer:
             "decode_tokens_per_second": self.decode_tokens_per_second,
             "kv_cache_bytes": self.report.kv_bytes,
             "kv_cache_bytes_full": self.report.kv_bytes_full,
+            "reuse": None if self.report.reuse is None else self.report.reuse.to_dict(),
         }
 
 

@@ -7,10 +7,13 @@ model.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Literal, Protocol
 
 from torch import Tensor
 
+from holitom.errors import SettingsError
 from holitom.tokens import MergedTokens, VideoTokens
 
 
@@ -42,6 +45,66 @@ class InnerStage(Protocol):
         """
 
 
+@dataclass(frozen=True)
+class Reuse:
+    """Reuse a reference frame's tokens at the places of a video that have not changed.
+
+    A place is one patch of a frame, or one block of patches where the tower merges blocks. It has changed if
+    the mean of any 2 x 2 pixels of it differs from the reference frame's by more than `threshold` in any
+    channel. Places that have not changed take keys, values and output of the reference frame; all others
+    are computed and attend to every place of their frame. The number of visual tokens stays as it is.
+
+    Attributes:
+        threshold: largest difference, in levels of 0..255 of the frame as the processor resized it, at which
+            a place counts as unchanged; 0 reuses equal pixels only. None: the vision tower's default
+            (`holitom.tower.kinds`), 16.
+        reach: frames that one reference serves at most, itself included; 1 reuses nothing.
+        pixel_std: what the processor divided each channel by after scaling pixels to 0..1. None: as the
+            family's published checkpoints do.
+
+    Raises:
+        SettingsError: a field is out of its range.
+    """
+
+    threshold: float | None = None
+    reach: int = 8
+    pixel_std: tuple[float, float, float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.threshold is not None and not _is_number(self.threshold, 0, 255):
+            raise SettingsError(
+                f"threshold must be a number in [0, 255] or None for the tower's default, got "
+                f"{self.threshold!r}"
+            )
+        if not isinstance(self.reach, Integral) or isinstance(self.reach, bool) or not 1 <= self.reach <= 64:
+            raise SettingsError(f"reach must be a whole number in [1, 64], got {self.reach!r}")
+        std = self.pixel_std
+        if std is not None and not (
+            isinstance(std, tuple) and len(std) == 3 and all(_is_number(s, 0, 255) and s for s in std)
+        ):
+            raise SettingsError(
+                "pixel_std must be three positive numbers, one a channel, or None for the family's, got "
+                f"{std!r}"
+            )
+
+    @classmethod
+    def of(cls, reuse: Reuse | bool) -> Reuse | None:
+        """The settings that `reuse` stands for: True the defaults, False none.
+
+        Raises:
+            SettingsError: it is something else.
+        """
+        if isinstance(reuse, cls):
+            return reuse
+        if isinstance(reuse, bool):
+            return cls() if reuse else None
+        raise SettingsError(f"reuse must be True, False or a holitom.Reuse, got {reuse!r}")
+
+
+def _is_number(value: object, least: float, most: float) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and least <= float(value) <= most
+
+
 class Merges(Protocol):
     """What merges a video's visual tokens; `holitom.Method` is the one that a user subclasses."""
 
@@ -53,6 +116,10 @@ class Merges(Protocol):
     def positions(self) -> Literal["packed", "own"]:
         """How position ids are given: "packed" numbers what is left of a prompt without gaps, "own" keeps the
         ids of the unmerged prompt."""
+
+    @property
+    def reuse(self) -> Reuse | bool:
+        """Whether the vision tower reuses a reference frame's tokens, and how; True: as `Reuse()` does."""
 
     @property
     def needs_importance(self) -> bool:

@@ -20,6 +20,7 @@ from holitom.bench.answers import Answered, Answers, check_folder, identity
 from holitom.bench.questions import FRAMES, Item, batches, held_out_questions
 from holitom.bench.settings import Setting
 from holitom.bench.shared import SharedVideos, encode_once
+from holitom.contract import Reuse
 from holitom.costs.decoder import Level
 from holitom.errors import SettingsError
 from holitom.methods.base import Method
@@ -37,12 +38,12 @@ def tried(settings: Sequence[Setting], model: Any, processor: Any) -> list[Setti
     found = []
     with torch.inference_mode():
         inputs = _inputs(model, processor, held_out_questions(1)[:1])
-        video = encode_once(model, inputs, methods).encoded.encodings[0]
+        shared = _encoded(model, inputs, methods)
         for setting in settings:
             try:
                 if setting.method:
                     setting.method.attach(model).detach()
-                    setting.method.merge(video)
+                    setting.method.merge(shared[_reuse(setting.method)].encoded.encodings[0])
                 found.append(setting)
             except SettingsError as error:
                 found.append(replace(setting, method=None, refused=str(error)))
@@ -95,7 +96,8 @@ def sweep(
                 continue
             inputs, shared, rows = _prepared(model, processor, part, [file.setting for file in waiting])
             for file in waiting:
-                file.add(_answers(model, processor, inputs, shared, rows, file.setting.method))
+                method = file.setting.method
+                file.add(_answers(model, processor, inputs, shared[_reuse(method)], rows, method))
                 progress(len(part))
 
 
@@ -120,15 +122,32 @@ def _inputs(model: Any, processor: Any, items: Sequence[Item]) -> Any:
 
 def _prepared(
     model: Any, processor: Any, items: Sequence[Item], settings: Sequence[Setting]
-) -> tuple[dict[str, Any], SharedVideos, list[int]]:
-    """The prompts of `items`, their videos, encoded once each, and which video each prompt asks about."""
+) -> tuple[dict[str, Any], dict[Reuse | None, SharedVideos], list[int]]:
+    """The prompts of `items`, their videos, and which video each prompt asks about.
+
+    Videos are encoded once for all settings that reuse alike in the vision tower.
+    """
     first = {item.video: item for item in reversed(items)}
     videos = list(first)
-    methods = [setting.method for setting in settings if setting.method]
-    shared = encode_once(model, _inputs(model, processor, list(first.values())), methods)
+    methods = [setting.method for setting in settings]
+    shared = _encoded(model, _inputs(model, processor, list(first.values())), methods)
     inputs = dict(_inputs(model, processor, items))
     del inputs["pixel_values_videos"]  # encoded already
     return inputs, shared, [videos.index(item.video) for item in items]
+
+
+def _encoded(model: Any, inputs: Any, methods: Sequence[Method | None]) -> dict[Reuse | None, SharedVideos]:
+    """The videos in `inputs`, encoded once for all `methods` that reuse alike in the vision tower."""
+    return {
+        reuse: encode_once(
+            model, inputs, [method for method in methods if method and _reuse(method) == reuse]
+        )
+        for reuse in {_reuse(method) for method in methods}
+    }
+
+
+def _reuse(method: Method | None) -> Reuse | None:
+    return None if method is None else Reuse.of(method.reuse)
 
 
 def _answers(

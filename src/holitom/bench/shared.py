@@ -20,6 +20,7 @@ import torch
 from torch import nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from holitom.contract import Reuse
 from holitom.errors import UnsupportedUsageError
 from holitom.methods.base import Method
 from holitom.models import adapter_for
@@ -70,7 +71,7 @@ class SharedVideos:
         output: Any = BaseModelOutputWithPooling(pooler_output=features)
         if run is not None:
             encodings = [self.encoded.encodings[row] for row in rows]
-            output = carrying(output, Encoded(run, encodings, self.encoded.vision))
+            output = carrying(output, Encoded(run, encodings, self.encoded.vision, reuse=self.encoded.reuse))
         return {"mm_encoder_outputs": {"video": output}}
 
 
@@ -83,12 +84,18 @@ def encode_once(model: nn.Module, inputs: Mapping[str, Any], methods: Iterable[M
         methods: that the result is meant for.
 
     Raises:
-        UnsupportedUsageError: a method is attached, or the model takes more from its tower than one tensor a
-            video, or other than videos.
+        UnsupportedUsageError: a method is attached, `methods` reuse differently in the tower, or the model
+            takes more from its tower than one tensor a video, or other than videos.
         UnsupportedModelError: no adapter knows the model.
     """
     methods = list(methods)
+    reuses = {Reuse.of(method.reuse) for method in methods}
+    if len(reuses) > 1:
+        raise UnsupportedUsageError(
+            "these methods reuse differently in the vision tower, so one run of it cannot be for all"
+        )
     reads = _Reads(
+        reuse=reuses.pop() or False if reuses else False,
         importance=any(method.needs_importance for method in methods),
         keys=any(method.needs_keys for method in methods),
     )

@@ -21,6 +21,7 @@ import torch
 
 from holitom.bench.machine import describe, peak_memory
 from holitom.bench.settings import FULL, Setting
+from holitom.contract import Reuse
 from holitom.errors import SettingsError
 from holitom.methods import Method
 from holitom.methods.base import require
@@ -223,6 +224,11 @@ def measure(
     require("new_tokens", new_tokens, "a whole number from 2 up", lambda n: n >= 2, whole=True)
     if repeats is not None:
         require("repeats", repeats, "a whole number from 1 up", lambda n: n >= 1, whole=True)
+    if any(setting.method and Reuse.of(setting.method.reuse) for setting in settings):
+        raise SettingsError(
+            "the vision tower runs once for all settings here, so none may reuse in it; `holitom bench "
+            "reuse` and `holitom drift` measure reuse"
+        )
     inputs, short = _moved(inputs, model), _moved(short, model)
     rows = [Row(setting) for setting in settings if not setting.refused]
     refused = {setting.title: setting.refused for setting in settings if setting.refused}

@@ -26,6 +26,7 @@ from holitom.cli.options import (
     MethodName,
     Model,
     Retain,
+    ReuseTower,
     Threshold,
     VideoFile,
     check_asked,
@@ -50,6 +51,7 @@ def ask(
     retain: Retain = None,
     threshold: Threshold = None,
     inner: Inner = None,
+    reuse: ReuseTower = False,
     frames: Frames = None,
     max_new_tokens: MaxNewTokens = 64,
     dtype: Dtype = "auto",
@@ -63,7 +65,7 @@ def ask(
     """
     check_asked(video, question, "ask", needed=True)
     check_run(dtype, device, max_new_tokens, model)
-    runs = _methods(method_asked(method, retain, threshold, inner), compare)
+    runs = _methods(method_asked(method, retain, threshold, inner, reuse), compare)
     file, asked = (
         (DEMO_VIDEO, DEMO_QUESTION) if video is None or question is None else (Path(video), question)
     )
@@ -154,6 +156,8 @@ def _print_comparison(answers: dict[str, Answer]) -> None:
         f"{1000 * merged.time_to_first_token:.1f} ms",
         ratio(full.time_to_first_token, merged.time_to_first_token),
     )
+    if merged.report.reuse is not None:
+        table.add_row("vision tower computed", "100.0%", f"{merged.report.reuse.computed_share:.1%}", "")
     table.add_row(
         "decoding",
         f"{rate(full)} tokens/s",

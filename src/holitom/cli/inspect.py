@@ -25,6 +25,7 @@ from holitom.cli.options import (
     MethodName,
     Model,
     Retain,
+    ReuseTower,
     Threshold,
     VideoFile,
     check_asked,
@@ -59,6 +60,7 @@ def inspect(
     retain: Retain = None,
     threshold: Threshold = None,
     inner: Inner = None,
+    reuse: ReuseTower = False,
     frames: Frames = None,
     max_new_tokens: MaxNewTokens = 64,
     dtype: Dtype = "auto",
@@ -72,7 +74,7 @@ def inspect(
     file, question = (DEMO_VIDEO, DEMO_QUESTION) if video is None else (Path(video), question)
     output = output or Path(f"{file.stem}.inspect.html")
     check_run(dtype, device, max_new_tokens, model)
-    chosen = method_asked(method, retain, threshold, inner).make()
+    chosen = method_asked(method, retain, threshold, inner, reuse).make()
     check_output(output, file)
     clip = read_video(file, frames if frames is not None else USUAL_FRAMES if model else BUNDLED_FRAMES)
 

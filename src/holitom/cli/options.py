@@ -58,6 +58,14 @@ Inner = Annotated[
         "[default: as the method comes]",
     ),
 ]
+ReuseTower = Annotated[
+    bool,
+    typer.Option(
+        "--reuse",
+        help="Compute in the vision tower only what differs from a reference frame. `holitom drift` shows "
+        "what that changes.",
+    ),
+]
 Frames = Annotated[
     int | None, typer.Option(help="Frames to sample. [default: 16 for the bundled model, else 32]")
 ]
@@ -68,12 +76,17 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
 def method_asked(
-    text: str, retain: float | None = None, threshold: float | None = None, inner: bool | None = None
+    text: str,
+    retain: float | None = None,
+    threshold: float | None = None,
+    inner: bool | None = None,
+    reuse: bool = False,
 ) -> Choice:
-    """The method that `--method`, `--retain`, `--threshold` and `--inner/--no-inner` ask for together."""
+    """The method that `--method`, `--retain`, `--threshold`, `--inner/--no-inner` and `--reuse` ask for."""
     from holitom.methods.choose import read_method
 
     settings: dict[str, Any] = {"retain_ratio": retain, "similarity_threshold": threshold}
+    settings["reuse"] = reuse or None
     return read_method(text, {name: value for name, value in settings.items() if value is not None}, inner)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 import torch
 
-from holitom.contract import InnerStage
+from holitom.contract import InnerStage, Reuse
 from holitom.errors import SettingsError
 from holitom.tokens import MergedTokens, Origins, VideoTokens
 
@@ -33,6 +33,9 @@ class Method:
         positions: "packed": what is left of a prompt is numbered without gaps, as the paper does. "own": each
             token keeps the position id that it has in the unmerged prompt, and so does all that follows, as
             models with several rotary axes do in any case.
+        reuse: whether the vision tower computes of a frame only what differs from a reference frame, and how:
+            False, True (as `Reuse()` does) or a `holitom.Reuse`. It is not exact: `holitom drift` shows what
+            it changes.
 
     Raises:
         SettingsError: a hyper-parameter is out of its range.
@@ -40,6 +43,7 @@ class Method:
 
     retain_ratio: float = 0.10
     positions: Literal["packed", "own"] = field(default="packed", kw_only=True)
+    reuse: Reuse | bool = field(default=False, kw_only=True)
 
     needs_importance: ClassVar[bool] = False
     """Whether `merge` reads `VideoTokens.importance`; only then is the vision tower's attention read."""
@@ -53,6 +57,7 @@ class Method:
     def __post_init__(self) -> None:
         require("retain_ratio", self.retain_ratio, "a number in (0, 1]", lambda r: 0 < r <= 1)
         choose("positions", self.positions, "packed", "own")
+        Reuse.of(self.reuse)
 
     def __repr__(self) -> str:
         """Every field with the value in force: where None stands for a default, that default."""
@@ -152,6 +157,7 @@ class Combined(Method):
 
     retain_ratio: float = field(init=False)
     positions: Literal["packed", "own"] = field(init=False, kw_only=True)
+    reuse: Reuse | bool = field(init=False, kw_only=True)
     outer: Method
     inside: Method
 
@@ -169,6 +175,7 @@ class Combined(Method):
             raise SettingsError(f"{inside}, with these settings, has no inner stages to add to {outer}")
         object.__setattr__(self, "retain_ratio", self.outer.retain_ratio)
         object.__setattr__(self, "positions", self.outer.positions)
+        object.__setattr__(self, "reuse", self.outer.reuse)
         super().__post_init__()
 
     @property

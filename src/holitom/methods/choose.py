@@ -80,7 +80,7 @@ class Choice:
                 with or without inner stages as asked.
         """
         if self.name == FULL:
-            return Method(retain_ratio=1)
+            return Method(retain_ratio=1, **self.settings)
         budget = {} if retain_ratio is None else {"retain_ratio": retain_ratio}
         method = get_method(self.name, **{**budget, **self.settings})
         if self.inner is None:
@@ -131,8 +131,9 @@ def read_method(text: str, settings: Mapping[str, Any] | None = None, inner: boo
         name, wishes = "holitom", wishes | {False}
     if len(wishes) > 1:
         raise SettingsError(f"{text!r} is asked for both with and without an inner stage")
-    if name == FULL and (given or True in wishes):
-        asked = ", ".join(given) or "an inner stage"
+    beyond = [setting for setting in given if setting != "reuse"]
+    if name == FULL and (beyond or True in wishes):
+        asked = ", ".join(beyond) or "an inner stage"
         raise SettingsError(
             f"full keeps every token, inside the language model too; {asked} needs another method"
         )

@@ -35,7 +35,7 @@ class Qwen3VL(MultiAxis):
         return torch.cat(deep, dim=-1).view(*shape, -1)
 
     def streamed(self, arguments: dict[str, Any], columns: tuple[int, int]) -> list[Tensor]:
-        if not self.streams:
+        if not self.streams or arguments.get("deepstack_visual_embeds") is None:  # None: text alone
             return []
         shown: Tensor = arguments["visual_pos_masks"]
         return [

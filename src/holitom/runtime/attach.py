@@ -27,7 +27,7 @@ from holitom.runtime.attached import Attached
 from holitom.runtime.call import Calls
 from holitom.runtime.report import Report
 from holitom.runtime.router import Router
-from holitom.runtime.wrapping import Hook, Wrapped
+from holitom.wrapping import Hook, Wrapped
 
 
 class Run:
@@ -59,7 +59,9 @@ class Handle(Run):
             raise UnsupportedUsageError("a method is attached to this model already; detach it first")
         self._hooks: list[Any] = []
         self._wrapped: list[Wrapped] = []
-        self._install(Router(attached, self, self._calls, self._tell))
+        router = Router(attached, self, self._calls, self._tell)
+        self._tower = router.tower
+        self._install(router)
 
     def detach(self) -> None:
         """Take every hook off the model and let go of it. It may be called again, and does nothing then."""
@@ -67,6 +69,7 @@ class Handle(Run):
             hook.remove()
         for wrapped in self._wrapped:
             wrapped.release()
+        self._tower.detach()
         self._hooks.clear()
         self._wrapped.clear()
 

@@ -74,11 +74,20 @@ class Calls(threading.local):
         stack: its calls, the innermost last.
         readings: calls of the encoder, the innermost last.
         report: the thread's latest report.
+        prompts: ids `[B, L]` of the new part of what `generate` was called with, the innermost call's last.
     """
 
     stack: list[Call] = field(default_factory=list)
     readings: list[Reading] = field(default_factory=list)
     report: Report | None = None
+    prompts: list[Tensor] = field(default_factory=list)
+
+    @property
+    def prompt(self) -> Tensor | None:
+        """The ids `[B, L]` that came with the videos which are being encoded; None where nobody has told."""
+        if self.current is not None and self.current.input_ids is not None:
+            return self.current.input_ids
+        return self.prompts[-1] if self.prompts else None
 
     @property
     def current(self) -> Call | None:

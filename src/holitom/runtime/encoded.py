@@ -16,6 +16,7 @@ from holitom.models.base import Adapter, SentTokens
 from holitom.runtime.layout import Placement
 from holitom.runtime.report import Mark, Report, VideoReport
 from holitom.tokens import MergedTokens, VideoTokens
+from holitom.tower import ReuseReport
 
 
 @dataclass
@@ -33,6 +34,7 @@ class Encoded:
         vision: when encoding began and ended.
         merged, sent: what each video becomes; empty until the language model asks.
         report: what is reported of them.
+        reuse: what the vision tower computed of them; None where it ran as ever.
     """
 
     owner: object
@@ -42,6 +44,7 @@ class Encoded:
     merged: list[MergedTokens] = field(default_factory=list)
     sent: list[SentTokens] = field(default_factory=list)
     report: Report | None = None
+    reuse: ReuseReport | None = None
     _question: Tensor | None = None
 
     @property
@@ -208,5 +211,6 @@ def report_on(encoded: Encoded, assignment: Assignment, frames_per_step: int) ->
             for index, (video, merged, sent, first) in enumerate(
                 zip(encoded.videos, encoded.merged, encoded.sent, first_numbers(encoded.sent), strict=True)
             )
-        ]
+        ],
+        reuse=encoded.reuse,
     )

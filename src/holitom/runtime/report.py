@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from holitom.tokens import Origins
+from holitom.tower import ReuseReport
 
 # A point in time: seconds on the host's clock, or an event in the device's queue that is read when asked for.
 Mark = float | torch.cuda.Event
@@ -180,12 +181,14 @@ class Report:
         prompt_tokens: tokens of the longest row as the caller sent it, and as the language model got it.
         kv_bytes: bytes of keys and values that the cache now holds (0 without a cache).
         kv_bytes_full: what they would be without merging.
+        reuse: what the vision tower computed and reused; None where reuse is off.
     """
 
     videos: list[VideoReport]
     prompt_tokens: tuple[int, int] = (0, 0)
     kv_bytes: int = 0
     kv_bytes_full: int = 0
+    reuse: ReuseReport | None = None
     _spans: dict[str, list[tuple[Mark, Mark]]] = field(default_factory=dict, repr=False)
     _prefilled: Mark = field(default=0.0, repr=False)
     _decode: tuple[Mark, Mark] | None = field(default=None, repr=False)
@@ -222,6 +225,7 @@ class Report:
             "seconds": self.seconds,
             "kv_bytes": self.kv_bytes,
             "kv_bytes_full": self.kv_bytes_full,
+            "reuse": None if self.reuse is None else self.reuse.to_dict(),
         }
 
     def __getstate__(self) -> dict[str, Any]:
@@ -244,6 +248,8 @@ class Report:
         lines = [f"video {index} (row {video.row}): {video}" for index, video in enumerate(self.videos)]
         full, sent = self.prompt_tokens
         lines.append(f"prompt: {full} -> {sent} tokens")
+        if self.reuse is not None:
+            lines.append(str(self.reuse))
         times = self.seconds
         lines.append("seconds: " + ", ".join(f"{stage} {value:.3f}" for stage, value in times.items()))
         if self.kv_bytes:

@@ -49,13 +49,16 @@ class Router:
         """Look over a prompt before `generate` encodes its videos, which it does before any forward."""
         adapter, depth = self.attached.adapter, len(self.calls.stack)
         ids = args[0] if args else kwargs.get("inputs", kwargs.get("input_ids"))
+        prompts = len(self.calls.prompts)
         if ids is not None and kwargs.get(adapter.pixels_name) is not None:
             cache = given_cache(kwargs)
             seen = 0 if cache is None else int(cache.get_seq_length())
             adapter.check_prompt(ids[:, seen:], kwargs)
+            self.calls.prompts.append(ids[:, seen:])
         try:
             return own(*args, **kwargs)
         finally:
+            del self.calls.prompts[prompts:]
             del self.calls.stack[depth:]  # an interrupt (Ctrl-C) runs no hooks
 
     def encode(self, own: Callable[..., Any], args: tuple[Any, ...], kwargs: Kwargs) -> Any:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from holitom.contract import Reuse
 from holitom.errors import UnsupportedModelError
 from holitom.models.base import Adapter
 from holitom.ops.host import to_host
@@ -20,7 +21,6 @@ from holitom.tower.kinds import Kind
 from holitom.tower.packing import Packing, Stretches
 from holitom.tower.pixels import cells, changed
 from holitom.tower.plan import Plan, plan
-from holitom.tower.reuse import Reuse
 
 Mask = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]

@@ -13,13 +13,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from functools import update_wrapper
-from inspect import signature
+from functools import partial
+from inspect import Signature, signature
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from holitom.contract import Reuse
 from holitom.errors import UnsupportedUsageError
 from holitom.models.base import Adapter
 from holitom.tokens import VideoTokens
@@ -28,7 +29,8 @@ from holitom.tower.framed import FramedTower
 from holitom.tower.kinds import kind_of
 from holitom.tower.packed import PackedTower
 from holitom.tower.packing import Packing, Stretches
-from holitom.tower.reuse import Reuse, ReuseReport
+from holitom.tower.reuse import ReuseReport
+from holitom.wrapping import Hook, Wrapped
 
 Arguments = dict[str, Any]
 
@@ -108,26 +110,6 @@ class Call:
 _call: ContextVar[Call | None] = ContextVar("holitom_tower_call", default=None)
 
 
-class _Attention:
-    """What stands in the place of one attention's `forward` while reuse is attached.
-
-    A copy of the model has a copy of this, which belongs to the copied module.
-    """
-
-    def __init__(self, module: nn.Module) -> None:
-        self.module = module
-        self.own = module.__dict__.get("forward")
-        self.signature = signature(module.forward)
-        update_wrapper(self, module.forward)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        call = _call.get()
-        if call is None or not any(self.module is each for each in call.tower.attentions):
-            own = self.own or type(self.module).forward.__get__(self.module)
-            return own(*args, **kwargs)
-        return call.attend(self.module, self.signature.bind(*args, **kwargs).arguments)
-
-
 class ReusedTower:
     """Reuse in the vision tower of one model, until `detach`.
 
@@ -145,31 +127,29 @@ class ReusedTower:
     def __init__(self, adapter: Adapter) -> None:
         kind = kind_of(adapter)
         self.tower = (FramedTower if kind.frames == "stacked" else PackedTower)(adapter, kind)
-        if any(isinstance(each.__dict__.get("forward"), _Attention) for each in self.tower.attentions):
+        if any(isinstance(each.__dict__.get("forward"), Wrapped) for each in self.tower.attentions):
             raise UnsupportedUsageError("reuse is attached to this vision tower already; detach it first")
         self._hooks: list[Any] = []
         for index, layer in enumerate(self.tower.layers):
-            self._hooks.append(layer.register_forward_pre_hook(_enter(index), with_kwargs=True))
+            self._hooks.append(layer.register_forward_pre_hook(Hook(_enter(index)), with_kwargs=True))
             # Before transformers' own hooks, which record what leaves a layer.
-            self._hooks.append(layer.register_forward_hook(_leave(index), prepend=True))
-        for attention in self.tower.attentions:
-            attention.forward = _Attention(attention)
+            self._hooks.append(layer.register_forward_hook(Hook(_leave(index)), prepend=True))
+        self._wrapped = [
+            Wrapped(attention, "forward", partial(_attend, attention, signature(attention.forward)))
+            for attention in self.tower.attentions
+        ]
         # Whoever reads the input of the attention that tells importance sees the whole grid.
         read = adapter.vision_attention
-        self._hooks.append(read.register_forward_pre_hook(_fill, with_kwargs=True, prepend=True))
+        self._hooks.append(read.register_forward_pre_hook(Hook(_fill), with_kwargs=True, prepend=True))
 
     def detach(self) -> None:
         """Take every hook off the tower. It may be called again, and does nothing then."""
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()
-        for attention in self.tower.attentions:
-            own = attention.__dict__.get("forward")
-            if isinstance(own, _Attention):
-                if own.own is None:
-                    del attention.forward
-                else:
-                    attention.forward = own.own
+        for wrapped in self._wrapped:
+            wrapped.release()
+        self._wrapped.clear()
 
     @contextmanager
     def call(
@@ -259,3 +239,13 @@ def _fill(module: nn.Module, args: tuple[Any, ...], kwargs: Arguments) -> Any:
     if args:
         return (call.fill(args[0]), *args[1:]), kwargs
     return args, {**kwargs, "hidden_states": call.fill(kwargs["hidden_states"])}
+
+
+def _attend(
+    attention: nn.Module, own_signature: Signature, own: Any, args: tuple[Any, ...], kwargs: Arguments
+) -> Any:
+    """What stands in the place of an attention's `own` forward while reuse is attached."""
+    call = _call.get()
+    if call is None or not any(attention is each for each in call.tower.attentions):
+        return own(*args, **kwargs)
+    return call.attend(attention, own_signature.bind(*args, **kwargs).arguments)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from holitom.contract import Reuse
 from holitom.errors import SettingsError
 from holitom.methods.base import Method
 from holitom.methods.choose import read_method
@@ -50,6 +51,10 @@ def method_of(hf_config: Any) -> Method | None:
             f"{text} with these settings merges inside the language model, but all layers of a sequence have "
             "one length in a paged KV cache; leave inner_layer and inner_drop out, or take a method that "
             "merges before the language model"
+        )
+    if Reuse.of(method.reuse):
+        raise SettingsError(
+            "reuse in the vision tower is for transformers' towers, not vLLM's; leave reuse out"
         )
     # Whatever a method refuses for its settings' sake it refuses for this video, longer than any.
     method.merged_count(2**14, 2**8)
