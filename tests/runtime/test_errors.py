@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
@@ -11,7 +12,14 @@ from support.tiny import Tiny, build_model, video
 from torch.testing import assert_close
 from transformers import DynamicCache, Qwen2Config, Qwen2ForCausalLM, StaticCache
 
-from holitom import HoliTom, Method, SettingsError, UnsupportedModelError, UnsupportedUsageError
+from holitom import (
+    HoliTom,
+    InterfaceError,
+    Method,
+    SettingsError,
+    UnsupportedModelError,
+    UnsupportedUsageError,
+)
 from holitom.contract import InnerStage
 from holitom.methods.fastv import DropInside
 
@@ -199,3 +207,53 @@ def test_an_inner_stage_that_keeps_none_of_a_few_is_refused(tiny: Tiny) -> None:
 
     with pytest.raises(SettingsError, match=r"layer 1 keeps none of a few visual tokens: its keep\(1\)"):
         Halves().attach(tiny.model)
+
+
+def test_text_as_embeddings(tiny: Tiny) -> None:
+    """They hold no placeholder, so they are text."""
+    ids = torch.tensor([[8, 9, 10, 11]])
+    embeds = tiny.model.get_input_embeddings()(ids)
+    with torch.no_grad():
+        stock = tiny.model(inputs_embeds=embeds).logits
+        with INNER(tiny.model):
+            assert torch.equal(tiny.model(inputs_embeds=embeds).logits, stock)
+
+
+@pytest.mark.parametrize("name", ["labels", "shift_labels"])
+def test_labels_where_no_token_is(tiny: Tiny, inputs: Any, name: str) -> None:
+    ids = inputs["input_ids"]
+    labels = torch.full_like(ids, -100)
+    column = int((ids[0] == 4).nonzero()[1])  # the second token of the video, which EveryOther merges away
+    labels[0, column + (name == "labels")] = 8
+    given = {"labels": torch.full_like(ids, -100), name: labels}
+    with OUTER(tiny.model), pytest.raises(UnsupportedUsageError, match="label"):
+        tiny.model(**inputs, **given)
+    labels[0, column + (name == "labels")] = -100
+    labels[0, -2] = 8
+    with OUTER(tiny.model):
+        assert torch.isfinite(tiny.model(**inputs, **given).loss)
+
+
+def test_a_model_that_uses_another_cache(inputs: Any) -> None:
+    """What transformers 5.24 did to versions of holitom that knew the cache by its old name."""
+    model = build_model()
+    forward = model.model.language_model.forward
+
+    def other_cache(**kwargs: Any) -> Any:
+        name = "cache" if "cache" in kwargs else "past_key_values"
+        return forward(**{**kwargs, name: DynamicCache(config=model.config)})
+
+    for method in (OUTER, HoliTom(retain_ratio=0.25, inner_drop=None)):
+        with method(model):
+            model.model.language_model.forward = functools.wraps(forward)(other_cache)
+            with pytest.raises(InterfaceError, match=r"transformers \d.*tested with"):
+                model.generate(**inputs, max_new_tokens=2)
+            del model.model.language_model.forward
+
+
+def test_a_tower_whose_attention_is_not_run(inputs: Any) -> None:
+    model = build_model()
+    layer = model.model.vision_tower.encoder.layers[-1]
+    layer.forward = lambda hidden, *args, **kwargs: hidden
+    with HoliTom()(model), pytest.raises(InterfaceError, match="attention"):
+        model.generate(**inputs, max_new_tokens=2)
