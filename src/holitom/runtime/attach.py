@@ -27,6 +27,7 @@ from holitom.runtime.attached import Attached
 from holitom.runtime.call import Calls
 from holitom.runtime.report import Report
 from holitom.runtime.router import Router
+from holitom.runtime.tower import Tower
 from holitom.wrapping import Hook, Wrapped
 
 
@@ -60,7 +61,7 @@ class Handle(Run):
         self._hooks: list[Any] = []
         self._wrapped: list[Wrapped] = []
         router = Router(attached, self, self._calls, self._tell)
-        self._tower = router.tower
+        self._tower: Tower | None = router.tower
         self._install(router)
 
     def detach(self) -> None:
@@ -69,7 +70,9 @@ class Handle(Run):
             hook.remove()
         for wrapped in self._wrapped:
             wrapped.release()
-        self._tower.detach()
+        if self._tower is not None:
+            self._tower.detach()
+        self._tower = None
         self._hooks.clear()
         self._wrapped.clear()
 
