@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch.nn.functional as F
+import torch
 
 from holitom.errors import SettingsError
 from holitom.methods.base import Method, require
@@ -13,7 +13,7 @@ from holitom.methods.parts import assemble, unchanged
 from holitom.ops.budgets import largest_remainder
 from holitom.ops.host import to_device
 from holitom.ops.ragged import Sizes, compact, top_mask
-from holitom.ops.similarity import finite_similarity
+from holitom.ops.segmentation import neighbour_similarity
 from holitom.tokens import MergedTokens, VideoTokens
 
 
@@ -61,14 +61,14 @@ class DyCoke(Method):
     def merge(self, video: VideoTokens) -> MergedTokens:
         frames, tokens, _ = video.features.shape
         frame = np.arange(frames)
-        place = frame % self.window
-        before = frame - np.where(place == 0, 0, 2 - place % 2)
         budget = self._budget(frames, tokens)
+        table = np.stack([frame % self.window % 2, budget])[:, :, None]
+        odd, keep = to_device(table, video.features.device).unbind()
 
-        table = to_device(np.stack([before, budget])[:, :, None], video.features.device)
-        features = video.features.float()
-        change = 1 - finite_similarity(F.cosine_similarity(features, features[table[0, :, 0]], dim=-1))
-        kept = top_mask(change, table[1])
+        one, two = (neighbour_similarity(video.features, apart=apart) for apart in (1, 2))
+        first = video.features.new_ones((2, tokens), dtype=torch.float32)  # has none before it
+        one, two = torch.cat([first[:1], one]), torch.cat([first[:frames], two])
+        kept = top_mask(1 - torch.where(odd > 0, one, two), keep)
         return assemble(video, [unchanged(compact(kept, int(budget.sum())))])
 
     def _budget(self, frames: int, tokens: int) -> Sizes:

@@ -48,8 +48,8 @@ class VidCom2(Method):
     def merge(self, video: VideoTokens) -> MergedTokens:
         frames, tokens, _ = video.features.shape
         unit = unit_vectors(steady_channels(video.features))
-        to_video = likeness(unit, unit.mean((0, 1), keepdim=True))
-        to_frame = likeness(unit, unit.mean(1, keepdim=True))
+        of_frame = unit.mean(1, keepdim=True)
+        to_frame, to_video = likeness(unit, of_frame), likeness(unit, of_frame.mean(0, keepdim=True))
 
         sigma = (-to_video.mean(1) / self.temperature).softmax(0)
         weights = 1 + to_host(sigma).astype(np.float64) - 1 / frames
@@ -62,13 +62,22 @@ class VidCom2(Method):
 def steady_channels(features: Tensor) -> Tensor:
     """The half of the channels that varies least over all tokens: `[T, N, D // 2]` float32 (at least one)."""
     flat = features.flatten(0, 1).float()
-    variance = flat.var(0, correction=0)
+    variance = (flat - flat.mean(0)).square_().mean(0)  # two passes, which vectorise
     steady = variance.argsort(stable=True)[: max(1, len(variance) // 2)].sort().values
-    return flat[:, steady].view(*features.shape[:2], -1)
+    return flat.index_select(1, steady).view(*features.shape[:2], -1)
 
 
 def likeness(unit: Tensor, centre: Tensor) -> Tensor:
-    """`[T, N]`: Gaussian kernels of five widths, summed."""
-    square = (unit - centre).square().sum(-1)
+    """Gaussian kernels of five widths, summed.
+
+    Args:
+        unit: `[T, N, D]` float32: vectors of length 1, or 0.
+        centre: `[T, 1, D]`, or `[1, 1, D]` for all frames.
+
+    Returns:
+        `[T, N]`.
+    """
+    norms = torch.linalg.vector_norm(unit, dim=-1).square() + centre.square().sum(-1)
+    square = (norms - 2 * torch.matmul(unit, centre.mT)[..., 0]).clamp_min(0)
     widths = 2.0 ** torch.arange(-3, 2, device=unit.device)
     return torch.exp(-square[..., None] / (2 * widths)).sum(-1)

@@ -25,34 +25,37 @@ Counts = npt.NDArray[np.int64]
 SLICES = 4
 
 
-def neighbour_similarity(features: Tensor) -> Tensor:
-    """Cosine similarity of each position with itself one frame later.
+def neighbour_similarity(features: Tensor, apart: int = 1) -> Tensor:
+    """Cosine similarity of each position with itself one frame, or some frames, later.
 
     The features are read where they lie: one batched product of every token with itself and with its
     successor gives norms and scalar products, and nothing the size of the video is stored.
 
     Args:
         features: `[T, N, D]`, any floating dtype.
+        apart: frames from one to the other, from 1 up.
 
     Returns:
-        `[T - 1, N]` float32; 0 where a feature vector is zero or not finite.
+        `[T - apart, N]` float32, or `[0, N]`; 0 where a feature vector is zero or not finite.
     """
     frames, tokens, width = features.shape
-    if frames < 2:
+    if frames <= apart:
         return features.new_zeros((0, tokens), dtype=torch.float32)
     features = features.detach().contiguous()
     slices = 1 if features.dtype == torch.float32 else min(SLICES, width)
     products = torch.zeros((), device=features.device)
     for part in features.chunk(slices, dim=-1):
         part = part.float().contiguous()
-        width, pairs = part.shape[-1], (frames - 1) * tokens
+        width, pairs = part.shape[-1], (frames - apart) * tokens
         token = part.as_strided((pairs, 1, width), (width, width, 1))
-        both = part.as_strided((pairs, width, 2), (width, 1, tokens * width))  # itself and its successor
+        both = part.as_strided(
+            (pairs, width, 2), (width, 1, apart * tokens * width)
+        )  # itself and its successor
         products = products + torch.bmm(token, both)
-    square, scalar = products.view(frames - 1, tokens, 2).unbind(-1)
-    last = torch.linalg.vector_norm(features[-1:].float(), dim=-1)
+    square, scalar = products.view(frames - apart, tokens, 2).unbind(-1)
+    last = torch.linalg.vector_norm(features[-apart:].float(), dim=-1)
     norm = torch.cat([square.sqrt(), last]).clamp_min(1e-8)
-    return finite_similarity(scalar / (norm[:-1] * norm[1:]))
+    return finite_similarity(scalar / (norm[:-apart] * norm[apart:]))
 
 
 def static_until(static: Tensor) -> Tensor:
