@@ -84,8 +84,8 @@ def test_pointing_at_a_token_lights_up_all_that_it_was_averaged_with(show: Open)
     tab.mouse.move(x, y)
     tab.wait_for_timeout(200)
     told = tab.text_content("#what")
-    assert told.startswith("Frame 2, row 0, column 1 — static: averaged over frames 0\N{EN DASH}3")
-    assert f"which stands for {inspection.size[0, 0]} tokens of frames 0\N{EN DASH}3" in told
+    assert told.startswith("Frame 3, row 1, column 2 — static: merged over frames 1\N{EN DASH}4")
+    assert f"which stands for {inspection.size[0, 0]} tokens of frames 1\N{EN DASH}4" in told
     for t in range(4):
         for n in range(16):
             lit = inspection.into[t, n] == 0 and (t, n) != (0, 0)
@@ -104,8 +104,8 @@ def test_every_fate_is_told(show: Open) -> None:
     expected = {
         "kept": "sent as it was",
         "merged into": "sent; it stands for",
-        "static": "averaged over frames",
-        "joined": "averaged into frame",
+        "static": "merged over frames",
+        "joined": "merged into frame",
         "dropped": "left out",
     }
     from holitom.inspect.inspection import FATES
@@ -125,18 +125,18 @@ def test_by_keyboard_alone(show: Open) -> None:
         if tab.evaluate("document.activeElement.tagName") == "CANVAS":
             break
     assert tab.evaluate("document.activeElement.dataset.frame") == "0"
-    assert "Frame 0, row 0, column 0" in tab.text_content("#what")
+    assert "Frame 1, row 1, column 1" in tab.text_content("#what")
     for key in ("ArrowRight", "ArrowRight", "PageDown", "PageDown"):
         tab.keyboard.press(key)
-    assert "Frame 2, row 0, column 2 — static" in tab.text_content("#what")
+    assert "Frame 3, row 1, column 3 — static" in tab.text_content("#what")
     assert tab.evaluate("document.activeElement.dataset.frame") == "2"
     tab.keyboard.press("Enter")  # to the token that is sent for it
-    assert "Frame 0, row 0, column 0 — merged into" in tab.text_content("#what")
+    assert "Frame 1, row 1, column 1 — merged into" in tab.text_content("#what")
     tab.keyboard.press("ArrowLeft")  # stays: there is nothing before
-    assert "Frame 0, row 0, column 0" in tab.text_content("#what")
+    assert "Frame 1, row 1, column 1" in tab.text_content("#what")
     tab.keyboard.press("End")
     tab.keyboard.press("ArrowRight")  # over into the next frame
-    assert "Frame 1, row 0, column 0" in tab.text_content("#what")
+    assert "Frame 2, row 1, column 1" in tab.text_content("#what")
     tab.keyboard.press("Escape")
     assert "Point at one" in tab.text_content("#what")
     tab.keyboard.press("Shift+Tab")
@@ -179,7 +179,7 @@ def test_on_a_phone(show: Open, scheme: str) -> None:
     x, y = token(tab, inspection, 2, 1)
     tab.touchscreen.tap(x, y)
     tab.wait_for_timeout(200)
-    assert "Frame 2, row 0, column 1" in tab.text_content("#what")
+    assert "Frame 3, row 1, column 2" in tab.text_content("#what")
     assert pixel(tab, inspection, 1, 2) == LIT
     background = tab.evaluate("getComputedStyle(document.body).backgroundColor")
     assert background == {"light": "rgb(255, 255, 255)", "dark": "rgb(20, 22, 27)"}[scheme]
@@ -198,7 +198,7 @@ def test_everything_has_a_name(show: Open) -> None:
     names = tab.locator("canvas[role=application]").evaluate_all("all => all.map(c => c.ariaLabel)")
     assert len(names) == 8
     assert all("sent" not in name and "Arrow keys" in name for name in names)
-    assert names[1].startswith("Frame 1 at 0.12 s: ")
+    assert names[1].startswith("Frame 2 at 0.12 s: ")
     assert "2 segments" in tab.get_attribute("#time", "aria-label")
     unnamed = tab.evaluate(
         """() => [...document.querySelectorAll("input, select")]
@@ -216,7 +216,7 @@ def test_a_thousand_frames_are_drawn_where_one_looks(show: Open) -> None:
     assert 0 < tab.evaluate(drawn) < 200
     tab.mouse.move(*token(tab, inspection, 900, 0))
     tab.wait_for_timeout(200)
-    assert "Frame 900, row 0, column 0" in tab.text_content("#what")
+    assert "Frame 901, row 1, column 1" in tab.text_content("#what")
     assert 0 < tab.evaluate(drawn) < 200
 
 
@@ -228,4 +228,4 @@ def test_one_frame_without_picture(show: Open) -> None:
     assert not tab.locator("#time").is_visible()
     tab.mouse.move(*token(tab, one, 0, 3))
     tab.wait_for_timeout(100)
-    assert "Frame 0, row 0, column 3" in tab.text_content("#what")
+    assert "Frame 1, row 1, column 4" in tab.text_content("#what")

@@ -54,6 +54,16 @@ def test_the_page_carries_what_it_draws() -> None:
     assert abs(np.asarray(picture).astype(int) - inspection.frames[3]).mean() < 20  # as JPEG keeps it
 
 
+def test_one_number_and_one_word_everywhere() -> None:
+    """The page, the picture and the clip say what the inspection says; merging has no other name."""
+    inspection = made_up()
+    assert data_of(page(inspection))["headline"] == inspection.headline
+    figure = token_map(inspection)
+    assert inspection.headline in [text.get_text() for ax in figure.axes for text in ax.texts]
+    words = " ".join(text.get_text() for ax in figure.axes for text in ax.texts) + page(inspection)
+    assert not re.search(r"averag|prun", words, re.I)
+
+
 def test_the_page_needs_nothing_else_and_hides_nothing() -> None:
     html = page(made_up())
     assert "default-src 'none'" in html

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from support.families import FAMILIES, small
+from transformers import DynamicCache
 
 from holitom import HoliTom
+from holitom.costs import Level
 from holitom.inspect import inspection_of
-from holitom.inspect.collect import _encode
+from holitom.inspect.collect import _costs, _encode
+from holitom.runtime.cache import layer_bytes
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -35,9 +40,28 @@ def test_what_is_drawn_is_what_is_sent(name: str) -> None:
     assert report.sent == len(place)
     assert inspection.survivors is not None
     left = inspection.survivors[1]
-    assert 0 < left.sum() <= report.stages["layer 1"]
+    assert left.sum() == report.remaining == inspection.remaining == inspection.stages[-1].tokens
+    assert inspection.sent == report.visual
+    assert inspection.span(0, rows - 1) == f"frames 1\N{EN DASH}{len(frames)}"
+    assert inspection.span(0) == ("frame 1" if len(frames) == rows else "frames 1\N{EN DASH}2")
     assert not (left & (inspection.size == 0)).any()
 
     again = inspection_of(_encode(one.model, inputs, method).videos[0])
     assert np.array_equal(again.into, inspection.into)
     assert again.survivors is None
+
+
+def bytes_held(model: Any, tokens: int) -> int:
+    """Of everything that the model's cache holds behind a prompt of text."""
+    cache = DynamicCache(config=model.config.get_text_config())
+    with torch.no_grad():
+        model(input_ids=torch.full((1, tokens), 12), past_key_values=cache)
+    return sum(layer_bytes(layer) for layer in cache.layers)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_cache_bytes_of_visual_tokens_are_what_the_model_would_hold_of_them(name: str) -> None:
+    model = small(name).model
+    a_token = bytes_held(model, 9) - bytes_held(model, 8)
+    levels = [Level(0, 1000)]
+    assert _costs(model)(levels)[1] == 1000 * a_token

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import pickle
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from support.reference import EveryOther
 from support.tiny import Tiny, video
 from transformers.video_utils import VideoMetadata
@@ -15,6 +19,8 @@ from holitom import HoliTom, Method, UnsupportedUsageError
 from holitom.costs import Decoder, Layer, Level
 from holitom.inspect import Fate, Inspection, Stage, inspect_video, inspection_of, plot
 from holitom.inspect.collect import describe
+from holitom.inspect.inspection import readable
+from holitom.inspect.paint import paint_fates, paint_kept
 from holitom.methods import METHODS, get_method
 from holitom.video import Video
 
@@ -50,7 +56,7 @@ def test_fates_by_hand() -> None:
     assert inspection.counts() == {kept: 2, center: 1, static: 1, joined: 2, dropped: 2}
     assert inspection.counts(1, 1) == {kept: 1, center: 0, static: 1, joined: 1, dropped: 1}
     assert inspection.static(0, 1) == 1
-    assert inspection.pruned(0, 1) == 1
+    assert inspection.saved(0, 1) == 1
     assert inspection.segment_of.tolist() == [0, 0]
 
 
@@ -71,7 +77,7 @@ def test_every_method_can_be_inspected(tiny: Tiny, name: str) -> None:
     for layer, left in (inspection.survivors or {}).items():
         assert not (left & (inspection.size == 0)).any()  # what survives was sent
         stage = next(stage for stage in inspection.stages if stage.name == f"layer {layer}")
-        assert left.sum() in (stage.tokens, stage.tokens - 1)  # the newline competes and counts
+        assert left.sum() == stage.tokens  # the newline, which competes there, apart
     if method.inner(4):
         assert inspection.survivors
 
@@ -106,7 +112,7 @@ def test_it_is_the_run_of_the_method_alone(tiny: Tiny) -> None:
     again = inspection_of(report)
     assert np.array_equal(again.into, inspection.into)
     assert np.array_equal(again.via, inspection.via)
-    assert [stage.tokens for stage in again.stages] == [64, *report.stages.values()]
+    assert [stage.tokens for stage in again.stages] == [64, *report.outer.values(), report.remaining]
     assert again.survivors is not None
     assert inspection.survivors is not None
     assert np.array_equal(again.survivors[3], inspection.survivors[3])
@@ -164,3 +170,52 @@ def test_a_run_draws_itself_with_and_without_frames(tiny: Tiny) -> None:
         words = " ".join(text.get_text() for ax in figure.axes for text in ax.texts)
         assert "64 visual tokens become" in words
         assert "What the question keeps" in words
+
+
+def test_what_merges_inside_alone_asks_for_a_question(tiny: Tiny) -> None:
+    method = get_method("fastv", retain_ratio=0.5)
+    without = inspect_video(tiny.model, tiny.processor, a_video(), method)
+    assert "Ask a question" in (without.hint or "")
+    asked = inspect_video(tiny.model, tiny.processor, a_video(), method, "w1", max_new_tokens=1)
+    assert asked.hint is None
+    assert 0 < asked.remaining < asked.sent == 64
+    assert asked.headline == f"64 visual tokens become 64 (100.0%), and {asked.remaining} from layer 2 on"
+    merged = inspect_video(tiny.model, tiny.processor, a_video(), HoliTom(0.25))
+    assert merged.hint is None
+
+
+def test_an_inspection_is_data(tiny: Tiny) -> None:
+    """It pickles, keeps no model alive, and its figures are JSON."""
+    one = inspect_video(tiny.model, tiny.processor, a_video(), HoliTom(0.25), "w1", max_new_tokens=1)
+    stored = pickle.dumps(one)
+    assert b"torch" not in stored
+    again = pickle.loads(stored)
+    assert np.array_equal(again.into, one.into)
+    figures = json.loads(json.dumps(one.to_dict()))
+    assert figures["visual_tokens"] == sum(figures["fates"].values()) == 64
+    assert figures["sent"] == one.sent == figures["fates"]["kept"] + figures["fates"]["merged into"]
+    assert figures["stages"][-1]["tokens"] == figures["remaining"] == one.remaining
+
+
+def test_frames_are_counted_from_one_as_people_do() -> None:
+    one = by_hand()
+    assert [one.span(0), one.span(0, 1)] == ["frame 1", "frames 1\N{EN DASH}2"]
+    two = by_hand(frames_per_step=2)
+    assert [two.span(1), two.span(0, 1)] == ["frames 3\N{EN DASH}4", "frames 1\N{EN DASH}4"]
+
+
+@given(st.integers(0, 63), st.integers(0, 2**32 - 1))
+def test_in_dark_videos_what_is_kept_is_the_brightest(mean: int, seed: int) -> None:
+    """Pixel by pixel, in any picture."""
+    rng = np.random.default_rng(seed)
+    frames = rng.integers(0, 2 * mean + 1, (1, 12, 12, 3)).clip(0, 255).astype(np.uint8)
+    shown = readable(frames)[0]
+    painted = {fate: paint_fates(shown, np.array([fate], dtype=np.uint8), (1, 1))[4:8, 4:8] for fate in Fate}
+    nothing = paint_kept(shown, np.array([False]), (1, 1))[4:8, 4:8]
+    assert painted[Fate.KEPT].mean() >= 48 > 2 * nothing.mean()
+    assert (painted[Fate.KEPT] > 2 * painted[Fate.DROPPED].astype(int)).all()
+
+
+def test_bright_videos_are_shown_as_they_are() -> None:
+    frames = np.full((2, 4, 4, 3), 64, dtype=np.uint8)
+    assert readable(frames) is frames

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import webbrowser
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Annotated
@@ -65,10 +67,12 @@ def inspect(
     max_new_tokens: MaxNewTokens = 64,
     dtype: Dtype = "auto",
     device: Device = "auto",
+    show: Annotated[bool, typer.Option("--open", help="Open the file when it is written.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as one JSON object.")] = False,
 ) -> None:
     """Show what became of each visual token of a video.
 
-    The file's name goes to stdout, everything else to stderr.
+    The file's name (with --json: the figures, its name among them) goes to stdout, everything else to stderr.
     """
     check_asked(video, question, "inspect", needed=False)
     file, question = (DEMO_VIDEO, DEMO_QUESTION) if video is None else (Path(video), question)
@@ -106,11 +110,15 @@ def inspect(
     if inspection.answer is not None:
         note(f"Answer: {inspection.answer}")
     note(
-        f"{inspection.into.size:,} visual tokens, {inspection.sent:,} sent; "
+        f"{inspection.headline}; "
         f"merged in {merged - begun:.1f} s, drawn in {drawn - merged:.1f} s, "
         f"{output.stat().st_size / 1e6:.1f} MB"
     )
-    print(output)
+    if inspection.hint is not None:
+        note(inspection.hint)
+    print(json.dumps({"file": str(output), **inspection.to_dict()}) if as_json else output)
+    if show and not webbrowser.open(output.resolve().as_uri()):
+        note(f"No browser could be opened; open {output} yourself")
 
 
 def check_output(path: Path, video: Path) -> None:

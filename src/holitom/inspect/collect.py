@@ -205,6 +205,7 @@ def inspection_of(
     if numbers is not None and shown is not None:
         numbers = numbers[shown]
     return Inspection(
+        frames_per_step=report.frames_per_step,
         title=title,
         method=method,
         model=model,
@@ -271,8 +272,10 @@ def _survivors(report: VideoReport, frames: int, tokens: int) -> dict[int, NDArr
 
 def _stages(report: VideoReport, costs: Callable[[list[Level]], tuple[int, int]] | None) -> list[Stage]:
     stages, levels = [], [Level(0, report.tokens)]
-    for name, tokens in {"full": report.tokens, **report.stages}.items():
-        inside = name.startswith("layer ")
+    place = to_host(report.place)
+    left = {f"layer {k}": int((place[to_host(report.survivors(k))] >= 0).sum()) for k in report.inner}
+    for name, tokens in {"full": report.tokens, **report.outer, **left}.items():
+        inside = name in left
         levels = [*levels, Level(int(name.split()[1]), tokens)] if inside else [Level(0, tokens)]
         stages.append(Stage(name, tokens, *((None, None) if costs is None else costs(levels))))
     return stages

@@ -26,7 +26,7 @@ def page(inspection: Inspection) -> str:
     template = (files("holitom.inspect") / "page.html").read_text(encoding="utf-8")
     # In a script element only "<" could end the data early; JSON may spell it as an escape.
     data = json.dumps(_data(inspection), ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
-    title = f"{inspection.title}: {inspection.sent:,} of {inspection.into.size:,} visual tokens"
+    title = f"{inspection.title}: {inspection.headline}"
     before, middle, after = template.replace("{{title}}", html.escape(title), 1).partition("{{data}}")
     assert middle
     return before + data + after
@@ -59,11 +59,15 @@ def _data(inspection: Inspection) -> dict[str, Any]:
         "model": inspection.model,
         "question": inspection.question,
         "answer": inspection.answer,
+        "headline": inspection.headline,
+        "hint": inspection.hint,
+        "brightened": inspection.shown is not inspection.frames,
         "frames": frames,
+        "per_step": inspection.frames_per_step,
         "grid": inspection.grid,
         "aspect": width / height,
         "segments": [
-            [first, last, inspection.static(first, last), inspection.pruned(first, last)]
+            [first, last, inspection.static(first, last), inspection.saved(first, last)]
             for first, last in inspection.segments
         ],
         "numbers": None if inspection.numbers is None else inspection.numbers.tolist(),
@@ -99,7 +103,8 @@ def _pictures(inspection: Inspection) -> list[str]:
         return []
     side, quality = next((side, quality) for most, side, quality in SIZES if len(inspection.frames) <= most)
     pictures = []
-    for frame in inspection.frames:
+    assert inspection.shown is not None
+    for frame in inspection.shown:
         image = Image.fromarray(frame)
         image.thumbnail((side, side), Image.Resampling.BICUBIC)  # never enlarges
         buffer = io.BytesIO()

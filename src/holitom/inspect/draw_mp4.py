@@ -71,9 +71,7 @@ class _Pictures:
         inspection = self._of
         image = Image.new("RGB", (self.width, self.height), PAPER)
         draw = ImageDraw.Draw(image)
-        total = inspection.into.size
-        headline = f"{total:,} visual tokens become {inspection.sent:,} ({inspection.sent / total:.1%})"
-        draw.text((MARGIN, 14), headline, INK, _font(26))
+        draw.text((MARGIN, 14), inspection.headline, INK, _font(26))
         for left, text in zip(self._lefts(), ("video", "each token's fate", "what is sent"), strict=True):
             draw.text((left, HEAD - 26), text, FAINT, _font(18))
         x, y = MARGIN, self.height - 34
@@ -97,7 +95,7 @@ class _Pictures:
     def draw(self, t: int) -> paint.Picture:
         """Picture `t`, `[height, width, 3]`."""
         inspection, grid = self._of, self._of.grid
-        frames = inspection.frames
+        frames = inspection.shown
         shown = paint.canvas(None if frames is None else frames[t], grid, self._cell)
         sent = inspection.size[t] > 0
         page = self._ground.copy()
@@ -112,14 +110,14 @@ class _Pictures:
         draw = ImageDraw.Draw(image)
         number = int(inspection.segment_of[t])
         first, last = inspection.segments[number]
-        parts = [f"frame {t} of {inspection.shape[0]:,}"]
+        parts = [f"{inspection.span(t)} of {inspection.shape[0] * inspection.frames_per_step:,}"]
         if inspection.seconds is not None:
             parts.append(f"{inspection.seconds[t]:.2f} s")
         if len(inspection.segments) < inspection.shape[0]:
-            parts.append(f"segment {number + 1}: {inspection.pruned(first, last):,} tokens pruned over time")
+            parts.append(f"segment {number + 1}: {inspection.saved(first, last):,} tokens saved over time")
         parts.append(f"{int(sent.sum())} of {inspection.shape[1]} sent here")
         text = "   ".join(parts)
-        draw.text((self.width - MARGIN, 20), text, FAINT, _font(18), anchor="ra")
+        draw.text((self.width - MARGIN, 44), text, FAINT, _font(16), anchor="ra")
         x = self._time(t)
         draw.rectangle(
             (x, self.height - 68, max(x + 2, self._time(t + 1) - 2), self.height - 48), fill=STRONG

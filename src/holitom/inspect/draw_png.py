@@ -148,7 +148,7 @@ def _placed(inspection: Inspection, line: Sequence[int], index: int, wide: float
 
 
 def _views(inspection: Inspection, shown: Sequence[int]) -> list[_View]:
-    frames, grid = inspection.frames, inspection.grid
+    frames, grid = inspection.shown, inspection.grid
     height, width = grid if frames is None else frames.shape[1:3]
     cell = paint.cell_size(grid, height, width, side=232)
     pictures = [paint.canvas(None if frames is None else frames[t], grid, cell) for t in shown]
@@ -183,18 +183,23 @@ def _views(inspection: Inspection, shown: Sequence[int]) -> list[_View]:
 
 def _title(sheet: _Sheet, inspection: Inspection, shown: int) -> None:
     ax = sheet.axes(0, TITLE)
-    total, (frames, tokens) = inspection.into.size, inspection.shape
-    share = f"{inspection.sent / total:.1%}"
-    text = f"{total:,} visual tokens become {inspection.sent:,} ({share})"
-    ax.text(EDGE, 0.15, text, fontsize=15, fontweight="bold", color=INK, va="top")
-    parts = [inspection.method, inspection.title, f"{frames:,} frames of {tokens} tokens", inspection.model]
-    if shown < frames:
+    ax.text(EDGE, 0.15, inspection.headline, fontsize=15, fontweight="bold", color=INK, va="top")
+    parts = [inspection.method, inspection.title, _sized(inspection), inspection.model]
+    if shown < len(inspection.into):
         parts.append(f"{shown} of them shown")
     if inspection.question and inspection.answer is not None:
         question, answer = textwrap.shorten(inspection.question, 50), textwrap.shorten(inspection.answer, 50)
         parts.append(f"{question} \N{RIGHTWARDS ARROW} {answer}")
     text = textwrap.shorten("  ·  ".join(filter(None, parts)), 190)
     ax.text(EDGE, 0.46, text.replace("$", r"\$"), fontsize=9, color=FAINT, va="top")
+
+
+def _sized(inspection: Inspection) -> str:
+    """Frames and tokens, as the model takes them."""
+    steps, tokens = inspection.shape
+    if inspection.frames_per_step == 1:
+        return f"{steps:,} frames of {tokens} tokens"
+    return f"{steps * inspection.frames_per_step:,} frames in {steps:,} steps of {tokens} tokens"
 
 
 def _words(ax: Axes, name: str, text: str) -> None:
@@ -211,14 +216,14 @@ def _brackets(ax: Axes, inspection: Inspection, placed: Sequence[_Frame], wide: 
         start, length = inside[0], inside[-1] + wide - inside[0]
         ax.add_patch(Rectangle((start, 0.25), length, 0.05, color=SEGMENTS[number % 2], lw=0))
         first, last = inspection.segments[number]
-        static, pruned = inspection.static(first, last), inspection.pruned(first, last)
-        span = f"frames {first}\N{EN DASH}{last}" if last > first else f"frame {first}"
+        static, saved = inspection.static(first, last), inspection.saved(first, last)
+        span = inspection.span(first, last)
         texts = [
-            f"{span}: {static} of {inspection.shape[1]} positions static, {pruned:,} tokens pruned",
-            f"{span}: {pruned:,} tokens pruned",
-            f"{span}: {pruned:,}",
+            f"{span}: {static} of {inspection.shape[1]} positions static, {saved:,} tokens saved",
+            f"{span}: {saved:,} tokens saved",
+            f"{span}: {saved:,}",
             span,
-            f"{first}",
+            span.split()[1],
         ]
         if last == first:
             texts = texts[3:]
@@ -270,7 +275,9 @@ def _example(sheet: _Sheet, ax: Axes, inspection: Inspection, placed: Sequence[_
             arrow = ConnectionPatch(tail, head, "data", "data", arrowstyle="-|>", connectionstyle=curve)
             arrow.set(color=MARK, lw=0.8, mutation_scale=7, zorder=5)
             ax.add_patch(arrow)
-    text = f"The {most:,} tokens framed in this colour become one, which is sent with frame {home.t}."
+    text = (
+        f"The {most:,} tokens framed in this colour become one, which is sent with {inspection.span(home.t)}."
+    )
     ax.text(placed[0].x, sheet.high + 0.03, text, fontsize=8, color=MARK, va="top")
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import IntEnum
 from functools import cached_property
 from importlib import import_module
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,9 +33,9 @@ class Words(NamedTuple):
 
 FATES = {
     Fate.KEPT: Words("kept", "sent to the language model as it was"),
-    Fate.CENTER: Words("merged into", "sent, with other tokens averaged into it"),
-    Fate.STATIC: Words("static", "averaged over the frames in which it hardly changes"),
-    Fate.JOINED: Words("joined", "averaged into a similar token"),
+    Fate.CENTER: Words("merged into", "sent, with other tokens merged into it"),
+    Fate.STATIC: Words("static", "merged over the frames in which it hardly changes"),
+    Fate.JOINED: Words("joined", "merged into a similar token"),
     Fate.DROPPED: Words("dropped", "left out"),
 }
 
@@ -46,7 +46,7 @@ class Stage:
 
     Attributes:
         name: "full", the method's own stages, or `layer k`: from that layer of the language model on.
-        tokens: visual tokens; inside the language model the model's separators compete and count too.
+        tokens: visual tokens, separators apart.
         operations: prefill of all layers by the paper's formula, see `holitom flops`; None: not known.
         kv_bytes: keys and values of visual tokens in all layers; None: not known.
     """
@@ -69,6 +69,7 @@ class Inspection:
         via, into: `[T, N]`, see `holitom.tokens.Origins`.
         segments: first and last frame (inclusive) of each temporal segment.
         stages: the first is "full".
+        frames_per_step: frames that the model takes as one row of tokens.
         frames: `[T, H, W, 3]` uint8, what to draw on; None: a plain grid.
         numbers: `[T]`: which frame of the file each is; None where that is not known.
         seconds: `[T]`: when it is shown.
@@ -87,6 +88,7 @@ class Inspection:
     into: Places
     segments: list[tuple[int, int]]
     stages: list[Stage]
+    frames_per_step: int = 1
     frames: NDArray[np.uint8] | None = None
     numbers: Places | None = None
     seconds: NDArray[np.float64] | None = None
@@ -122,7 +124,7 @@ class Inspection:
 
     @cached_property
     def repeats(self) -> NDArray[np.bool_]:
-        """`[T, N]`: whether a token was averaged over time, the average's own place included."""
+        """`[T, N]`: whether a token was merged over time, the place where the average stands included."""
         return np.bincount(self.via.ravel(), minlength=self.via.size)[self.via] > 1
 
     @cached_property
@@ -135,24 +137,95 @@ class Inspection:
         """Merged tokens that go into the language model, separators not included."""
         return int((self.size > 0).sum())
 
+    @property
+    def remaining(self) -> int:
+        """Merged tokens that are left behind the last layer that merges, separators not included."""
+        return int(list(self.survivors.values())[-1].sum()) if self.survivors else self.sent
+
+    @property
+    def headline(self) -> str:
+        """How many visual tokens there are, are sent, and are left inside the language model."""
+        total = self.into.size
+        text = f"{total:,} visual tokens become {self.sent:,} ({self.sent / total:.1%})"
+        if self.survivors:
+            text += f", and {self.remaining:,} from layer {list(self.survivors)[-1]} on"
+        return text
+
+    @property
+    def hint(self) -> str | None:
+        """What is missing where nothing is merged before the language model and nothing was asked."""
+        if self.survivors is None and self.question is None and self.sent == self.into.size:
+            return "Nothing merges before the language model. Ask a question to see what merges inside it."
+        return None
+
+    @cached_property
+    def shown(self) -> NDArray[np.uint8] | None:
+        """`frames` as they are drawn: those of a dark video brightened, so that what is kept can be seen."""
+        return None if self.frames is None else readable(self.frames)
+
+    def span(self, first: int, last: int | None = None) -> str:
+        """Rows `first..last` in frames as people count them, from 1: "frame 3", "frames 5\N{EN DASH}8"."""
+        start = first * self.frames_per_step + 1
+        end = ((first if last is None else last) + 1) * self.frames_per_step
+        return f"frame {start}" if end == start else f"frames {start}\N{EN DASH}{end}"
+
     def counts(self, first: int = 0, last: int | None = None) -> dict[Fate, int]:
         """How many tokens of frames `first..last` met each fate."""
         part = self.fate[first : None if last is None else last + 1]
         return {fate: int((part == fate).sum()) for fate in FATES}
 
-    def pruned(self, first: int, last: int) -> int:
-        """How many tokens averaging over time saves in the segment `first..last`."""
+    def saved(self, first: int, last: int) -> int:
+        """How many tokens merging over time saves in the segment `first..last`."""
         via = self.via[first : last + 1]
         return int(via.size - len(np.unique(via)))
 
     def static(self, first: int, last: int) -> int:
-        """How many positions of a frame were averaged over time in the segment `first..last`."""
+        """How many positions of a frame were merged over time in the segment `first..last`."""
         return int(self.repeats[first : last + 1].any(0).sum())
+
+    def to_dict(self) -> dict[str, Any]:
+        """The figures as numbers, lists and strings, for JSON; segments are first and last row, from 0."""
+        return {
+            "video": self.title,
+            "method": self.method,
+            "model": self.model,
+            "question": self.question,
+            "answer": self.answer,
+            "frames": self.shape[0] * self.frames_per_step,
+            "steps": self.shape[0],
+            "tokens_per_step": self.shape[1],
+            "grid": list(self.grid),
+            "visual_tokens": int(self.into.size),
+            "sent": self.sent,
+            "remaining": self.remaining,
+            "stages": [asdict(stage) for stage in self.stages],
+            "segments": [list(segment) for segment in self.segments],
+            "fates": {FATES[fate].name: count for fate, count in self.counts().items()},
+        }
 
     def _repr_html_(self) -> str:
         draw_html = import_module("holitom.inspect.draw_html")  # by name: it knows this file, not the reverse
         shown: str = draw_html.embed(self)
         return shown
+
+
+DARK, FLOOR, MEAN = 64, 48, 110  # of 255
+
+
+def readable(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """`frames`, brightened where they are dark on average: no pixel below `FLOOR`, the mean near `MEAN`.
+
+    Args:
+        frames: `[T, H, W, 3]` uint8.
+    """
+    mean = float(frames.mean())
+    if mean >= DARK:
+        return frames
+    aim = (MEAN - FLOOR) / (255 - FLOOR)
+    power = min(1.0, np.log(aim) / np.log(max(mean, 1) / 255))
+    levels = FLOOR + (255 - FLOOR) * (np.arange(256) / 255) ** power
+    brightened: NDArray[np.uint8] = levels.round().astype(np.uint8)[frames]
+    return brightened
 
 
 def stage_name(name: str) -> str:

@@ -22,10 +22,10 @@ COLORS: dict[Fate, tuple[int, int, int]] = {
     Fate.CENTER: (230, 120, 0),
     Fate.STATIC: (86, 180, 233),
     Fate.JOINED: (0, 158, 115),
-    Fate.DROPPED: (24, 26, 32),
+    Fate.DROPPED: (0, 0, 0),
 }
 BLANK = (58, 62, 72)  # a frame that was not given
-EMPTY = (236, 238, 242)  # a place from which nothing is sent
+EMPTY = (16, 18, 22)  # a place from which nothing is sent: darker than anything that is
 
 
 def cell_size(grid: tuple[int, int], height: int, width: int, side: int) -> tuple[int, int]:

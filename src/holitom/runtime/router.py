@@ -123,6 +123,8 @@ class Router:
         kwargs = by_name(module.forward, args, kwargs)
         if brings and encoded is not None and ids is not None:
             changed = merge(self.attached, call, ids, encoded, kwargs)
+            if call.report is not None:  # already now: somebody may end the forward here
+                self._tell(call.report)
         else:
             changed = go_on(self.attached, call, cache, kwargs)
         if call.forward is not None and call.forward.cache is not None:
