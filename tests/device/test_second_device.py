@@ -117,6 +117,16 @@ def test_what_makes_the_host_wait_is_counted(device: SecondDevice, values: Tenso
     assert waits.total == expected, waits.kinds
 
 
+def test_inference_mode_is_no_different(device: SecondDevice, values: Tensor) -> None:
+    with torch.inference_mode(), device.counting() as waits:
+        there = HOST.to(device.device)
+        assert (there + values).to("cpu").tolist() == (2 * HOST).tolist()
+        assert there[1].item() == 1
+        assert bool(there[1])
+    assert waits.total == 4
+    assert there.device == device.device
+
+
 def test_a_count_names_the_line_that_asked(device: SecondDevice, values: Tensor) -> None:
     with device.counting() as waits:
         values.sum().item()

@@ -18,11 +18,15 @@ from rich.table import Table
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from holitom.ask import load_model, prompt
 from holitom.bench.machine import peak_memory, processor, threads
 from holitom.bench.second_device import reads_values
+from holitom.bench.synchronisations import added_synchronisations
+from holitom.bundled import BUNDLED_FRAMES, BUNDLED_MODEL, DEMO_QUESTION, DEMO_VIDEO
 from holitom.methods.holitom import HoliTom
 from holitom.ops.segmentation import best_segments, neighbour_similarity, static_counts, static_until
 from holitom.tokens import VideoTokens
+from holitom.video import load_video
 
 # LLaVA-OneVision-7B: 14 x 14 pooled tokens a frame, 3584 wide; its 0.5B sibling is 896 wide.
 GRID, WIDTH, NARROW = 14, 3584, 896
@@ -130,6 +134,12 @@ def overhead() -> dict[str, Any]:
             name = f"segmenting 1024 x {GRID * GRID} given {source}, one core"
             row(f"{name}: extra memory", _extra_megabytes(call), "MB", 64)
             row(name, _seconds(call, 5), "s", 0.5)
+
+    model, tokens = load_model(str(BUNDLED_MODEL), "float32", "cpu")
+    inputs = prompt(tokens, load_video(DEMO_VIDEO, BUNDLED_FRAMES), DEMO_QUESTION)
+    added = added_synchronisations(model, method, inputs)
+    row("attached to the bundled model: synchronisations added to a prefill", added.prefill, "", 4)
+    row("attached to the bundled model: synchronisations added to a decoding step", added.step, "", 0)
 
     machine = f"{processor()}, torch {torch.__version__}"
     video_text = (

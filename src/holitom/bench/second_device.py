@@ -45,7 +45,7 @@ HOST = torch.device("cpu")
 
 # The host needs their result's value or shape.
 READS = {
-    *("_local_scalar_dense", "is_nonzero", "equal", "nonzero", "masked_select", "bincount"),
+    *("_local_scalar_dense", "item", "is_nonzero", "equal", "nonzero", "masked_select", "bincount"),
     *("_unique", "_unique2", "unique_dim", "unique_consecutive"),
 }
 INDEXING = {"index", "index_put", "index_put_", "_index_put_impl_"}
@@ -207,6 +207,8 @@ def _dispatch(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if not given and not _on_device(kwargs.get("device")):
         return func(*args, **kwargs)
     name = func.overloadpacket.__name__
+    if name == "to":  # in inference mode it comes in one piece
+        return _to(func, args, kwargs)
     if name in CROSSES:
         return _crossing(name, func, args, kwargs)
     if given:
@@ -222,6 +224,19 @@ def _dispatch(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if func._schema.is_mutable:
         return _mutated(func, args, kwargs, out)
     return _wrapped(out)
+
+
+def _to(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    """`Tensor.to`, whatever its overload."""
+    names = [argument.name for argument in func._schema.arguments]
+    given = {**dict(zip(names, args, strict=False)), **kwargs}
+    tensor, like = given["self"], given.get("other")
+    dtype, device = (given.get("dtype"), given.get("device")) if like is None else (like.dtype, like.device)
+    dtype, device = dtype or tensor.dtype, torch.device(device or tensor.device)
+    if (dtype, device.type) == (tensor.dtype, tensor.device.type) and not given.get("copy"):
+        return tensor
+    how = {"dtype": dtype, "device": device, "non_blocking": bool(given.get("non_blocking"))}
+    return _crossing("_to_copy", aten._to_copy.default, (tensor,), how)
 
 
 def _crossing(name: str, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:

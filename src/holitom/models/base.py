@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from holitom.errors import SettingsError, UnsupportedModelError, UnsupportedUsageError
+from holitom.ops.host import host_values
 from holitom.tokens import MergedTokens, VideoTokens
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ class Adapter(ABC):
             input_ids: `[B, L]`.
             slots: placeholders of each video.
         """
-        rows: list[int] = self.placeholders(input_ids).sum(1).tolist()
+        rows: list[int] = self.placeholders(*host_values(input_ids)).sum(1).tolist()
         ends = set(accumulate(slots, initial=0))
         if sum(rows) != sum(slots) or not ends.issuperset(accumulate(rows)):
             raise UnsupportedUsageError(
@@ -143,13 +144,23 @@ class Adapter(ABC):
             )
 
     @abstractmethod
-    def importance(self, arguments: dict[str, Any]) -> Tensor:
+    def importance(self, arguments: dict[str, Any], lengths: Sequence[int] = ()) -> Tensor:
         """Attention that each patch receives in the last vision layer, float32.
 
         Args:
             arguments: of `vision_attention`'s forward, by name; `hidden_states` is `[F, P, D]` or, packed,
                 `[P, D]`, and the result is that without `D`.
+            lengths: `attention_lengths` of what is encoded; without them a packed tower's are read from the
+                device.
         """
+
+    def attention_lengths(self, arguments: dict[str, Any]) -> list[int]:
+        """Of a packed tower, how many patches attend to each other in each frame or crop; else nothing.
+
+        Args:
+            arguments: of `trunk`'s `encoder`, by name.
+        """
+        return []
 
     @abstractmethod
     def keys(self, arguments: dict[str, Any]) -> Tensor:

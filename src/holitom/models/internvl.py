@@ -42,9 +42,6 @@ class InternVL(MarkedFrames):
         side = int(self._side * config.downsample_ratio)
         self.grid = (side, side)
 
-    def images(self, pixels: Tensor) -> int:
-        return len(pixels)
-
     def shuffle(self, patches: Tensor) -> Tensor:
         trunk: Any = self.trunk
         square = patches.view(len(patches), self._side, self._side, -1)

@@ -45,7 +45,7 @@ class LlavaOnevision(StackedFrames):
         trunk: Any = self.trunk
         sent = super().send(video, merged)
         newline = trunk.image_newline[None].to(sent.features)
-        last = sent.slot.new_tensor([self.slots(video) - 1])
+        last = torch.full_like(sent.slot[:1], self.slots(video) - 1)
         return SentTokens(
             features=torch.cat([sent.features, newline]),
             slot=torch.cat([sent.slot, last]),

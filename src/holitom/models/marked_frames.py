@@ -20,6 +20,7 @@ from transformers import AutoTokenizer
 from holitom.errors import UnsupportedModelError, UnsupportedUsageError
 from holitom.models.base import SentTokens
 from holitom.models.one_axis import OneAxis
+from holitom.ops.host import host_values, sent
 from holitom.tokens import MergedTokens, VideoTokens
 
 # As many tokens before a frame are read: enough for the marker of a first frame in any tokenizer.
@@ -82,8 +83,10 @@ class MarkedFrames(OneAxis):
         ]
 
     def check_prompt(self, input_ids: Tensor, arguments: dict[str, Any]) -> None:
-        each, images = self.grid[0] * self.grid[1], self.images(arguments["pixel_values"])
-        lengths = [length for row in runs_of(input_ids == self.image_token) for _, length in row]
+        each = self.grid[0] * self.grid[1]
+        ids, shown = host_values(input_ids, self.shown(arguments["pixel_values"]))
+        images = int(shown.sum())
+        lengths = [length for row in runs_of(ids == self.image_token) for _, length in row]
         if sum(lengths) != images * each or any(length % each for length in lengths):
             raise UnsupportedUsageError(
                 f"the prompt's runs of image placeholders are {lengths} tokens long, and {images} images "
@@ -91,13 +94,13 @@ class MarkedFrames(OneAxis):
                 "for them, with a processor that fits the model"
             )
 
-    @abstractmethod
-    def images(self, pixels: Tensor) -> int:
-        """How many images `pixel_values` hold."""
+    def shown(self, pixels: Tensor) -> Tensor:
+        """Which of the images that `pixel_values` hold are sent, bool; here all."""
+        return torch.ones(len(pixels), dtype=torch.bool)
 
     def locate(self, encodings: list[VideoTokens], given: dict[str, Any]) -> list[VideoTokens]:
         (images,) = encodings
-        ids: Tensor = given["input_ids"]
+        (ids,) = host_values(given["input_ids"])
         each = images.features.shape[1]
         runs = runs_of(ids == self.image_token)
         counts = [sum(length for _, length in row) // each for row in runs]
@@ -120,16 +123,17 @@ class MarkedFrames(OneAxis):
 
     def placeholders(self, input_ids: Tensor) -> Tensor:
         """Those of video frames; those of images are as good as text."""
-        holders = input_ids == self.image_token
+        (ids,) = host_values(input_ids)
+        holders = ids == self.image_token
         each = self.grid[0] * self.grid[1]
-        for row, runs in enumerate(runs_of(input_ids == self.image_token)):
-            frames = self._frames(input_ids[row], runs, each)
+        for row, runs in enumerate(runs_of(holders)):
+            frames = self._frames(ids[row], runs, each)
             image = 0
             for begin, length in runs:
                 if frames[image : image + 1] == [None]:
                     holders[row, begin : begin + length] = False
                 image += length // each
-        return holders
+        return sent(holders, input_ids.device)
 
     def _frames(self, ids: Tensor, runs: list[tuple[int, int]], each: int) -> list[int | None]:
         """The video, by number in its row, of every image of a row; None for an image that is no frame."""
@@ -198,7 +202,7 @@ def _ends(runs: list[tuple[int, int]]) -> list[int]:
 
 
 def _part(images: VideoTokens, at: list[int]) -> VideoTokens:
-    index = torch.tensor(at, device=images.features.device)
+    index = sent(torch.tensor(at), images.features.device)
     return VideoTokens(
         features=images.features.index_select(0, index),
         importance=images.importance.index_select(0, index),

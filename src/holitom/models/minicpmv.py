@@ -6,7 +6,7 @@ encoded apart and has placeholders of its own. What belongs to which video stand
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
@@ -22,6 +22,7 @@ from holitom.models.marked_frames import runs_of
 from holitom.models.multi_axis import packed_importance
 from holitom.models.one_axis import OneAxis
 from holitom.models.qwen3_5 import gated_heads
+from holitom.ops.host import host_values, sent
 from holitom.tokens import VideoTokens
 
 Size = tuple[int, int]
@@ -74,22 +75,28 @@ class MiniCPMV46(OneAxis):
         sizes: Tensor | None = arguments.get("target_sizes_videos")
         if sizes is None:
             return
+        ids, sizes = host_values(input_ids, sizes)
         came = arguments["pixel_values_videos"].shape[-1] // self._config.vision_config.patch_size
         if came != int(sizes.prod(1).sum()):
             raise UnsupportedUsageError(
                 f"pixel_values_videos holds {came} patches, and target_sizes_videos says "
                 f"{int(sizes.prod(1).sum())}; pass both as one call of the processor returns them"
             )
-        self.check_placeholders(input_ids, list(map(prod, self._sizes(arguments))))
+        self.check_placeholders(ids, list(map(prod, self._sizes(arguments))))
 
-    def importance(self, arguments: dict[str, Any]) -> Tensor:
+    def attention_lengths(self, arguments: dict[str, Any]) -> list[int]:
+        (sizes,) = host_values(arguments["target_sizes_videos"])
+        lengths: list[int] = sizes.prod(1).tolist()
+        return lengths
+
+    def importance(self, arguments: dict[str, Any], lengths: Sequence[int] = ()) -> Tensor:
         hidden: Tensor = arguments["hidden_states"][0]
 
         def read(rows: Tensor) -> tuple[Tensor, Tensor]:
             query, key = (self._heads(name, hidden[rows][None])[0] for name in ("q", "k"))
             return query, key
 
-        return packed_importance(hidden, arguments["cu_seqlens"], self.vision_attention, read)
+        return packed_importance(hidden, arguments["cu_seqlens"], self.vision_attention, read, lengths)
 
     def keys(self, arguments: dict[str, Any]) -> Tensor:
         return self._heads("k", arguments["hidden_states"])[0].mean(dim=1)
@@ -127,7 +134,8 @@ class MiniCPMV46(OneAxis):
         rows, columns = self._block
         if mode != "4x":  # the tower merges 2 x 2 itself
             rows, columns = 2 * rows, 2 * columns
-        return tuple((h // rows, w // columns) for h, w in arguments["target_sizes_videos"].tolist())
+        (sizes,) = host_values(arguments["target_sizes_videos"])
+        return tuple((h // rows, w // columns) for h, w in sizes.tolist())
 
     @property
     def _block(self) -> Size:
@@ -147,12 +155,12 @@ class MiniCPMV46(OneAxis):
         corner = first[crop] * up * across + (within // wide * up * wide + within % wide) * across
         down = torch.arange(up)[:, None] * wide[:, None, None] * across
         block = (corner[:, None, None] + down + torch.arange(across)).flatten(1)
-        return patches[block.to(patches.device)].mean(dim=1)
+        return patches[sent(block, patches.device)].mean(dim=1)
 
     def locate(self, encodings: list[VideoTokens], given: dict[str, Any]) -> list[VideoTokens]:
         (crops,) = encodings
         assert isinstance(crops, Crops)
-        ids: Tensor = given["input_ids"]
+        (ids,) = host_values(given["input_ids"])
         runs = runs_of(self.placeholders(ids))
         # `generate` repeats rows (beams, returned sequences) but encodes once.
         copies, rest = divmod(sum(map(len, runs)), len(crops.sizes))
@@ -239,7 +247,7 @@ def _video(crops: Crops, token: int, frames: list[tuple[Size, ...]]) -> VideoTok
     importance = crops.importance[0, at].view(shape)
     if len(counts) > 1:
         share = torch.tensor(counts, dtype=importance.dtype) / shape[1]
-        importance = importance * share.repeat_interleave(torch.tensor(counts)).to(importance.device)
+        importance = importance * sent(share.repeat_interleave(torch.tensor(counts)), importance.device)
     return VideoTokens(
         features=crops.features[0, at].view(*shape, -1),
         importance=importance,

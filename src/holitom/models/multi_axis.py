@@ -8,8 +8,10 @@ and width; whatever stands between them (time stamps) is text.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from fractions import Fraction
+from itertools import accumulate
 from math import prod
 from typing import Any, ClassVar
 
@@ -19,6 +21,7 @@ from torch import Tensor, nn
 from holitom.errors import UnsupportedModelError, UnsupportedUsageError
 from holitom.models.base import Adapter, require_modules
 from holitom.ops.attention import frames_per_chunk, received_attention
+from holitom.ops.host import host_values, sent
 from holitom.tokens import VideoTokens
 
 
@@ -75,15 +78,20 @@ class MultiAxis(Adapter):
         grid_thw, pixels = arguments.get("video_grid_thw"), arguments.get("pixel_values_videos")
         if grid_thw is None:
             return
+        ids, grid_thw = host_values(input_ids, grid_thw)
         patches = int(grid_thw.prod(-1).sum())
         if pixels is not None and len(pixels) != patches:
             raise UnsupportedUsageError(
                 f"pixel_values_videos holds {len(pixels)} patches, and video_grid_thw says {patches}; pass "
                 "both as one call of the processor returns them"
             )
-        self.check_placeholders(input_ids, (grid_thw.prod(-1) // self._merge**2).tolist())
+        self.check_placeholders(ids, (grid_thw.prod(-1) // self._merge**2).tolist())
 
-    def importance(self, arguments: dict[str, Any]) -> Tensor:
+    def attention_lengths(self, arguments: dict[str, Any]) -> list[int]:
+        (grid_thw,) = host_values(arguments["video_grid_thw"])
+        return [height * width for frames, height, width in grid_thw.tolist() for _ in range(frames)]
+
+    def importance(self, arguments: dict[str, Any], lengths: Sequence[int] = ()) -> Tensor:
         attention: Any = self.vision_attention
         hidden: Tensor = arguments["hidden_states"]
         cos, sin = arguments["position_embeddings"]
@@ -91,7 +99,7 @@ class MultiAxis(Adapter):
         def read(rows: Tensor) -> tuple[Tensor, Tensor]:
             return type(self).rotate_vision(*self._projected(hidden[rows]), cos[rows], sin[rows])
 
-        return packed_importance(hidden, arguments["cu_seqlens"], attention, read)
+        return packed_importance(hidden, arguments["cu_seqlens"], attention, read, lengths)
 
     def keys(self, arguments: dict[str, Any]) -> Tensor:
         return self._projected(arguments["hidden_states"])[1].mean(1)
@@ -109,7 +117,7 @@ class MultiAxis(Adapter):
         importance: Tensor | None,
         keys: Tensor | None = None,
     ) -> list[VideoTokens]:
-        grid_thw: Tensor = arguments["video_grid_thw"]
+        (grid_thw,) = host_values(arguments["video_grid_thw"])
         grids = [(t, h // self._merge, w // self._merge) for t, h, w in grid_thw.tolist()]
         sizes = [prod(grid) for grid in grids]
         came = [len(features) for features in encoded.pooler_output]
@@ -192,7 +200,11 @@ def following(modules: Iterable[nn.Module]) -> Iterator[None]:
 
 
 def packed_importance(
-    hidden: Tensor, cu_seqlens: Tensor, attention: Any, read: Callable[[Tensor], tuple[Tensor, Tensor]]
+    hidden: Tensor,
+    cu_seqlens: Tensor,
+    attention: Any,
+    read: Callable[[Tensor], tuple[Tensor, Tensor]],
+    lengths: Sequence[int] = (),
 ) -> Tensor:
     """Attention that each of a packed tower's patches receives within its stretch, `[P]` float32.
 
@@ -201,8 +213,14 @@ def packed_importance(
         cu_seqlens: `[S + 1]`: where stretches begin and end.
         attention: with `num_heads` and `scaling`.
         read: queries and keys `[n, heads, d]`, rotated where the tower rotates them, of the patches at `[n]`.
+        lengths: patches of each frame or crop before the tower's first layer, as the host knows them. Where
+            there are as many as stretches, they are those, in proportion to the patches that are left
+            in this layer; else (windows) `cu_seqlens` is read from the device.
     """
     received = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
+    if lengths and len(lengths) == len(cu_seqlens) - 1:
+        share = Fraction(len(hidden), sum(lengths))
+        cu_seqlens = torch.tensor([0, *accumulate(int(length * share) for length in lengths)])
     for patches in stretches(cu_seqlens, hidden.device):
         for at in torch.split(patches, frames_per_chunk(attention.num_heads, patches.shape[1])):
             # F stretches of P patches
@@ -222,9 +240,9 @@ def stretches(cu_seqlens: Tensor, device: torch.device) -> list[Tensor]:
         For each length `P` an index `[F, P]` of the patches in the `F` stretches that have it; as many as
         there are lengths, so their number does not grow with the video.
     """
-    bounds = torch.tensor(cu_seqlens.tolist())
+    (bounds,) = host_values(cu_seqlens)
     starts, lengths = bounds[:-1], bounds.diff()
     return [
-        (starts[lengths == length][:, None] + torch.arange(length)).to(device)
+        sent(starts[lengths == length][:, None] + torch.arange(length), device)
         for length in sorted(set(lengths.tolist()) - {0})
     ]

@@ -8,6 +8,7 @@ placeholders.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -60,7 +61,7 @@ class OneAxis(Adapter):
         require_modules(attention, ("q_proj", "k_proj"), f"{self.family}'s vision tower")
         return attention
 
-    def importance(self, arguments: dict[str, Any]) -> Tensor:
+    def importance(self, arguments: dict[str, Any], lengths: Sequence[int] = ()) -> Tensor:
         attention: Any = self.vision_attention
         hidden: Tensor = arguments["hidden_states"]
         scale = attention.head_dim**-0.5

@@ -14,6 +14,7 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
 from transformers.vision_utils import get_vision_window_index
 
 from holitom.models.multi_axis import MultiAxis
+from holitom.ops.host import sent
 
 
 class Qwen25VL(MultiAxis):
@@ -33,7 +34,7 @@ class Qwen25VL(MultiAxis):
             grid_thw, tower.spatial_merge_size, tower.window_size, tower.patch_size
         )
         pooled = super()._pooled(patches, grid_thw)
-        return torch.empty_like(pooled).index_copy(0, order.to(pooled.device), pooled)
+        return torch.empty_like(pooled).index_copy(0, sent(order, pooled.device), pooled)
 
     def video_processor(self) -> Any:
         return Qwen2VLVideoProcessor()

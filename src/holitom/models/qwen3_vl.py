@@ -11,6 +11,7 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import apply_rotary_pos_emb,
 from transformers.vision_utils import get_vision_interpolation_indices_and_weights
 
 from holitom.models.multi_axis import MultiAxis
+from holitom.ops.ragged import compact
 
 
 class Qwen3VL(MultiAxis):
@@ -35,13 +36,13 @@ class Qwen3VL(MultiAxis):
         return torch.cat(deep, dim=-1).view(*shape, -1)
 
     def streamed(self, arguments: dict[str, Any], columns: tuple[int, int]) -> list[Tensor]:
-        if not self.streams or arguments.get("deepstack_visual_embeds") is None:  # None: text alone
+        embeds: list[Tensor] = arguments.get("deepstack_visual_embeds") or []
+        if not embeds:  # text alone
             return []
         shown: Tensor = arguments["visual_pos_masks"]
-        return [
-            features.new_zeros(*columns, features.shape[-1]).index_put((shown,), features)
-            for features in arguments["deepstack_visual_embeds"]
-        ]
+        at = compact(shown.flatten(), len(embeds[0]))
+        empty = embeds[0].new_zeros(columns[0] * columns[1], embeds[0].shape[-1])
+        return [empty.index_copy(0, at, features).view(*columns, -1) for features in embeds]
 
     def stream_arguments(self, streams: list[Tensor], stands: Tensor) -> dict[str, Any]:
         return {"visual_pos_masks": stands, "deepstack_visual_embeds": streams}

@@ -38,8 +38,8 @@ class SmolVLM(MarkedFrames):
         side = vision.image_size // vision.patch_size // config.scale_factor
         self.grid = (side, side)
 
-    def images(self, pixels: Tensor) -> int:
-        return int(pixels.flatten(2).any(-1).sum())  # what is all zero fills a row up, and the model drops it
+    def shown(self, pixels: Tensor) -> Tensor:
+        return pixels.flatten(2).any(-1)  # what is all zero fills a row up, and the model drops it
 
     def shuffle(self, patches: Tensor) -> Tensor:
         connector: Any = self.trunk.connector

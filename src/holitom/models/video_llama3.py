@@ -6,6 +6,7 @@ no placeholder for them. They are merged like any other, but what stands where o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any, ClassVar
@@ -19,6 +20,7 @@ from holitom.errors import UnsupportedUsageError
 from holitom.models.base import SentTokens
 from holitom.models.multi_axis import following, packed_importance
 from holitom.models.one_axis import OneAxis
+from holitom.ops.host import host_values, sent
 from holitom.tokens import MergedTokens, VideoTokens
 
 
@@ -60,9 +62,12 @@ class VideoLlama3(OneAxis):
         grid_thw, merge = arguments.get("video_grid_thw"), arguments.get("video_merge_sizes")
         if grid_thw is None or merge is None:
             return
+        came, mask = len(arguments["pixel_values_videos"]), arguments.get("video_compression_mask")
+        ids, grid_thw, merge, *masks = host_values(
+            input_ids, grid_thw, merge, *([] if mask is None else [mask])
+        )
         patches = grid_thw.prod(-1)
         slots = (patches // merge**2).tolist()
-        came, mask = len(arguments["pixel_values_videos"]), arguments.get("video_compression_mask")
         told = sum(slots) if mask is None else len(mask)
         if came != int(patches.sum()) or told != sum(slots):
             raise UnsupportedUsageError(
@@ -70,11 +75,15 @@ class VideoLlama3(OneAxis):
                 f"pixel_values_videos holds {came} patches, and video_compression_mask tells of {told} "
                 "tokens; pass them as one call of the processor returns them"
             )
-        if mask is not None:
-            slots = [int(own.sum()) for own in mask.split(slots)]
-        self.check_placeholders(input_ids, slots)
+        for mask in masks:
+            slots = [int(own.sum()) for own in torch.split(mask, slots)]
+        self.check_placeholders(ids, slots)
 
-    def importance(self, arguments: dict[str, Any]) -> Tensor:
+    def attention_lengths(self, arguments: dict[str, Any]) -> list[int]:
+        (grid_thw,) = host_values(arguments["video_grid_thw"])
+        return [height * width for frames, height, width in grid_thw.tolist() for _ in range(frames)]
+
+    def importance(self, arguments: dict[str, Any], lengths: Sequence[int] = ()) -> Tensor:
         hidden: Tensor = arguments["hidden_states"]
         cos, sin = arguments["position_embeddings"]
 
@@ -83,7 +92,7 @@ class VideoLlama3(OneAxis):
             rotated: tuple[Tensor, Tensor] = apply_rotary_pos_emb_vision(query, key, cos[rows], sin[rows])
             return rotated
 
-        return packed_importance(hidden, arguments["cu_seqlens"], self.vision_attention, read)
+        return packed_importance(hidden, arguments["cu_seqlens"], self.vision_attention, read, lengths)
 
     def keys(self, arguments: dict[str, Any]) -> Tensor:
         return self._heads("k", arguments["hidden_states"][None])[0].mean(dim=1)
@@ -95,7 +104,7 @@ class VideoLlama3(OneAxis):
         importance: Tensor | None,
         keys: Tensor | None = None,
     ) -> list[VideoTokens]:
-        grid_thw, merge = arguments["video_grid_thw"], arguments["video_merge_sizes"]
+        grid_thw, merge = host_values(arguments["video_grid_thw"], arguments["video_merge_sizes"])
         grids = [(t, h // m, w // m) for (t, h, w), m in zip(grid_thw.tolist(), merge.tolist(), strict=True)]
         came, sizes = [len(features) for features in encoded.pooler_output], [prod(grid) for grid in grids]
         if came != sizes:
@@ -128,7 +137,10 @@ class VideoLlama3(OneAxis):
 
     def locate(self, encodings: list[VideoTokens], given: dict[str, Any]) -> list[VideoTokens]:
         mask = given.get("video_compression_mask")
-        if mask is None or bool(mask.all()):
+        if mask is None:
+            return encodings
+        (mask,) = host_values(mask)
+        if bool(mask.all()):
             return encodings
         sizes = [prod(video.features.shape[:2]) for video in encodings]
         if len(mask) != sum(sizes):
@@ -143,9 +155,9 @@ class VideoLlama3(OneAxis):
                 grid=video.grid,
                 keys=video.keys,
                 held=int(own.sum()),
-                slot=torch.where(own, own.cumsum(0) - 1, -1).to(video.features.device),
+                slot=sent(torch.where(own, own.cumsum(0) - 1, -1), video.features.device),
             )
-            for video, own in zip(encodings, mask.cpu().split(sizes), strict=True)
+            for video, own in zip(encodings, torch.split(mask, sizes), strict=True)
         ]
 
     def slots(self, video: VideoTokens) -> int:
@@ -157,8 +169,9 @@ class VideoLlama3(OneAxis):
             return SentTokens(merged.features, place)
         assert video.slot is not None
         slot = video.slot[place]
-        stays = slot >= 0
-        return SentTokens(merged.features[stays], slot[stays], place=place[stays])
+        stays = (slot >= 0).nonzero().squeeze(1)
+        features, slot, place = (each.index_select(0, stays) for each in (merged.features, slot, place))
+        return SentTokens(features, slot, place=place)
 
     def part(self, arguments: dict[str, Any], frames: int) -> tuple[dict[str, Any], int]:
         """A frame."""

@@ -51,7 +51,7 @@ class Tower:
         given = by_name(encode, args, kwargs)
         device = given[self.adapter.pixels_name].device
         began = mark(device)
-        reading = Reading()
+        reading = Reading(self.adapter.attention_lengths(given) if self.method.needs_importance else [])
         self.calls.readings.append(reading)
         try:
             with self._planned(given) as report:
@@ -83,6 +83,6 @@ class Tower:
         given = by_name(module.forward, args, kwargs)
         with torch.no_grad():
             if self.method.needs_importance:
-                reading.importance = self.adapter.importance(given)
+                reading.importance = self.adapter.importance(given, reading.lengths)
             if self.method.needs_keys:
                 reading.keys = self.adapter.keys(given)
