@@ -14,7 +14,7 @@ import torch
 from support.videos import clip
 
 from holitom.errors import SettingsError
-from holitom.methods import METHODS, HoliTom, get_method, method_class
+from holitom.methods import METHODS, HoliTom, Method, get_method, method_class
 from holitom.methods.registry import Row
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -56,7 +56,8 @@ def test_the_page_of_methods_names_every_default(name: str) -> None:
     (section,) = [section for section in sections if section.startswith(f"`{name}`")]
     stated = re.search(r"Defaults: (.*?)\.\n", section, re.DOTALL)
     found = dict(re.findall(r"`(\w+)`\s+(\([^`]*?\)|[^\s,]+)", stated[1])) if stated else {}
-    own = [f for f in fields(method_class(name)) if f.init and f.name not in ("retain_ratio", "positions")]
+    shared = {f.name for f in fields(Method)}
+    own = [f for f in fields(method_class(name)) if f.init and f.name not in shared]
     assert found == {f.name: repr(f.default).replace("'", '"') for f in own}
     assert "arXiv" in section or "Ours" in section
     assert re.search(r"Reads\s", section)
