@@ -45,6 +45,41 @@ class InnerStage(Protocol):
         """
 
 
+class TextAwareStage(Protocol):
+    """An `InnerStage` that is also given the text, told by its attribute `needs_text`.
+
+    `layer`, `own_attention` and `keep` are as in `InnerStage`. Nothing calls one yet.
+    """
+
+    @property
+    def layer(self) -> int:
+        """As in `InnerStage`."""
+
+    @property
+    def own_attention(self) -> bool:
+        """As in `InnerStage`."""
+
+    @property
+    def needs_text(self) -> bool:
+        """True."""
+
+    def keep(self, visual: int) -> int:
+        """As in `InnerStage`."""
+
+    def __call__(self, hidden: Tensor, attention: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+        """Reduce one row's visual tokens.
+
+        Args:
+            hidden: `[V, D]`: the visual tokens that enter `layer`.
+            attention: `[Q, V]`: attention to them of each of the `Q >= 1` text tokens behind the row's last
+                video, in `layer - 1`, averaged over heads.
+            text: `[Q, D]`: hidden states of those text tokens that enter `layer`.
+
+        Returns:
+            As in `InnerStage`.
+        """
+
+
 @dataclass(frozen=True)
 class Reuse:
     """Reuse a reference frame's tokens at the places of a video that have not changed.

@@ -58,7 +58,7 @@ class AOT(Method):
         clip: frames of a clip. None: 4, and 8 from 64 frames on.
         keep_ratio: share of a later frame's anchors that are kept, in [0, 1].
         global_ratio: share of the anchors chosen from the whole frame, in [0, 1].
-        regularisation: of the transport, from 0.01 up.
+        regularisation: of the transport, from 0.05 up.
         iterations: rounds of the transport at most, from 1 up.
         tolerance: mean change at which the transport stops.
         spatial_weight: what a distance of one frame's width or height costs.

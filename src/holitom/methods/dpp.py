@@ -62,6 +62,8 @@ class DPP(Method):
         budget = largest_remainder(np.full(frames, tokens), count)
         unit = unit_vectors(video.features)
         kernel = torch.bmm(unit, unit.mT)
+        # A token is exactly as like itself as any other is, so that equals rank by place.
+        kernel.diagonal(dim1=1, dim2=2).copy_(unit.square().sum(-1) > 0.5)
         quality = self._quality(video.importance)
         kernel.mul_(quality[:, :, None]).mul_(quality[:, None, :])
         picks = likeliest(kernel, int(budget.max()))

@@ -91,11 +91,13 @@ def turned(features: Tensor, grid: tuple[int, int], base: float) -> Tensor:
     frames, _, width = features.shape
     third = width // 3
     result = features.detach().float().clone()
-    cells, first = result.view(frames, *grid, width), 0
-    for axis, block in enumerate((third + width % 3, third, third)):
-        pairs = block // 2
+    cells, blocks = result.view(frames, *grid, width), (third + width % 3, third, third)
+    for axis, block in enumerate(blocks):
+        pairs, first = block // 2, sum(blocks[:axis])
+        if not pairs:
+            continue
         # Angles in float64: those of the last of a thousand frames are a thousand times as large.
-        angle = np.arange(cells.shape[axis])[:, None] * base ** (-np.arange(pairs) / max(1, pairs))
+        angle = np.arange(cells.shape[axis])[:, None] * base ** (-np.arange(pairs) / pairs)
         shape = [1, 1, 1, pairs]
         shape[axis] = -1
         table = to_device(np.stack([np.cos(angle), np.sin(angle)]).astype(np.float32), features.device)
@@ -104,5 +106,4 @@ def turned(features: Tensor, grid: tuple[int, int], base: float) -> Tensor:
         across = even * sin + odd * cos
         even.copy_(even * cos - odd * sin)
         odd.copy_(across)
-        first += block
     return result

@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from holitom.contract import InnerStage
+from holitom.contract import InnerStage, TextAwareStage
 from holitom.errors import SettingsError
 from holitom.methods.base import Method, require
 from holitom.methods.parts import assemble, averaged, unchanged
@@ -125,7 +125,7 @@ class Unified(Method):
             )
         return ()
 
-    def inner_stage(self, num_layers: int) -> TextAwareMerge:
+    def inner_stage(self, num_layers: int) -> TextAwareStage:
         """The paper's stage inside a language model of `num_layers` layers.
 
         Raises:

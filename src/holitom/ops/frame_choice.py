@@ -33,7 +33,7 @@ def choose_frames(
         Ascending indices; all of them where there are fewer candidates than `count`.
     """
     values = np.asarray(scores, dtype=np.float64).ravel()
-    if len(values) <= count:
+    if len(values) < count:
         return list(range(len(values)))
     values = _scaled(values)
     chosen: list[int] = []

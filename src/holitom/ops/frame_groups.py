@@ -100,7 +100,8 @@ def merge_frames(
     walked: frame `i` merges with the next where both are more alike (`s_i`) than the group's first and last
         and
     the next is no more like the one after it (`s_i > s_{i+1}`, or there is none). The two become
-    `w f_i + (1 - w) f_{i+1}`, `w = s_i / (s_i + s_{i+1})`, and 1/2 where there is no `s_{i+1}`.
+    `w f_i + (1 - w) f_{i+1}`, `w = s_i / (s_i + s_{i+1})`, and 1/2 where there is no `s_{i+1}` (ours, and
+    so is that a negative similarity counts as 0).
 
     To be called behind each of three layers (10, 21 and 23 of SigLIP's in most of the authors' scripts) and
     its result applied to the hidden states; importance is the column mean of the last of these layers'
@@ -137,8 +138,8 @@ def _walked(similarity: Similarities, first: int, last: int) -> list[dict[int, f
         pair = frame + 1 < last  # the next is a middle frame as well
         more = frame + 2 < last  # and so is the one after it
         if pair and alike[frame] > bound and (not more or alike[frame] > alike[frame + 1]):
-            total = float(alike[frame] + alike[frame + 1])
-            share = float(alike[frame]) / total if more and total else 0.5
+            own, other = max(0.0, float(alike[frame])), max(0.0, float(alike[frame + 1]))
+            share = own / (own + other) if more and own + other else 0.5
             left.append({frame: share, frame + 1: 1 - share})
             frame += 2
         else:

@@ -78,6 +78,7 @@ def density_peaks(products: Products, offered: Tensor, count: int, knn: int) -> 
         for rows, product in products.blocks():
             square = torch.add(norm[rows, None] + norm, product, alpha=-2).clamp_min_(0).div_(width)
             square = square.nan_to_num_(nan=FARTHEST, posinf=FARTHEST)
+            square.diagonal(offset=rows.start).zero_()  # exactly, in rows as well
             yield rows, square.masked_fill_(ignored, torch.inf)
 
     # One block is worked out once; of many each pass makes its own.
