@@ -36,10 +36,12 @@ def prompt(
 
     Args:
         processor: the model's own, from `AutoProcessor.from_pretrained`.
-        video: a `Video`, a video file's path, or frames: `[F, H, W, 3]` uint8 RGB, or a sequence of F pictures.
+        video: a `Video`, a video file's path, or frames: `[F, H, W, 3]` uint8 RGB, or a sequence of F
+            pictures.
         question: in plain text.
         frames: of a file, how many to sample. Default: 32, unless `fps` is given.
-        fps: of a file, how many to sample a second; of frames, how many a second they are. Default for frames: 2.
+        fps: of a file, how many to sample a second; of frames, how many a second they are. Default for
+            frames: 2.
 
     Returns:
         What the processor makes of it, one row of a batch, as PyTorch tensors.
@@ -81,7 +83,9 @@ def prompts(
         seen["videos"] = [video.frames for video in videos]
         seen["video_metadata"] = metadata
         seen["do_sample_frames"] = False
-        if getattr(processor.video_processor, "stack_frames", 1) > 1:  # MiniCPM-V: joins what it sampled itself
+        if (
+            getattr(processor.video_processor, "stack_frames", 1) > 1
+        ):  # MiniCPM-V: joins what it sampled itself
             seen["stack_frames"] = 1
     if images:
         seen["images"] = [list(row) for row in images]
@@ -90,8 +94,14 @@ def prompts(
         if name in inputs:  # the Omni processors have one rate for all videos, and not the videos' own
             patch = processor.video_processor.temporal_patch_size
             seconds = [patch * video.seconds_per_frame for video in metadata]
-            inputs[name] = inputs[name].new_tensor(seconds) if hasattr(inputs[name], "new_tensor") else seconds
+            inputs[name] = (
+                inputs[name].new_tensor(seconds) if hasattr(inputs[name], "new_tensor") else seconds
+            )
     return inputs
+
+
+SEEN = ("image", "video", "audio", "vision")
+"""What a placeholder's name says that it stands for."""
 
 
 def as_video(
@@ -119,9 +129,7 @@ def as_video(
     if not np.isfinite(rate) or rate <= 0:
         raise SettingsError(f"fps must be above 0, not {rate:g}")
     times = [i / rate for i in range(count)]
-    return Video(
-        pictures, TimedMetadata.of(times, range(count), count, rate, count / rate, (width, height))
-    )
+    return Video(pictures, TimedMetadata.of(times, range(count), count, rate, count / rate, (width, height)))
 
 
 def timed(video: Video) -> TimedMetadata:
@@ -141,7 +149,9 @@ def timed(video: Video) -> TimedMetadata:
 def _stacked(frames: NDArray[np.uint8] | Sequence[Any]) -> NDArray[np.uint8]:
     takes = "frames must be [F, H, W, 3] uint8 RGB, or a list of F pictures of one size"
     try:
-        pictures = np.asarray(frames) if hasattr(frames, "shape") else np.stack([np.asarray(x) for x in frames])
+        pictures = (
+            np.asarray(frames) if hasattr(frames, "shape") else np.stack([np.asarray(x) for x in frames])
+        )
     except (TypeError, ValueError) as error:
         raise SettingsError(f"{takes}, not {type(frames).__name__} ({error})") from error
     if pictures.ndim != 4 or pictures.shape[-1] != 3 or pictures.dtype != np.uint8 or not pictures.size:
@@ -151,22 +161,11 @@ def _stacked(frames: NDArray[np.uint8] | Sequence[Any]) -> NDArray[np.uint8]:
 
 def placeholders(processor: Any) -> set[str]:
     """Texts that a processor, or its tokenizer, puts pictures, videos or sound in the place of."""
-    kinds = ("image", "video", "audio", "vision")
-    named: dict[str, Any] = {}
-    for part in (getattr(processor, "tokenizer", None), processor):
-        named |= dict(getattr(part, "_special_tokens_map", None) or {})
-        named |= {name: getattr(part, name, None) for name in _names(part)}
-    return {
-        text
-        for name, value in named.items()
-        if name.endswith("_token") and any(kind in name for kind in kinds)
-        and (text := str(value) if isinstance(value, str) or hasattr(value, "content") else "")
-    }
-
-
-def _names(part: Any) -> Iterator[str]:
-    yield from (name for name in getattr(part, "__dict__", {}) if name.endswith("_token"))
-    yield from (name for name in dir(type(part)) if name.endswith("_token"))
+    tokenizer = getattr(processor, "tokenizer", None)
+    named = {name: getattr(processor, name, None) for name in dir(processor) if name.endswith("_token")}
+    found = {str(value) for name, value in named.items() if value and any(kind in name for kind in SEEN)}
+    special = getattr(tokenizer, "all_special_tokens", ())
+    return found | {text for text in special if any(kind in text for kind in SEEN)}
 
 
 def _check(processor: Any, conversations: Sequence[Sequence[dict[str, Any]]]) -> None:
@@ -185,8 +184,8 @@ def _check(processor: Any, conversations: Sequence[Sequence[dict[str, Any]]]) ->
         for mark in sorted(marks, key=len, reverse=True):
             if mark in text:
                 raise SettingsError(
-                    f"the question holds {mark}, which stands for what the model sees or hears: leave it out, "
-                    "the prompt has its own"
+                    f"the question holds {mark}, which stands for what the model sees or hears: "
+                    "leave it out, the prompt has its own"
                 )
 
 

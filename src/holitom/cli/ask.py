@@ -98,7 +98,8 @@ def _answer(
 ) -> dict[str, Answer]:
     """Load the model and let every method answer."""
     with notes.status("Loading PyTorch"):
-        from holitom.ask import ask, load_model, prompt, unknown_words
+        from holitom.ask import ask, load_model, unknown_words
+        from holitom.prompts import prompt
 
     quiet_transformers(name)
     title = "the bundled model" if name == str(BUNDLED_MODEL) else name

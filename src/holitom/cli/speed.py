@@ -110,7 +110,8 @@ def bench_speed(
 
 def _checkpoint(name: str, clip: Video, dtype: str, device: str) -> tuple[Any, Any, Any]:
     """A checkpoint's model, and its processor's inputs for the whole clip and for one frame of it."""
-    from holitom.ask import load_model, prompt
+    from holitom.ask import load_model
+    from holitom.prompts import prompt
 
     live, processor = load_model(name, dtype, device)
     first = (clip.metadata.frames_indices or [0])[:1]
