@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -114,8 +113,7 @@ def _checkpoint(name: str, clip: Video, dtype: str, device: str) -> tuple[Any, A
     from holitom.prompts import prompt
 
     live, processor = load_model(name, dtype, device)
-    first = (clip.metadata.frames_indices or [0])[:1]
-    short = replace(clip, frames=clip.frames[:1], metadata=replace(clip.metadata, frames_indices=first))
+    short = clip.first(1)
     return live, prompt(processor, clip, DEMO_QUESTION), prompt(processor, short, DEMO_QUESTION)
 
 

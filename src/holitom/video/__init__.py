@@ -29,7 +29,17 @@ if TYPE_CHECKING:
 
     from holitom.video.metadata import TimedMetadata
 
-__all__ = ["Header", "Progress", "Reading", "Video", "iter_frames", "load_video", "look_over"]
+__all__ = [
+    "Header",
+    "Progress",
+    "Reading",
+    "Sampling",
+    "Video",
+    "iter_frames",
+    "load_sampled",
+    "load_video",
+    "look_over",
+]
 
 MAX_SAMPLED_BYTES = 8 * 2**30
 
@@ -52,6 +62,20 @@ class Video:
     def times(self) -> list[float]:
         """Seconds from the video's first frame, of each of `frames`."""
         return list(self.metadata.timestamps)
+
+    def first(self, count: int) -> Video:
+        """Its first `count` frames, with their times."""
+        from holitom.video.metadata import TimedMetadata
+
+        told = self.metadata
+        numbers = list(told.frames_indices or range(len(self.frames)))[:count]
+        height, width = self.frames.shape[1:3]
+        rate, total = told.fps or 1.0, told.total_num_frames
+        times = self.times[:count]
+        metadata = TimedMetadata.of(
+            times, numbers, total, rate, told.duration or total / rate, (width, height)
+        )
+        return Video(self.frames[:count], metadata, self.reading)
 
 
 @dataclass(frozen=True)
@@ -102,7 +126,17 @@ def load_video(
             ends before `start`.
         SettingsError: a setting is out of its range, or both `frames` and `fps` are given.
     """
-    source = _source(path, Sampling(frames, fps, max_frames, start, end), max_seconds)
+    return load_sampled(path, Sampling(frames, fps, max_frames, start, end), progress, max_seconds)
+
+
+def load_sampled(
+    path: str | os.PathLike[str],
+    sampling: Sampling,
+    progress: Progress | None = None,
+    max_seconds: float | None = None,
+) -> Video:
+    """`load_video` of settings that stand together; its errors are the same."""
+    source = _source(path, sampling, max_seconds)
     for _ in range(3):  # the second and third time with what was found wrong
         try:
             return _whole(source, progress)

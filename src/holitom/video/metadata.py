@@ -12,12 +12,16 @@ class TimedMetadata(VideoMetadata):
 
     The fields are those of `VideoMetadata`: `frames_indices` are numbers of frames, while `total_num_frames`,
     `fps` and `duration` are those of the whole file.
-
-    Attributes:
-        times: seconds from the video's first frame, of each frame in `frames_indices`.
     """
 
-    times: list[float]
+    _times: list[float] | None = None
+
+    @property
+    def times(self) -> list[float]:
+        """Seconds from the video's first frame, of each frame in `frames_indices`."""
+        if self._times is None or len(self._times) != len(self.frames_indices or ()):
+            return [number / (self.fps or 1.0) for number in self.frames_indices or ()]  # they were replaced
+        return self._times
 
     @classmethod
     def of(
@@ -48,7 +52,7 @@ class TimedMetadata(VideoMetadata):
             video_backend="pyav",
             frames_indices=list(numbers),
         )
-        metadata.times = list(times)
+        metadata._times = list(times)
         return metadata
 
     @property
@@ -71,5 +75,5 @@ class TimedMetadata(VideoMetadata):
     def in_seconds(self) -> TimedMetadata:
         """A copy with one tick a second: some processors reckon times as frames_indices / fps."""
         copy = type(self)(**{**self, "fps": 1.0, "frames_indices": list(self.times)})
-        copy.times = list(self.times)
+        copy._times = list(self.times)
         return copy
