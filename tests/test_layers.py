@@ -25,7 +25,7 @@ LAYERS = [
     {"tower"},
     {"runtime"},
     {"methods"},
-    {"ask", "costs"},
+    {"ask", "costs", "prompts"},
     {"inspect", "bench"},
     {"web", "integrations"},
     {"cli"},

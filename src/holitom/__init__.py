@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 from holitom.version import __version__
 
 if TYPE_CHECKING:
-    from holitom.ask import prompt
     from holitom.contract import Reuse
     from holitom.errors import (
         HolitomError,
@@ -33,9 +32,10 @@ if TYPE_CHECKING:
     from holitom.methods.base import Method
     from holitom.methods.holitom import HoliTom
     from holitom.methods.registry import get_method
+    from holitom.prompts import prompt
     from holitom.runtime import Handle, Report, Run, VideoReport, attach
     from holitom.tokens import MergedTokens, VideoTokens
-    from holitom.video import Video, load_video
+    from holitom.video import Video, iter_frames, load_video
 
 _HOME = {
     "Handle": "holitom.runtime",
@@ -58,8 +58,9 @@ _HOME = {
     "VideoTokens": "holitom.tokens",
     "attach": "holitom.runtime",
     "get_method": "holitom.methods.registry",
+    "iter_frames": "holitom.video",
     "load_video": "holitom.video",
-    "prompt": "holitom.ask",
+    "prompt": "holitom.prompts",
 }
 
 __all__ = [
@@ -84,6 +85,7 @@ __all__ = [
     "__version__",
     "attach",
     "get_method",
+    "iter_frames",
     "load_video",
     "prompt",
 ]

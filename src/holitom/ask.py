@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +11,13 @@ from safetensors import SafetensorError
 from holitom.errors import ModelError, SettingsError, UnsupportedModelError
 from holitom.hub import located
 from holitom.models import adapter_for, config_of, original_layout
+from holitom.prompts import prompt as prompt  # the whole of one question from one module
 
 if TYPE_CHECKING:
     from transformers.generation.streamers import BaseStreamer
 
     from holitom.methods import Method
     from holitom.runtime import Report
-    from holitom.video import Video
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -119,37 +118,6 @@ def load_model(
     if not hasattr(processor, "video_processor") or not processor.chat_template:
         raise ModelError(f"model {name}: its processor takes no video or has no chat template")
     return (model if where is None else model.to(where)).eval(), processor
-
-
-def prompt(processor: Any, video: Video, question: str) -> Any:
-    """The model's inputs for one question about one video, by its own chat template and processor."""
-    content = [{"type": "video"}, {"type": "text", "text": question}]
-    return prompts(processor, [[{"role": "user", "content": content}]], [video])
-
-
-def prompts(
-    processor: Any,
-    conversations: Sequence[Sequence[dict[str, Any]]],
-    videos: Sequence[Video] = (),
-    images: Sequence[Sequence[Any]] = (),
-) -> Any:
-    """The model's inputs for a batch of conversations, padded on the left.
-
-    Args:
-        processor: the model's own; its chat template makes the prompts.
-        conversations: one a row: messages whose content is a list of parts (`video`, `image`, `text`).
-        videos: those of all rows, in their order.
-        images: those of each row that has any, in the order of the rows.
-    """
-    text = [processor.apply_chat_template(list(row), add_generation_prompt=True) for row in conversations]
-    seen: dict[str, Any] = {}
-    if videos:
-        seen["videos"] = [video.frames for video in videos]
-        seen["video_metadata"] = [video.metadata for video in videos]
-        seen["do_sample_frames"] = False
-    if images:
-        seen["images"] = [list(row) for row in images]
-    return processor(text=text, **seen, padding=True, padding_side="left", return_tensors="pt")
 
 
 def ask(

@@ -20,7 +20,7 @@ from holitom.version import __version__
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from holitom.video import Video
+    from holitom.video import Sampling, Video
 
 app = typer.Typer(
     name="holitom",
@@ -63,15 +63,17 @@ def note(text: str) -> None:
     notes.print(text, style="dim", soft_wrap=True)
 
 
-def read_video(path: Path, frames: int) -> Video:
+def read_video(path: Path, sampling: Sampling | int) -> Video:
+    """The frames of `sampling`, or as many as it says, with a progress bar."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-    from holitom.video import load_video
+    from holitom.video import Sampling, load_sampled
 
+    wanted = Sampling(sampling) if isinstance(sampling, int) else sampling
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=notes, transient=True) as progress:
         task = progress.add_task(f"Decoding {path.name}", total=None)
-        video = load_video(path, frames, lambda done, of: progress.update(task, completed=done, total=of))
+        video = load_sampled(path, wanted, lambda done, of: progress.update(task, completed=done, total=of))
     of = video.metadata.total_num_frames
     height, width = video.frames.shape[1:3]
     note(f"{path.name}: {len(video.frames)} of {of} frames, {width} x {height}")

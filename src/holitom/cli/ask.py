@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from holitom.bundled import (
-    BUNDLED_FRAMES,
     BUNDLED_MODEL,
     DEMO_QUESTION,
     DEMO_VIDEO,
-    USUAL_FRAMES,
 )
 from holitom.cli.app import app, note, notes, print_table, quiet_transformers, read_video
 from holitom.cli.options import (
     Device,
     Dtype,
+    End,
+    Fps,
     Frames,
     Inner,
     Json,
@@ -27,11 +27,13 @@ from holitom.cli.options import (
     Model,
     Retain,
     ReuseTower,
+    Start,
     Threshold,
     VideoFile,
     check_asked,
     check_run,
     method_asked,
+    sampling_asked,
 )
 from holitom.errors import SettingsError
 
@@ -53,6 +55,9 @@ def ask(
     inner: Inner = None,
     reuse: ReuseTower = False,
     frames: Frames = None,
+    fps: Fps = None,
+    start: Start = None,
+    end: End = None,
     max_new_tokens: MaxNewTokens = 64,
     dtype: Dtype = "auto",
     device: Device = "auto",
@@ -64,13 +69,14 @@ def ask(
     The answer goes to stdout, everything else to stderr.
     """
     check_asked(video, question, "ask", needed=True)
+    sampling = sampling_asked(frames, fps, start, end, model)
     check_run(dtype, device, max_new_tokens, model)
     runs = _methods(method_asked(method, retain, threshold, inner, reuse), compare)
     file, asked = (
         (DEMO_VIDEO, DEMO_QUESTION) if video is None or question is None else (Path(video), question)
     )
     name = model or str(BUNDLED_MODEL)
-    clip = read_video(file, frames if frames is not None else USUAL_FRAMES if model else BUNDLED_FRAMES)
+    clip = read_video(file, sampling)
     answers = _answer(runs, clip, asked, name, dtype, device, max_new_tokens)
 
     if as_json:
@@ -98,7 +104,8 @@ def _answer(
 ) -> dict[str, Answer]:
     """Load the model and let every method answer."""
     with notes.status("Loading PyTorch"):
-        from holitom.ask import ask, load_model, prompt, unknown_words
+        from holitom.ask import ask, load_model, unknown_words
+        from holitom.prompts import prompt
 
     quiet_transformers(name)
     title = "the bundled model" if name == str(BUNDLED_MODEL) else name

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from holitom.bundled import (
-    BUNDLED_FRAMES,
     BUNDLED_MODEL,
     DEMO_QUESTION,
     DEMO_VIDEO,
-    USUAL_FRAMES,
 )
 from holitom.cli.app import app, note, notes, quiet_transformers, read_video
 from holitom.cli.options import (
     Device,
     Dtype,
+    End,
+    Fps,
     Frames,
     Inner,
     MaxNewTokens,
@@ -28,11 +28,13 @@ from holitom.cli.options import (
     Model,
     Retain,
     ReuseTower,
+    Start,
     Threshold,
     VideoFile,
     check_asked,
     check_run,
     method_asked,
+    sampling_asked,
 )
 from holitom.errors import OutputError
 
@@ -64,6 +66,9 @@ def inspect(
     inner: Inner = None,
     reuse: ReuseTower = False,
     frames: Frames = None,
+    fps: Fps = None,
+    start: Start = None,
+    end: End = None,
     max_new_tokens: MaxNewTokens = 64,
     dtype: Dtype = "auto",
     device: Device = "auto",
@@ -77,10 +82,11 @@ def inspect(
     check_asked(video, question, "inspect", needed=False)
     file, question = (DEMO_VIDEO, DEMO_QUESTION) if video is None else (Path(video), question)
     output = output or Path(f"{file.stem}.inspect.html")
+    sampling = sampling_asked(frames, fps, start, end, model)
     check_run(dtype, device, max_new_tokens, model)
     chosen = method_asked(method, retain, threshold, inner, reuse).make()
     check_output(output, file)
-    clip = read_video(file, frames if frames is not None else USUAL_FRAMES if model else BUNDLED_FRAMES)
+    clip = read_video(file, sampling)
 
     name = model or str(BUNDLED_MODEL)
     with notes.status("Loading PyTorch"):

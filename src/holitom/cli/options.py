@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from holitom.bundled import check_question
+from holitom.bundled import BUNDLED_FRAMES, USUAL_FRAMES, check_question
 from holitom.cli.app import notes
 from holitom.errors import SettingsError, VideoError
 from holitom.methods.registry import METHODS
 
 if TYPE_CHECKING:
     from holitom.methods.choose import Choice
+    from holitom.video import Sampling
 
 WRITTEN = "name, name[setting=value,...] or name+inner (with HoliTom's inner merging)"
 
@@ -69,6 +70,12 @@ ReuseTower = Annotated[
 Frames = Annotated[
     int | None, typer.Option(help="Frames to sample. [default: 16 for the bundled model, else 32]")
 ]
+Fps = Annotated[
+    float | None,
+    typer.Option(help="Frames to sample a second, at most 768 in all, in the place of --frames."),
+]
+Start = Annotated[float | None, typer.Option(help="Second of the video to begin at. [default: 0]")]
+End = Annotated[float | None, typer.Option(help="Second of the video to end at. [default: its end]")]
 MaxNewTokens = Annotated[int, typer.Option(help="Longest answer, in tokens.")]
 Dtype = Annotated[str, typer.Option(help="auto (the checkpoint's), float32, bfloat16 or float16.")]
 Device = Annotated[str, typer.Option(help="auto (a GPU where there is one), cpu, cuda, cuda:1, ...")]
@@ -88,6 +95,17 @@ def method_asked(
     settings: dict[str, Any] = {"retain_ratio": retain, "similarity_threshold": threshold}
     settings["reuse"] = reuse or None
     return read_method(text, {name: value for name, value in settings.items() if value is not None}, inner)
+
+
+def sampling_asked(
+    frames: int | None, fps: float | None, start: float | None, end: float | None, model: str | None
+) -> Sampling:
+    """The frames that `--frames`, `--fps`, `--start` and `--end` ask for."""
+    from holitom.video import Sampling
+
+    if frames is None and fps is None:
+        frames = USUAL_FRAMES if model else BUNDLED_FRAMES
+    return Sampling(frames, fps, start=start, end=end)
 
 
 def check_asked(video: str | None, question: str | None, command: str, needed: bool) -> None:

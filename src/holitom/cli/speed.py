@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -110,11 +109,11 @@ def bench_speed(
 
 def _checkpoint(name: str, clip: Video, dtype: str, device: str) -> tuple[Any, Any, Any]:
     """A checkpoint's model, and its processor's inputs for the whole clip and for one frame of it."""
-    from holitom.ask import load_model, prompt
+    from holitom.ask import load_model
+    from holitom.prompts import prompt
 
     live, processor = load_model(name, dtype, device)
-    first = (clip.metadata.frames_indices or [0])[:1]
-    short = replace(clip, frames=clip.frames[:1], metadata=replace(clip.metadata, frames_indices=first))
+    short = clip.first(1)
     return live, prompt(processor, clip, DEMO_QUESTION), prompt(processor, short, DEMO_QUESTION)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from holitom.ask import ask, prompt
+from holitom.ask import ask
 from holitom.contract import InnerStage
 from holitom.costs.decoder import Decoder, Level
 from holitom.errors import UnsupportedUsageError
@@ -20,6 +20,7 @@ from holitom.methods.base import Method
 from holitom.models import adapter_for
 from holitom.ops.host import to_host
 from holitom.ops.segmentation import neighbour_similarity
+from holitom.prompts import prompt
 from holitom.tokens import MergedTokens, VideoTokens
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from transformers.generation.streamers import TextStreamer
 
-from holitom.ask import Answer, ask, prompt, unknown_words
+from holitom.ask import Answer, ask, unknown_words
 from holitom.bundled import check_question
 from holitom.errors import SettingsError, VideoError
 from holitom.inspect import Inspection
@@ -21,6 +21,7 @@ from holitom.inspect.collect import Watched, inspection_of_run
 from holitom.methods import Method
 from holitom.methods.choose import read_method
 from holitom.methods.registry import method_class
+from holitom.prompts import prompt
 from holitom.video import Header, Video, load_video, look_over
 
 MAX_FRAMES = 64

@@ -12,13 +12,14 @@ from typing import Any
 
 import torch
 
-from holitom.ask import load_model, prompts
+from holitom.ask import load_model
 from holitom.errors import HolitomError, SettingsError, UnsupportedUsageError, VideoError
 from holitom.integrations.lmms_eval import contract
 from holitom.integrations.lmms_eval.arguments import read_arguments
 from holitom.integrations.lmms_eval.generation import Generation, Until
 from holitom.integrations.lmms_eval.messages import Question, read_messages
 from holitom.models import adapter_for
+from holitom.prompts import prompts
 from holitom.video import Video, load_video
 
 try:

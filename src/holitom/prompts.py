@@ -1,0 +1,203 @@
+"""A model's inputs for questions about videos, by its own chat template and processor."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeGuard
+
+import numpy as np
+from numpy.typing import NDArray
+
+from holitom.errors import ModelError, SettingsError
+from holitom.video import Video, load_video
+from holitom.video.metadata import TimedMetadata
+
+ASSUMED_FPS = 2.0
+"""Frames a second of frames that come without a rate, as in qwen-vl-utils."""
+
+SECONDS_PER_GRID = ("second_per_grid_ts", "video_second_per_grid")
+"""What Qwen2.5-VL and Qwen-Omni call the seconds from one temporal patch to the next."""
+
+
+def prompt(
+    processor: Any,
+    video: Video | str | os.PathLike[str] | NDArray[np.uint8] | Sequence[Any],
+    question: str,
+    *,
+    frames: int | None = None,
+    fps: float | None = None,
+) -> Any:
+    """A model's inputs for one question about one video, for any of the model families.
+
+    All frames that are given go in, and the model is told when they are shown.
+
+        inputs = holitom.prompt(processor, "video.mp4", "What happens?").to(model.device, model.dtype)
+
+    Args:
+        processor: the model's own, from `AutoProcessor.from_pretrained`.
+        video: a `Video`, a video file's path, or frames: `[F, H, W, 3]` uint8 RGB, or a sequence of F
+            pictures.
+        question: in plain text.
+        frames: of a file, how many to sample. Default: 32, unless `fps` is given.
+        fps: of a file, how many to sample a second; of frames, how many a second they are. Default for
+            frames: 2.
+
+    Returns:
+        What the processor makes of it, one row of a batch, as PyTorch tensors.
+
+    Raises:
+        SettingsError: the question holds one of the model's placeholders, or a setting is out of its range.
+        VideoError: the file cannot be read.
+        ModelError: the processor takes no videos or has no chat template.
+    """
+    content = [{"type": "video"}, {"type": "text", "text": question}]
+    conversation = [{"role": "user", "content": content}]
+    _check(processor, [conversation])
+    return prompts(processor, [conversation], [as_video(video, frames, fps)])
+
+
+def prompts(
+    processor: Any,
+    conversations: Sequence[Sequence[dict[str, Any]]],
+    videos: Sequence[Video] = (),
+    images: Sequence[Sequence[Any]] = (),
+) -> Any:
+    """The model's inputs for a batch of conversations, padded on the left.
+
+    Args:
+        processor: the model's own; its chat template makes the prompts.
+        conversations: one a row: messages whose content is a list of parts (`video`, `image`, `text`).
+        videos: those of all rows, in their order.
+        images: those of each row that has any, in the order of the rows.
+
+    Raises:
+        SettingsError: a text holds one of the model's placeholders.
+        ModelError: the processor takes no videos or has no chat template.
+    """
+    _check(processor, conversations)
+    text = [processor.apply_chat_template(list(row), add_generation_prompt=True) for row in conversations]
+    seen: dict[str, Any] = {}
+    metadata = [timed(video).in_seconds() for video in videos]
+    if videos:
+        seen["videos"] = [video.frames for video in videos]
+        seen["video_metadata"] = metadata
+        seen["do_sample_frames"] = False
+        if (
+            getattr(processor.video_processor, "stack_frames", 1) > 1
+        ):  # MiniCPM-V: joins what it sampled itself
+            seen["stack_frames"] = 1
+    if images:
+        seen["images"] = [list(row) for row in images]
+    inputs = processor(text=text, **seen, padding=True, padding_side="left", return_tensors="pt")
+    for name in SECONDS_PER_GRID:
+        if name in inputs:  # the Omni processors have one rate for all videos, and not the videos' own
+            patch = processor.video_processor.temporal_patch_size
+            seconds = [patch * video.seconds_per_frame for video in metadata]
+            inputs[name] = (
+                inputs[name].new_tensor(seconds) if hasattr(inputs[name], "new_tensor") else seconds
+            )
+    return inputs
+
+
+SEEN = ("image", "video", "audio", "vision")
+"""What a placeholder's name says that it stands for."""
+
+
+def as_video(
+    video: Video | str | os.PathLike[str] | NDArray[np.uint8] | Sequence[Any],
+    frames: int | None = None,
+    fps: float | None = None,
+) -> Video:
+    """What `prompt` takes, as a `Video`.
+
+    Raises:
+        SettingsError: frames are no `[F, H, W, 3]` uint8, or a setting does not go with what is given.
+        VideoError: a file cannot be read.
+    """
+    if isinstance(video, (str, os.PathLike)):
+        return load_video(video, frames, fps=fps)
+    if frames is not None:
+        raise SettingsError(f"frames={frames} samples a file; these frames are sampled already")
+    if isinstance(video, Video):
+        if fps is not None:
+            raise SettingsError(f"fps={fps:g} goes with a file or with frames; a Video has its times")
+        return video
+    pictures = _stacked(video)
+    count, height, width = pictures.shape[:3]
+    rate = ASSUMED_FPS if fps is None else fps
+    if not np.isfinite(rate) or rate <= 0:
+        raise SettingsError(f"fps must be above 0, not {rate:g}")
+    times = [i / rate for i in range(count)]
+    return Video(pictures, TimedMetadata.of(times, range(count), count, rate, count / rate, (width, height)))
+
+
+def timed(video: Video) -> TimedMetadata:
+    """A video's metadata, with the times that they reckon where they state none."""
+    metadata = video.metadata
+    if isinstance(metadata, TimedMetadata):
+        return metadata
+    count, height, width = video.frames.shape[:3]
+    rate = float(metadata.fps or ASSUMED_FPS)
+    numbers = list(range(count) if metadata.frames_indices is None else metadata.frames_indices)
+    total = metadata.total_num_frames or count
+    duration = metadata.duration or total / rate
+    times = [number / rate for number in numbers]
+    return TimedMetadata.of(times, numbers, total, rate, duration, (width, height))
+
+
+def _stacked(frames: NDArray[np.uint8] | Sequence[Any]) -> NDArray[np.uint8]:
+    takes = "frames must be [F, H, W, 3] uint8 RGB, or a list of F pictures of one size"
+    try:
+        pictures = (
+            np.asarray(frames) if hasattr(frames, "shape") else np.stack([np.asarray(x) for x in frames])
+        )
+    except (TypeError, ValueError) as error:
+        raise SettingsError(f"{takes}, not {type(frames).__name__} ({error})") from error
+    if pictures.ndim != 4 or pictures.shape[-1] != 3 or pictures.dtype != np.uint8 or not pictures.size:
+        raise SettingsError(f"{takes}, not {list(pictures.shape)} {pictures.dtype}")
+    return pictures
+
+
+def placeholders(processor: Any) -> set[str]:
+    """Texts that a processor, or its tokenizer, puts pictures, videos or sound in the place of."""
+    tokenizer = getattr(processor, "tokenizer", None)
+    named = {name: getattr(processor, name, None) for name in dir(processor) if name.endswith("_token")}
+    found = {str(value) for name, value in named.items() if value and any(kind in name for kind in SEEN)}
+    special = getattr(tokenizer, "all_special_tokens", ())
+    return found | {text for text in special if any(kind in text for kind in SEEN)}
+
+
+def _check(processor: Any, conversations: Sequence[Sequence[dict[str, Any]]]) -> None:
+    """Before anything is computed: that the processor is one, and that texts hold no placeholders."""
+    kind = type(processor).__name__
+    if getattr(processor, "video_processor", None) is None:
+        raise ModelError(f"{kind} takes no videos: give the processor of a video model (AutoProcessor)")
+    if not getattr(processor, "chat_template", None):
+        raise ModelError(f"{kind} has no chat template: set its chat_template, or take an instruct model's")
+    marks = placeholders(processor)
+    for text in _texts(conversations):
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise SettingsError("the question holds bytes that are no UTF-8") from error
+        for mark in sorted(marks, key=len, reverse=True):
+            if mark in text:
+                raise SettingsError(
+                    f"the question holds {mark}, which stands for what the model sees or hears: "
+                    "leave it out, the prompt has its own"
+                )
+
+
+def _texts(conversations: Sequence[Sequence[dict[str, Any]]]) -> Iterator[str]:
+    for row in conversations:
+        for message in row:
+            content = message.get("content")
+            if isinstance(content, str):
+                yield content
+            elif content:
+                yield from (part["text"] for part in content if _is_text(part))
+
+
+def _is_text(part: Any) -> TypeGuard[Mapping[str, str]]:
+    return isinstance(part, Mapping) and isinstance(part.get("text"), str)

@@ -1,0 +1,252 @@
+"""From a video file to frames, their times and what a transformers processor is told of them.
+
+    video = load_video("video.mp4", frames=32)  # or fps=1, start=60, end=120
+    video.frames, video.times, video.reading
+
+`iter_frames` gives the same frames in batches, a batch in memory at a time. docs/video.md describes the
+reading.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from holitom.errors import SettingsError, VideoError
+from holitom.video.decoding import Progress, UntrustedError
+from holitom.video.opening import Opened, open_video
+from holitom.video.reading import Picture, Reading, ShortError, Source
+from holitom.video.sampling import MAX_FRAMES, Sampling
+
+if TYPE_CHECKING:
+    from transformers.video_utils import VideoMetadata
+
+    from holitom.video.metadata import TimedMetadata
+
+__all__ = [
+    "Header",
+    "Progress",
+    "Reading",
+    "Sampling",
+    "Video",
+    "iter_frames",
+    "load_sampled",
+    "load_video",
+    "look_over",
+]
+
+MAX_SAMPLED_BYTES = 8 * 2**30
+
+
+@dataclass(frozen=True)
+class Video:
+    """Sampled frames of one video, as a transformers processor takes them.
+
+    Attributes:
+        frames: `[F, H, W, 3]` uint8 RGB, upright (turned and mirrored as the file says).
+        metadata: transformers' metadata of the file, with `frames_indices` and `timestamps` of these frames.
+        reading: how the frames were read; None where they did not come from a file.
+    """
+
+    frames: NDArray[np.uint8]
+    metadata: VideoMetadata
+    reading: Reading | None = None
+
+    @property
+    def times(self) -> list[float]:
+        """Seconds from the video's first frame, of each of `frames`."""
+        return list(self.metadata.timestamps)
+
+    def first(self, count: int) -> Video:
+        """Its first `count` frames, with their times."""
+        from holitom.video.metadata import TimedMetadata
+
+        told = self.metadata
+        numbers = list(told.frames_indices or range(len(self.frames)))[:count]
+        height, width = self.frames.shape[1:3]
+        rate, total = told.fps or 1.0, told.total_num_frames
+        times = self.times[:count]
+        metadata = TimedMetadata.of(
+            times, numbers, total, rate, told.duration or total / rate, (width, height)
+        )
+        return Video(self.frames[:count], metadata, self.reading)
+
+
+@dataclass(frozen=True)
+class Header:
+    """What is known of a file before it is decoded.
+
+    Attributes:
+        frames: to be shown.
+        seconds: from the first to the end of the last.
+        width, height: of a frame as it is shown.
+    """
+
+    frames: int
+    seconds: float
+    width: int
+    height: int
+
+
+def load_video(
+    path: str | os.PathLike[str],
+    frames: int | None = None,
+    progress: Progress | None = None,
+    max_seconds: float | None = None,
+    *,
+    fps: float | None = None,
+    max_frames: int = MAX_FRAMES,
+    start: float | None = None,
+    end: float | None = None,
+) -> Video:
+    """Sample frames evenly over a video file, or over a stretch of it.
+
+    A video with fewer frames than asked gives all that it has, each once: no frame is ever repeated to fill
+    up. Of n frames, w wanted ones are those numbered i * n // w, as in transformers.
+
+    Args:
+        path: the file.
+        frames: how many frames, at least 1. Default: 32, unless `fps` is given.
+        progress: called with (frames gone through, frames to go through) while decoding.
+        max_seconds: a video that lasts longer is refused before it is decoded.
+        fps: frames for each second of the stretch instead, above 0; at least one frame.
+        max_frames: most that `fps` gives. Default: 768, as in qwen-vl-utils.
+        start: frames from here on, in seconds from the video's first frame. Default: from the first.
+        end: frames before here, in the same seconds. Default: to the last.
+
+    Raises:
+        VideoError: the file cannot be read, is no video, is damaged or cut short, too long, absurdly large,
+            or
+            ends before `start`.
+        SettingsError: a setting is out of its range, or both `frames` and `fps` are given.
+    """
+    return load_sampled(path, Sampling(frames, fps, max_frames, start, end), progress, max_seconds)
+
+
+def load_sampled(
+    path: str | os.PathLike[str],
+    sampling: Sampling,
+    progress: Progress | None = None,
+    max_seconds: float | None = None,
+) -> Video:
+    """`load_video` of settings that stand together; its errors are the same."""
+    source = _source(path, sampling, max_seconds)
+    for _ in range(3):  # the second and third time with what was found wrong
+        try:
+            return _whole(source, progress)
+        except UntrustedError:
+            continue
+        except ShortError:
+            source.recount()
+    raise VideoError(f"{source.file.file.name}: gives other frames each time it is decoded")
+
+
+def iter_frames(
+    path: str | os.PathLike[str],
+    frames: int | None = None,
+    progress: Progress | None = None,
+    max_seconds: float | None = None,
+    *,
+    fps: float | None = None,
+    max_frames: int = MAX_FRAMES,
+    start: float | None = None,
+    end: float | None = None,
+    batch: int = 8,
+) -> Iterator[Video]:
+    """The frames of `load_video` in batches of `batch`, each read when it is asked for.
+
+    Memory holds one batch of frames. Each batch is a `Video` with the times of its frames. The arguments are
+    those of `load_video`; its errors come with the first batch.
+    """
+    if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
+        raise SettingsError(f"batch must be a whole number from 1 on, not {batch!r}")
+    sampling = Sampling(frames, fps, max_frames, start, end)
+    return _batches(path, sampling, max_seconds, progress, batch)
+
+
+def look_over(path: str | os.PathLike[str], max_seconds: float | None = None) -> Header:
+    """Count the frames of a video file without decoding them.
+
+    Raises:
+        VideoError: the file cannot or should not be decoded, or lasts longer than `max_seconds`.
+    """
+    file = _look_over(Path(path), max_seconds)
+    return Header(file.packets.total, file.seconds, *file.view.size)
+
+
+def _look_over(file: Path, max_seconds: float | None) -> Opened:
+    known = open_video(file)
+    if max_seconds is not None and known.seconds > max_seconds:
+        raise VideoError(
+            f"{file.name}: lasts {known.seconds / 60:.1f} minutes, longer than the {max_seconds / 60:g} "
+            "that are allowed here: cut it"
+        )
+    return known
+
+
+def _source(path: str | os.PathLike[str], sampling: Sampling, max_seconds: float | None) -> Source:
+    return Source(_look_over(Path(path), max_seconds), sampling)
+
+
+def _whole(source: Source, progress: Progress | None) -> Video:
+    """All wanted frames at once."""
+    width, height = source.file.view.size
+    count = len(source.numbers)
+    size = count * width * height * 3
+    if size > MAX_SAMPLED_BYTES:
+        raise VideoError(
+            f"{source.file.file.name}: {count} frames of {width} x {height} take {size / 2**30:.0f} GiB, "
+            f"more than {MAX_SAMPLED_BYTES // 2**30}: ask for fewer frames"
+        )
+    frames = np.empty((count, height, width, 3), np.uint8)
+    for i, picture in enumerate(source.pictures(progress)):
+        frames[i] = picture.image
+    return Video(frames, _metadata(source, source.numbers), source.reading)
+
+
+def _batches(
+    path: str | os.PathLike[str],
+    sampling: Sampling,
+    max_seconds: float | None,
+    progress: Progress | None,
+    size: int,
+) -> Iterator[Video]:
+    source = _source(path, sampling, max_seconds)
+    if source.doubt is not None:
+        source.recount()
+    kept: list[Picture] = []
+    last = -1
+    while True:
+        try:
+            for picture in source.pictures(progress, after=last):
+                last = picture.number
+                kept.append(picture)
+                if len(kept) == size:
+                    yield _batch(source, kept)
+                    kept = []
+        except UntrustedError:
+            continue  # straight through from here on
+        except ShortError:
+            pass
+        break
+    if kept:
+        yield _batch(source, kept)
+
+
+def _batch(source: Source, pictures: list[Picture]) -> Video:
+    frames = np.stack([picture.image for picture in pictures])
+    return Video(frames, _metadata(source, [picture.number for picture in pictures]), source.reading)
+
+
+def _metadata(source: Source, numbers: Sequence[int]) -> TimedMetadata:
+    from holitom.video.metadata import TimedMetadata
+
+    line = source.timeline
+    times = line.seconds[list(numbers)].tolist()
+    return TimedMetadata.of(times, numbers, source.total, line.rate, line.duration, source.file.view.size)

@@ -1,0 +1,159 @@
+"""Where decoding may begin: packets whose data say that nothing before them is needed.
+
+A file's own marks are not enough. Containers mark pictures as keyframes that refer to earlier ones (open
+groups of pictures, rewritten indexes), and a decoder that begins there shows other frames without an error.
+So the first
+bytes of each packet are read: H.264 (ITU-T H.264, 7.4.1), HEVC (H.265, 7.4.2), VP8 (RFC 6386, 9.1), VP9 (its
+bitstream specification, 6.2) and AV1 (its specification, 5.9). Of other codecs, those qualify that code every
+frame alone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import av
+
+H264_IDR, H264_SETS = 5, frozenset({7, 8})
+HEVC_ENTRIES, HEVC_SETS = range(16, 22), frozenset({32, 33, 34})  # BLA, IDR, CRA; VPS, SPS, PPS
+AV1_SEQUENCE, AV1_FRAME_HEADER, AV1_FRAME = 1, 3, 6
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a packet's data say.
+
+    Attributes:
+        fresh: decoding may begin here.
+        shown: it gives a frame to show. VP8 and VP9 hold packets that only later frames refer to.
+    """
+
+    fresh: bool
+    shown: bool = True
+
+
+Reader = Callable[[bytes, bool], Kind]
+"""Given a packet's data and whether the container marks it as a keyframe."""
+
+
+def reader_for(stream: av.VideoStream) -> Reader | None:
+    """What reads the packets of `stream`; None for a codec whose keyframes cannot be checked."""
+    context = stream.codec_context
+    name = context.name
+    if name in ("h264", "hevc"):
+        return _ParameterSets(name, context.extradata or b"")
+    if "vp8" in name or name == "libvpx":
+        return _vp8
+    if "vp9" in name:
+        return _vp9
+    if "av1" in name:
+        return _AV1()
+    return _alone if context.codec.intra_only else None
+
+
+def _alone(data: bytes, marked: bool) -> Kind:
+    return Kind(marked)
+
+
+def _vp8(data: bytes, marked: bool) -> Kind:
+    return Kind(marked and not data[0] & 1, bool(data[0] >> 4 & 1))
+
+
+def _vp9(data: bytes, marked: bool) -> Kind:
+    first, last = data[0], data[-1]
+    bits = iter(f"{first:08b}"[4 if first >> 4 & 3 < 3 else 5 :])  # behind marker, profile and a reserved bit
+    existing = next(bits) == "1"
+    if existing:
+        return Kind(False)
+    key = next(bits) == "0"
+    together = last & 0xE0 == 0xC0  # a superframe: hidden frames and one that is shown
+    return Kind(marked and key, together or next(bits) == "1")
+
+
+class _ParameterSets:
+    """H.264 and HEVC: an entry picture whose parameter sets are at hand.
+
+    Parameter sets stand in the file's header or in the stream. Once the stream brings some, an entry picture
+    needs its own: those that came with packets left out would be missing.
+    """
+
+    def __init__(self, name: str, header: bytes) -> None:
+        self._hevc = name == "hevc"
+        self._sets = HEVC_SETS if self._hevc else H264_SETS
+        self._bytes = _bytes_of_length(header, self._hevc)
+        self._brought = False
+
+    def __call__(self, data: bytes, marked: bool) -> Kind:
+        brought, picture = set(), -1
+        for first in _units(data, self._bytes):
+            kind = first >> 1 & 63 if self._hevc else first & 31
+            if kind in self._sets:
+                brought.add(kind)
+            elif kind < 32 if self._hevc else 1 <= kind <= 5:
+                picture = kind
+                break
+        entry = picture in HEVC_ENTRIES if self._hevc else picture == H264_IDR
+        fresh = marked and entry and (not (self._brought or brought) or brought == self._sets)
+        self._brought = self._brought or bool(brought)
+        return Kind(fresh)
+
+
+def _bytes_of_length(header: bytes, hevc: bool) -> int:
+    """Of the length before each unit; 0 where start codes part them."""
+    if header[:3] == b"\0\0\1" or header[:4] == b"\0\0\0\1" or len(header) < 23 * hevc + 5 * (not hevc):
+        return 0
+    return (header[21 if hevc else 4] & 3) + 1
+
+
+def _units(data: bytes, length_bytes: int) -> Iterator[int]:
+    """First byte of each unit."""
+    if not length_bytes:
+        for found in re.finditer(b"\0\0\1(.)", data, re.DOTALL):
+            yield found[1][0]
+        return
+    at = 0
+    while at + length_bytes < len(data):
+        yield data[at + length_bytes]
+        at += length_bytes + int.from_bytes(data[at : at + length_bytes], "big")
+
+
+class _AV1:
+    """A shown key frame with a sequence header: its own, or that of a stream which never repeats it."""
+
+    def __init__(self) -> None:
+        self._brought = False
+
+    def __call__(self, data: bytes, marked: bool) -> Kind:
+        if not marked:
+            return Kind(False)
+        own = fresh = False
+        for kind, body in _obus(data):
+            own = own or kind == AV1_SEQUENCE
+            if kind in (AV1_FRAME, AV1_FRAME_HEADER) and body:
+                # show_existing_frame 0, frame_type 00 (key), show_frame 1
+                fresh = body[0] >> 4 == 0b0001
+                break
+        fresh = fresh and (own or not self._brought)
+        self._brought = self._brought or own
+        return Kind(fresh)
+
+
+def _obus(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Type and first byte of the body of each unit."""
+    at = 0
+    while at < len(data):
+        head = data[at]
+        at += 2 if head & 4 else 1
+        size, shift = len(data) - at, 0
+        if head & 2:
+            size = 0
+            while at < len(data):
+                size |= (data[at] & 127) << shift
+                shift += 7
+                at += 1
+                if not data[at - 1] & 128:
+                    break
+        yield head >> 3 & 15, data[at : at + 1]
+        at += size

@@ -1,0 +1,79 @@
+"""transformers' metadata of a video, with the times that the file states."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from transformers.video_utils import VideoMetadata
+
+
+class TimedMetadata(VideoMetadata):
+    """Metadata whose frames are shown when the file says, which need not be number / rate.
+
+    The fields are those of `VideoMetadata`: `frames_indices` are numbers of frames, while `total_num_frames`,
+    `fps` and `duration` are those of the whole file.
+    """
+
+    _times: list[float] | None = None
+
+    @property
+    def times(self) -> list[float]:
+        """Seconds from the video's first frame, of each frame in `frames_indices`."""
+        if self._times is None or len(self._times) != len(self.frames_indices or ()):
+            return [number / (self.fps or 1.0) for number in self.frames_indices or ()]  # they were replaced
+        return self._times
+
+    @classmethod
+    def of(
+        cls,
+        times: Sequence[float],
+        numbers: Sequence[int],
+        total: int,
+        rate: float,
+        duration: float,
+        size: tuple[int, int],
+    ) -> TimedMetadata:
+        """Metadata of sampled frames.
+
+        Args:
+            times: seconds from the first frame, of each sampled frame.
+            numbers: of each sampled frame.
+            total: frames in the file.
+            rate: frames a second in the file.
+            duration: seconds of the file.
+            size: width and height as shown.
+        """
+        metadata = cls(
+            total_num_frames=total,
+            fps=rate,
+            width=size[0],
+            height=size[1],
+            duration=duration,
+            video_backend="pyav",
+            frames_indices=list(numbers),
+        )
+        metadata._times = list(times)
+        return metadata
+
+    @property
+    def timestamps(self) -> list[float]:
+        """Seconds from the video's first frame, of each sampled frame."""
+        return list(self.times)
+
+    @property
+    def sampled_fps(self) -> float:
+        """Sampled frames a second: one by the mean time from one to the next."""
+        return 1 / self.seconds_per_frame
+
+    @property
+    def seconds_per_frame(self) -> float:
+        """Mean time from one sampled frame to the next; of a single frame, the video's duration."""
+        if len(self.times) > 1 and self.times[-1] > self.times[0]:
+            return (self.times[-1] - self.times[0]) / (len(self.times) - 1)
+        return self.duration or 1.0
+
+    def in_seconds(self) -> TimedMetadata:
+        """A copy with one tick a second: some processors reckon times as frames_indices / fps."""
+        copy = type(self)(**{**self, "fps": 1.0, "frames_indices": list(self.times)})
+        copy._times = list(self.times)
+        return copy

@@ -1,0 +1,69 @@
+"""From a decoded frame to RGB as a player shows it: turned and mirrored as the file says, of one size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import av
+import numpy as np
+from av.sidedata.sidedata import SideData, Type
+from av.video.reformatter import Interpolation
+from numpy.typing import NDArray
+
+Array = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class View:
+    """How the frames of one file are shown, by its first frame.
+
+    Attributes:
+        width, height: of the first decoded frame. Others are scaled to it, as the ffmpeg program does.
+        swap: rows become columns, before anything is mirrored.
+        mirror_x, mirror_y: left becomes right, top becomes bottom.
+    """
+
+    width: int
+    height: int
+    swap: bool = False
+    mirror_x: bool = False
+    mirror_y: bool = False
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height as shown."""
+        return (self.height, self.width) if self.swap else (self.width, self.height)
+
+    def rgb(self, frame: av.VideoFrame) -> Array:
+        """`[height, width, 3]` uint8 of the frame as shown."""
+        if (frame.width, frame.height) != (self.width, self.height):
+            frame = frame.reformat(self.width, self.height, "rgb24", interpolation=Interpolation.BICUBIC)
+        image: Array = frame.to_ndarray(format="rgb24")  # type: ignore[assignment]
+        if self.swap:
+            image = image.transpose(1, 0, 2)
+        return image[:: -1 if self.mirror_y else 1, :: -1 if self.mirror_x else 1]
+
+
+def view_of(frame: av.VideoFrame) -> View:
+    """How a file is shown whose first frame this is."""
+    return View(frame.width, frame.height, *_turn(frame))
+
+
+def _turn(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
+    """Swap, mirror_x and mirror_y of the frame's display matrix.
+
+    The matrix takes a pixel at (x, y) to (a x + c y, b x + d y). Files state the eight that turn by quarters
+    and mirror; an angle in between is taken for the nearest of them.
+    """
+    data = _display_matrix(frame)
+    if data is None:
+        return False, False, False
+    a, b, _, c, d, *_ = (int(value) for value in np.frombuffer(data, np.int32))
+    if abs(a) + abs(d) >= abs(b) + abs(c):
+        return False, a < 0, d < 0
+    return True, c < 0, b < 0
+
+
+def _display_matrix(frame: av.VideoFrame) -> bytes | None:
+    data: SideData | None = frame.side_data.get(Type.DISPLAYMATRIX)  # type: ignore[call-overload]
+    return None if data is None else bytes(data)
