@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 import holitom
@@ -141,6 +144,11 @@ def test_compare_prints_both_side_by_side(run, checkpoint: Path) -> None:
         assert row in heads, result.out
     assert "full tokens" in result.out
     assert "393" in result.out
+    lines = result.out.splitlines()
+    assert lines[0] == "question  Which shape flashes?"
+    assert lines[1].startswith("answer    full tokens  ")
+    assert max(map(len, lines)) <= 80
+    assert re.search(r"KV cache +\d+\.\d\d MB +\d+\.\d\d MB +\d+\.\d%", result.out)
 
 
 def test_full_tokens_alone(run, checkpoint: Path) -> None:
@@ -213,6 +221,83 @@ def test_no_arguments_prints_help(run) -> None:
     result = run()
     assert result.code == 0
     assert "ask" in result.out
+
+
+@pytest.mark.parametrize("command", [(), ("ask",), ("bench",), ("bench", "speed"), ("methods",)])
+def test_h_is_help(run, command: tuple[str, ...]) -> None:
+    short, long = run(*command, "-h"), run(*command, "--help")
+    assert (short.code, short.out) == (0, long.out)
+    assert "Usage:" in short.out
+
+
+def test_completion_of_the_shell(run) -> None:
+    assert "--install-completion" in run("--help").out
+    done = subprocess.run(
+        [sys.executable, "-c", "from holitom.cli import app; app(prog_name='holitom')"],
+        capture_output=True,
+        text=True,
+        env={
+            **os.environ,
+            "PYTHONPATH": str(SOURCE),
+            "_HOLITOM_COMPLETE": "complete_bash",
+            "COMP_WORDS": "holitom ",
+            "COMP_CWORD": "1",
+        },
+        check=False,
+    )
+    assert {"ask", "flops", "inspect", "methods", "models", "web"} <= set(done.stdout.split())
+
+
+def test_methods_are_listed_with_a_line_each(run) -> None:
+    result = run("methods")
+    lines = result.out.splitlines()
+    assert [line.split()[0] for line in lines[1 : len(METHODS) + 1]] == list(METHODS)
+    assert max(map(len, lines)) <= 80
+    row = {line.split()[0]: line.split()[-1] for line in lines[1 : len(METHODS) + 1]}
+    assert (row["holitom"], row["fastv"], row["evs"]) == ("own", "own", "+inner")
+    known = {entry["name"]: entry for entry in json.loads(run("methods", "--json").out)}
+    assert known["dycoke"]["ratios"] == "[0.25, 1]"
+    assert known["pdrop"]["class"] == "PyramidDrop"
+
+
+def test_models_are_listed_with_their_classes(run) -> None:
+    from holitom.models import FAMILIES
+
+    result = run("models")
+    assert max(map(len, result.out.splitlines())) <= 80
+    for name in FAMILIES:
+        assert name in result.out
+    served = {entry["class"]: entry["vllm"] for entry in json.loads(run("models", "--json").out)}
+    assert served["Qwen2_5_VLForConditionalGeneration"]
+    assert not served["SmolVLMForConditionalGeneration"]
+
+
+def test_a_pipe_gets_plain_text() -> None:
+    result = shell("methods")
+    assert "\x1b" not in result.out + result.err
+
+
+def test_a_terminal_without_colour_gets_none() -> None:
+    """`NO_COLOR` is respected; heads may be bold."""
+    import pty
+
+    master, slave = pty.openpty()
+    try:
+        subprocess.run(
+            [sys.executable, "-m", "holitom", "methods"],
+            stdout=slave,
+            stderr=slave,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONPATH": str(SOURCE), "NO_COLOR": "1", "TERM": "xterm-256color"},
+            check=True,
+        )
+        shown = os.read(master, 100_000).decode()
+    finally:
+        os.close(master)
+        os.close(slave)
+    assert "holitom-plus" in shown
+    codes = {code for found in re.findall(r"\x1b\[([\d;]*)m", shown) for code in found.split(";")}
+    assert codes <= {"", "0", "1", "2", "22"}
 
 
 def test_version(run) -> None:
@@ -290,6 +375,55 @@ def test_bad_input_is_one_line_and_exit_code_2(run, tmp_path: Path, monkeypatch,
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--port", "99999"), "port must be in 1..65535, not 99999"),
+        (("--port", "0"), "port must be in 1..65535, not 0"),
+        (("--port", "many"), "Invalid value for '--port'"),
+        (("--host", "no such host"), "host 'no such host' is no address"),
+        (("--host", "192.0.2.1"), "host '192.0.2.1' is no address of this machine"),
+        (("--dtype", "float64"), "dtype must be auto, float32, bfloat16 or float16"),
+        (("--device", "toaster"), "device 'toaster'"),
+        (("--model", "mistyped"), "model mistyped: no such folder, and no hub id"),
+        (("--max-minutes", "nan"), "must be above 0"),
+    ],
+)
+def test_bad_input_to_web_is_told_before_anything_is_loaded(
+    run, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], message: str
+) -> None:
+    monkeypatch.setattr("holitom.ask.load_model", lambda *_: pytest.fail("a model is loaded"))
+    result = run("web", *arguments)
+    assert result.code == 2
+    assert message in result.error
+
+
+def test_a_port_in_use(run) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        result = run("web", "--port", port)
+    assert result.code == 2
+    assert result.error == f"port {port} at 127.0.0.1 is in use; choose another --port"
+
+
+@pytest.mark.parametrize("command", ["ask", "inspect"])
+@pytest.mark.parametrize("arguments", [("--method", "fastv", "--inner"), ("--dtype", "x"), ("--retain", "0")])
+def test_what_settings_tell_is_told_before_the_video_is_read(
+    run, monkeypatch: pytest.MonkeyPatch, command: str, arguments: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr("holitom.video.load_video", lambda *_: pytest.fail("the video is read"))
+    assert run(command, *arguments).code == 2
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is CUDA")
+def test_cuda_where_there_is_none(run) -> None:
+    result = run("ask", "--device", "cuda")
+    assert result.code == 2
+    assert result.error == "device 'cuda': PyTorch finds no CUDA device here; cpu or auto works"
+
+
 def test_unknown_command(run) -> None:
     result = run("answer")
     assert result.code == 2
@@ -301,6 +435,13 @@ def test_a_file_that_is_no_video(run, tmp_path: Path) -> None:
     result = run("ask", tmp_path / "text.mp4", "What?")
     assert result.code == 2
     assert result.error.startswith("text.mp4: no readable video")
+
+
+def test_an_adapter_without_its_model(run, tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    result = run("ask", "--model", tmp_path)
+    assert result.code == 2
+    assert "a LoRA adapter alone; merge it into its base model" in result.error
 
 
 def test_an_empty_model_folder(run, tmp_path: Path) -> None:
@@ -315,7 +456,7 @@ def test_a_model_class_without_adapter(run, tmp_path: Path) -> None:
     result = run("ask", "--model", tmp_path)
     assert result.code == 2
     assert "Blip2ForConditionalGeneration; the nearest that has one is SmolVLM" in result.error
-    assert "docs/adding-a-model.md" in result.error
+    assert "`holitom models` lists all" in result.error
 
 
 @pytest.mark.parametrize("command", ["ask", "flops"])
@@ -323,7 +464,9 @@ def test_a_model_that_reads_text_only(run, tmp_path: Path, command: str) -> None
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
     result = run(command, "--model", tmp_path)
     assert result.code == 2
-    assert "type 'gpt2', which sees no videos; docs/adding-a-model.md" in result.error
+    assert (
+        "type 'gpt2', which sees no videos; give a video language model's: `holitom models`" in result.error
+    )
 
 
 @pytest.mark.parametrize("command", ["ask", "flops"])
@@ -409,10 +552,14 @@ def test_flops_table_names_every_row_and_its_shapes(run) -> None:
     assert result.code == 0
     assert "32 frames x 196 visual tokens" in result.out
     lines = [" ".join(line.split()) for line in result.out.splitlines()]
-    assert any(line.startswith("full tokens 6,272 40.8 100.0% ") for line in lines)
-    assert any(line.startswith("HoliTom 10% 640, 320 @18 2.8 6.9% ") for line in lines)
-    pdrop = "PyramidDrop [retain_ratio=0.46875] 6,272, 3,136 @7, 1,568 @14, 784 @21 18.0 "
-    assert any(line.startswith(pdrop) for line in lines)
+    assert any(line.startswith("full tokens 6,272 40.8 100.0%") for line in lines)
+    assert any(line.startswith("HoliTom 10% 640, 320 @18 2.8 6.9%") for line in lines)
+    pdrop = "PyramidDrop 6,272, 3,136 @7, 1,568 @14, 784 @21 18.0 "
+    at = next(index for index, line in enumerate(lines) if line.startswith(pdrop))
+    assert lines[at + 1] == "[retain_ratio=0.46875]"
+    # Vision 21.3 and prefill 98.2 TFLOPs: their sum bounds the time to first token.
+    assert any(line.startswith("full tokens 21.3 98.2 100.0% 119.6 100.0% ") for line in lines)
+    assert max(map(len, result.out.splitlines())) <= 80
 
 
 def test_flops_of_every_method(run, checkpoint: Path) -> None:

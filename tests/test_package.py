@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
@@ -149,3 +150,20 @@ def test_assets_stay_small() -> None:
 def test_every_file_says_what_it_is() -> None:
     for file in PACKAGE.rglob("*.py"):
         assert file.read_text().lstrip().startswith('"""'), file
+
+
+def test_every_error_comes_from_the_package() -> None:
+    from holitom import errors
+
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)]
+    for kind in kinds:
+        assert getattr(holitom, kind.__name__) is kind
+        assert kind.__name__ in holitom.__all__
+
+
+def test_no_message_names_a_page_that_an_installed_package_lacks() -> None:
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            leaves = ast.walk(node) if isinstance(node, (ast.Raise, ast.Return)) else ()
+            texts = [leaf.value for leaf in leaves if isinstance(leaf, ast.Constant)]
+            assert not [text for text in texts if isinstance(text, str) and "docs/" in text], path

@@ -247,7 +247,7 @@ def test_a_missing_family_is_told_the_nearest(missing: str, nearest: str) -> Non
     import transformers
 
     kind: Any = getattr(transformers, missing)
-    message = f"class {missing}; the nearest that has one is {nearest}. docs/adding-a-model.md tells"
+    message = f"class {missing}; the nearest that has one is {nearest}. `holitom models` lists all"
     with pytest.raises(UnsupportedModelError, match=message):
         adapter_for(kind.__new__(kind))
 

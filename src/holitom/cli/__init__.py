@@ -14,6 +14,7 @@ from holitom.cli import (  # noqa: F401  (each adds its command)
     ask,
     flops,
     inspect,
+    lists,
     lmms_task,
     overhead,
     reuse,

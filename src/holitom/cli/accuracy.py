@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from holitom.bundled import BUNDLED_MODEL
-from holitom.cli.app import bench, note, notes, print_table, quiet_transformers, ratios
+from holitom.cli.app import bench, note, notes, quiet_transformers, ratios, working
+from holitom.cli.options import Methods, Model, check_run
+from holitom.cli.tables import print_notes, print_table
 from holitom.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -23,16 +25,8 @@ OUTPUT = Path("runs/accuracy")
 
 @bench.command("accuracy")
 def bench_accuracy(
-    model: Annotated[
-        str | None, typer.Option(help="A checkpoint's folder. [default: the bundled model]")
-    ] = None,
-    methods: Annotated[
-        str,
-        typer.Option(
-            help="all, or some with commas between: names as `holitom ask --method` takes, holitom-outer "
-            "(without the inner stage), name[setting=value,...], and name+inner (with HoliTom's inner stage)."
-        ),
-    ] = "all",
+    model: Model = None,
+    methods: Methods = "all",
     retain: Annotated[
         str | None, typer.Option(help=f"Shares of visual tokens to keep. [default: {RETAIN}]")
     ] = None,
@@ -75,8 +69,9 @@ def bench_accuracy(
     count = per_task if per_task is not None else QUICK_PER_TASK if quick else PER_TASK
     folder = output or (OUTPUT.with_name(f"{OUTPUT.name}-quick") if quick else OUTPUT)
     name = model or str(BUNDLED_MODEL)
+    check_run("auto", "auto", model=model)
 
-    with notes.status("Loading PyTorch"):
+    with working("Loading PyTorch"):
         import holitom.bench.plots  # noqa: F401  (what is missing should be missed now)
         from holitom.bench.moving_digits import TASKS
         from holitom.bench.questions import held_out_questions
@@ -84,7 +79,7 @@ def bench_accuracy(
         from holitom.methods.choose import read_methods
 
     settings = budgets(read_methods(methods), wanted)
-    with notes.status("Choosing questions"):
+    with working("Choosing questions"):
         items = held_out_questions(count, TASKS if tasks == "all" else tuple(tasks.split(",")), first_video)
     quiet_transformers(name)
     title = "the bundled model" if model is None else name
@@ -124,7 +119,9 @@ def _sweep(
         TimeRemainingColumn(),
     )
     # Settings take turns and differ in speed, so what is left is judged by many of them.
-    with Progress(*bar, console=notes, transient=True, speed_estimate_period=900) as progress:
+    with Progress(
+        *bar, console=notes, transient=True, disable=not notes.is_terminal, speed_estimate_period=900
+    ) as progress:
         task = progress.add_task("", total=total, completed=done)
         sweep(model, processor, files, items, batch, lambda added: progress.advance(task, added))
     return results(model, title, items, settings, files, quick)
@@ -146,8 +143,6 @@ def _read(folder: Path) -> dict[str, Any]:
 
 def _publish(results: dict[str, Any], folder: Path, by_task: float, markdown: bool) -> None:
     """Write results, table and pictures into `folder`, and print the table."""
-    from rich.table import Table
-
     from holitom.bench.plots import plot_against_cost, plot_by_task
     from holitom.bench.tables import accuracy_table, as_csv, as_markdown
 
@@ -159,8 +154,5 @@ def _publish(results: dict[str, Any], folder: Path, by_task: float, markdown: bo
         print(as_markdown(results))
         return
     heads, rows, below = accuracy_table(results)
-    table = Table(*heads, box=None, pad_edge=False, header_style="bold")
-    for row in rows:
-        table.add_row(*row)
-    print_table(table)
-    print("", *below, sep="\n")
+    print_table(heads, rows)
+    print_notes("", *below)

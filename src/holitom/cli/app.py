@@ -5,7 +5,8 @@ Answers and tables go to stdout, progress and errors to stderr.
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,8 +19,6 @@ from holitom.errors import SettingsError
 from holitom.version import __version__
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from holitom.video import Sampling, Video
 
 app = typer.Typer(
@@ -51,12 +50,14 @@ def _root(
     pass
 
 
-def print_table(table: Table) -> None:
-    table.columns[0].no_wrap = True
-    for column in table.columns[1:]:
-        column.justify = "right"
-    width = None if sys.stdout.isatty() else 200  # rich takes 80 for a file; no table needs more than this
-    Console(highlight=False, markup=False, width=width).print(table)
+@contextmanager
+def working(text: str) -> Iterator[Callable[[str], None]]:
+    """Say on a terminal what is being done meanwhile; what is yielded says what comes next."""
+    if not notes.is_terminal:
+        yield lambda text: None
+        return
+    with notes.status(text) as status:
+        yield lambda text: status.update(text)
 
 
 def note(text: str) -> None:
@@ -71,7 +72,7 @@ def read_video(path: Path, sampling: Sampling | int) -> Video:
 
     wanted = Sampling(sampling) if isinstance(sampling, int) else sampling
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=notes, transient=True) as progress:
+    with Progress(*columns, console=notes, transient=True, disable=not notes.is_terminal) as progress:
         task = progress.add_task(f"Decoding {path.name}", total=None)
         video = load_sampled(path, wanted, lambda done, of: progress.update(task, completed=done, total=of))
     of = video.metadata.total_num_frames

@@ -13,7 +13,7 @@ from holitom.bundled import (
     DEMO_QUESTION,
     DEMO_VIDEO,
 )
-from holitom.cli.app import app, note, notes, print_table, quiet_transformers, read_video
+from holitom.cli.app import app, note, quiet_transformers, read_video, working
 from holitom.cli.options import (
     Device,
     Dtype,
@@ -35,6 +35,7 @@ from holitom.cli.options import (
     method_asked,
     sampling_asked,
 )
+from holitom.cli.tables import print_answers, print_notes, print_table
 from holitom.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -71,7 +72,8 @@ def ask(
     check_asked(video, question, "ask", needed=True)
     sampling = sampling_asked(frames, fps, start, end, model)
     check_run(dtype, device, max_new_tokens, model)
-    runs = _methods(method_asked(method, retain, threshold, inner, reuse), compare)
+    choice = method_asked(method, retain, threshold, inner, reuse)
+    runs = _methods(choice, compare)
     file, asked = (
         (DEMO_VIDEO, DEMO_QUESTION) if video is None or question is None else (Path(video), question)
     )
@@ -82,7 +84,7 @@ def ask(
     if as_json:
         print(json.dumps(_record(file, clip, asked, name, answers)))
     elif compare:
-        _print_comparison(answers)
+        _print_comparison(asked, answers, choice.label)
     else:
         print(next(iter(answers.values())).text)
         note(str(next(iter(answers.values())).report))
@@ -103,7 +105,7 @@ def _answer(
     runs: dict[str, Method], video: Video, question: str, name: str, dtype: str, device: str, most: int
 ) -> dict[str, Answer]:
     """Load the model and let every method answer."""
-    with notes.status("Loading PyTorch"):
+    with working("Loading PyTorch"):
         from holitom.ask import ask, load_model, unknown_words
         from holitom.prompts import prompt
 
@@ -115,11 +117,11 @@ def _answer(
         note("Note: the model does not know some words of the question, so it may not mean much to it")
     inputs = prompt(processor, video, question)
     answers = {}
-    with notes.status("Answering") as status:
+    with working("Answering") as say:
         if len(runs) > 1:  # the first run pays for memory and caches, so it must not be one that is compared
             ask(model, processor, inputs, list(runs.values())[-1], max_new_tokens=2)
         for label, method in runs.items():
-            status.update(f"Answering ({label})")
+            say(f"Answering ({label})")
             answers[label] = ask(model, processor, inputs, method, most)
     return answers
 
@@ -136,45 +138,49 @@ def _record(path: Path, video: Video, question: str, name: str, answers: dict[st
     }
 
 
-def _print_comparison(answers: dict[str, Answer]) -> None:
-    from rich.table import Table
-
-    full, merged = answers["full"], list(answers.values())[-1]
-    label = list(answers)[-1]
+def _print_comparison(question: str, answers: dict[str, Answer], label: str) -> None:
+    full, merged = answers.values()
 
     def rate(answer: Answer) -> str:
         speed = answer.decode_tokens_per_second
-        return "-" if speed is None else f"{speed:.1f}"
+        return "-" if speed is None else f"{speed:.1f} tokens/s"
 
     def ratio(before: float | None, after: float | None) -> str:
         return f"{before / after:.2f}x" if before and after else ""
 
-    table = Table("", "full tokens", label, "", box=None, pad_edge=False, header_style="bold")
-    table.add_row("answer", full.text, merged.text, "same" if full.text == merged.text else "differs")
-    table.add_row(
-        "visual tokens",
-        f"{full.visual_tokens:,}",
-        f"{merged.visual_tokens:,}",
-        f"{merged.visual_tokens / full.visual_tokens:.1%}",
+    print_answers(question, [("full tokens", full.text), (label, merged.text)])
+    print()
+    sides = (full, merged)
+    reuse = merged.report.reuse
+    tower = [] if reuse is None else [("vision tower computed", "100.0%", f"{reuse.computed_share:.1%}", "")]
+    print_table(
+        ("", "full tokens", label, ""),
+        [
+            (
+                "visual tokens",
+                *(f"{side.visual_tokens:,}" for side in sides),
+                f"{merged.visual_tokens / full.visual_tokens:.1%}",
+            ),
+            (
+                "time to first token",
+                *(f"{1000 * side.time_to_first_token:.1f} ms" for side in sides),
+                ratio(full.time_to_first_token, merged.time_to_first_token),
+            ),
+            *tower,
+            (
+                "decoding",
+                *map(rate, sides),
+                ratio(merged.decode_tokens_per_second, full.decode_tokens_per_second),
+            ),
+            (
+                "KV cache",
+                *(f"{side.report.kv_bytes / 1e6:.2f} MB" for side in sides),
+                f"{merged.report.kv_bytes / full.report.kv_bytes:.1%}",
+            ),
+        ],
     )
-    table.add_row(
-        "time to first token",
-        f"{1000 * full.time_to_first_token:.1f} ms",
-        f"{1000 * merged.time_to_first_token:.1f} ms",
-        ratio(full.time_to_first_token, merged.time_to_first_token),
+    print()
+    print_notes(
+        "Visual tokens: those that entered the language model. Time to first token: vision tower, merging "
+        "and prefill, once each; reading the video is not in it. x: times as fast as full tokens."
     )
-    if merged.report.reuse is not None:
-        table.add_row("vision tower computed", "100.0%", f"{merged.report.reuse.computed_share:.1%}", "")
-    table.add_row(
-        "decoding",
-        f"{rate(full)} tokens/s",
-        f"{rate(merged)} tokens/s",
-        ratio(merged.decode_tokens_per_second, full.decode_tokens_per_second),
-    )
-    table.add_row(
-        "KV cache",
-        f"{full.report.kv_bytes:,} bytes",
-        f"{merged.report.kv_bytes:,} bytes",
-        f"{merged.report.kv_bytes / full.report.kv_bytes:.1%}",
-    )
-    print_table(table)

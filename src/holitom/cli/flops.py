@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from holitom.bundled import USUAL_FRAMES
-from holitom.cli.app import app, notes, print_table, quiet_transformers, ratios
+from holitom.cli.app import app, quiet_transformers, ratios, working
+from holitom.cli.options import WRITTEN
+from holitom.cli.tables import print_notes, print_table
 from holitom.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -25,11 +27,13 @@ def flops(
         str, typer.Option(help="Width and height of its frames, where the model minds.")
     ] = "640x360",
     retain: Annotated[str, typer.Option(help="Shares of visual tokens to keep.")] = "0.25,0.2,0.15,0.1",
-    method: Annotated[
+    methods: Annotated[
         str | None,
         typer.Option(
-            help="all, or some with commas between, as `holitom bench accuracy` takes them. "
-            "[default: the rows of the paper's table]"
+            "--methods",
+            "--method",
+            help=f"all, or some with commas between, each as {WRITTEN}. "
+            "[default: the rows of the paper's table]",
         ),
     ] = None,
     text_tokens: Annotated[int, typer.Option(help="Tokens of the prompt beside the video's.")] = 32,
@@ -41,12 +45,12 @@ def flops(
     Counted on the shapes of the real model class; no weights are read.
     """
     wanted, pixels = ratios(retain), _size(size)
-    with notes.status("Loading PyTorch") as status:
+    with working("Loading PyTorch") as say:
         from holitom.costs import USUAL, costs
 
         quiet_transformers(model)
-        status.update("Counting")
-        counted = costs(model, frames, wanted, method or USUAL, text_tokens, dtype, pixels)
+        say("Counting")
+        counted = costs(model, frames, wanted, methods or USUAL, text_tokens, dtype, pixels)
     if as_json:
         print(json.dumps(counted.to_dict()))
     else:
@@ -61,40 +65,45 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def _print_costs(costs: Costs, frames: int) -> None:
-    from rich.table import Table
-
     full = costs.rows[0]
     unit, scale = ("TFLOPs", 1e12) if full.prefill.operations >= 1e12 else ("GFLOPs", 1e9)
 
     def cells(row: Cost) -> list[str]:
         first, *inner = row.plan.levels()
+        vision, prefill = costs.vision_operations(row), row.prefill.operations
         return [
+            row.plan.label,
             ", ".join([f"{first.tokens:,}", *(f"{level.tokens:,} @{level.start}" for level in inner)]),
             f"{row.paper / scale:.1f}",
             f"{row.paper / full.paper:.1%}",
-            f"{costs.vision_operations(row) / scale:.1f}",
-            f"{row.prefill.operations / scale:.1f}",
-            f"{row.prefill.operations / full.prefill.operations:.1%}",
+            f"{vision / scale:.1f}",
+            f"{prefill / scale:.1f}",
+            f"{prefill / full.prefill.operations:.1%}",
+            f"{(vision + prefill) / scale:.1f}",
+            f"{(vision + prefill) / (costs.vision_operations(full) + full.prefill.operations):.1%}",
             f"{row.prefill.cache_bytes / 1e6:.1f}",
         ]
 
-    counts = [f"{name}\n{unit}" for name in ("paper", "vision", "prefill")]
-    heads = ("visual tokens", counts[0], "%", *counts[1:], "%", "KV MB")
-    table = Table("", *heads, box=None, pad_edge=False, header_style="bold")
-    for row in costs.rows:
-        table.add_row(row.plan.label, *cells(row))
+    counts = [f"{name}\n{unit}" for name in ("paper", "vision", "prefill", "total")]
     shown = costs.vision
     pairs = " (of two)" if shown.frames < frames else ""
-    print(
+    print_notes(
         f"{costs.model}: {shown.frames} frames{pairs} x {shown.tokens} visual tokens + {shown.separators} "
-        f"for newlines, {costs.text_tokens} text tokens; KV cache in {costs.dtype}\n"
+        f"for newlines, {costs.text_tokens} text tokens; KV cache in {costs.dtype}"
     )
-    print_table(table)
+    print()
+    share = "of full"
+    print_table(
+        ("", "visual tokens", counts[0], share, counts[1], counts[2], share, counts[3], share, "KV MB"),
+        [cells(row) for row in costs.rows],
+    )
     for label, reason in costs.refused.items():
-        print(f"\nNot counted: {label}: {reason}")
-    print(
-        "\nn @k: n tokens from layer k on. paper: 4nd^2 + 2n^2d + 2ndm a layer, visual tokens alone.\n"
-        "vision, prefill: counted by torch on the model's own class, newlines and text included; matrix\n"
-        "products and convolutions, not softmax, norms or elementwise work, nor merging itself (reading\n"
-        "importance or keys is in vision). HoliTom is counted as on a video without static tokens."
+        print_notes("", f"Not counted: {label}: {reason}")
+    print_notes(
+        "",
+        "n @k: n tokens from layer k on. paper: 4nd^2 + 2n^2d + 2ndm a layer, visual tokens alone.",
+        "vision, prefill: counted by torch on the model's own class, newlines and text included; matrix "
+        "products and convolutions, not softmax, norms or elementwise work, nor merging itself (reading "
+        "importance or keys is in vision). total: vision and prefill, which the time to first token waits "
+        "for. HoliTom is counted as on a video without static tokens.",
     )

@@ -15,7 +15,7 @@ from holitom.bundled import (
     DEMO_QUESTION,
     DEMO_VIDEO,
 )
-from holitom.cli.app import app, note, notes, quiet_transformers, read_video
+from holitom.cli.app import app, note, quiet_transformers, read_video, working
 from holitom.cli.options import (
     Device,
     Dtype,
@@ -89,7 +89,7 @@ def inspect(
     clip = read_video(file, sampling)
 
     name = model or str(BUNDLED_MODEL)
-    with notes.status("Loading PyTorch"):
+    with working("Loading PyTorch"):
         from holitom.ask import load_model
         from holitom.inspect import inspect_video
 
@@ -98,7 +98,7 @@ def inspect(
     note(f"Loading {title}")
     loaded, processor = load_model(name, dtype, device)
     begun = perf_counter()
-    with notes.status("Merging"):
+    with working("Merging"):
         inspection = inspect_video(
             loaded,
             processor,
@@ -110,7 +110,7 @@ def inspect(
             max_new_tokens=max_new_tokens,
         )
     merged = perf_counter()
-    with notes.status("Drawing"):
+    with working("Drawing"):
         write(inspection, output)
     drawn = perf_counter()
     if inspection.answer is not None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from holitom.cli.app import bench, notes
+from holitom.cli.app import bench, working
 from holitom.errors import SettingsError
 
 
@@ -22,7 +22,7 @@ def bench_lmms_task(
     from holitom.integrations.lmms_eval.task import write_task
 
     try:
-        with notes.status("Writing videos"):
+        with working("Writing videos"):
             task = write_task(folder, per_task)
     except OSError as error:
         raise SettingsError(f"{error.filename}: {error.strerror}") from error

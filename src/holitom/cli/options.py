@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from holitom.bundled import BUNDLED_FRAMES, USUAL_FRAMES, check_question
-from holitom.cli.app import notes
+from holitom.cli.app import working
 from holitom.errors import SettingsError, VideoError
 from holitom.methods.registry import METHODS
 
@@ -137,12 +137,13 @@ def check_run(dtype: str, device: str, max_new_tokens: int = 1, model: str | Non
     """Raise for what settings alone tell cannot run, before a video or a model is read."""
     if max_new_tokens < 1:
         raise SettingsError(f"max-new-tokens must be at least 1, not {max_new_tokens}")
-    with notes.status("Loading PyTorch"):
+    with working("Loading PyTorch"):
         from holitom.ask import device_named, dtype_named
-        from holitom.hub import check_name
+        from holitom.hub import located
 
     if dtype != "auto":
         dtype_named(dtype)
     device_named(device)
     if model is not None:
-        check_name(model)
+        with working(f"Looking for {model}"):
+            located(model)

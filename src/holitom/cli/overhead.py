@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from holitom.cli.app import bench, notes
+from holitom.cli.app import bench, working
 
 
 @bench.command("overhead")
@@ -18,7 +18,7 @@ def bench_overhead(
     from holitom.bench.imports import import_seconds
     from holitom.bench.overhead import overhead, print_overhead
 
-    with notes.status("Measuring"):
+    with working("Measuring"):
         figures = overhead()
         beyond_torch = {"name": "import holitom, beyond torch", "value": 1e3 * import_seconds()}
         figures["rows"].append({**beyond_torch, "unit": "ms", "limit": 50})

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from holitom.bundled import BUNDLED_FRAMES, BUNDLED_MODEL, DEMO_QUESTION, DEMO_VIDEO, USUAL_FRAMES
-from holitom.cli.app import app, bench, note, notes, print_table, quiet_transformers, read_video
+from holitom.cli.app import app, bench, note, notes, quiet_transformers, read_video, working
 from holitom.cli.options import (
     Device,
     Dtype,
@@ -26,6 +26,7 @@ from holitom.cli.options import (
     check_run,
     method_asked,
 )
+from holitom.cli.tables import print_answers, print_notes, print_table
 from holitom.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def drift(
     """
     check_asked(video, question, "drift", needed=True)
     check_run(dtype, device, max_new_tokens, model)
-    with notes.status("Loading PyTorch"):
+    with working("Loading PyTorch"):
         from holitom.ask import load_model, prompt
         from holitom.bench.drift import drift as measured
         from holitom.tower import Reuse
@@ -79,31 +80,35 @@ def drift(
     quiet_transformers(name)
     note(f"Loading {model or 'the bundled model'}")
     loaded, processor = load_model(name, dtype, device)
-    with notes.status("Answering over both towers"):
+    with working("Answering over both towers"):
         inputs = prompt(processor, clip, asked)
         found = measured(loaded, processor, inputs, chosen, reuse, max_new_tokens)
     if as_json:
         print(json.dumps(found.to_dict()))
     else:
-        _print_drift(found)
+        _print_drift(asked, found)
 
 
-def _print_drift(found: Drift) -> None:
-    from rich.table import Table
-
-    table = Table("", "stock tower", "reuse", "", box=None, pad_edge=False, header_style="bold")
-    same = "same" if found.stock.text == found.reused.text else "differs"
-    table.add_row("answer", found.stock.text, found.reused.text, same)
-    table.add_row("tower computed", "100.0%", f"{found.report.computed_share:.1%}", "")
+def _print_drift(question: str, found: Drift) -> None:
+    print_answers(question, [("stock tower", found.stock.text), ("reuse", found.reused.text)])
+    print()
     before, after = found.seconds
-    table.add_row("encoder", f"{1000 * before:.1f} ms", f"{1000 * after:.1f} ms", f"{before / after:.2f}x")
     cosines = found.cosines
-    table.add_row("cosine of visual tokens, mean", "1", f"{cosines.mean:.4f}", "")
-    table.add_row("  first percentile", "1", f"{cosines.first_percentile:.4f}", "")
-    table.add_row("  lowest", "1", f"{cosines.lowest:.4f}", "")
+    rows = [
+        ("tower computed", "100.0%", f"{found.report.computed_share:.1%}", ""),
+        ("encoder", f"{1000 * before:.1f} ms", f"{1000 * after:.1f} ms", f"{before / after:.2f}x"),
+        ("cosine of visual tokens, mean", "1", f"{cosines.mean:.4f}", ""),
+        ("cosine, first percentile", "1", f"{cosines.first_percentile:.4f}", ""),
+        ("cosine, lowest", "1", f"{cosines.lowest:.4f}", ""),
+    ]
     if found.kept_overlap is not None:
-        table.add_row("kept tokens in common", "100.0%", f"{found.kept_overlap:.1%}", "")
-    print_table(table)
+        rows.append(("kept tokens in common", "100.0%", f"{found.kept_overlap:.1%}", ""))
+    print_table(("", "stock tower", "reuse", ""), rows)
+    print_notes(
+        "",
+        "cosine: of each visual token to the stock tower's. Kept tokens: those that the method sends. x: "
+        "times as fast.",
+    )
     references = found.report.references[0] if found.report.references else ()
     note(f"Reference frames: {', '.join(map(str, references)) or 'none'}")
     if found.report.stock:
@@ -135,7 +140,7 @@ def bench_reuse(
     """MovingDigits-QA over the stock tower and with reuse: share computed, answers, drift."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    with notes.status("Loading PyTorch"):
+    with working("Loading PyTorch"):
         from holitom.ask import load_model
         from holitom.bench.questions import held_out_questions
         from holitom.bench.reuse import DISTURBANCES, measure
@@ -150,11 +155,11 @@ def bench_reuse(
     name = model or str(BUNDLED_MODEL)
     quiet_transformers(name)
     loaded, processor = load_model(name)
-    with notes.status("Choosing questions"):
+    with working("Choosing questions"):
         items = held_out_questions(per_task, first_video=first_video)
     bar = (TextColumn("Answering"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     found: list[dict[str, Any]] = []
-    with Progress(*bar, console=notes, transient=True) as progress:
+    with Progress(*bar, console=notes, transient=True, disable=not notes.is_terminal) as progress:
         task = progress.add_task("", total=len(items) * len(wanted))
         for disturbance in wanted:
             tally = measure(
@@ -175,29 +180,30 @@ def bench_reuse(
 
 
 def _print_reuse(found: list[dict[str, Any]]) -> None:
-    from rich.table import Table
-
-    heads = ["", "computed", "method", "stock", "reuse", "lost", "won", "kept", "cosine", "p1", "lowest"]
-    table = Table(*heads, box=None, pad_edge=False, header_style="bold")
+    heads = ("", "computed", "method", "stock", "reuse", "lost", "won", "kept", "cosine", "p1", "lowest")
+    rows = []
     for row in found:
         for index, (name, figures) in enumerate(row["methods"].items()):
             own = [row["disturbance"], f"{row['computed_share']:.1%}"] if index == 0 else ["", ""]
             cosine = row["cosine"]
             drift = [f"{cosine[key]:.4f}" for key in ("mean", "first_percentile", "lowest")]
-            table.add_row(
-                *own,
-                name,
-                f"{100 * figures['stock']:.1f}",
-                f"{100 * figures['reuse']:.1f}",
-                str(figures["lost"]),
-                str(figures["won"]),
-                f"{figures['kept_overlap']:.1%}",
-                *(drift if index == 0 else ["", "", ""]),
+            rows.append(
+                [
+                    *own,
+                    name,
+                    f"{100 * figures['stock']:.1f}",
+                    f"{100 * figures['reuse']:.1f}",
+                    str(figures["lost"]),
+                    str(figures["won"]),
+                    f"{figures['kept_overlap']:.1%}",
+                    *(drift if index == 0 else ["", "", ""]),
+                ]
             )
-    print_table(table)
+    print_table(heads, rows, left=(0, 2))
     questions = next(iter(found[0]["methods"].values()))["questions"]
-    print(
-        f"\n{questions} questions; exact match in percent. lost, won: questions answered rightly over the "
+    print_notes(
+        "",
+        f"{questions} questions; exact match in percent. lost, won: questions answered rightly over the "
         "stock tower alone, with reuse alone. kept: share of the kept tokens that are the same. cosine: of "
-        "visual tokens to the stock tower's, mean, first percentile and lowest."
+        "visual tokens to the stock tower's, mean, first percentile and lowest.",
     )

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from holitom.cli.app import bench, note, print_table
+from holitom.cli.app import bench, note
+from holitom.cli.tables import print_notes, print_table
 from holitom.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -68,19 +69,22 @@ def _rates(text: str) -> list[float]:
 
 
 def _print(merged: Measured, full: Measured | None) -> None:
-    from rich.table import Table
-
-    heads = ("TTFT", "p99", "ITL", "requests/s", "tokens/s", "KV peak", "prompt", "fit")
-    table = Table("", *heads, box=None, pad_edge=False, header_style="bold")
+    rows: list[tuple[str, ...]] = []
     for index, row in enumerate(merged.rows):
         rate = "all at once" if math.isinf(row.rate) else f"{row.rate:g} a second"
         if full is None:
-            table.add_row(rate, *_figures(row))
+            rows.append((rate, *_figures(row)))
             continue
-        table.add_row(f"{rate}: full tokens", *_figures(full.rows[index]))
-        table.add_row(f"{rate}: merged", *_figures(row))
-        table.add_row(f"{rate}: merged is", *_ratios(row, full.rows[index]))
-    print_table(table)
+        rows.append((f"{rate}: full tokens", *_figures(full.rows[index])))
+        rows.append((f"{rate}: merged", *_figures(row)))
+        rows.append((f"{rate}: merged is", *_ratios(row, full.rows[index])))
+    print_table(("", "TTFT", "p99", "ITL", "requests/s", "tokens/s", "KV peak", "prompt", "fit"), rows)
+    print_notes(
+        "",
+        "TTFT: time to first token, median and 99th percentile. ITL: time between tokens. KV peak: share of "
+        "the cache in use at its most. prompt: tokens. fit: requests of this length that the cache holds at "
+        "once.",
+    )
 
 
 def _figures(row: Row) -> tuple[str, ...]:

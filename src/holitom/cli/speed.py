@@ -11,22 +11,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from holitom.bundled import BUNDLED_FRAMES, BUNDLED_MODEL, DEMO_QUESTION, DEMO_VIDEO, USUAL_FRAMES
-from holitom.cli.app import bench, note, notes, print_table, quiet_transformers, ratios, read_video
+from holitom.cli.app import bench, note, quiet_transformers, ratios, read_video, working
+from holitom.cli.options import Device, Frames, Json, Methods, Model, check_asked, check_run
+from holitom.cli.tables import print_notes, print_table
 from holitom.errors import SettingsError
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from holitom.bench.speed import Ratio, Speed
     from holitom.video import Video
 
 
 @bench.command("speed")
 def bench_speed(
-    model: Annotated[
-        str | None,
-        typer.Option(help="A checkpoint's folder or Hugging Face id. [default: the bundled tiny model]"),
-    ] = None,
+    model: Model = None,
     random_weights: Annotated[
         str | None,
         typer.Option(
@@ -34,15 +31,10 @@ def bench_speed(
             "(llava-onevision-qwen2-0.5b, -7b, -72b) or at those of a config file."
         ),
     ] = None,
-    video: Annotated[Path | None, typer.Option(help="A video file. [default: the bundled demo]")] = None,
-    frames: Annotated[
-        int | None, typer.Option(help="Frames to sample. [default: 16 for the bundled model, else 32]")
-    ] = None,
-    retain: Annotated[str, typer.Option(help="Shares of visual tokens to keep.")] = "0.1",
-    methods: Annotated[
-        str,
-        typer.Option(help="all, or some with commas between, as `holitom bench accuracy` takes them."),
-    ] = "holitom-outer,holitom",
+    video: Annotated[str | None, typer.Option(help="A video file. [default: the bundled demo]")] = None,
+    frames: Frames = None,
+    retain: Annotated[str, typer.Option(help="Shares of visual tokens to send, upper budgets.")] = "0.1",
+    methods: Methods = "holitom-outer,holitom",
     new_tokens: Annotated[int, typer.Option(help="Tokens that every setting generates.")] = 16,
     repeats: Annotated[
         int | None, typer.Option(help="Rounds that count. [default: as many as --minutes allows, up to 7]")
@@ -54,8 +46,8 @@ def bench_speed(
     dtype: Annotated[
         str, typer.Option(help="auto (the checkpoint's; bfloat16 for random weights), float32, ...")
     ] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    device: Device = "auto",
+    as_json: Json = False,
 ) -> None:
     """Time to first token, decoding and memory: full tokens against each method, in turn, in one process."""
     deadline = time.monotonic() + 60 * minutes
@@ -73,7 +65,9 @@ def bench_speed(
     if not minutes > 0:
         raise SettingsError(f"minutes must be more than 0, not {minutes:g}")
     wanted = ratios(retain)
-    with notes.status("Loading PyTorch"):
+    check_asked(video, None, "bench speed", needed=False)
+    check_run(dtype, device, model=model)
+    with working("Loading PyTorch"):
         import torch
 
         from holitom.bench.settings import budgets
@@ -84,7 +78,8 @@ def bench_speed(
     bundled = not (model or random_weights)
     if frames is None:
         frames = BUNDLED_FRAMES if bundled else USUAL_FRAMES
-    clip = read_video(video or DEMO_VIDEO, frames)
+    file = DEMO_VIDEO if video is None else Path(video)
+    clip = read_video(file, frames)
     name = random_weights or model or str(BUNDLED_MODEL)
     title = "the bundled model" if bundled else f"{name}, random weights" if random_weights else name
     quiet_transformers(name)
@@ -93,13 +88,13 @@ def bench_speed(
         torch.set_num_threads(threads)
     load = _random if random_weights else _checkpoint
     live, inputs, short = load(name, clip, dtype, device)
-    with notes.status("Measuring") as status:
+    with working("Measuring") as say:
 
         def show(doing: str) -> None:
-            status.update(f"Measuring: {doing}")
+            say(f"Measuring: {doing}")
 
         speed = measure(live, inputs, short, settings, new_tokens, repeats, deadline, show)
-    shown = (video or DEMO_VIDEO).name
+    shown = file.name
     if as_json:
         asked = {"model": name, "weights": "random" if random_weights else "checkpoint", "video": shown}
         print(json.dumps(asked | speed.to_dict()))
@@ -131,77 +126,76 @@ def _print_speed(speed: Speed, title: str, video: str) -> None:
     machine, (frames, tokens) = speed.machine, speed.video
     on_gpu = machine["device"] != "cpu"
     where = f"{machine['device']}, {machine['processor']}" if on_gpu else machine["processor"]
-    print(
-        f"{title}; {machine['dtype']}, {machine['attention']} attention\n"
+    print_notes(
+        f"{title}; {machine['dtype']}, {machine['attention']} attention",
         f"{video}: {frames} frames x {tokens} visual tokens; prompt of {speed.prompt_tokens:,} tokens, "
-        f"{speed.new_tokens} generated\n"
+        f"{speed.new_tokens} generated",
         f"{where}: {machine['cores']} cores, {machine['threads']} threads; torch {machine['torch']}, "
-        f"transformers {machine['transformers']}\n"
-        f"{_protocol(speed)}\n"
+        f"transformers {machine['transformers']}",
+        _protocol(speed),
+        "",
     )
-    print_table(_times_table(speed))
+    _print_times(speed)
     if len(speed.rows) > 1:
         print()
-        print_table(_gains_table(speed))
+        _print_gains(speed)
     print()
     for ratio, cost in speed.inner_ratios().items():
         taken = _spread(cost, speed.rounds)
-        print(f"Inner merging at {100 * ratio:g}%: prefill and inner merging take {taken} of w/o M's prefill")
+        print_notes(
+            f"Inner merging at {100 * ratio:g}%: prefill and inner merging take {taken} of w/o M's prefill"
+        )
     for label, reason in speed.refused.items():
-        print(f"Refused: {label}: {reason}")
+        print_notes(f"Refused: {label}: {reason}")
     peak = "" if speed.vision_peak is None else f" ({speed.vision_peak / 1e6:,.0f} MB at its most)"
     kind = "memory allocated on the GPU" if on_gpu else "resident memory of the process"
-    print(
-        f"TTFT: vision tower{peak} + reading its last attention + outer and inner merging + prefill;\n"
-        "not the video file and the processor. In faster prefill, inner merging counts as prefill.\n"
-        f"Peak: {kind} above the weights and the encoded video, from reading to the last token."
+    print_notes(
+        f"TTFT: vision tower{peak} + reading its last attention + outer and inner merging + prefill; not the "
+        "video file and the processor. In faster prefill, inner merging counts as prefill.",
+        f"Peak: {kind} above the weights and the encoded video, from reading to the last token.",
     )
 
 
-def _times_table(speed: Speed) -> Table:
-    from rich.table import Table
-
+def _print_times(speed: Speed) -> None:
     slow = speed.rows[0].median(lambda timing: timing.ttft) >= 10
     unit, scale = ("s", 1) if slow else ("ms", 1000)
     parts = ("vision", "reading", "outer", "inner", "prefill", "TTFT")
-    table = Table(
+    heads = [
         *("", "visual\ntokens"),
         *(f"{part}\n{unit}" for part in parts),
         *("merging\nof TTFT", "and\nreading", "decoding\ntokens/s", "KV\nMB", "peak\nMB"),
-        box=None,
-        pad_edge=False,
-        header_style="bold",
-    )
-    for row in speed.rows:
-        spent = [row.median(attrgetter(part.lower())) for part in parts]
-        table.add_row(
+    ]
+    rows = [
+        [
             row.setting.title,
             f"{row.visual_tokens:,}",
-            *(f"{scale * seconds:.2f}" for seconds in spent),
+            *(f"{scale * row.median(attrgetter(part.lower())):.2f}" for part in parts),
             f"{row.share(lambda timing: timing.merging):.2%}",
             f"{row.share(lambda timing: timing.merging + timing.reading):.2%}",
             f"{speed.decode_rate(row):.2f}",
             f"{row.kv_bytes / 1e6:.1f}",
             "-" if row.peak is None else f"{row.peak / 1e6:,.0f}",
-        )
-    return table
+        ]
+        for row in speed.rows
+    ]
+    print_table(heads, rows)
 
 
-def _gains_table(speed: Speed) -> Table:
-    from rich.table import Table
-
-    heads = ("faster TTFT", "faster prefill", "faster decoding", "KV", "peak")
-    table = Table("against full tokens", *heads, box=None, pad_edge=False, header_style="bold")
+def _print_gains(speed: Speed) -> None:
     full = speed.rows[0]
+    rows = []
     for row in speed.rows[1:]:
         known = row.peak is not None and full.peak
-        table.add_row(
-            row.setting.title,
-            *(_spread(ratio, speed.rounds) for ratio in speed.speedups(row).values()),
-            f"{row.kv_bytes / full.kv_bytes:.1%}",
-            f"{row.peak / full.peak:.1%}" if known else "-",  # type: ignore[operator]
+        rows.append(
+            [
+                row.setting.title,
+                *(_spread(ratio, speed.rounds) for ratio in speed.speedups(row).values()),
+                f"{row.kv_bytes / full.kv_bytes:.1%}",
+                f"{row.peak / full.peak:.1%}" if known else "-",  # type: ignore[operator]
+            ]
         )
-    return table
+    heads = ("against full tokens", "faster TTFT", "faster prefill", "faster decoding", "KV", "peak")
+    print_table(heads, rows)
 
 
 def _protocol(speed: Speed) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
+import socket
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,37 +15,37 @@ from typing import Annotated
 import typer
 
 from holitom.bundled import BUNDLED_FRAMES, BUNDLED_MODEL, DEMO_QUESTION, DEMO_VIDEO
-from holitom.cli.app import app, note, notes, quiet_transformers
+from holitom.cli.app import app, note, quiet_transformers, working
+from holitom.cli.options import Device, Dtype, MaxNewTokens, Model, check_run
 from holitom.errors import SettingsError
 
 
 @app.command()
 def web(
-    model: Annotated[
-        str | None,
-        typer.Option(help="A checkpoint's folder or Hugging Face id. [default: the bundled tiny model]"),
-    ] = None,
+    model: Model = None,
     host: Annotated[
         str, typer.Option(help="Address to serve at; 0.0.0.0 lets everybody on the network in.")
     ] = "127.0.0.1",
     port: Annotated[int | None, typer.Option(help="[default: the first free one from 7860 on]")] = None,
     max_megabytes: Annotated[int, typer.Option(help="Largest upload.")] = 200,
     max_minutes: Annotated[float, typer.Option(help="Longest video.")] = 10.0,
-    max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 64,
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    max_new_tokens: MaxNewTokens = 64,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
 ) -> None:
     """Try holitom in a browser: a video, a question, merged and full tokens side by side.
 
     Ends with Ctrl-C.
     """
-    if min(max_megabytes, max_minutes, max_new_tokens) <= 0:
+    if not min(max_megabytes, max_minutes, max_new_tokens) > 0:
         raise SettingsError("max-megabytes, max-minutes and max-new-tokens must be above 0")
+    check_address(host, port)
+    check_run(dtype, device, model=model)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what was uploaded is removed
     with TemporaryDirectory(prefix="holitom-web-") as uploads:
         # Gradio reads these as it is imported; its own folder would outlive the server.
         os.environ |= {"GRADIO_TEMP_DIR": uploads, "GRADIO_ANALYTICS_ENABLED": "False"}
-        with notes.status("Loading PyTorch and Gradio"):
+        with working("Loading PyTorch and Gradio"):
             from holitom.ask import load_model
             from holitom.web.answering import Desk, Request
             from holitom.web.page import Limits, build, launch
@@ -54,7 +56,7 @@ def web(
         title = "the bundled model" if model is None else Path(name).name
         note(f"Loading {title}")
         desk = Desk(*load_model(name, dtype, device), title, max_new_tokens, 60 * max_minutes)
-        with notes.status("Warming up"):
+        with working("Warming up"):
             for _ in desk.answers(Request(DEMO_VIDEO, DEMO_QUESTION, frames=BUNDLED_FRAMES)):
                 pass
         limits = Limits(max_megabytes, max_minutes)
@@ -65,3 +67,32 @@ def web(
             Event().wait()
         page.close(verbose=False)
         desk.close()
+
+
+def check_address(host: str, port: int | None) -> None:
+    """Raise a `SettingsError` unless a server can listen at `host` and `port` (None: at any port)."""
+    if port is not None and not 1 <= port <= 65535:
+        raise SettingsError(f"port must be in 1..65535, not {port}")
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port or 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except (OSError, UnicodeError):
+        raise SettingsError(
+            f"host {host!r} is no address; 127.0.0.1 serves this machine, 0.0.0.0 everybody on the network"
+        ) from None
+    with socket.socket(family, kind, protocol) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(address)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise SettingsError(f"port {port} at {host} is in use; choose another --port") from None
+            if error.errno == errno.EADDRNOTAVAIL:
+                raise SettingsError(
+                    f"host {host!r} is no address of this machine; 127.0.0.1 serves this machine, 0.0.0.0 "
+                    "everybody on the network"
+                ) from None
+            raise SettingsError(
+                f"cannot serve at {host}:{port}: {error.strerror}; choose another --host or --port"
+            ) from None

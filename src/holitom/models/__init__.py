@@ -75,6 +75,13 @@ def adapter_for(model: object) -> Adapter:
     raise UnsupportedModelError(advice(own, list(FAMILIES)))
 
 
+def family_of(name: str) -> str:
+    """What the family of class `name`, one of `FAMILIES`, is called: "Qwen2.5-VL"."""
+    adapter = _named(FAMILIES[name])
+    family: str = getattr(adapter, "name", None) or adapter.family
+    return family
+
+
 def _came_with_a_checkpoint(kind: type) -> bool:
     """Whether a class is remote code (`trust_remote_code`), which may do anything under any name."""
     return kind.__module__.startswith("transformers_modules")
@@ -129,7 +136,7 @@ def config_of(name: str) -> Any:
     if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         raise UnsupportedModelError(
             f"no adapter for a checkpoint of type {config.model_type!r}, which sees no videos; "
-            "docs/adding-a-model.md tells which models fit"
+            "give a video language model's: `holitom models` lists them"
         )
     return config
 

@@ -100,7 +100,7 @@ def advice(model: nn.Module, families: list[str]) -> str:
     nearest = _nearest(type(model), families)
     return (
         f"no adapter for a model of class {name}; the nearest that has one is {nearest}. "
-        "docs/adding-a-model.md tells how to add a family"
+        "`holitom models` lists all; a family is added by an adapter of its own in holitom.models.FAMILIES"
     )
 
 

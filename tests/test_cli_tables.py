@@ -1,0 +1,79 @@
+"""Tables in a terminal: nothing is cut, nothing is too wide, numbers stand to the right."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.cells import cell_len
+
+from holitom.cli.tables import LABELS, print_answers, print_table, tables
+
+words = st.text("abc123,.%@[]=", min_size=1, max_size=20)
+numbers = st.text("0123456789,.%", min_size=1, max_size=14)
+
+
+@given(st.integers(1, 9), st.integers(1, 5), st.integers(60, 100), st.data())
+def test_every_cell_stands_whole_within_the_width(
+    columns: int, rows: int, width: int, data: st.DataObject
+) -> None:
+    heads = ["", *data.draw(st.lists(words, min_size=columns, max_size=columns))]
+    body = [
+        [
+            " ".join(data.draw(st.lists(words, min_size=1, max_size=4))),
+            *data.draw(st.lists(numbers, min_size=columns, max_size=columns)),
+        ]
+        for _ in range(rows)
+    ]
+    found = tables(heads, body, width)
+    lines = [line for head, below in found for line in (*head, *below)]
+    assert max(map(cell_len, lines)) <= width
+    text = " ".join(lines)
+    for row in (heads, *body):
+        for cell in row[1:]:
+            assert cell in text
+        for word in row[0].split():
+            assert word in text
+
+
+def test_a_table_that_fits_is_one() -> None:
+    ((head, body),) = tables(("", "tokens", "MB"), [("full", "1,000", "4.9"), ("merged", "98", "0.5")], 80)
+    assert head == ["        tokens   MB"]
+    assert body == ["full     1,000  4.9", "merged      98  0.5"]
+
+
+def test_one_that_does_not_is_two_with_the_same_first_column() -> None:
+    rows = [(f"method {index}", *(f"{index}.{column}" for column in range(12))) for index in range(3)]
+    found = tables(("", *(f"column {column:2}" for column in range(12))), rows, 80)
+    assert len(found) == 2
+    for head, body in found:
+        assert [line.split("  ")[0] for line in body] == ["method 0", "method 1", "method 2"]
+        assert max(map(len, (*head, *body))) <= 80
+
+
+def test_a_long_label_is_wrapped_where_room_is_needed() -> None:
+    rows = [("PyramidDrop [retain_ratio=0.46875]", "6,272, 3,136 @7, 1,568 @14, 784 @21", "18.0", "44.2%")]
+    ((_, body),) = tables(("", "visual tokens", "TFLOPs", "share"), rows, 80)
+    assert len(body) == 2
+    assert body[1] == "[retain_ratio=0.46875]"
+    assert len(body[1]) <= LABELS
+
+
+def test_long_answers_are_wrapped_and_never_cut(capsys: pytest.CaptureFixture[str]) -> None:
+    said = "a digit " * 40
+    wide = "\u74b0" * 120
+    print_answers("What is " + "very " * 30 + "red?", [("full tokens", said), ("HoliTom", wide)])
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(cell_len, lines)) <= 80
+    assert "".join(lines).count("\u74b0") == 120
+    assert " ".join(lines).count("digit") == 40
+    assert lines[-1].strip() == "the answers differ"
+
+
+def test_brackets_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(("", "[bold]"), [("[/red]", "1")])
+    print_answers("[x]", [("a", "[bold]b[/bold]"), ("c", "[bold]b[/bold]")])
+    out = capsys.readouterr().out
+    assert "[/red]" in out
+    assert out.count("[bold]b[/bold]") == 2
+    assert "the same answer" in out
