@@ -108,6 +108,8 @@ def test_json_is_one_object_with_the_documented_keys(run, checkpoint: Path) -> N
         "answer",
         "new_tokens",
         "visual_tokens",
+        "separators",
+        "visual_tokens_remaining",
         "visual_tokens_before",
         "stages",
         "segments",
@@ -130,7 +132,7 @@ def test_compare_runs_full_tokens_beside_the_method(run, checkpoint: Path) -> No
     result = run("ask", "--model", checkpoint, "--compare", "--json", "--frames", 8)
     runs = json.loads(result.out)["runs"]
     assert list(runs) == ["full", "holitom"]
-    assert runs["full"]["visual_tokens"] == 8 * 49 + 1  # the model's newline token
+    assert (runs["full"]["visual_tokens"], runs["full"]["separators"]) == (8 * 49, 1)  # the model's newline
     assert runs["holitom"]["visual_tokens"] < 0.25 * runs["full"]["visual_tokens"]
     assert runs["full"]["kv_cache_bytes"] == runs["full"]["kv_cache_bytes_full"]
     assert runs["holitom"]["kv_cache_bytes_full"] == pytest.approx(runs["full"]["kv_cache_bytes"], rel=0.05)
@@ -143,7 +145,8 @@ def test_compare_prints_both_side_by_side(run, checkpoint: Path) -> None:
     for row in ("answer", "visual tokens", "time to first token", "decoding", "KV cache"):
         assert row in heads, result.out
     assert "full tokens" in result.out
-    assert "393" in result.out
+    assert re.search(r"visual tokens +392 +\d+ ", result.out)
+    assert re.search(r"from layer 3 on +392 +\d+ ", result.out)
     lines = result.out.splitlines()
     assert lines[0] == "question  Which shape flashes?"
     assert lines[1].startswith("answer    full tokens  ")
@@ -155,7 +158,8 @@ def test_full_tokens_alone(run, checkpoint: Path) -> None:
     result = run("ask", "--model", checkpoint, "--method", "full", "--json", "--frames", 4)
     (only,) = json.loads(result.out)["runs"].items()
     assert only[0] == "full"
-    assert only[1]["visual_tokens"] == 4 * 49 + 1
+    assert only[1]["visual_tokens"] == only[1]["visual_tokens_remaining"] == 4 * 49
+    assert only[1]["separators"] == 1
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -172,7 +176,7 @@ def test_an_outer_method_with_holitoms_inner_merging(run, checkpoint: Path) -> N
     common = ("--model", checkpoint, "--json", "--frames", 8, "--retain", 0.5, "--max-new-tokens", 2)
     outer, both = (run("ask", "--method", "evs", *common, *more) for more in [(), ("--inner",)])
     alone, combined = (json.loads(result.out)["runs"]["evs"] for result in (outer, both))
-    assert alone["visual_tokens"] == combined["visual_tokens"] == 8 * 49 // 2 + 1
+    assert alone["visual_tokens"] == combined["visual_tokens"] == 8 * 49 // 2
     assert combined["kv_cache_bytes"] < alone["kv_cache_bytes"]
 
 
@@ -183,6 +187,8 @@ def test_outer_merging_alone(run, checkpoint: Path) -> None:
     assert inside["visual_tokens"] == outside["visual_tokens"]
     assert inside["kv_cache_bytes"] < outside["kv_cache_bytes"]
     assert any("layer" in stage for stage in inside["stages"])
+    assert inside["visual_tokens_remaining"] == list(inside["stages"].values())[-1] < inside["visual_tokens"]
+    assert outside["visual_tokens_remaining"] == outside["visual_tokens"] == outside["stages"]["spatial"]
     assert not any("layer" in stage for stage in outside["stages"])
 
 

@@ -32,8 +32,23 @@ class Answer:
 
     @property
     def visual_tokens(self) -> int:
-        """Visual tokens that went into the language model, the model's separators included."""
-        return sum(video.sent for video in self.report.videos)
+        """Visual tokens that went into the language model, the model's separators apart."""
+        return sum(video.visual for video in self.report.videos)
+
+    @property
+    def separators(self) -> int:
+        """Tokens that the model set between or behind them (newlines)."""
+        return sum(video.separators for video in self.report.videos)
+
+    @property
+    def remaining_tokens(self) -> int:
+        """Visual tokens behind the last merge inside the language model; all that went in without one."""
+        return sum(video.remaining for video in self.report.videos)
+
+    @property
+    def last_layer(self) -> int | None:
+        """The layer from which on these are all that is left; None where nothing merged inside."""
+        return max((layer for video in self.report.videos for layer in video.inner), default=None)
 
     @property
     def time_to_first_token(self) -> float:
@@ -54,6 +69,8 @@ class Answer:
             "answer": self.text,
             "new_tokens": self.new_tokens,
             "visual_tokens": self.visual_tokens,
+            "separators": self.separators,
+            "visual_tokens_remaining": self.remaining_tokens,
             "visual_tokens_before": video.tokens,
             "stages": video.stages,
             "segments": [list(segment) for segment in video.segments],

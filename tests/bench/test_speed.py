@@ -139,7 +139,7 @@ def test_rounds_alternate_and_the_first_does_not_count(tiny: Any, prompts: Any) 
             assert each.ttft == pytest.approx(parts)
     full, outer, inner = speed.rows
     assert (full.visual_tokens, speed.video, speed.prompt_tokens) == (
-        97,
+        96,
         (6, 16),
         prompts[0].input_ids.shape[1],
     )
@@ -314,7 +314,7 @@ def test_json_of_random_weights(config: Path, capfd: pytest.CaptureFixture[str])
     assert (record["machine"]["dtype"], record["rounds"], record["new_tokens"]) == ("float32", 1, 3)
     rows = {row["method"]: row for row in record["settings"]}
     assert set(rows) == {"full", "holitom-outer", *METHODS}
-    assert rows["full"]["visual_tokens"] == 4 * 16 + 1
+    assert rows["full"]["visual_tokens"] == 4 * 16
     for row in rows.values():
         (only,) = row["rounds"]
         assert only["ttft"] > only["prefill"] > 0

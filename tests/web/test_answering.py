@@ -72,7 +72,7 @@ def test_answers_come_word_by_word_and_the_map_last(desk: Desk) -> None:
     assert full[-1] == "top right"
     assert full.index("top") < full.index("top right")
     last = updates[-1]
-    assert last.status == "Done: the same answer from 197 of 785 visual tokens."
+    assert last.status == "Done: the same answer from 196 of 784 visual tokens."
     assert last.inspection is not None
     assert last.inspection.into.shape == (16, 49)
     assert last.inspection.frames is not None
@@ -85,14 +85,14 @@ def test_answers_come_word_by_word_and_the_map_last(desk: Desk) -> None:
 
 def test_the_page_in_the_end(desk: Desk) -> None:
     shown = said(desk, DEMO)
-    assert shown["status"] == '<p role="status">Done: the same answer from 87 of 785 visual tokens.</p>'
+    assert shown["status"] == '<p role="status">Done: the same answer from 86 of 784 visual tokens.</p>'
     assert shown["merged"] == shown["full"] == "ring"
-    assert "<td>785<" in shown["full_figures"]
-    assert "<td>87 (11.1%)<" in shown["merged_figures"]
+    assert "<td>784<" in shown["full_figures"]
+    assert "<td>86 (11.0%), 43 from layer 5 on<" in shown["merged_figures"]
     assert re.search(r" ms \(\d+\.\d\dx as fast\)<", shown["merged_figures"])
     assert "tokens/s<" in shown["merged_figures"]  # of one word; too few to compare
     assert "as fast" not in shown["full_figures"]
-    assert "bytes (10.2%)" in shown["merged_figures"]
+    assert " MB (10.2%)" in shown["merged_figures"]
     assert shown["map"].startswith("<iframe")
 
 
@@ -218,7 +218,7 @@ def test_leaving_ends_the_run_and_the_model_is_free(desk: Desk) -> None:
         answers.close()  # type: ignore[attr-defined]
         assert final(desk, DEMO)["merged"].text == "ring"
     own = alone(desk, DEMO, Method(1.0))  # what was attached is attached no more
-    assert own.visual_tokens == 785
+    assert own.visual_tokens == 784
 
 
 def test_the_threshold_that_each_method_takes() -> None:

@@ -264,7 +264,7 @@ def measure(
                 rows.remove(row)
                 continue
             row.timings.append(timing)
-            row.visual_tokens = sum(video.sent for video in report.videos)
+            row.visual_tokens = sum(video.visual for video in report.videos)
             row.kv_bytes = report.kv_bytes
             if row.setting is FULL:
                 speed.video = (report.videos[0].steps, report.videos[0].tokens_per_step)

@@ -148,11 +148,17 @@ def _print_comparison(question: str, answers: dict[str, Answer], label: str) -> 
     def ratio(before: float | None, after: float | None) -> str:
         return f"{before / after:.2f}x" if before and after else ""
 
+    beside = f", {merged.separators} newlines or other separators apart" if merged.separators else ""
     print_answers(question, [("full tokens", full.text), (label, merged.text)])
     print()
     sides = (full, merged)
     reuse = merged.report.reuse
     tower = [] if reuse is None else [("vision tower computed", "100.0%", f"{reuse.computed_share:.1%}", "")]
+    inside = []
+    if merged.last_layer is not None:
+        left = (full.visual_tokens, merged.remaining_tokens)
+        share = f"{merged.remaining_tokens / full.visual_tokens:.1%}"
+        inside = [(f"from layer {merged.last_layer} on", *(f"{count:,}" for count in left), share)]
     print_table(
         ("", "full tokens", label, ""),
         [
@@ -161,6 +167,7 @@ def _print_comparison(question: str, answers: dict[str, Answer], label: str) -> 
                 *(f"{side.visual_tokens:,}" for side in sides),
                 f"{merged.visual_tokens / full.visual_tokens:.1%}",
             ),
+            *inside,
             (
                 "time to first token",
                 *(f"{1000 * side.time_to_first_token:.1f} ms" for side in sides),
@@ -181,6 +188,6 @@ def _print_comparison(question: str, answers: dict[str, Answer], label: str) -> 
     )
     print()
     print_notes(
-        "Visual tokens: those that entered the language model. Time to first token: vision tower, merging "
-        "and prefill, once each; reading the video is not in it. x: times as fast as full tokens."
+        f"Visual tokens: those that entered the language model{beside}. Time to first token: vision tower, "
+        "merging and prefill, once each; reading the video is not in it. x: times as fast as full tokens."
     )

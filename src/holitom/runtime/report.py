@@ -59,7 +59,7 @@ class VideoReport:
         tokens_per_step: tokens `N` of a step.
         frames_per_step: frames that the tower takes together.
         sent: tokens that went into the language model, separators included.
-        outer: tokens after each stage before the language model, in order.
+        outer: visual tokens after each stage before the language model, in order.
         segments: first and last step of each temporal segment.
         frame, position, size: of each merged token (see `MergedTokens`).
         grid: `(rows, columns)` of one step.
@@ -95,13 +95,19 @@ class VideoReport:
 
     @property
     def stages(self) -> dict[str, int]:
-        """Tokens after every stage, in order; those inside the language model are named `layer k`."""
-        return {**self.outer, **{f"layer {layer}": len(self.survivors(layer)) for layer in self.inner}}
+        """Visual tokens after every stage, in order, separators apart; those inside the language model are
+        named `layer k`."""
+        return {**self.outer, **{f"layer {layer}": self.staying(layer) for layer in self.inner}}
 
     def survivors(self, layer: int) -> Tensor:
         """`[K]` int64, ascending: which of its `sent` tokens stay from `layer` of the language model on."""
         number = self.inner[layer] - self.first_number
         return number[(number >= 0) & (number < self.sent)]
+
+    def staying(self, layer: int) -> int:
+        """How many visual tokens stay from `layer` of the language model on, separators apart."""
+        stay = self.survivors(layer)
+        return int((self.place.to(stay.device)[stay] >= 0).sum())
 
     @property
     def tokens(self) -> int:
@@ -126,10 +132,7 @@ class VideoReport:
     @property
     def remaining(self) -> int:
         """Visual tokens behind the last inner stage, separators apart; `visual` without inner stages."""
-        if not self.inner:
-            return self.visual
-        stay = self.survivors(max(self.inner))
-        return int((self.place.to(stay.device)[stay] >= 0).sum())
+        return self.staying(max(self.inner)) if self.inner else self.visual
 
     def to_dict(self) -> dict[str, Any]:
         """The figures of the report as numbers, lists and strings, for JSON."""

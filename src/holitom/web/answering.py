@@ -250,7 +250,10 @@ class Desk:
             answer=merged.text,
         )
         same = "the same" if merged.text == full.text else "another"
-        said = f"Done: {same} answer from {merged.visual_tokens:,} of {full.visual_tokens:,} visual tokens."
+        said = f"Done: {same} answer from {merged.visual_tokens:,} of {full.visual_tokens:,} visual tokens"
+        if merged.visual_tokens == full.visual_tokens and merged.last_layer is not None:
+            said += f", {merged.remaining_tokens:,} of them from layer {merged.last_layer} on"
+        said += "."
         if unknown_words(self.processor, request.question):
             said += " The model does not know some words of the question, so it may not mean much to it."
         tell(Update(said, inspection=drawn))

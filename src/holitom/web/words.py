@@ -118,11 +118,13 @@ def _refusal(error: HolitomError, video: Path) -> str:
 def figures(answer: Answer, full: Answer | None = None) -> str:
     """One run's figures as a table, compared with those of full tokens once they are there."""
     (video,), report = answer.report.videos, answer.report
-    tokens, cache = f"{answer.visual_tokens:,}", f"{report.kv_bytes:,} bytes"
+    tokens, cache = f"{answer.visual_tokens:,}", f"{report.kv_bytes / 1e6:.2f} MB"
     first, rate = f"{1000 * answer.time_to_first_token:.0f} ms", answer.decode_tokens_per_second
     decoding = "-" if rate is None else f"{rate:.1f} tokens/s"
     if answer.visual_tokens < video.tokens:
         tokens += f" ({answer.visual_tokens / video.tokens:.1%})"
+    if answer.last_layer is not None:
+        tokens += f", {answer.remaining_tokens:,} from layer {answer.last_layer} on"
     if report.kv_bytes < report.kv_bytes_full:
         cache += f" ({report.kv_bytes / report.kv_bytes_full:.1%})"
     if full is not None:
