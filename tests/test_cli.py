@@ -146,7 +146,7 @@ def test_compare_prints_both_side_by_side(run, checkpoint: Path) -> None:
         assert row in heads, result.out
     assert "full tokens" in result.out
     assert re.search(r"visual tokens +392 +\d+ ", result.out)
-    assert re.search(r"from layer 3 on +392 +\d+ ", result.out)
+    assert re.search(r"from layer \d+ on +392 +\d+ ", result.out)
     lines = result.out.splitlines()
     assert lines[0] == "question  Which shape flashes?"
     assert lines[1].startswith("answer    full tokens  ")
@@ -251,7 +251,7 @@ def test_completion_of_the_shell(run) -> None:
         },
         check=False,
     )
-    assert {"ask", "flops", "inspect", "methods", "models", "web"} <= set(done.stdout.split())
+    assert {"ask", "compare", "flops", "inspect", "methods", "models", "web"} <= set(done.stdout.split())
 
 
 def test_methods_are_listed_with_a_line_each(run) -> None:
@@ -292,7 +292,7 @@ def test_a_terminal_without_colour_gets_none() -> None:
         subprocess.run(
             [sys.executable, "-m", "holitom", "methods"],
             stdout=slave,
-            stderr=slave,
+            stderr=subprocess.DEVNULL,
             stdin=subprocess.DEVNULL,
             env={**os.environ, "PYTHONPATH": str(SOURCE), "NO_COLOR": "1", "TERM": "xterm-256color"},
             check=True,

@@ -49,10 +49,10 @@ def models_command(as_json: Json = False) -> None:
         from holitom.integrations.vllm import FAMILIES as SERVED
         from holitom.models import FAMILIES, family_of
 
-        rows = sorted(
-            ({"family": family_of(name), "class": name, "vllm": name in SERVED} for name in FAMILIES),
-            key=lambda row: str(row["family"]).lower(),
-        )
+        rows: list[dict[str, Any]] = [
+            {"family": family_of(name), "class": name, "vllm": name in SERVED} for name in FAMILIES
+        ]
+        rows.sort(key=lambda row: str(row["family"]).lower())
     if as_json:
         print(json.dumps(rows))
         return

@@ -100,8 +100,8 @@ def _wrapped(text: str, columns: int) -> list[str]:
     return textwrap.wrap(text, columns, break_long_words=False, break_on_hyphens=False) or [""]
 
 
-def print_answers(question: str, answers: Sequence[tuple[str, str]]) -> None:
-    """Print a question and what each run answered, by its name, and whether they say the same."""
+def print_answers(question: str, answers: Sequence[tuple[str, str]], verdict: bool = True) -> None:
+    """Print a question and what each run answered, by its name; `verdict`: and whether they are the same."""
     names = max(cell_len(name) for name, _ in answers)
     rows = [("question", question)]
     rows += [
@@ -109,10 +109,12 @@ def print_answers(question: str, answers: Sequence[tuple[str, str]]) -> None:
         for number, (name, said) in enumerate(answers)
     ]
     same = len({said for _, said in answers}) == 1
-    rows.append(("", "the same answer" if same else "the answers differ"))
-    indents = [len("question" + GAP), *[len("question" + GAP) + names + len(GAP)] * len(answers), 10]
-    for (head, text), indent in zip(rows, indents, strict=True):
-        first, *others = _folded(text, len("question" + GAP), indent, width())
+    if verdict:
+        rows.append(("", "the same answer" if same else "the answers differ"))
+    margin = len("question" + GAP)
+    for number, (head, text) in enumerate(rows):
+        indent = margin + names + len(GAP) if 1 <= number <= len(answers) else margin
+        first, *others = _folded(text, margin, indent, width())
         print(f"{head:8}{GAP}{first}".rstrip())
         for line in others:
             print(" " * indent + line)

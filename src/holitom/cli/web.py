@@ -37,7 +37,7 @@ def web(
 
     Ends with Ctrl-C.
     """
-    if not min(max_megabytes, max_minutes, max_new_tokens) > 0:
+    if not all(limit > 0 for limit in (max_megabytes, max_minutes, max_new_tokens)):
         raise SettingsError("max-megabytes, max-minutes and max-new-tokens must be above 0")
     check_address(host, port)
     check_run(dtype, device, model=model)

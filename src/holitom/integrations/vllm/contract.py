@@ -295,8 +295,8 @@ def check_version(version: str) -> None:
         raise UnsupportedUsageError(
             f"holitom does not know the interfaces of vLLM {version}: it was tested with "
             f"{' and '.join(TESTED)}, and the sources of {' and '.join(READ)} were read; install one of "
-            f"these (pip install 'vllm~={TESTED[-1]}.0'), or check {version} as docs/serving.md says and add "
-            "it to READ in holitom/integrations/vllm/contract.py"
+            f"these (pip install 'vllm~={TESTED[-1]}.0'), or hold CONTRACT against the sources of {version} "
+            "and add it to READ in holitom/integrations/vllm/contract.py"
         )
 
 

@@ -1,0 +1,200 @@
+"""`holitom compare`: did merging change the answers on your own videos?"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from holitom.bundled import BUNDLED_FRAMES, BUNDLED_MODEL, USUAL_FRAMES
+from holitom.cli.app import app, note, notes, quiet_transformers, working
+from holitom.cli.options import (
+    Device,
+    Dtype,
+    Frames,
+    Inner,
+    Json,
+    MaxNewTokens,
+    MethodName,
+    Model,
+    Retain,
+    Threshold,
+    check_run,
+    method_asked,
+)
+from holitom.cli.tables import print_answers, print_notes, print_table
+from holitom.errors import SettingsError
+
+if TYPE_CHECKING:
+    from holitom.bench.compare import Results
+    from holitom.methods import Method
+
+SHOWN = 10  # questions that differ
+
+
+@app.command()
+def compare(
+    questions: Annotated[
+        Path,
+        typer.Argument(
+            help='A JSONL file: {"video": "a.mp4", "question": "What happens?"} on each line, and "answer" '
+            "where the right one is known."
+        ),
+    ],
+    model: Model = None,
+    method: MethodName = "holitom",
+    retain: Retain = None,
+    threshold: Threshold = None,
+    inner: Inner = None,
+    frames: Frames = None,
+    max_new_tokens: MaxNewTokens = 64,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="File of the answers, one JSON object a line; a run that was stopped goes on there. "
+            "[default: QUESTIONS.compare.jsonl, beside them]",
+        ),
+    ] = None,
+    at_least: Annotated[
+        float | None,
+        typer.Option(
+            help="Exit with 1 unless this share of the answers, in [0, 1], is the same.", show_default=False
+        ),
+    ] = None,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Answer your own questions with full and with merged tokens, and say where they differ.
+
+    Agreement, tokens, times and differences go to stdout, progress to stderr.
+    """
+    if at_least is not None and not 0 <= at_least <= 1:
+        raise SettingsError(f"at-least must be in [0, 1], not {at_least:g}")
+    check_run(dtype, device, max_new_tokens, model)
+    choice = method_asked(method, retain, threshold, inner)
+    chosen = choice.make()
+    sampled = frames if frames is not None else USUAL_FRAMES if model else BUNDLED_FRAMES
+    if sampled < 1:
+        raise SettingsError(f"frames must be at least 1, not {sampled}")
+    with working("Reading the questions"):
+        from holitom.bench.compare import Results, read_cases, summary
+        from holitom.methods.choose import FULL
+
+    if choice.name == FULL:
+        raise SettingsError("compare sets a method beside full tokens; with --method full there is none")
+    name = model or str(BUNDLED_MODEL)
+    made = {
+        "model": model or "bundled",
+        "method": repr(chosen),
+        "frames": sampled,
+        "max_new_tokens": max_new_tokens,
+        "dtype": dtype,
+    }
+    file = output or questions.with_name(f"{questions.stem}.compare.jsonl")
+    results = Results(file, made, read_cases(questions))
+    _answer(results, chosen, name, dtype, device, sampled, max_new_tokens)
+    found = summary(results)
+    if as_json:
+        print(json.dumps({**made, "output": str(file), **found}))
+    else:
+        _print(found, choice.label, file)
+    if at_least is not None and not (found["agreement"] or 0) >= at_least:
+        note(f"Fewer than {at_least:.1%} of the answers are the same")
+        raise typer.Exit(1)
+
+
+def _answer(
+    results: Results, method: Method, name: str, dtype: str, device: str, frames: int, max_new_tokens: int
+) -> None:
+    """Answer what is still open."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from holitom.ask import load_model
+    from holitom.bench.compare import compare as run
+
+    total, left = len(results.cases), len(results.open)
+    note(f"{total:,} questions, {total - left:,} answered already, in {results.path}")
+    if not left:
+        return
+    quiet_transformers(name)
+    note(f"Loading {'the bundled model' if name == str(BUNDLED_MODEL) else name}")
+    model, processor = load_model(name, dtype, device)
+    bar = (TextColumn("Answering"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*bar, console=notes, transient=True, disable=not notes.is_terminal) as progress:
+        task = progress.add_task("", total=total, completed=total - left)
+        run(model, processor, results, method, frames, max_new_tokens, lambda _: progress.advance(task))
+
+
+def _print(found: dict[str, Any], label: str, file: Path) -> None:
+    def share(part: float | None, of: float | None) -> str:
+        return "" if not of or part is None else f"{part / of:.1%}"
+
+    def number(value: float | None, scale: float = 1, form: str = ",.0f") -> str:
+        return "-" if value is None else format(value * scale, form)
+
+    answered, right = found["answered"], found["right"]
+    print_notes(
+        f"{found['same']} of {answered} answers are the same"
+        + ("" if found["agreement"] is None else f" ({found['agreement']:.1%})")
+        + (f"; {len(found['errors'])} questions could not be asked" if found["errors"] else ""),
+        "",
+    )
+    tokens, ttft, cache = found["visual_tokens"], found["ttft_seconds"], found["kv_cache_bytes"]
+    rows = [
+        (
+            "visual tokens",
+            number(tokens["full"]),
+            number(tokens["merged"]),
+            share(tokens["merged"], tokens["full"]),
+        ),
+        (
+            "left in the last layer",
+            number(tokens["full"]),
+            number(tokens["remaining"]),
+            share(tokens["remaining"], tokens["full"]),
+        ),
+        (
+            "time to first token, ms",
+            number(ttft["full"], 1000, ",.1f"),
+            number(ttft["merged"], 1000, ",.1f"),
+            "" if found["ttft_ratio"] is None else f"{found['ttft_ratio']:.2f}x",
+        ),
+        (
+            "KV cache, MB",
+            number(cache["full"], 1e-6, ",.2f"),
+            number(cache["merged"], 1e-6, ",.2f"),
+            share(cache["merged"], cache["full"]),
+        ),
+    ]
+    if right["judged"]:
+        rows.insert(
+            0,
+            (
+                f"right, of {right['judged']}",
+                f"{right['full']:.1%}",
+                f"{right['merged']:.1%}",
+                f"{right['lost']} lost, {right['won']} won",
+            ),
+        )
+    print_table(("", "full tokens", label, ""), rows)
+    print_notes(
+        "",
+        "Means over the questions; x is the median of how many times sooner. Answers are the same where "
+        "their words are; case and punctuation aside."
+        + (" lost, won: right with full tokens alone, with merged ones alone." if right["judged"] else ""),
+    )
+    for difference in found["differences"][:SHOWN]:
+        print(f"\n{difference['video']}")
+        said = [("full tokens", difference["said"]["full"]), (label, difference["said"]["merged"])]
+        if difference["answer"] is not None:
+            said.append(("right", difference["answer"]))
+        print_answers(difference["question"], said, verdict=False)
+    if len(found["differences"]) > SHOWN:
+        print(f"\nand {len(found['differences']) - SHOWN} more that differ, in {file}")
+    for failed in found["errors"][:SHOWN]:
+        print_notes("", f"Not asked: {failed['video']}: {failed['error']}")

@@ -1,0 +1,175 @@
+"""`holitom compare`: a user's own questions with full and with merged tokens."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.video_files import write_video
+
+from holitom.bench.compare import Results, alike, read_cases, summary
+from holitom.bundled import DEMO_VIDEO
+from holitom.cli import main
+from holitom.errors import SettingsError
+
+DEMO = [
+    ("Which shape flashes?", "ring"),
+    ("Where is the white digit at the start?", "top right"),
+    ("Which shape flashes?", None),
+]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    shutil.copy(DEMO_VIDEO, tmp_path / "demo.mp4")
+    return tmp_path
+
+
+def write(folder: Path, rows: list[dict[str, Any]], name: str = "mine.jsonl") -> Path:
+    path = folder / name
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def demo_rows() -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = [{"video": "demo.mp4", "question": question} for question, _ in DEMO]
+    for row, (_, answer) in zip(rows, DEMO, strict=True):
+        if answer is not None:
+            row["answer"] = answer
+    return rows
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    code = main(["compare", *map(str, arguments)])
+    return code, *capsys.readouterr()
+
+
+def test_both_ways_side_by_side(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    questions = write(folder, demo_rows())
+    code, out, err = run(capsys, questions, "--json", "--retain", 0.1)
+    assert code == 0, err
+    found = json.loads(out)
+    assert (found["questions"], found["answered"], found["errors"]) == (3, 3, [])
+    assert found["right"]["judged"] == 2
+    assert found["right"]["full"] == 1.0
+    assert found["visual_tokens"]["full"] == 16 * 49
+    assert found["visual_tokens"]["remaining"] < found["visual_tokens"]["merged"] < 0.2 * 16 * 49
+    assert found["same"] == 3 - len(found["differences"])
+    assert found["agreement"] == found["same"] / 3
+    assert found["ttft_ratio"] > 0
+    assert found["output"] == str(folder / "mine.compare.jsonl")
+
+    code, out, _ = run(capsys, questions, "--retain", 0.1)  # nothing is answered anew
+    assert code == 0
+    assert max(map(len, out.splitlines())) <= 80
+    assert f"{found['same']} of 3 answers are the same" in out
+    assert "right, of 2" in out
+
+
+def test_a_run_that_was_stopped_goes_on(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    questions, results = write(folder, demo_rows()), folder / "mine.compare.jsonl"
+    assert run(capsys, questions)[0] == 0
+    lines = results.read_text().splitlines(keepends=True)
+    results.write_text("".join(lines[:2]) + lines[2][:40])  # killed while it wrote the second answer
+    code, _, err = run(capsys, questions)
+    assert code == 0
+    assert "3 questions, 1 answered already" in err
+    assert results.read_text().splitlines(keepends=True)[:2] == lines[:2]
+    assert [json.loads(line)["index"] for line in results.read_text().splitlines()[1:]] == [0, 1, 2]
+
+    monkeypatch.setattr("holitom.ask.load_model", lambda *_: pytest.fail("a model is loaded for nothing"))
+    assert run(capsys, questions)[0] == 0
+
+
+def test_answers_of_other_settings_are_not_mixed_in(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    questions = write(folder, demo_rows()[:1])
+    assert run(capsys, questions)[0] == 0
+    for changed in (("--retain", 0.5), ("--frames", 8), ("--method", "evs"), ("--no-inner",)):
+        code, out, err = run(capsys, questions, *changed)
+        assert (code, out) == (2, "")
+        assert "holds the answers of other settings" in err
+    other = write(folder, demo_rows()[1:2])
+    code, _, err = run(capsys, other)
+    assert code == 2
+    assert "holds the answers to other questions" in err
+
+
+def test_a_video_that_cannot_be_read_stops_nothing_and_is_tried_again(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "late.mp4").write_text("no video " * 50)
+    rows = [{"video": "late.mp4", "question": "Which shape flashes?"}, demo_rows()[0]]
+    questions = write(folder, rows)
+    code, out, _ = run(capsys, questions, "--json")
+    found = json.loads(out)
+    assert (code, found["answered"]) == (0, 1)
+    assert found["errors"][0]["error"].startswith("late.mp4: no readable video")
+    write_video(folder / "late.mp4")
+    code, out, _ = run(capsys, questions, "--json")
+    assert (code, json.loads(out)["answered"], json.loads(out)["errors"]) == (0, 2, [])
+
+
+@pytest.mark.parametrize(("least", "code"), [(0.0, 0), (1.0, 1)])
+def test_the_exit_code_says_whether_enough_is_the_same(
+    folder: Path, capsys: pytest.CaptureFixture[str], least: float, code: int
+) -> None:
+    """Of the demo's tokens one percent is too little for the place of a digit."""
+    questions = write(
+        folder, [demo_rows()[1], {"video": "demo.mp4", "question": "How many scenes are there?"}]
+    )
+    options = ("--method", "uniform", "--retain", 0.07, "--at-least", least)
+    got, out, err = run(capsys, questions, *options)
+    assert got == code, (out, err)
+    if code:
+        assert "Fewer than 100.0% of the answers are the same" in err
+        assert "question  " in out  # where they differ
+
+
+@pytest.mark.parametrize(
+    ("lines", "says"),
+    [
+        ([], "no questions; a line is"),
+        (["nonsense"], "line 1: no JSON; it must be an object"),
+        (["[1]"], "line 1: it must be an object"),
+        (['{"video": "demo.mp4"}'], 'line 1: "question" is missing'),
+        (['{"question": "What?"}'], 'line 1: "video" is missing'),
+        (['{"video": "demo.mp4", "question": " "}'], "line 1: the question is empty"),
+        (['{"video": "demo.mp4", "question": "a", "answer": 3}'], 'line 1: "answer" is no text'),
+        (["", '{"video": "gone.mp4", "question": "a"}'], "line 2: .*gone.mp4: no such file"),
+    ],
+)
+def test_a_file_of_questions_that_is_not_written_so(folder: Path, lines: list[str], says: str) -> None:
+    path = folder / "q.jsonl"
+    path.write_text("\n".join(lines) + "\n")
+    with pytest.raises(SettingsError, match=says):
+        read_cases(path)
+
+
+@pytest.mark.parametrize(
+    "options", [("--method", "full"), ("--at-least", 2), ("--retain", 0), ("--method", "fastv", "--inner")]
+)
+def test_bad_settings_are_told_before_the_questions(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, options: tuple[object, ...]
+) -> None:
+    code, out, err = run(capsys, tmp_path / "gone.jsonl", *options)
+    assert (code, out) == (2, "")
+    assert err.count("holitom: error: ") == 1
+    assert "gone.jsonl" not in err
+
+
+def test_what_is_alike() -> None:
+    assert alike("A red ring.", "a red  RING")
+    assert alike("", " ")
+    assert not alike("a red ring", "a ring")
+    assert not alike("3", "three")
+
+
+def test_a_summary_of_nothing(folder: Path) -> None:
+    cases = read_cases(write(folder, demo_rows()))
+    found = summary(Results(folder / "r.jsonl", {}, cases))
+    assert (found["answered"], found["agreement"], found["ttft_ratio"]) == (0, None, None)
