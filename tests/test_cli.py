@@ -199,6 +199,14 @@ def test_brackets_in_names_are_no_markup(run, checkpoint: Path, tmp_path: Path) 
     assert "[bold]a[x].mp4: 2 of 32 frames" in result.err
 
 
+def test_a_file_name_that_is_not_utf_8(run, tmp_path: Path) -> None:
+    output = tmp_path / b"caf\xe9.html".decode(errors="surrogateescape")
+    result = run("inspect", DEMO_VIDEO, "-o", output, "--frames", 2)
+    assert result.code == 0, result.err
+    assert output.exists()
+    assert result.out.startswith(str(tmp_path))
+
+
 def test_more_frames_than_the_video_has(run, checkpoint: Path) -> None:
     result = run("ask", "--model", checkpoint, "--json", "--frames", 100, "--max-new-tokens", 1)
     assert json.loads(result.out)["frames"] == 32

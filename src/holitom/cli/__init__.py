@@ -5,6 +5,7 @@ A new command is a file that adds itself to `app` (or `bench`), and its name bel
 
 from __future__ import annotations
 
+import io
 import sys
 
 import typer
@@ -35,6 +36,8 @@ def main(arguments: list[str] | None = None) -> int:
     Only what nobody foresaw leaves a traceback (and Python's exit code 1).
     """
     given = sys.argv[1:] if arguments is None else arguments
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may hold bytes that are no UTF-8
+        sys.stdout.reconfigure(errors="surrogateescape")
     try:
         return int(app(given or ["--help"], standalone_mode=False) or 0)
     except (HolitomError, typer.TyperException) as error:
