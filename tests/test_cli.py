@@ -427,7 +427,7 @@ def test_a_port_in_use(run) -> None:
 def test_what_settings_tell_is_told_before_the_video_is_read(
     run, monkeypatch: pytest.MonkeyPatch, command: str, arguments: tuple[str, ...]
 ) -> None:
-    monkeypatch.setattr("holitom.video.load_video", lambda *_: pytest.fail("the video is read"))
+    monkeypatch.setattr("holitom.video.load_sampled", lambda *_: pytest.fail("the video is read"))
     assert run(command, *arguments).code == 2
 
 

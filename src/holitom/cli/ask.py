@@ -153,8 +153,10 @@ def _print_comparison(question: str, answers: dict[str, Answer], label: str) -> 
     print()
     sides = (full, merged)
     reuse = merged.report.reuse
-    tower = [] if reuse is None else [("vision tower computed", "100.0%", f"{reuse.computed_share:.1%}", "")]
-    inside = []
+    tower: list[tuple[str, ...]] = []
+    if reuse is not None:
+        tower = [("vision tower computed", "100.0%", f"{reuse.computed_share:.1%}", "")]
+    inside: list[tuple[str, ...]] = []
     if merged.last_layer is not None:
         left = (full.visual_tokens, merged.remaining_tokens)
         share = f"{merged.remaining_tokens / full.visual_tokens:.1%}"

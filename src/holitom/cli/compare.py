@@ -20,6 +20,7 @@ from holitom.cli.options import (
     MethodName,
     Model,
     Retain,
+    ReuseTower,
     Threshold,
     check_run,
     method_asked,
@@ -48,6 +49,7 @@ def compare(
     retain: Retain = None,
     threshold: Threshold = None,
     inner: Inner = None,
+    reuse: ReuseTower = False,
     frames: Frames = None,
     max_new_tokens: MaxNewTokens = 64,
     output: Annotated[
@@ -76,7 +78,7 @@ def compare(
     if at_least is not None and not 0 <= at_least <= 1:
         raise SettingsError(f"at-least must be in [0, 1], not {at_least:g}")
     check_run(dtype, device, max_new_tokens, model)
-    choice = method_asked(method, retain, threshold, inner)
+    choice = method_asked(method, retain, threshold, inner, reuse)
     chosen = choice.make()
     sampled = frames if frames is not None else USUAL_FRAMES if model else BUNDLED_FRAMES
     if sampled < 1:
