@@ -21,7 +21,7 @@ class UnsupportedUsageError(HolitomError, RuntimeError):
     """The model is used in a way that merging cannot serve (a static cache, say)."""
 
 
-class InterfaceError(HolitomError, RuntimeError):
+class InterfaceError(UnsupportedModelError):
     """An installed package is not built as holitom needs it: an argument or a module has another name."""
 
     @classmethod

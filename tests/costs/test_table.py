@@ -11,6 +11,7 @@ import pytest
 
 from holitom import HoliTom, SettingsError
 from holitom.costs import Costs, Decoder, Layer, Plan, costs, layer_operations, plans, skeleton
+from holitom.costs.probe import probe_of
 from holitom.costs.published import PUBLISHED
 from holitom.errors import HolitomError, ModelError
 from holitom.methods import DyCoke, FastV, PyramidDrop, VisionZip
@@ -217,7 +218,7 @@ def test_dynamic_resolution_is_counted_as_the_familys_processor_does(name: str) 
     counted = costs(name, frames=32, ratios=[0.1], methods="holitom-outer,holitom", text_tokens=100)
     shape = (counted.vision.frames, counted.vision.tokens)
     assert (*shape, counted.vision.separators) == (*COUNTS[name], 0)
-    processor = adapter_for(skeleton(name)).video_processor()  # type: ignore[attr-defined]
+    processor = probe_of(adapter_for(skeleton(name))).processor()  # type: ignore[attr-defined]
     patches = processor.get_num_of_video_patches(32, 360, 640, {})
     assert shape[0] * shape[1] == patches // 4
     full, outer, inner = counted.rows

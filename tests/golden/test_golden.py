@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from holitom.methods.holitom import HoliTom, MergeInside, effective_ratio
-from holitom.ops.layout import grid_order
+from holitom.models.newlines import grid_order
 from holitom.tokens import VideoTokens
 
 HERE = Path(__file__).parent

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from holitom.methods import METHODS, HoliTom, Method, get_method
-from holitom.ops.layout import grid_order
+from holitom.models.newlines import grid_order
 from holitom.tokens import MergedTokens, Origins, VideoTokens
 
 CHOSEN: dict[str, Method] = {

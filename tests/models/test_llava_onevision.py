@@ -72,8 +72,8 @@ def test_importance_in_chunks_of_frames(tiny: Tiny, monkeypatch: pytest.MonkeyPa
         sizes.append(query.shape[0])
         return whole(query, key, scale)
 
-    monkeypatch.setattr("holitom.models.one_axis.received_attention", watched)
-    monkeypatch.setattr("holitom.models.one_axis.frames_per_chunk", lambda heads, patches: 4)
+    monkeypatch.setattr("holitom.models.framed.received_attention", watched)
+    monkeypatch.setattr("holitom.models.framed.frames_per_chunk", lambda heads, patches: 4)
     assert_close(look(tiny, inputs)[0].importance, wanted)
     assert sizes == [4, 2]
 

@@ -19,9 +19,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers.cache_utils import DynamicLayer
 
 from holitom.costs.decoder import Level, spans
-from holitom.models.base import Adapter
+from holitom.costs.probe import probe_of
+from holitom.models.base import Adapter, EncodedImages
 from holitom.runtime.cache import layer_bytes
 from holitom.runtime.forward import by_name
+from holitom.tokens import VideoTokens
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,8 @@ class PrefillCount:
 def count_vision(adapter: Adapter, frames: int, width: int, height: int) -> VisionCount:
     """Count encoding one video by the model on the meta device that `adapter` belongs to."""
     trunk: Any = adapter.trunk
-    given, parts = adapter.part(adapter.encoding(frames, width, height), frames)
+    probe = probe_of(adapter)
+    given, parts = probe.part(probe.arguments(frames, width, height), frames)
     given[adapter.pixels_name] = given[adapter.pixels_name].to(next(trunk.parameters()).dtype)
     seen: list[dict[str, Any]] = []
 
@@ -81,14 +84,13 @@ def count_vision(adapter: Adapter, frames: int, width: int, height: int) -> Visi
 
     hook = adapter.vision_attention.register_forward_pre_hook(see, with_kwargs=True)
     with hook, FlopCounterMode(display=False) as encoding:
-        encoded = adapter.encode(given)
+        encoded = probe.encode(given)
     with FlopCounterMode(display=False) as reading:
         adapter.importance(seen[0])
     with FlopCounterMode(display=False) as reading_keys:
         adapter.keys(seen[0])
 
-    video = adapter.videos(encoded, given, None)[0]
-    shown, tokens = video.features.shape[:2]
+    shown, tokens, placeholders = _video(adapter, adapter.videos(encoded, given, None)[0], frames // parts)
     modules = {name: count for name, count in encoding.get_flop_counts().items() if "." not in name}
     del modules["Global"]
     return VisionCount(
@@ -97,8 +99,15 @@ def count_vision(adapter: Adapter, frames: int, width: int, height: int) -> Visi
         keys=parts * reading_keys.get_total_flops(),
         frames=parts * shown,
         tokens=tokens,
-        separators=parts * (adapter.slots(video) - shown * tokens),
+        separators=parts * (placeholders - shown * tokens),
     )
+
+
+def _video(adapter: Adapter, encoded: VideoTokens | EncodedImages, frames: int) -> tuple[int, int, int]:
+    """Frames, tokens a frame and placeholders of one encoded video; of images, all are its `frames`."""
+    if isinstance(encoded, EncodedImages):
+        return frames, len(encoded.features) // frames, len(encoded.features)
+    return (*encoded.features.shape[:2], adapter.slots(encoded))
 
 
 @torch.no_grad()

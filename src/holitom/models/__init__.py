@@ -70,7 +70,6 @@ def adapter_for(model: object) -> Adapter:
     for base in classes:
         if base.__name__ in FAMILIES:
             adapter: Adapter = _named(FAMILIES[base.__name__])(own)
-            adapter.model = own
             return adapter
     raise UnsupportedModelError(advice(own, list(FAMILIES)))
 

@@ -11,13 +11,18 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb
 
 from holitom.errors import SettingsError, UnsupportedModelError, UnsupportedUsageError
-from holitom.ops.host import host_values
+from holitom.models.interface import check_interface, interface_error
+from holitom.ops.host import host_values, sent
 from holitom.tokens import MergedTokens, VideoTokens
 
 if TYPE_CHECKING:
     from holitom.contract import InnerStage
+
+# Decoders that read `sliding_window` whatever `layer_types` says.
+READ_WINDOW = ("mistral", "qwen3_moe")
 
 
 @dataclass(frozen=True)
@@ -37,30 +42,79 @@ class SentTokens:
     place: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class EncodedImages:
+    """What an encoder has made of images, some of which are a video's frames: a prompt tells which.
+
+    Attributes:
+        features: `[S, D]`: the tokens of all images, one image after the other.
+        importance: `[S]` float32, as in `VideoTokens`.
+        sizes: rows and columns of each image's tokens.
+        keys: `[S, d]`, as in `VideoTokens`; None where the method needs none.
+    """
+
+    features: Tensor
+    importance: Tensor
+    sizes: tuple[tuple[int, int], ...]
+    keys: Tensor | None = None
+
+    def frames(self, tokens: Tensor, grid: tuple[int, int], count: int) -> VideoTokens:
+        """The video of `count` frames that holds `tokens` `[T * N]` of these, `N` by `grid`."""
+        at = sent(tokens, self.features.device)
+        keys = None if self.keys is None else self.keys[at].view(count, -1, self.keys.shape[-1])
+        features = self.features[at].view(count, -1, self.features.shape[-1])
+        return VideoTokens(features, self.importance[at].view(count, -1), grid, keys)
+
+
 class Adapter(ABC):
     """One model of one family: where things are, and the few computations that only it knows.
 
     Attributes:
         model: the whole model, whose `forward` takes labels and which has `generate`.
+        config: its config.
         trunk: module whose `forward` takes `input_ids`, fills in visual features and calls `language_model`;
             its `encoder` encodes videos.
         language_model: decoder that takes `inputs_embeds`.
         layers: the decoder's layers. Those that attend have `self_attn`; others (gated delta nets) carry a
             state from token to token.
-        vision_attention: attention module of the vision tower's last layer.
+        tower: the vision tower.
+        vision_attention: attention module of the tower's layer whose output becomes the features.
         streams: how many of the first decoder layers add visual features of their own to what leaves them.
+        frames_per_step: frames that the tower makes one grid of tokens of.
     """
 
-    model: nn.Module
-    trunk: nn.Module
-    language_model: nn.Module
-    layers: nn.ModuleList
-    vision_attention: nn.Module
-    streams: int = 0
-    frames_per_step: int = 1
-    """Frames that the tower makes one grid of tokens of."""
+    family: ClassVar[str]
+    """The family's name in messages."""
 
-    rotate: ClassVar[Callable[..., tuple[Tensor, Tensor]]]
+    parts: ClassVar[dict[str, tuple[str, ...]]] = {}
+    """The `model_type`s of a part that are known, by the name of its config; a part that a class fixes, or
+    that is not its own to choose, is not named."""
+
+    layer_types: ClassVar[frozenset[str]] = frozenset({"full_attention"})
+    """Of the decoder's layers, those that are known."""
+
+    places: ClassVar[tuple[str, str, str]]
+    """Where the tower is in `trunk`, its layers in the tower, and the attention in a layer."""
+
+    decoder: ClassVar[str] = "language_model"
+    """Where the language model is in `trunk`."""
+
+    token: ClassVar[str] = "video_token_id"
+    """The field of the config that holds the id of a placeholder."""
+
+    projections: ClassVar[dict[str, str]] = {"q": "q_proj", "k": "k_proj"}
+    """What makes queries and keys in the tower's attention."""
+
+    vision_arguments: ClassVar[tuple[str, ...]] = ("hidden_states",)
+    """Arguments of the tower's attention that importance and keys are read from."""
+
+    encoder_arguments: ClassVar[tuple[str, ...]] = ()
+    """Arguments of `encoder`, beside the pixels, that say what a video is."""
+
+    language_arguments: tuple[str, ...] = ()
+    """Arguments of `language_model`, beside those of all, that `stream_arguments` replaces."""
+
+    rotate: ClassVar[Callable[..., tuple[Tensor, Tensor]]] = staticmethod(apply_rotary_pos_emb)
     """The decoder's `apply_rotary_pos_emb`."""
 
     keeps_positions: ClassVar[bool] = False
@@ -69,6 +123,77 @@ class Adapter(ABC):
 
     modality: ClassVar[str] = "video"
     """What the family's classes call what they encode: "image" where videos come as images between texts."""
+
+    streams: int = 0
+    frames_per_step: int = 1
+
+    def __init__(self, model: nn.Module) -> None:
+        """Find the parts of `model`.
+
+        Raises:
+            UnsupportedModelError: a variant that is not known.
+            InterfaceError: a part is not where it is in the versions of transformers that are known.
+        """
+        self.model = model
+        self.config: Any = model.config
+        self._check_config()
+        tower, layers, attention = self.places
+        self.trunk: Any = self._at(model, "model")
+        self.language_model: Any = self._at(self.trunk, self.decoder)
+        self.layers: Any = self._at(self.language_model, "layers")
+        self.tower: Any = self._at(self.trunk, tower)
+        # In some versions of transformers, LLaVA's tower is one module further in.
+        blocks = self._at(getattr(self.tower, "vision_model", self.tower), layers)
+        selected = getattr(self.config, "vision_feature_layer", -1)
+        self.vision_attention: Any = self._at(self._feature_layer(blocks, selected), attention)
+        names = tuple(dict.fromkeys(self.projections.values()))
+        require_modules(self.vision_attention, names, f"{self.family}'s vision tower")
+
+    def _check_config(self) -> None:
+        """Raise `UnsupportedModelError` for a part that nobody has looked at, and for sliding windows."""
+        for part, known in self.parts.items():
+            self._supported(f"a {part} of type", getattr(self.config, part).model_type, known)
+        text: Any = self.config.get_text_config()
+        types, window = getattr(text, "layer_types", None), getattr(text, "sliding_window", None)
+        windowed = window is not None and (types is None or text.model_type in READ_WINDOW)
+        if windowed or set(types or ()) - self.layer_types or getattr(text, "attention_chunk_size", None):
+            raise UnsupportedModelError(
+                f"{self.family} with sliding-window layers; supported: use_sliding_window=False or "
+                "sliding_window=None, whose cache keeps all columns"
+            )
+
+    def _supported(self, what: str, value: object, known: tuple[object, ...]) -> None:
+        """Raise `UnsupportedModelError` unless `value` is one of `known`."""
+        if value not in known:
+            raise UnsupportedModelError(
+                f"{self.family} with {what} {value!r}; supported: {', '.join(map(repr, known))}"
+            )
+
+    def _at(self, module: Any, path: str) -> Any:
+        """The module at `path` in `module`."""
+        found = module
+        for name in path.split("."):
+            found = getattr(found, name, None)
+        if found is None:
+            raise interface_error(
+                f"{self.family} as this version of transformers lays it out: its {type(module).__name__} has "
+                f"no {path}"
+            )
+        return found
+
+    def _feature_layer(self, layers: nn.ModuleList, selected: object) -> Any:
+        """The vision layer whose output becomes the features.
+
+        `selected` counts hidden states, of which the embeddings are the first: 1 is the output of
+        `layers[0]`, -1 that of the last layer. Of several, which are put side by side, the last.
+        """
+        indices = [selected] if isinstance(selected, int) else list(selected)  # type: ignore[call-overload]
+        last = max(index % (len(layers) + 1) for index in indices)
+        if not last:
+            raise UnsupportedModelError(
+                f"{self.family} with vision_feature_layer={selected!r}, the embeddings; supported: a layer"
+            )
+        return layers[last - 1]
 
     @property
     def encoder(self) -> str:
@@ -80,9 +205,11 @@ class Adapter(ABC):
         """Its first argument."""
         return "pixel_values_videos" if self.modality == "video" else "pixel_values"
 
-    @abstractmethod
-    def __init__(self, model: nn.Module) -> None:
-        """Find the parts of `model`; raise `UnsupportedModelError` for a variant that is not known."""
+    @property
+    def placeholder(self) -> int | None:
+        """The id of a placeholder; None where the config names none, so that no prompt can hold a video."""
+        token: int | None = getattr(self.config, self.token)
+        return token
 
     def attends(self, layer: int) -> bool:
         """Whether decoder layer `layer` (0-based) attends to keys; else it carries a recurrent state."""
@@ -106,16 +233,24 @@ class Adapter(ABC):
             f"there is nothing to rank tokens by; merge at layer {first + 1} or later"
         )
 
-    def check(self) -> None:  # noqa: B027
-        """Raise what would stop a run, before one begins; counting costs does without.
+    def check(self) -> None:
+        """Check what a live run needs and cost counting does not. Called on attach.
 
         Raises:
             UnsupportedModelError: something is missing that the config does not tell of.
+            InterfaceError: a forward takes other arguments than those that are known.
         """
+        check_interface(self)
 
-    @abstractmethod
     def placeholders(self, input_ids: Tensor) -> Tensor:
         """Which of `input_ids` `[B, L]` stand for video tokens: `[B, L]` bool."""
+        return self.is_token(input_ids, self.placeholder)
+
+    @staticmethod
+    def is_token(input_ids: Tensor, token: int | None) -> Tensor:
+        """Where `input_ids` are `token`, `[B, L]` bool; nowhere if that is None."""
+        held: Tensor = torch.zeros_like(input_ids, dtype=torch.bool) if token is None else input_ids == token
+        return held
 
     def check_prompt(self, input_ids: Tensor, arguments: dict[str, Any]) -> None:  # noqa: B027
         """Look over a prompt with new videos before anything is computed.
@@ -135,6 +270,11 @@ class Adapter(ABC):
             input_ids: `[B, L]`.
             slots: placeholders of each video.
         """
+        if self.placeholder is None:
+            raise UnsupportedUsageError(
+                f"the config of this {self.family} names no {self.token}, so no prompt can hold a video; set "
+                f"model.config.{self.token} to the processor's"
+            )
         rows: list[int] = self.placeholders(*host_values(input_ids)).sum(1).tolist()
         ends = set(accumulate(slots, initial=0))
         if sum(rows) != sum(slots) or not ends.issuperset(accumulate(rows)):
@@ -169,6 +309,14 @@ class Adapter(ABC):
         What is projected from each patch, without the tower's rotary positions where it has any.
         """
 
+    def heads(self, hidden: Tensor, *which: str) -> list[Tensor]:
+        """Queries ("q") and keys ("k") `[..., heads, d]` of the vision attention for its input `[..., D]`."""
+        attention = self.vision_attention
+        return [
+            getattr(attention, self.projections[name])(hidden).unflatten(-1, (attention.num_heads, -1))
+            for name in which
+        ]
+
     @abstractmethod
     def videos(
         self,
@@ -176,8 +324,10 @@ class Adapter(ABC):
         arguments: dict[str, Any],
         importance: Tensor | None,
         keys: Tensor | None = None,
-    ) -> list[VideoTokens]:
-        """The videos that one call of `trunk`'s `encoder` has encoded.
+    ) -> list[Any]:
+        """What one call of `trunk`'s `encoder` has encoded: a list of `VideoTokens`, one a video.
+
+        Where the prompt alone tells what a video is, one `EncodedImages`, of which `locate` makes videos.
 
         Args:
             encoded: what the call returned.
@@ -189,11 +339,11 @@ class Adapter(ABC):
             UnsupportedUsageError: what came out of the tower is not what its arguments say.
         """
 
-    def locate(self, encodings: list[VideoTokens], given: dict[str, Any]) -> list[VideoTokens]:
+    def locate(self, encodings: list[Any], given: dict[str, Any]) -> list[VideoTokens]:
         """The videos of a prompt, in reading order, from what `videos` returned when they were encoded.
 
         Args:
-            encodings: what was encoded; as a rule, one video each.
+            encodings: what `videos` returned.
             given: arguments of `trunk`'s forward by name, with `input_ids`.
 
         Raises:
@@ -259,33 +409,10 @@ class Adapter(ABC):
         """
         return {}
 
-    def part(self, arguments: dict[str, Any], frames: int) -> tuple[dict[str, Any], int]:
-        """`encoding`'s arguments for one of the equal parts that are encoded apart, and how many there are.
-
-        Counting one does for all. `frames`: of the video that `arguments` are for.
-        """
-        return arguments, 1
-
-    def encode(self, arguments: dict[str, Any]) -> Any:
-        """What `trunk` returns for `encoding`'s arguments on the meta device, where there are no values."""
-        return getattr(self.trunk, self.encoder)(**arguments, return_dict=True)
-
-    def encoding(self, frames: int, width: int, height: int) -> dict[str, Any]:
-        """Arguments of `trunk`'s `encoder` for one video, its pixels on the meta device.
-
-        Args:
-            frames: of the video.
-            width: of its frames, before the family's processor resizes them.
-            height: likewise.
-
-        Raises:
-            UnsupportedModelError: the family does not say, so its costs cannot be counted.
-        """
-        raise UnsupportedModelError(f"counting costs is not supported for {type(self).__name__}")
-
-    def no_importance(self, features: Tensor) -> Tensor:
-        """What `VideoTokens.importance` holds when no method reads it: zeros `[T, N]`."""
-        return torch.zeros(features.shape[:2], device=features.device)
+    @staticmethod
+    def no_importance(features: Tensor) -> Tensor:
+        """What `importance` is where no method reads it: zeros of the shape of `features` without `D`."""
+        return torch.zeros(features.shape[:-1], device=features.device)
 
 
 def require_modules(attention: nn.Module, names: tuple[str, ...], whose: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import ClassVar
 
 from torch import Tensor
 from transformers.models.glm_ocr import modeling_glm_ocr as code
@@ -13,11 +13,12 @@ from holitom.models.glm4v import Glm4v
 class GlmOcr(Glm4v):
     """Adapter for `transformers.GlmOcrForConditionalGeneration`."""
 
-    name = "GLM-OCR"
+    family: ClassVar[str] = "GLM-OCR"
     rotate = staticmethod(code.apply_rotary_pos_emb)
     rotate_vision = staticmethod(code.apply_rotary_pos_emb_vision)
 
-    def _projected(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        attention: Any = self.vision_attention
-        query, key = super()._projected(hidden)
-        return attention.q_norm(query), attention.k_norm(key)
+    def heads(self, hidden: Tensor, *which: str) -> list[Tensor]:
+        heads = super().heads(hidden, *which)
+        return [
+            getattr(self.vision_attention, f"{name}_norm")(h) for name, h in zip(which, heads, strict=True)
+        ]

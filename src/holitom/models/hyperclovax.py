@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from torch import nn
 from transformers.models.hyperclovax.modeling_hyperclovax import apply_rotary_pos_emb
 
 from holitom.models.qwen2_5_vl import Qwen25VL
@@ -13,10 +12,11 @@ from holitom.models.qwen2_5_vl import Qwen25VL
 class HyperClovaX(Qwen25VL):
     """Adapter for `transformers.HyperCLOVAXVisionV2ForConditionalGeneration`."""
 
-    name = "HyperCLOVA X"
+    family: ClassVar[str] = "HyperCLOVA X"
     rotate = staticmethod(apply_rotary_pos_emb)
-    parts: ClassVar[dict[str, str]] = {"text_config": "hyperclovax", "vision_config": "qwen2_5_vl_vision"}
+    parts: ClassVar[dict[str, tuple[str, ...]]] = {
+        "text_config": ("hyperclovax",),
+        "vision_config": ("qwen2_5_vl_vision",),
+    }
+    places: ClassVar[tuple[str, str, str]] = ("vision_model", "blocks", "attn")
     keeps_positions: ClassVar[bool] = False
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__(model, tower="vision_model")

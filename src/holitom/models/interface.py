@@ -2,15 +2,19 @@
 
 Up to 5.23 the forwards of language models, decoder layers and attentions take their cache as
 `past_key_values`; from 5.24 on they take it as `cache`, and accept the old name with a warning.
+`check_interface` looks at all of it when a method is attached: a name that has changed is an error then, and
+no wrong answer later.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from inspect import signature
+from collections.abc import Iterable, Mapping
+from inspect import Parameter, signature
 from typing import Any
 
+import torch
 from torch import nn
+from transformers import DynamicCache
 
 from holitom.errors import InterfaceError
 
@@ -24,9 +28,9 @@ def cache_name(module: nn.Module) -> str:
     Raises:
         InterfaceError: its forward takes neither by name.
     """
-    parameters = signature(module.forward).parameters
+    taken = _taken(module, "forward")
     for name in CACHE_NAMES:
-        if name in parameters:
+        if name in taken:
             return name
     raise interface_error(
         f"the forward of {type(module).__name__} takes no cache by the name of {' or '.join(CACHE_NAMES)}"
@@ -36,6 +40,77 @@ def cache_name(module: nn.Module) -> str:
 def given_cache(arguments: Mapping[str, Any]) -> Any:
     """The cache among the arguments of a call, under whichever name; None where there is none."""
     return next((arguments[name] for name in CACHE_NAMES if arguments.get(name) is not None), None)
+
+
+def check_interface(adapter: Any) -> None:
+    """Check the arguments and modules that attaching relies on, and what a cache does.
+
+    Args:
+        adapter: the model's `Adapter`, whose base stands on this file.
+
+    Raises:
+        InterfaceError: the first that is not there, with the versions of transformers that are known.
+    """
+    video = (adapter.pixels_name, *adapter.encoder_arguments)
+    _takes(adapter.model, ("input_ids", "labels", *video))
+    _takes(adapter.trunk, ("input_ids", "inputs_embeds", "mm_encoder_outputs", *video))
+    _takes(adapter.trunk, video, adapter.encoder)
+    _takes(adapter.vision_attention, adapter.vision_arguments)
+    language = ("inputs_embeds", "attention_mask", "position_ids", "use_cache", *adapter.language_arguments)
+    _takes(adapter.language_model, language)
+    cache_name(adapter.language_model)
+    for index, layer in enumerate(adapter.layers):
+        _takes(layer, ("hidden_states", "attention_mask", "position_ids", "position_embeddings"))
+        cache_name(layer)
+        _has(layer, ("input_layernorm",))
+        if adapter.attends(index):
+            attention: Any = layer.self_attn
+            _takes(attention, ("hidden_states", "position_embeddings"))
+            cache_name(attention)
+            _has(attention, ("head_dim", "scaling"))
+    _check_cache()
+
+
+def _takes(module: nn.Module, names: Iterable[str], method: str = "forward") -> None:
+    """Raise `InterfaceError` unless `method` of `module` takes arguments by these `names`."""
+    taken = _taken(module, method)
+    missing = [name for name in names if name not in taken]
+    if missing:
+        raise interface_error(f"{method} of {type(module).__name__} takes no {' and no '.join(missing)}")
+
+
+def _taken(module: nn.Module, method: str) -> set[str]:
+    """Names of the arguments of a method; where a subclass passes all on, those of what it passes them to."""
+    own: Any = getattr(module, method, None)
+    methods = [own, *(vars(kind).get(method) for kind in type(module).__mro__)]
+    for each in filter(callable, methods):
+        parameters = signature(each).parameters
+        kinds = {parameter.kind for name, parameter in parameters.items() if name != "self"}
+        if kinds != {Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD}:
+            return set(parameters)
+    return set()
+
+
+def _has(module: nn.Module, names: Iterable[str]) -> None:
+    """Raise `InterfaceError` unless `module` has attributes by these `names`."""
+    for name in names:
+        if not hasattr(module, name):
+            raise interface_error(f"{type(module).__name__} has no {name}")
+
+
+def _check_cache() -> None:
+    """Raise `InterfaceError` unless a cache keeps all columns of each layer apart, and says how many."""
+    cache: Any = DynamicCache()
+    try:
+        for layer, columns in enumerate((3, 2)):
+            states = torch.zeros(1, 1, columns, 1)
+            cache.update(states, states, layer)
+        held = [layer.keys.shape[2] for layer in cache.layers]
+        known = (held, cache.get_seq_length(), any(cache.is_sliding)) == ([3, 2], 3, False)
+    except (AttributeError, TypeError):
+        known = False
+    if not known:
+        raise interface_error("DynamicCache does not hold each layer's own columns in `layers`")
 
 
 def interface_error(found: str) -> InterfaceError:

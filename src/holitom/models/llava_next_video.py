@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from holitom.models.one_axis import StackedFrames
+from holitom.models.framed import StackedFrames
 
 
 class LlavaNextVideo(StackedFrames):
@@ -18,26 +18,27 @@ class LlavaNextVideo(StackedFrames):
     """
 
     family: ClassVar[str] = "LLaVA-NeXT-Video"
-    towers: ClassVar[tuple[str, ...]] = ("clip_vision_model",)
-    decoders: ClassVar[tuple[str, ...]] = ("llama", "mistral", "qwen2")
+    parts: ClassVar[dict[str, tuple[str, ...]]] = {
+        "vision_config": ("clip_vision_model",),
+        "text_config": ("llama", "mistral", "qwen2"),
+    }
     leading: ClassVar[int] = 1
 
-    def __init__(self, model: nn.Module) -> None:
-        config: Any = model.config
-        self._check_parts(config)
-        strategy = config.vision_feature_select_strategy
+    def _check_config(self) -> None:
+        super()._check_config()
+        strategy = self.config.vision_feature_select_strategy
         self._supported("vision_feature_select_strategy", strategy, ("default",))
         # A convolution mixes channels: it has no counterpart for importance.
-        self._supported("spatial_pool_mode", config.spatial_pool_mode, ("average", "max"))
-        self._find(model)
-        vision = config.vision_config
-        side = vision.image_size // vision.patch_size // config.spatial_pool_stride
-        self.grid = (side, side)
+        self._supported("spatial_pool_mode", self.config.spatial_pool_mode, ("average", "max"))
+
+    def frame_grid(self) -> tuple[int, int]:
+        vision = self.config.vision_config
+        side = vision.image_size // vision.patch_size // self.config.spatial_pool_stride
+        return side, side
 
     def features(self, sent: Any) -> Tensor:
         return sent if isinstance(sent, Tensor) else torch.cat(sent)  # transformers 5.19 splits it by video
 
     def pool(self, patches: Tensor) -> Tensor:
-        trunk: Any = self.trunk
-        pooled: Tensor = trunk.vision_resampler(patches)
+        pooled: Tensor = self.trunk.vision_resampler(patches)
         return pooled

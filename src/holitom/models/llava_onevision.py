@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from holitom.models.base import SentTokens
-from holitom.models.one_axis import StackedFrames
+from holitom.models.framed import StackedFrames
 from holitom.tokens import MergedTokens, VideoTokens
 
 
@@ -17,22 +17,23 @@ class LlavaOnevision(StackedFrames):
     """Adapter for `transformers.LlavaOnevisionForConditionalGeneration`."""
 
     family: ClassVar[str] = "LLaVA-OneVision"
-    towers: ClassVar[tuple[str, ...]] = ("siglip_vision_model", "siglip")
-    decoders: ClassVar[tuple[str, ...]] = ("qwen2",)
+    parts: ClassVar[dict[str, tuple[str, ...]]] = {
+        "vision_config": ("siglip_vision_model", "siglip"),
+        "text_config": ("qwen2",),
+    }
 
-    def __init__(self, model: nn.Module) -> None:
-        config: Any = model.config
-        self._check_parts(config)
-        strategy = config.vision_feature_select_strategy
+    def _check_config(self) -> None:
+        super()._check_config()
+        strategy = self.config.vision_feature_select_strategy
         self._supported("vision_feature_select_strategy", strategy, ("full",))
-        self._find(model)
-        vision = config.vision_config
+
+    def frame_grid(self) -> tuple[int, int]:
+        vision = self.config.vision_config
         side = math.ceil(vision.image_size // vision.patch_size / 2)
-        self.grid = (side, side)
+        return side, side
 
     def pool(self, patches: Tensor) -> Tensor:
-        trunk: Any = self.trunk
-        pooled: Tensor = trunk.apply_pooling(patches)
+        pooled: Tensor = self.trunk.apply_pooling(patches)
         return pooled
 
     def features(self, sent: Tensor) -> Tensor:
@@ -42,9 +43,8 @@ class LlavaOnevision(StackedFrames):
         return super().count(frames) + 1
 
     def send(self, video: VideoTokens, merged: MergedTokens) -> SentTokens:
-        trunk: Any = self.trunk
         sent = super().send(video, merged)
-        newline = trunk.image_newline[None].to(sent.features)
+        newline = self.trunk.image_newline[None].to(sent.features)
         last = torch.full_like(sent.slot[:1], self.slots(video) - 1)
         return SentTokens(
             features=torch.cat([sent.features, newline]),

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from holitom.models.base import SentTokens
 from holitom.models.llava_onevision import LlavaOnevision
-from holitom.ops.layout import grid_order
+from holitom.models.newlines import grid_order
 from holitom.tokens import MergedTokens, VideoTokens
 
 
@@ -17,10 +17,8 @@ class LlavaVideo(LlavaOnevision):
 
     family: ClassVar[str] = "LLaVA-Video"
 
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__(model)
-        config: Any = model.config
-        self.grid = (config.video_side, config.video_side)
+    def frame_grid(self) -> tuple[int, int]:
+        return self.config.video_side, self.config.video_side
 
     def features(self, sent: Tensor) -> Tensor:
         rows, columns = self.grid
@@ -32,9 +30,8 @@ class LlavaVideo(LlavaOnevision):
         return frames * rows * (columns + 1)
 
     def send(self, video: VideoTokens, merged: MergedTokens) -> SentTokens:
-        trunk: Any = self.trunk
         rows, columns = video.grid
-        laid = grid_order(merged, video.grid, trunk.image_newline)
+        laid = grid_order(merged, video.grid, self.trunk.image_newline)
         slot = laid.frame * rows * (columns + 1) + laid.position + laid.position // columns
         # A newline stands right behind a token of its row, whatever tokens that row has left.
         before = slot.roll(1)

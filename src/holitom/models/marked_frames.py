@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from abc import abstractmethod
 from functools import cached_property
+from math import prod
 from typing import Any, ClassVar
 
 import torch
@@ -18,36 +19,29 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from holitom.errors import UnsupportedModelError, UnsupportedUsageError
-from holitom.models.base import SentTokens
-from holitom.models.one_axis import OneAxis
+from holitom.models.base import EncodedImages
+from holitom.models.framed import FramedTower
 from holitom.ops.host import host_values, sent
-from holitom.tokens import MergedTokens, VideoTokens
+from holitom.tokens import VideoTokens
 
 # As many tokens before a frame are read: enough for the marker of a first frame in any tokenizer.
 WINDOW = 48
 
 
-class MarkedFrames(OneAxis):
+class MarkedFrames(FramedTower):
     """Where the frames of each video are, from the text before them.
 
     Attributes:
         first: pattern at the end of the text before a video's first frame, whatever comes before it.
         later: likewise for its other frames, of which nothing but this text stands between two.
         mark: how a placeholder is written.
-        image_token: its id, for images and frames alike.
-        grid: `(rows, columns)` of one frame's visual tokens.
-        image: `(channels, height, width)` of one frame's pixels.
     """
 
     modality: ClassVar[str] = "image"
+    token: ClassVar[str] = "image_token_id"
     mark: ClassVar[str]
     first: ClassVar[re.Pattern[str]]
     later: ClassVar[re.Pattern[str]]
-
-    image_token: int
-    grid: tuple[int, int]
-    image: tuple[int, int, int]
-    _model: Any
 
     @abstractmethod
     def shuffle(self, patches: Tensor) -> Tensor:
@@ -65,28 +59,27 @@ class MarkedFrames(OneAxis):
         arguments: dict[str, Any],
         importance: Tensor | None,
         keys: Tensor | None = None,
-    ) -> list[VideoTokens]:
+    ) -> list[Any]:
         """All images and frames in one piece; `locate` finds out which are frames of what video."""
-        rows, columns = self.grid
-        sent = encoded.pooler_output
-        sent = sent if isinstance(sent, Tensor) else torch.cat(list(sent))
-        features = sent.view(-1, rows * columns, sent.shape[-1])
+        self.check_layer(arguments)
+        pooled = encoded.pooler_output
+        features = (pooled if isinstance(pooled, Tensor) else torch.cat(list(pooled))).flatten(0, -2)
         return [
-            VideoTokens(
+            EncodedImages(
                 features=features,
                 importance=self.no_importance(features)
                 if importance is None
-                else self.pool(importance[..., None])[..., 0],
-                grid=self.grid,
-                keys=None if keys is None else self.pool(keys),
+                else self.pool(importance[..., None]).flatten(),
+                sizes=(self.grid,) * (len(features) // prod(self.grid)),
+                keys=None if keys is None else self.pool(keys).flatten(0, 1),
             )
         ]
 
     def check_prompt(self, input_ids: Tensor, arguments: dict[str, Any]) -> None:
-        each = self.grid[0] * self.grid[1]
+        each = prod(self.grid)
         ids, shown = host_values(input_ids, self.shown(arguments["pixel_values"]))
         images = int(shown.sum())
-        lengths = [length for row in runs_of(ids == self.image_token) for _, length in row]
+        lengths = [length for row in runs_of(self._holders(ids)) for _, length in row]
         if sum(lengths) != images * each or any(length % each for length in lengths):
             raise UnsupportedUsageError(
                 f"the prompt's runs of image placeholders are {lengths} tokens long, and {images} images "
@@ -98,34 +91,33 @@ class MarkedFrames(OneAxis):
         """Which of the images that `pixel_values` hold are sent, bool; here all."""
         return torch.ones(len(pixels), dtype=torch.bool)
 
-    def locate(self, encodings: list[VideoTokens], given: dict[str, Any]) -> list[VideoTokens]:
+    def locate(self, encodings: list[Any], given: dict[str, Any]) -> list[VideoTokens]:
         (images,) = encodings
         (ids,) = host_values(given["input_ids"])
-        each = images.features.shape[1]
-        runs = runs_of(ids == self.image_token)
+        each = prod(self.grid)
+        runs = runs_of(self._holders(ids))
         counts = [sum(length for _, length in row) // each for row in runs]
-        # `generate` repeats rows (beams, returned sequences) but encodes images once.
-        copies, rest = divmod(sum(counts), len(images.features))
-        if rest or not copies:
-            raise UnsupportedUsageError(
-                f"the rows hold placeholders of {counts} images, but {len(images.features)} were encoded; "
-                "pass the ids that the processor made for them (with a cache: for the new part of the prompt)"
-            )
+        copies = times_repeated(sum(counts), len(images.sizes), "images")
         found: list[VideoTokens] = []
         start = 0
         for row in range(0, len(runs), copies):
             frames = self._frames(ids[row], runs[row], each)
             for video in sorted({video for video in frames if video is not None}):
-                at = [start + image for image, belongs in enumerate(frames) if belongs == video]
-                found.append(_part(images, at))
+                at = torch.tensor([start + image for image, belongs in enumerate(frames) if belongs == video])
+                tokens = at[:, None] * each + torch.arange(each)
+                found.append(images.frames(tokens.flatten(), self.grid, len(at)))
             start += counts[row]
         return found
+
+    def _holders(self, input_ids: Tensor) -> Tensor:
+        """Placeholders of images and frames."""
+        return self.is_token(input_ids, self.placeholder)
 
     def placeholders(self, input_ids: Tensor) -> Tensor:
         """Those of video frames; those of images are as good as text."""
         (ids,) = host_values(input_ids)
-        holders = ids == self.image_token
-        each = self.grid[0] * self.grid[1]
+        holders = self._holders(ids)
+        each = prod(self.grid)
         for row, runs in enumerate(runs_of(holders)):
             frames = self._frames(ids[row], runs, each)
             image = 0
@@ -159,26 +151,22 @@ class MarkedFrames(OneAxis):
             frames += [video if open_ else None] * (length // each)
         return frames
 
-    def encoding(self, frames: int, width: int, height: int) -> dict[str, Any]:
-        return {"pixel_values": torch.empty(frames, *self.image, device="meta")}
-
-    def send(self, video: VideoTokens, merged: MergedTokens) -> SentTokens:
-        return SentTokens(merged.features, merged.frame * video.features.shape[1] + merged.position)
-
     def check(self) -> None:
-        _ = self._tokenizer
+        super().check()
+        if self.placeholder is not None:
+            _ = self._tokenizer
 
     @cached_property
     def _tokenizer(self) -> Any:
-        tokenizer = getattr(self._model, "tokenizer", None)
-        name = getattr(self._model, "name_or_path", "")
+        tokenizer = getattr(self.model, "tokenizer", None)
+        name = getattr(self.model, "name_or_path", "")
         if tokenizer is None and name:
             try:
                 tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=True)
             except (OSError, ValueError):
                 tokenizer = None
         # transformers may make up an empty one where there is none.
-        if tokenizer is None or tokenizer.convert_tokens_to_ids(self.mark) != self.image_token:
+        if tokenizer is None or tokenizer.convert_tokens_to_ids(self.mark) != self.placeholder:
             raise UnsupportedModelError(
                 f"{self.family} tells frames from images by the text before them; there is no tokenizer at "
                 f"{name!r} to read it; set model.tokenizer = processor.tokenizer before attaching"
@@ -196,16 +184,23 @@ def runs_of(holders: Tensor) -> list[list[tuple[int, int]]]:
     return runs
 
 
+def times_repeated(held: int, encoded: int, what: str) -> int:
+    """How many times each row stands in a batch whose rows hold placeholders of `held` images in all.
+
+    `generate` repeats rows (beams, returned sequences) but encodes images once.
+
+    Raises:
+        UnsupportedUsageError: `held` is no multiple of `encoded`, the number of images that were encoded.
+    """
+    copies, rest = divmod(held, encoded)
+    if rest or not copies:
+        raise UnsupportedUsageError(
+            f"the rows hold placeholders of {held} {what}, but {encoded} were encoded; pass the ids that the "
+            "processor made for them (with a cache: for the new part of the prompt)"
+        )
+    return copies
+
+
 def _ends(runs: list[tuple[int, int]]) -> list[int]:
     """For each run, where the one before it ends."""
     return [0, *(begin + length for begin, length in runs)][:-1]
-
-
-def _part(images: VideoTokens, at: list[int]) -> VideoTokens:
-    index = sent(torch.tensor(at), images.features.device)
-    return VideoTokens(
-        features=images.features.index_select(0, index),
-        importance=images.importance.index_select(0, index),
-        grid=images.grid,
-        keys=None if images.keys is None else images.keys.index_select(0, index),
-    )

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import ClassVar
 
-from transformers import Qwen2VLVideoProcessor
 from transformers.models.qwen2_vl.modeling_qwen2_vl import apply_rotary_pos_emb, apply_rotary_pos_emb_vision
 
-from holitom.models.multi_axis import MultiAxis
+from holitom.models.packed import PackedTower
 
 
-class Qwen2VL(MultiAxis):
+class Qwen2VL(PackedTower):
     """Adapter for `transformers.Qwen2VLForConditionalGeneration`."""
 
-    name = "Qwen2-VL"
+    family: ClassVar[str] = "Qwen2-VL"
     rotate = staticmethod(apply_rotary_pos_emb)
     rotate_vision = staticmethod(apply_rotary_pos_emb_vision)
-
-    def video_processor(self) -> Any:
-        return Qwen2VLVideoProcessor()

@@ -5,7 +5,7 @@ Three layers of four carry a state in place of keys and values. They run on what
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 from transformers.models.qwen3_5.modeling_qwen3_5 import apply_rotary_pos_emb, apply_rotary_pos_emb_vision
@@ -16,7 +16,8 @@ from holitom.models.qwen3_vl import Qwen3VL
 class Qwen35(Qwen3VL):
     """Adapter for `transformers.Qwen3_5ForConditionalGeneration` and `Qwen3_5MoeForConditionalGeneration`."""
 
-    name = "Qwen3.5"
+    family: ClassVar[str] = "Qwen3.5"
+    layer_types: ClassVar[frozenset[str]] = frozenset({"full_attention", "linear_attention"})
     rotate = staticmethod(apply_rotary_pos_emb)
     rotate_vision = staticmethod(apply_rotary_pos_emb_vision)
 

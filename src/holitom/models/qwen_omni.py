@@ -6,10 +6,8 @@ tokens, also those of a video's sound track between its frames, are text to merg
 
 from __future__ import annotations
 
-from typing import Any
+from typing import ClassVar
 
-from torch import Tensor
-from transformers import Qwen2_5OmniProcessor, Qwen2VLVideoProcessor, Qwen3OmniMoeProcessor
 from transformers.models.qwen2_5_omni import modeling_qwen2_5_omni as omni_2_5
 from transformers.models.qwen3_omni_moe import modeling_qwen3_omni_moe as omni_3
 
@@ -20,27 +18,15 @@ from holitom.models.qwen3_vl import Qwen3VL
 class Qwen25Omni(Qwen25VL):
     """Adapter for `transformers.Qwen2_5OmniThinkerForConditionalGeneration`."""
 
-    name = "Qwen2.5-Omni"
+    family: ClassVar[str] = "Qwen2.5-Omni"
     rotate = staticmethod(omni_2_5.apply_rotary_pos_emb)
     rotate_vision = staticmethod(omni_2_5.apply_rotary_pos_emb_vision)
-    projections = ("q", "k")
-
-    def _projected(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        attention: Any = self.vision_attention
-        query, key = attention.q(hidden), attention.k(hidden)
-        heads = (attention.num_heads, -1)
-        return query.unflatten(1, heads), key.unflatten(1, heads)
-
-    def video_processor(self) -> Any:
-        return Qwen2VLVideoProcessor(**Qwen2_5OmniProcessor.videos_kwargs)
+    projections: ClassVar[dict[str, str]] = {"q": "q", "k": "k"}
 
 
 class Qwen3Omni(Qwen3VL):
     """Adapter for `transformers.Qwen3OmniMoeThinkerForConditionalGeneration`."""
 
-    name = "Qwen3-Omni"
+    family: ClassVar[str] = "Qwen3-Omni"
     rotate = staticmethod(omni_3.apply_rotary_pos_emb)
     rotate_vision = staticmethod(omni_3.apply_rotary_pos_emb_vision)
-
-    def video_processor(self) -> Any:
-        return Qwen2VLVideoProcessor(**Qwen3OmniMoeProcessor.videos_kwargs)

@@ -6,20 +6,17 @@ no placeholder for them. They are merged like any other, but what stands where o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
-from transformers import VideoLlama3VideoProcessor
+from torch import Tensor
 from transformers.models.video_llama_3.modeling_video_llama_3 import apply_rotary_pos_emb_vision
 
 from holitom.errors import UnsupportedUsageError
 from holitom.models.base import SentTokens
-from holitom.models.multi_axis import following, packed_importance
-from holitom.models.one_axis import OneAxis
+from holitom.models.packed import PackedTower
 from holitom.ops.host import host_values, sent
 from holitom.tokens import MergedTokens, VideoTokens
 
@@ -37,105 +34,54 @@ class CompressedVideo(VideoTokens):
     slot: Tensor | None = None
 
 
-class VideoLlama3(OneAxis):
+class VideoLlama3(PackedTower):
     """Adapter for `transformers.VideoLlama3ForConditionalGeneration`."""
 
     family: ClassVar[str] = "VideoLLaMA3"
-    towers: ClassVar[tuple[str, ...]] = ("video_llama_3_vision",)
-    decoders: ClassVar[tuple[str, ...]] = ("qwen2",)
-
-    def __init__(self, model: nn.Module) -> None:
-        config: Any = model.config
-        self._check_parts(config)
-        trunk: Any = model.model
-        self.trunk = trunk
-        self.language_model = trunk.language_model
-        self.layers = trunk.language_model.layers
-        self.vision_attention = self._readable(trunk.vision_model.encoder.layers[-1].self_attn)
-        self._video_token = int(config.video_token_id)
-        self._patch = config.vision_config.patch_size
-
-    def placeholders(self, input_ids: Tensor) -> Tensor:
-        return input_ids == self._video_token
+    parts: ClassVar[dict[str, tuple[str, ...]]] = {
+        "vision_config": ("video_llama_3_vision",),
+        "text_config": ("qwen2",),
+    }
+    places: ClassVar[tuple[str, str, str]] = ("vision_model", "encoder.layers", "self_attn")
+    projections: ClassVar[dict[str, str]] = {"q": "q_proj", "k": "k_proj"}
+    encoder_arguments: ClassVar[tuple[str, ...]] = ("video_grid_thw", "video_merge_sizes")
+    keeps_positions: ClassVar[bool] = False
+    rotate_vision = staticmethod(apply_rotary_pos_emb_vision)
 
     def check_prompt(self, input_ids: Tensor, arguments: dict[str, Any]) -> None:
-        grid_thw, merge = arguments.get("video_grid_thw"), arguments.get("video_merge_sizes")
-        if grid_thw is None or merge is None:
-            return
-        came, mask = len(arguments["pixel_values_videos"]), arguments.get("video_compression_mask")
-        ids, grid_thw, merge, *masks = host_values(
-            input_ids, grid_thw, merge, *([] if mask is None else [mask])
-        )
-        patches = grid_thw.prod(-1)
-        slots = (patches // merge**2).tolist()
-        told = sum(slots) if mask is None else len(mask)
-        if came != int(patches.sum()) or told != sum(slots):
-            raise UnsupportedUsageError(
-                f"video_grid_thw says {int(patches.sum())} patches that make {sum(slots)} tokens, "
-                f"pixel_values_videos holds {came} patches, and video_compression_mask tells of {told} "
-                "tokens; pass them as one call of the processor returns them"
-            )
-        for mask in masks:
-            slots = [int(own.sum()) for own in torch.split(mask, slots)]
-        self.check_placeholders(ids, slots)
+        names = ("video_grid_thw", "video_merge_sizes", "video_compression_mask")
+        if arguments.get("video_merge_sizes") is not None:
+            host_values(input_ids, *(arguments[n] for n in names if arguments.get(n) is not None))  # at once
+            super().check_prompt(input_ids, arguments)
 
-    def attention_lengths(self, arguments: dict[str, Any]) -> list[int]:
-        (grid_thw,) = host_values(arguments["video_grid_thw"])
-        return [height * width for frames, height, width in grid_thw.tolist() for _ in range(frames)]
-
-    def importance(self, arguments: dict[str, Any], lengths: Sequence[int] = ()) -> Tensor:
-        hidden: Tensor = arguments["hidden_states"]
-        cos, sin = arguments["position_embeddings"]
-
-        def read(rows: Tensor) -> tuple[Tensor, Tensor]:
-            query, key = (self._heads(name, hidden[rows][None])[0] for name in ("q", "k"))
-            rotated: tuple[Tensor, Tensor] = apply_rotary_pos_emb_vision(query, key, cos[rows], sin[rows])
-            return rotated
-
-        return packed_importance(hidden, arguments["cu_seqlens"], self.vision_attention, read, lengths)
-
-    def keys(self, arguments: dict[str, Any]) -> Tensor:
-        return self._heads("k", arguments["hidden_states"][None])[0].mean(dim=1)
-
-    def videos(
-        self,
-        encoded: Any,
-        arguments: dict[str, Any],
-        importance: Tensor | None,
-        keys: Tensor | None = None,
-    ) -> list[VideoTokens]:
+    def grids(self, arguments: dict[str, Any]) -> list[tuple[int, int, int]]:
         grid_thw, merge = host_values(arguments["video_grid_thw"], arguments["video_merge_sizes"])
-        grids = [(t, h // m, w // m) for (t, h, w), m in zip(grid_thw.tolist(), merge.tolist(), strict=True)]
-        came, sizes = [len(features) for features in encoded.pooler_output], [prod(grid) for grid in grids]
-        if came != sizes:
-            raise UnsupportedUsageError(
-                f"the videos came out as {came} tokens, and video_grid_thw says {sizes}; pass what one call "
-                "of the processor returned"
-            )
-        tower: Any = self.trunk.vision_model
-        pooled = [
-            [None] * len(grids)
-            if patches is None
-            # The model's own pooling, so importance and keys are pooled exactly as the features are.
-            else torch.split(tower.pixel_unshuffle(patches.view(len(patches), -1), grid_thw, merge), sizes)
-            for patches in (importance, keys)
-        ]
-        found = []
-        for index, (frames, rows, columns) in enumerate(grids):
-            shape = (frames, rows * columns)
-            features: Tensor = encoded.pooler_output[index].view(*shape, -1)
-            score, key = pooled[0][index], pooled[1][index]
-            found.append(
-                VideoTokens(
-                    features=features,
-                    importance=self.no_importance(features) if score is None else score.view(shape),
-                    grid=(rows, columns),
-                    keys=None if key is None else key.view(*shape, -1),
-                )
-            )
-        return found
+        return [(t, h // m, w // m) for (t, h, w), m in zip(grid_thw.tolist(), merge.tolist(), strict=True)]
 
-    def locate(self, encodings: list[VideoTokens], given: dict[str, Any]) -> list[VideoTokens]:
+    def counts(self, arguments: dict[str, Any]) -> list[int]:
+        sizes, mask = super().counts(arguments), arguments.get("video_compression_mask")
+        return sizes if mask is None else [int(own.sum()) for own in self._parted(mask, sizes)]
+
+    @staticmethod
+    def _parted(mask: Any, sizes: list[int]) -> list[Tensor]:
+        """Each video's part of `mask`, the processor's word on which tokens have a placeholder."""
+        if len(mask) != sum(sizes):
+            raise UnsupportedUsageError(
+                f"video_compression_mask tells of {len(mask)} tokens, and the videos have {sum(sizes)}; pass "
+                "what one call of the processor returned"
+            )
+        (held,) = host_values(mask)
+        return list(torch.split(held, sizes))
+
+    def pooled(self, patches: Tensor, arguments: dict[str, Any]) -> Tensor:
+        # The model's own pooling, so importance and keys are pooled exactly as the features are.
+        flat = patches.view(len(patches), -1)
+        pooled: Tensor = self.tower.pixel_unshuffle(
+            flat, arguments["video_grid_thw"], arguments["video_merge_sizes"]
+        )
+        return pooled
+
+    def locate(self, encodings: list[Any], given: dict[str, Any]) -> list[VideoTokens]:
         mask = given.get("video_compression_mask")
         if mask is None:
             return encodings
@@ -143,11 +89,6 @@ class VideoLlama3(OneAxis):
         if bool(mask.all()):
             return encodings
         sizes = [prod(video.features.shape[:2]) for video in encodings]
-        if len(mask) != sum(sizes):
-            raise UnsupportedUsageError(
-                f"video_compression_mask tells of {len(mask)} tokens, and the videos have {sum(sizes)}; pass "
-                "what one call of the processor returned"
-            )
         return [
             CompressedVideo(
                 features=video.features,
@@ -157,7 +98,7 @@ class VideoLlama3(OneAxis):
                 held=int(own.sum()),
                 slot=sent(torch.where(own, own.cumsum(0) - 1, -1), video.features.device),
             )
-            for video, own in zip(encodings, torch.split(mask, sizes), strict=True)
+            for video, own in zip(encodings, self._parted(mask, sizes), strict=True)
         ]
 
     def slots(self, video: VideoTokens) -> int:
@@ -172,23 +113,3 @@ class VideoLlama3(OneAxis):
         stays = (slot >= 0).nonzero().squeeze(1)
         features, slot, place = (each.index_select(0, stays) for each in (merged.features, slot, place))
         return SentTokens(features, slot, place=place)
-
-    def part(self, arguments: dict[str, Any], frames: int) -> tuple[dict[str, Any], int]:
-        """A frame."""
-        ((_, height, width),) = arguments["video_grid_thw"].tolist()
-        pixels: Tensor = arguments["pixel_values_videos"]
-        one = torch.tensor([[1, height, width]])
-        return {**arguments, "pixel_values_videos": pixels[: height * width], "video_grid_thw": one}, frames
-
-    def encode(self, arguments: dict[str, Any]) -> Any:
-        tower: Any = self.trunk.vision_model
-        with following(tower.children()):
-            return super().encode(arguments)
-
-    def encoding(self, frames: int, width: int, height: int) -> dict[str, Any]:
-        video = torch.empty(frames, 3, height, width, dtype=torch.uint8, device="meta")
-        processor: Any = VideoLlama3VideoProcessor(patch_size=self._patch)
-        inputs = processor(
-            videos=[video], do_sample_frames=False, use_token_compression=False, return_tensors="pt"
-        )
-        return {name: inputs[name] for name in ("pixel_values_videos", "video_grid_thw", "video_merge_sizes")}

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers.vision_utils import get_vision_window_index
 
-from holitom.models.multi_axis import stretches
+from holitom.models.packed import stretches
 from holitom.ops.host import to_host
 from holitom.tower.base import Ints, Mask, Tower
 from holitom.tower.packing import Packing

@@ -22,8 +22,7 @@ from torch import Tensor, nn
 
 from holitom.contract import Reuse
 from holitom.errors import UnsupportedUsageError
-from holitom.models.base import Adapter
-from holitom.tokens import VideoTokens
+from holitom.models.base import Adapter, EncodedImages
 from holitom.tower.base import Tower
 from holitom.tower.framed import FramedTower
 from holitom.tower.kinds import kind_of
@@ -201,9 +200,9 @@ class ReusedTower:
         if adapter.modality == "video" or input_ids is None:
             return None
         rows, columns = adapter.grid
-        count = adapter.images(arguments[adapter.pixels_name])
-        number = torch.arange(count)[:, None].expand(count, rows * columns)
-        images = VideoTokens(number[..., None], torch.zeros(count, rows * columns), (rows, columns))
+        count = int(adapter.shown(arguments[adapter.pixels_name]).sum())
+        number = torch.arange(count).repeat_interleave(rows * columns)
+        images = EncodedImages(number[:, None], torch.zeros(len(number)), ((rows, columns),) * count)
         videos = adapter.locate([images], {"input_ids": input_ids})
         return [video.features[:, 0, 0].tolist() for video in videos]
 

@@ -1,4 +1,4 @@
-"""Token orders that models expect around their newline embedding (METHODS: stage 5)."""
+"""The order of LLaVA-Video's tokens, with a newline embedding after every row of a frame."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from holitom.ops.layout import grid_order
+from holitom.models.newlines import grid_order
 from holitom.tokens import MergedTokens
 
 

@@ -1,4 +1,4 @@
-"""Families with one position axis: what is read in their towers, what is a frame, and what is refused."""
+"""Framed towers: what is read in them, what is a frame, and what is refused."""
 
 from __future__ import annotations
 

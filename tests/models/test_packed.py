@@ -12,10 +12,10 @@ from support.families.reference import attention_weights, language_arguments, po
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-import holitom.models.multi_axis
+import holitom.models.packed
 from holitom import HoliTom, MergedTokens, Method, UnsupportedModelError, UnsupportedUsageError, VideoTokens
 from holitom.models import adapter_for
-from holitom.models.multi_axis import stretches
+from holitom.models.packed import stretches
 
 WINDOWED = ("qwen2.5-vl", "qwen2.5-omni", "hyperclova-x")  # Qwen2.5-VL's tower
 DEEP = ("qwen3-vl", "qwen3-vl-moe", "qwen3-omni", "cosmos3")
@@ -145,7 +145,7 @@ def test_importance_in_chunks(name: str, monkeypatch: pytest.MonkeyPatch) -> Non
     one = small(name)
     inputs = two(one)
     whole = videos_of(one, inputs)
-    monkeypatch.setattr(holitom.models.multi_axis, "frames_per_chunk", lambda heads, patches: 3)
+    monkeypatch.setattr(holitom.models.packed, "frames_per_chunk", lambda heads, patches: 3)
     for video, wanted in zip(videos_of(one, inputs), whole, strict=True):
         assert_close(video.importance, wanted.importance)
 

@@ -1,0 +1,116 @@
+"""Framed towers: frames are a batch, and each attends within itself alone (SigLIP, CLIP, InternViT)."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from holitom.errors import UnsupportedUsageError
+from holitom.models.base import Adapter, SentTokens
+from holitom.ops.attention import frames_per_chunk, received_attention
+from holitom.tokens import MergedTokens, VideoTokens
+
+
+class FramedTower(Adapter):
+    """Importance and keys of a tower whose attention takes frames `[F, P, D]`.
+
+    Attributes:
+        grid: `(rows, columns)` of one frame's visual tokens.
+    """
+
+    places: ClassVar[tuple[str, str, str]] = ("vision_tower", "encoder.layers", "self_attn")
+    leading: ClassVar[int] = 0
+    """Tokens before the patches (class tokens): they ask like any other; what they receive is left out."""
+
+    grid: tuple[int, int]
+
+    def importance(self, arguments: dict[str, Any], lengths: Sequence[int] = ()) -> Tensor:
+        attention = self.vision_attention
+        hidden: Tensor = arguments["hidden_states"]
+        scale = attention.head_dim**-0.5
+        received = []
+        for chunk in torch.split(hidden, frames_per_chunk(attention.num_heads, hidden.shape[1])):
+            query, key = (heads.transpose(1, 2) for heads in self.heads(chunk, "q", "k"))
+            received.append(received_attention(query, key, scale)[:, self.leading :])
+        return torch.cat(received)
+
+    def keys(self, arguments: dict[str, Any]) -> Tensor:
+        (key,) = self.heads(arguments["hidden_states"], "k")
+        return key[:, self.leading :].mean(dim=2)
+
+    @abstractmethod
+    def pool(self, patches: Tensor) -> Tensor:
+        """Pool `[F, P, c]` over space as the model pools features, to `[F, N, c]`."""
+
+    def check_layer(self, arguments: dict[str, Any]) -> None:
+        """Raise `UnsupportedUsageError` where a call takes its features from another layer than is read."""
+        asked, read = (
+            arguments.get("vision_feature_layer"),
+            getattr(self.config, "vision_feature_layer", None),
+        )
+        if asked is not None and asked != read:
+            raise UnsupportedUsageError(
+                f"vision_feature_layer={asked!r} in a call, and attention is read in that of the config "
+                f"({read!r}); set model.config.vision_feature_layer before attaching"
+            )
+
+    def send(self, video: VideoTokens, merged: MergedTokens) -> SentTokens:
+        return SentTokens(merged.features, merged.frame * video.features.shape[1] + merged.position)
+
+
+class StackedFrames(FramedTower):
+    """A family whose videos come as `pixel_values_videos` `[videos, frames, channels, height, width]`."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        self.grid = self.frame_grid()
+
+    @abstractmethod
+    def frame_grid(self) -> tuple[int, int]:
+        """`grid`, from the config."""
+
+    def check_prompt(self, input_ids: Tensor, arguments: dict[str, Any]) -> None:
+        videos, frames = arguments["pixel_values_videos"].shape[:2]
+        self.check_placeholders(input_ids, [self.count(frames)] * videos)
+
+    def features(self, sent: Any) -> Tensor:
+        """Of what the model sends for each video, `[videos, slots, D]`, all but separators."""
+        features: Tensor = sent
+        return features
+
+    def videos(
+        self,
+        encoded: Any,
+        arguments: dict[str, Any],
+        importance: Tensor | None,
+        keys: Tensor | None = None,
+    ) -> list[Any]:
+        self.check_layer(arguments)
+        stacked = arguments["pixel_values_videos"].shape[:2]
+        features = self.features(encoded.pooler_output)
+        features = features.reshape(*stacked, -1, features.shape[-1])
+        if importance is not None:
+            importance = self.pool(importance[..., None]).reshape(*stacked, -1)
+        if keys is not None:
+            keys = self.pool(keys).reshape(*stacked, -1, keys.shape[-1])
+        return [
+            VideoTokens(
+                features=video,
+                importance=self.no_importance(video) if importance is None else importance[index],
+                grid=self.grid,
+                keys=None if keys is None else keys[index],
+            )
+            for index, video in enumerate(features)
+        ]
+
+    def count(self, frames: int) -> int:
+        """Placeholders of a video of `frames`, separators included."""
+        rows, columns = self.grid
+        return frames * rows * columns
+
+    def slots(self, video: VideoTokens) -> int:
+        return self.count(len(video.features))

@@ -1,0 +1,165 @@
+"""Packed towers: the patches of all videos in one sequence, of which stretches attend apart (`cu_seqlens`).
+
+A stretch is a temporal patch row (one or two frames), a window in one, or a crop of a frame. Patches that
+become one token lie next to each other. Qwen's and GLM's vision language models keep their tokens' positions
+in time, height and width; whatever stands between them (time stamps) is text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from itertools import accumulate
+from math import prod
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from holitom.errors import UnsupportedUsageError
+from holitom.models.base import Adapter
+from holitom.ops.attention import frames_per_chunk, received_attention
+from holitom.ops.host import host_values, sent
+from holitom.tokens import VideoTokens
+
+
+class PackedTower(Adapter):
+    """Importance, keys and videos of such a tower, whose videos come with `video_grid_thw`.
+
+    Attributes:
+        rotate_vision: the tower's `apply_rotary_pos_emb_vision`; None where it does not rotate.
+    """
+
+    places: ClassVar[tuple[str, str, str]] = ("visual", "blocks", "attn")
+    projections: ClassVar[dict[str, str]] = {"q": "qkv", "k": "qkv"}
+    vision_arguments: ClassVar[tuple[str, ...]] = ("hidden_states", "cu_seqlens", "position_embeddings")
+    encoder_arguments: ClassVar[tuple[str, ...]] = ("video_grid_thw",)
+    keeps_positions: ClassVar[bool] = True
+    rotate_vision: ClassVar[Callable[..., tuple[Tensor, Tensor]] | None]
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        self.frames_per_step = int(getattr(self.config.vision_config, "temporal_patch_size", 1))
+
+    def check_prompt(self, input_ids: Tensor, arguments: dict[str, Any]) -> None:
+        grid_thw, pixels = arguments.get("video_grid_thw"), arguments.get("pixel_values_videos")
+        if grid_thw is None:
+            return
+        ids, grid_thw = host_values(input_ids, grid_thw)
+        patches = int(grid_thw.prod(-1).sum())
+        if pixels is not None and len(pixels) != patches:
+            raise UnsupportedUsageError(
+                f"pixel_values_videos holds {len(pixels)} patches, and video_grid_thw says {patches}; pass "
+                "both as one call of the processor returns them"
+            )
+        self.check_placeholders(ids, self.counts(arguments))
+
+    def grids(self, arguments: dict[str, Any]) -> list[tuple[int, int, int]]:
+        """Frames, rows and columns of each video's tokens."""
+        merge = self.config.vision_config.spatial_merge_size
+        (grid_thw,) = host_values(arguments["video_grid_thw"])
+        return [(t, h // merge, w // merge) for t, h, w in grid_thw.tolist()]
+
+    def counts(self, arguments: dict[str, Any]) -> list[int]:
+        """Placeholders of each video."""
+        return list(map(prod, self.grids(arguments)))
+
+    def attention_lengths(self, arguments: dict[str, Any]) -> list[int]:
+        (grid_thw,) = host_values(arguments["video_grid_thw"])
+        return [height * width for frames, height, width in grid_thw.tolist() for _ in range(frames)]
+
+    def importance(self, arguments: dict[str, Any], lengths: Sequence[int] = ()) -> Tensor:
+        hidden: Tensor = arguments["hidden_states"].flatten(0, -2)
+        bounds: Tensor = arguments["cu_seqlens"]
+        attention, rotate = self.vision_attention, type(self).rotate_vision
+        received = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
+        # As many lengths as stretches are theirs, in proportion to the patches that are left in this layer;
+        # else (windows) the bounds are read from the device.
+        if lengths and len(lengths) == len(bounds) - 1:
+            share = Fraction(len(hidden), sum(lengths))
+            bounds = torch.tensor([0, *accumulate(int(length * share) for length in lengths)])
+        for patches in stretches(bounds, hidden.device):
+            for at in torch.split(patches, frames_per_chunk(attention.num_heads, patches.shape[1])):
+                rows = at.flatten()
+                heads = self.heads(hidden[rows], "q", "k")
+                if rotate is not None:
+                    heads = list(rotate(*heads, *(each[rows] for each in arguments["position_embeddings"])))
+                # F stretches of P patches
+                query, key = (each.view(*at.shape, *each.shape[1:]).transpose(1, 2) for each in heads)
+                received[at] = received_attention(query, key, attention.scaling)
+        return received
+
+    def keys(self, arguments: dict[str, Any]) -> Tensor:
+        (key,) = self.heads(arguments["hidden_states"].flatten(0, -2), "k")
+        return key.mean(1)
+
+    def heads(self, hidden: Tensor, *which: str) -> list[Tensor]:
+        """As the class above; here of attentions that make queries, keys and values in one, too."""
+        if self.projections["q"] != self.projections["k"]:
+            return super().heads(hidden, *which)
+        fused = getattr(self.vision_attention, self.projections["q"])(hidden)
+        query, key, _ = fused.unflatten(-1, (3, self.vision_attention.num_heads, -1)).unbind(-3)
+        return [{"q": query, "k": key}[name] for name in which]
+
+    def videos(
+        self,
+        encoded: Any,
+        arguments: dict[str, Any],
+        importance: Tensor | None,
+        keys: Tensor | None = None,
+    ) -> list[Any]:
+        grids = self.grids(arguments)
+        sizes = [prod(grid) for grid in grids]
+        came = [len(features) for features in encoded.pooler_output]
+        if came != sizes:
+            raise UnsupportedUsageError(
+                f"the videos came out as {came} tokens, and video_grid_thw says {sizes}; pass what one call "
+                "of the processor returned"
+            )
+        scores, own_keys = (
+            [None] * len(grids) if patches is None else torch.split(self.pooled(patches, arguments), sizes)
+            for patches in (importance, keys)
+        )
+        found = []
+        for index, (frames, rows, columns) in enumerate(grids):
+            shape = (frames, rows * columns)
+            features: Tensor = encoded.pooler_output[index].view(*shape, -1)
+            score, key = scores[index], own_keys[index]
+            found.append(
+                VideoTokens(
+                    features=features,
+                    importance=self.no_importance(features) if score is None else score.view(shape),
+                    grid=(rows, columns),
+                    keys=None if key is None else key.view(*shape, -1),
+                    streams=self.streams_of(encoded, index, shape),
+                )
+            )
+        return found
+
+    def pooled(self, patches: Tensor, arguments: dict[str, Any]) -> Tensor:
+        """The mean over each block of `patches` `[P, ...]` that becomes one token, in the grid's order."""
+        block = self.config.vision_config.spatial_merge_size**2
+        return patches.reshape(-1, block, *patches.shape[1:]).mean(1)
+
+    def streams_of(self, encoded: Any, index: int, shape: tuple[int, int]) -> Tensor | None:
+        """`VideoTokens.streams` `[T, N, E]` of video `index`; here none."""
+        return None
+
+
+def stretches(cu_seqlens: Tensor, device: torch.device) -> list[Tensor]:
+    """The stretches of patches that attend to each other, those of one length together.
+
+    Args:
+        cu_seqlens: `[S + 1]`: where they begin and end.
+        device: of the result.
+
+    Returns:
+        For each length `P` an index `[F, P]` of the patches in the `F` stretches that have it; as many as
+        there are lengths, so their number does not grow with the video.
+    """
+    (bounds,) = host_values(cu_seqlens)
+    starts, lengths = bounds[:-1], bounds.diff()
+    return [
+        sent(starts[lengths == length][:, None] + torch.arange(length), device)
+        for length in sorted(set(lengths.tolist()) - {0})
+    ]
