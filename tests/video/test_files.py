@@ -1,0 +1,186 @@
+"""Files as people have them: turned, animated, without a rate; and which of their frames are wanted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, features
+from support.video_files import moving_frames, set_display_matrix, write_frames, write_times, write_video
+
+from holitom import SettingsError, VideoError, load_video
+from holitom.video import look_over
+
+ONE = 1 << 16
+# a, b, c, d of the display matrix -> rows and columns swapped, and the corner (y, x) that top left goes to.
+# As the ffmpeg program shows them.
+MATRICES = {
+    (ONE, 0, 0, ONE): (False, (0, 0)),
+    (0, ONE, -ONE, 0): (True, (0, 1)),
+    (-ONE, 0, 0, -ONE): (False, (1, 1)),
+    (0, -ONE, ONE, 0): (True, (1, 0)),
+    (-ONE, 0, 0, ONE): (False, (0, 1)),
+    (ONE, 0, 0, -ONE): (False, (1, 0)),
+    (0, ONE, ONE, 0): (True, (0, 0)),
+    (0, -ONE, -ONE, 0): (True, (1, 1)),
+}
+
+
+@pytest.mark.parametrize("matrix", MATRICES)
+def test_all_eight_display_matrices(tmp_path: Path, matrix: tuple[int, int, int, int]) -> None:
+    swapped, (bottom, right) = MATRICES[matrix]
+    path = set_display_matrix(write_video(tmp_path / "a.mp4"), matrix)
+    video = load_video(path, 2)
+    height, width = (64, 48) if swapped else (48, 64)
+    assert video.frames.shape == (2, height, width, 3)
+    assert (video.metadata.height, video.metadata.width) == (height, width)
+    header = look_over(path)
+    assert (header.height, header.width) == (height, width)
+    ys = [slice(0, 8), slice(height - 8, height)]
+    xs = [slice(0, 8), slice(width - 8, width)]
+    for y in (0, 1):
+        for x in (0, 1):
+            light = video.frames[0, ys[y], xs[x]].mean() > 200
+            assert light == ((y, x) == (bottom, right))
+
+
+needs_avif = pytest.mark.skipif(not features.check("avif"), reason="this Pillow writes no AVIF")
+
+
+def pictures(count: int, mode: str = "RGB") -> list[Image.Image]:
+    return [Image.new(mode, (64, 48), (25 * i, 0, 0, 128)[: len(mode)]) for i in range(count)]
+
+
+@needs_avif
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_an_animated_avif_moves(tmp_path: Path, mode: str) -> None:
+    path = tmp_path / "a.avif"
+    first, *others = pictures(10, mode)
+    first.save(path, save_all=True, append_images=others, duration=100)
+    video = load_video(path, 10)
+    assert video.frames[..., 0].mean(axis=(1, 2)) == pytest.approx([25 * i for i in range(10)], abs=12)
+    assert video.times == pytest.approx([0.1 * i for i in range(10)])
+
+
+@needs_avif
+@pytest.mark.parametrize("name", ["a.avif", "a.heic"])
+def test_a_still_avif_is_an_image(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "a.avif"
+    pictures(1)[0].save(path)
+    data = path.read_bytes()
+    (tmp_path / name).write_bytes(data.replace(b"ftypavif", b"ftypmif1") if name == "a.heic" else data)
+    with pytest.raises(VideoError, match="an image, not a video"):
+        load_video(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["a.ico", "a.bmp", "a.tiff", "a.webp", "a.tga", "a.jp2"])
+def test_one_image_is_an_image(tmp_path: Path, name: str) -> None:
+    pictures(1)[0].save(tmp_path / name)
+    with pytest.raises(VideoError, match="an image, not a video"):
+        load_video(tmp_path / name)
+
+
+def test_a_gif_of_one_frame(tmp_path: Path) -> None:
+    path = tmp_path / "one.gif"
+    pictures(1)[0].save(path)
+    video = load_video(path)
+    assert video.frames.shape == (1, 48, 64, 3)
+    assert video.times == [0]
+    assert video.metadata.fps > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "options"),
+    [
+        ("a.ivf", "libvpx", {}),
+        ("a.ivf", "libvpx-vp9", {}),
+        ("a.asf", "wmv2", {}),
+        ("a.wmv", "msmpeg4", {}),
+    ],
+)
+def test_files_that_state_no_rate(tmp_path: Path, name: str, codec: str, options: dict[str, str]) -> None:
+    video = load_video(write_frames(tmp_path / name, moving_frames(50), codec, **options), 5)
+    assert video.metadata.frames_indices == [0, 10, 20, 30, 40]
+    assert video.times == pytest.approx([0, 0.4, 0.8, 1.2, 1.6], abs=0.002)
+    assert video.metadata.fps == pytest.approx(25, rel=0.03)
+
+
+@pytest.mark.parametrize(("name", "codec"), [("a.webm", "libvpx"), ("a.mkv", "libx264")])
+def test_rates_that_vary(tmp_path: Path, name: str, codec: str) -> None:
+    times = [0, 0.1, 0.4, 2, 2.5, 7, 7.3]
+    video = load_video(write_times(tmp_path / name, times, codec), 7)
+    assert video.times == pytest.approx(times, abs=0.002)
+    assert video.metadata.fps == pytest.approx(6 / 7.3, rel=0.01)
+
+
+# --- which frames ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def ten_seconds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """250 frames, 25 a second."""
+    folder = tmp_path_factory.mktemp("sampling")
+    return write_frames(folder / "a.mp4", moving_frames(250), g="25", preset="ultrafast")
+
+
+@pytest.mark.parametrize(
+    ("settings", "numbers"),
+    [
+        ({"fps": 1}, [25 * i for i in range(10)]),
+        ({"fps": 0.5}, [50 * i for i in range(5)]),
+        ({"fps": 0.01}, [0]),
+        ({"fps": 2.5, "max_frames": 5}, [50 * i for i in range(5)]),
+        ({"frames": 4, "start": 4}, [100, 137, 175, 212]),
+        ({"frames": 4, "end": 4}, [0, 25, 50, 75]),
+        ({"frames": 4, "start": 4, "end": 6}, [100, 112, 125, 137]),
+        ({"fps": 2, "start": 4, "end": 6}, [100, 112, 125, 137]),
+        ({"fps": 1, "start": 8, "end": 99}, [200, 225]),
+        ({"frames": 9, "start": 9.96}, [249]),
+        ({"frames": 9, "start": 5.001, "end": 5.002}, [125]),  # the frame that is shown then
+    ],
+)
+def test_which_frames(ten_seconds: Path, settings: dict[str, Any], numbers: list[int]) -> None:
+    video = load_video(ten_seconds, **settings)
+    assert video.metadata.frames_indices == numbers
+    assert video.times == pytest.approx([number / 25 for number in numbers])
+    assert video.metadata.total_num_frames == 250
+
+
+def test_every_frame_at_its_rate(ten_seconds: Path) -> None:
+    assert len(load_video(ten_seconds, fps=25).frames) == 250
+    assert len(load_video(ten_seconds, fps=1000).frames) == 250
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"frames": 2.5}, "frames must be a whole number, not 2.5"),
+        ({"frames": True}, "frames must be a whole number, not True"),
+        ({"fps": 0}, "fps must be above 0, not 0"),
+        ({"fps": -1}, "fps must be above 0, not -1"),
+        ({"fps": float("nan")}, "fps must be above 0, not nan"),
+        ({"fps": "2"}, "fps must be a number above 0, not '2'"),
+        ({"max_frames": 0, "fps": 1}, "max_frames must be at least 1, not 0"),
+        ({"start": -1}, "start must be at least 0, not -1"),
+        ({"start": float("inf")}, "start must be at least 0, not inf"),
+        ({"end": 0}, "end must be above 0, not 0"),
+        ({"start": 3, "end": 2}, r"end must be above start \(3\), not 2"),
+        ({"frames": 8, "fps": 2}, "frames=8 and fps=2 say two things"),
+    ],
+)
+def test_settings_out_of_range(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        load_video(tmp_path / "never-opened.mp4", **settings)
+
+
+def test_a_start_behind_the_end(ten_seconds: Path) -> None:
+    with pytest.raises(VideoError, match=r"a\.mp4: lasts 10\.00 s, so nothing is shown from start=10 on"):
+        load_video(ten_seconds, start=10)
+
+
+def test_frames_of_a_stretch_are_those_of_the_file(ten_seconds: Path) -> None:
+    whole = load_video(ten_seconds, 250).frames
+    part = load_video(ten_seconds, 7, start=3.3, end=8.1)
+    assert np.array_equal(part.frames, whole[part.metadata.frames_indices])

@@ -1,0 +1,296 @@
+"""Whatever way a file is read, its frames are byte for byte those of decoding it straight through."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from support.video_files import moving_frames, patch_box, remux, write_frames, write_times
+
+from holitom import SettingsError, Video, VideoError, iter_frames, load_video
+
+X264 = {"g": "12", "preset": "veryfast", "sc_threshold": "0"}
+OPEN = {**X264, "x264-params": "open-gop=1:bframes=3:log-level=none"}
+
+
+def straight(path: Path) -> np.ndarray[Any, Any]:
+    """All frames, decoded by one thread from the first on and scaled to the first one's size."""
+    frames: list[Any] = []
+    with av.open(str(path)) as container:
+        container.streams.video[0].thread_type = "NONE"
+        for packet in container.demux(container.streams.video[0]):
+            try:
+                decoded = packet.decode()
+            except av.error.InvalidDataError:
+                assert not frames
+                continue
+            for frame in decoded:
+                if frames:
+                    height, width = frames[0].shape[:2]
+                    if (frame.width, frame.height) != (width, height):
+                        frame = frame.reformat(width, height, "rgb24", interpolation="BICUBIC")
+                frames.append(frame.to_ndarray(format="rgb24"))
+    return np.stack(frames)
+
+
+def check(path: Path, counts: tuple[int, ...] = (1, 2, 3, 5, 8, 40)) -> list[Video]:
+    """Load as many frames in every way, and compare each with the straight decode's of its number."""
+    wanted = straight(path)
+    videos = []
+    for count in counts:
+        video = load_video(path, count)
+        numbers = video.metadata.frames_indices
+        assert len(numbers) == min(count, len(wanted))
+        assert np.array_equal(video.frames, wanted[numbers])
+        batches = list(iter_frames(path, count, batch=3))
+        assert np.array_equal(np.concatenate([batch.frames for batch in batches]), video.frames)
+        assert [n for batch in batches for n in batch.metadata.frames_indices] == numbers
+        assert [time for batch in batches for time in batch.times] == video.times
+        videos.append(video)
+    return videos
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "options", "seeks"),
+    [
+        ("a.mp4", "libx264", X264, True),
+        ("a.mkv", "libx264", X264, True),
+        ("a.ts", "libx264", X264, True),
+        ("a.flv", "libx264", X264, True),
+        (
+            "pyramid.mp4",
+            "libx264",
+            {**X264, "g": "16", "bf": "8", "x264-params": "log-level=none:b-pyramid=normal"},
+            True,
+        ),
+        ("plain.mp4", "libx264", {**X264, "bf": "0"}, True),
+        ("every.mp4", "libx264", {**X264, "g": "1"}, True),
+        (
+            "closed.mp4",
+            "libx265",
+            {"g": "12", "preset": "ultrafast", "x265-params": "log-level=none:open-gop=0"},
+            True,
+        ),
+        ("leading.mp4", "libx265", {"g": "12", "preset": "ultrafast", "x265-params": "log-level=none"}, True),
+        ("a.webm", "libvpx", {"g": "12"}, True),
+        ("hidden.webm", "libvpx", {"g": "20", "auto-alt-ref": "1", "lag-in-frames": "16", "b": "100k"}, True),
+        (
+            "nine.webm",
+            "libvpx-vp9",
+            {"g": "12", "cpu-used": "8", "auto-alt-ref": "1", "lag-in-frames": "12"},
+            True,
+        ),
+        ("one.mp4", "libsvtav1", {"g": "12", "preset": "12"}, True),
+        ("a.mov", "mjpeg", {}, True),
+        ("lossless.mkv", "ffv1", {"g": "4"}, False),
+        ("a.avi", "mpeg4", {"bf": "2"}, False),
+        ("a.mpg", "mpeg2video", {"bf": "2"}, False),
+        ("a.gif", "gif", {}, False),
+        ("open.mp4", "libx264", OPEN, False),
+        ("lone.mp4", "libx264", {**X264, "g": "999"}, False),
+        ("refresh.mp4", "libx264", {**X264, "x264-params": "intra-refresh=1:log-level=none"}, False),
+        ("reordered.avi", "libx264", X264, False),
+    ],
+)
+def test_every_kind_of_file(
+    tmp_path: Path, name: str, codec: str, options: dict[str, str], seeks: bool
+) -> None:
+    path = write_frames(tmp_path / name, moving_frames(72), codec, **options)
+    for video in check(path, (1, 3, 5, 72)):
+        reading = video.reading
+        assert reading is not None
+        if not seeks:
+            assert reading.seeks <= 1
+            assert reading.note
+    assert (reading.note is None) == seeks
+    few = load_video(path, 3).reading
+    assert few is not None
+    assert (few.seeks > 1) == seeks
+    assert str(few).startswith(f"{few.decoded} packets decoded for 72 frames")
+
+
+def test_little_else_is_decoded(tmp_path: Path) -> None:
+    path = write_frames(tmp_path / "a.mp4", moving_frames(240), **X264)
+    reading = load_video(path, 4).reading
+    assert reading is not None
+    assert reading.seeks == 4
+    assert reading.decoded <= 16 + 3 * 12
+
+
+# --- files that lie -------------------------------------------------------------------------------------
+
+
+def wrong_marks(path: Path) -> Path:
+    """Every picture is marked as a keyframe."""
+
+    def mark(packet: Any, i: int) -> None:
+        packet.is_keyframe = True
+
+    return remux(write_frames(path.with_name("honest.mkv"), moving_frames(72), **X264), path, mark)
+
+
+def wrong_sync_table(path: Path) -> Path:
+    """An mp4 whose table of keyframes names pictures that are none."""
+    write_frames(path, moving_frames(72), **X264)
+    return patch_box(path, b"stss", {16: 8, 20: 20})  # of 1, 13, 25, ...: the second and the third
+
+
+def no_sync_table(path: Path) -> Path:
+    """An mp4 without that table, which says that all are keyframes."""
+    write_frames(path, moving_frames(72), **X264)
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"stss", b"free"))
+    return path
+
+
+def wrong_cues(path: Path) -> Path:
+    """A Matroska index whose times are those of other places."""
+    write_frames(path, moving_frames(240), **X264)
+    data = bytearray(path.read_bytes())
+    begin = data.rindex(b"\x1c\x53\xbb\x6b")
+    at, places = begin, []
+    while (at := data.find(b"\xb3\x82", at + 1)) > 0:
+        places.append(at + 2)
+    times = [bytes(data[place : place + 2]) for place in places]
+    assert len(times) > 8
+    for place, time in zip(places, reversed(times), strict=True):
+        data[place : place + 2] = time
+    path.write_bytes(data)
+    return path
+
+
+def edited(path: Path) -> Path:
+    """An mp4 whose edit list begins at the seventh frame."""
+    write_frames(path, moving_frames(72), **X264)
+    data = bytearray(path.read_bytes())
+    at = data.index(b"elst") + 16
+    ticks = int.from_bytes(data[at : at + 4], "big")
+    data[at : at + 4] = (ticks + 6 * 512).to_bytes(4, "big")
+    path.write_bytes(data)
+    return path
+
+
+def headless(path: Path) -> Path:
+    """An open group of pictures without its beginning."""
+    write_frames(path, moving_frames(72), **OPEN)
+    path.write_bytes(path.read_bytes()[188 * 40 :])
+    return path
+
+
+def twice(path: Path) -> Path:
+    """Two recordings behind one another: timestamps jump back."""
+    write_frames(path, moving_frames(40), **X264)
+    path.write_bytes(path.read_bytes() * 2)
+    return path
+
+
+def shared_times(path: Path) -> Path:
+    """Pairs of frames with one timestamp."""
+
+    def pair(packet: Any, i: int) -> None:
+        packet.pts = packet.dts = packet.pts // 80 * 80
+
+    plain = write_frames(path.with_name("plain.mkv"), moving_frames(72), **X264, bf="0")
+    return remux(plain, path, pair)
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "note"),
+    [
+        ("marks.mkv", wrong_marks, None),  # the marks are looked through
+        ("sync.mp4", wrong_sync_table, None),
+        ("free.mp4", no_sync_table, None),
+        ("cues.mkv", wrong_cues, ""),  # found by reading on, or decoded straight through
+        ("edited.mp4", edited, "edit list"),
+        ("headless.ts", headless, "does not begin with a whole picture"),
+        ("twice.ts", twice, "timestamp"),
+        ("shared.mkv", shared_times, "share a timestamp"),
+    ],
+)
+def test_a_file_that_lies(tmp_path: Path, name: str, make: Callable[[Path], Path], note: str | None) -> None:
+    for video in check(make(tmp_path / name)):
+        times = np.diff(video.times)
+        assert (times >= 0).all()
+    reading = load_video(tmp_path / name, 3).reading
+    assert reading is not None
+    assert reading.note is None if note is None else note in (reading.note or "")
+
+
+def test_a_stream_that_changes_size(tmp_path: Path) -> None:
+    parts = [
+        write_frames(tmp_path / f"{width}.ts", moving_frames(20, width, height), **X264)
+        for width, height in ((64, 48), (128, 96), (48, 64))
+    ]
+    path = tmp_path / "call.ts"
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    for video in check(path):
+        assert video.frames.shape[1:] == (48, 64, 3)
+
+
+def test_a_damaged_packet_is_an_error_or_the_frames_of_a_straight_decode(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0)
+    path = write_frames(tmp_path / "a.mp4", moving_frames(72), **X264, movflags="faststart")
+    data = path.read_bytes()
+    for _ in range(20):
+        hurt = bytearray(data)
+        at = int(noise.integers(data.index(b"mdat") + 4, len(data) - 16))
+        hurt[at : at + 16] = noise.bytes(16)
+        path.write_bytes(hurt)
+        try:
+            video = load_video(path, 5)
+        except VideoError as error:
+            assert str(error).startswith(path.name)  # noqa: PT017
+        else:
+            assert len(video.frames) == 5
+
+
+# --- batches --------------------------------------------------------------------------------------------
+
+
+def test_batches_are_read_when_they_are_asked_for(tmp_path: Path) -> None:
+    path = write_frames(tmp_path / "a.mp4", moving_frames(240), **X264)
+    batches: Iterator[Video] = iter_frames(path, 20, batch=8)
+    first = next(batches)
+    assert len(first.frames) == 8
+    assert first.reading is not None
+    assert first.reading.decoded < 120
+    assert [len(batch.frames) for batch in batches] == [8, 4]
+
+
+@pytest.mark.parametrize("batch", [0, -1, 1.5])
+def test_batches_of_nothing(tmp_path: Path, batch: Any) -> None:
+    with pytest.raises(SettingsError, match="batch must be a whole number from 1 on"):
+        iter_frames(tmp_path / "never-opened.mp4", batch=batch)
+
+
+# --- times ----------------------------------------------------------------------------------------------
+
+
+def stamps(path: Path) -> list[float]:
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        pts = [frame.pts for frame in container.decode(stream)]
+        return [float((one - pts[0]) * stream.time_base) for one in pts]
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts", "a.mov"])
+@pytest.mark.parametrize("steps", [[0.04] * 20, [0.02, 0.5, 3, 0.1, 7, 0.04, 1]], ids=["steady", "varying"])
+def test_times_are_the_files_own(tmp_path: Path, name: str, steps: list[float]) -> None:
+    path = write_times(tmp_path / name, np.cumsum([0.0, *steps]).tolist())
+    video = load_video(path, 6)
+    every = stamps(path)
+    assert video.times == pytest.approx([every[i] for i in video.metadata.frames_indices], abs=1e-9)
+    assert video.metadata.timestamps == video.times
+    assert video.metadata.total_num_frames == len(steps) + 1
+    assert video.metadata.duration == pytest.approx(sum(steps) + steps[-1], rel=0.2)
+
+
+def test_the_rate_of_a_slide_show_is_counted(tmp_path: Path) -> None:
+    metadata = load_video(write_times(tmp_path / "slides.mkv", [0, 5, 15, 20]), 4).metadata
+    assert metadata.timestamps == [0, 5, 15, 20]
+    assert metadata.fps == pytest.approx(3 / 20)
+    assert metadata.duration > 20
