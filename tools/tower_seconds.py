@@ -81,7 +81,7 @@ def scene(frames: int, share: float, seed: int = 0) -> np.ndarray[Any, Any]:
 
 
 def pixels_of(video: np.ndarray[Any, Any], dtype: torch.dtype) -> torch.Tensor:
-    """As SigLIP's processor makes them, `[1, F, 3, H, W]`."""
+    """Resized (bilinear, antialiased) and normalised with SigLIP's mean and std, `[1, F, 3, H, W]`."""
     levels = torch.from_numpy(video).permute(0, 3, 1, 2).float()
     resized = torch.nn.functional.interpolate(levels, (SIDE, SIDE), mode="bilinear", antialias=True)
     return ((resized / 255 - 0.5) / 0.5).to(dtype)[None]
@@ -117,7 +117,7 @@ def main() -> None:
     parser.add_argument("videos", nargs="*")
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--frames", type=int, default=16)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3, help="0: plan only, run no tower")
     parser.add_argument("--dtype", default="bfloat16")
     given = parser.parse_args()
     dtype = getattr(torch, given.dtype)
@@ -134,10 +134,17 @@ def main() -> None:
         f"{processor()}, {cores()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}; "
         f"median of {given.rounds} rounds"
     )
-    print(f"{'':28} computed  layers  whole tower  stock, s a layer  planning, s")
+    if given.rounds:
+        print(f"{'':28} computed  layers  whole tower  stock, s a layer  planning, s")
+    else:
+        print(f"{'':28} computed  references  planning, s")
     with torch.inference_mode():
         for name, make in cases.items():
             pixels = pixels_of(make(), dtype)
+            if not given.rounds:
+                with tower.call(Reuse(), {"pixel_values_videos": pixels}) as report:
+                    print(f"{name:28} {report.computed_share:8.1%} {report.groups:11} {report.seconds:12.3f}")
+                continue
             stock(pixels)
             layers, whole, seconds, planning, computed = [], [], [], [], 1.0
             for _ in range(given.rounds):
