@@ -13,7 +13,7 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
 from transformers.vision_utils import get_vision_window_index
 
 from holitom.models.packed import PackedTower
-from holitom.ops.host import sent
+from holitom.ops.host import host_values, sent
 
 
 class Qwen25VL(PackedTower):
@@ -29,8 +29,9 @@ class Qwen25VL(PackedTower):
 
     def pooled(self, patches: Tensor, arguments: dict[str, Any]) -> Tensor:
         tower = self.tower
+        (grid_thw,) = host_values(arguments["video_grid_thw"])
         order, _ = get_vision_window_index(
-            arguments["video_grid_thw"], tower.spatial_merge_size, tower.window_size, tower.patch_size
+            grid_thw, tower.spatial_merge_size, tower.window_size, tower.patch_size
         )
         pooled = super().pooled(patches, arguments)
         return torch.empty_like(pooled).index_copy(0, sent(order, pooled.device), pooled)

@@ -75,10 +75,8 @@ class VideoLlama3(PackedTower):
 
     def pooled(self, patches: Tensor, arguments: dict[str, Any]) -> Tensor:
         # The model's own pooling, so importance and keys are pooled exactly as the features are.
-        flat = patches.view(len(patches), -1)
-        pooled: Tensor = self.tower.pixel_unshuffle(
-            flat, arguments["video_grid_thw"], arguments["video_merge_sizes"]
-        )
+        sizes = host_values(arguments["video_grid_thw"], arguments["video_merge_sizes"])
+        pooled: Tensor = self.tower.pixel_unshuffle(patches.view(len(patches), -1), *sizes)
         return pooled
 
     def locate(self, encodings: list[Any], given: dict[str, Any]) -> list[VideoTokens]:

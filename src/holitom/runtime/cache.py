@@ -21,6 +21,8 @@ class CacheRecord:
     Attributes:
         seen: columns that the caller has sent so far; `generate` slices its ids by this.
         position: `[B]` int64: position id of each row's next token.
+        numbered: `[B]` bool: rows whose next tokens count on from `position`, whatever position ids the
+            caller gives them; None: all.
         levels: the columns that each level of layers holds.
         tail: how many of the latest columns stand one to one in every layer, so that they can be cropped.
         settled: False between the prefill that merged inside the language model and the step after it.
@@ -28,6 +30,7 @@ class CacheRecord:
 
     seen: int
     position: Tensor
+    numbered: Tensor | None
     levels: Levels
     tail: int
     settled: bool = True
@@ -35,7 +38,9 @@ class CacheRecord:
     def select(self, rows: Tensor) -> CacheRecord:
         """The record of `rows` `[b]` of the batch, in that order."""
         at = rows.to(self.position.device)
-        return replace(self, position=self.position.index_select(0, at), levels=self.levels.select(rows))
+        numbered = None if self.numbered is None else self.numbered.index_select(0, at)
+        position = self.position.index_select(0, at)
+        return replace(self, position=position, numbered=numbered, levels=self.levels.select(rows))
 
     def cropped(self, count: int) -> CacheRecord:
         """The record without the latest `count` columns."""

@@ -136,10 +136,10 @@ def prefill(
         torch.cat([columns.embeds, *columns.streams], dim=-1), prompt.text, placements
     )
     ragged, *streams = torch.split(wide, features, dim=-1)
-    gaps = own_positions and not keeps_positions
+    numbered, gaps = None, own_positions and not keeps_positions
     if keeps_positions:
         given = callers_positions(columns.positions, columns.embeds, seen)
-        positions = kept_positions(given, prompt, layout)
+        positions, numbered = kept_positions(given, prompt, layout, record)
         following = after(positions)
     else:
         device = columns.embeds.device
@@ -160,6 +160,7 @@ def prefill(
         record=CacheRecord(
             seen=seen + columns.shape[1],
             position=following,
+            numbered=numbered,
             levels=grown,
             tail=prompt.text_tail,
             settled=not inner,
@@ -185,12 +186,10 @@ def proceed(columns: Columns, *, keeps_positions: bool) -> Plan:
     assert record is not None
     embeds, (rows, width) = columns.embeds, columns.shape
     real = None if columns.mask is None else columns.mask[:, -width:].bool()
-    axes = None
-    if keeps_positions:
-        axes = len(callers_positions(columns.positions, embeds, record.seen))
+    given = callers_positions(columns.positions, embeds, record.seen) if keeps_positions else None
     if real is not None and width > 1 and not bool(real.all()):
-        return _proceed_padded(columns, record, real, axes)
-    positions = next_positions(record, axes, width)
+        return _proceed_padded(columns, record, real, given)
+    positions = next_positions(record, given, width)
     levels = record.levels.all_grown(real if rows > 1 else None, width)
     return Plan(
         embeds=embeds,
@@ -199,6 +198,7 @@ def proceed(columns: Columns, *, keeps_positions: bool) -> Plan:
         record=CacheRecord(
             seen=record.seen + width,
             position=after(positions),
+            numbered=record.numbered,
             levels=levels,
             tail=record.tail + width,
         ),
@@ -206,13 +206,14 @@ def proceed(columns: Columns, *, keeps_positions: bool) -> Plan:
     )
 
 
-def _proceed_padded(columns: Columns, record: CacheRecord, real: Tensor, axes: int | None) -> Plan:
+def _proceed_padded(columns: Columns, record: CacheRecord, real: Tensor, given: Tensor | None) -> Plan:
     """`proceed` where some of the new columns are padding: the rows are packed anew."""
     embeds, width = columns.embeds, columns.shape[1]
     host = real.cpu()
     layout = plain_layout(host, embeds.device)
-    positions = next_padded_positions(record, axes, layout)
+    positions = next_padded_positions(record, given, layout)
     levels = record.levels.all_grown(layout.mask, layout.width)
+    numbered = record.numbered
     return Plan(
         embeds=layout.pad(embeds.flatten(0, 1).index_select(0, layout.home)),
         mask=levels.masks[0],
@@ -220,6 +221,7 @@ def _proceed_padded(columns: Columns, record: CacheRecord, real: Tensor, axes: i
         record=CacheRecord(
             seen=record.seen + width,
             position=after(positions),
+            numbered=None if numbered is None else numbered | ~real[:, -1].to(numbered.device),
             levels=levels,
             tail=0,
         ),

@@ -2,8 +2,9 @@
 
 Rows of a model with one position axis are numbered without gaps, or as they would be unmerged where the
 method asks for own positions. On models with several axes (time, height, width) a token's position says where
-in the video it was, so what is left keeps the position ids that the unmerged model gives its column, and what
-follows counts on from there.
+in the video it was, so what is left keeps the position ids that the unmerged model gives its column, and so
+does all that follows. One thing is mended: where a row is padded on the right, `generate` would let its
+answer begin at position 1 again.
 """
 
 from __future__ import annotations
@@ -33,24 +34,34 @@ def callers_positions(ids: Tensor | None, embeds: Tensor, seen: int) -> Tensor:
     return ids[-3:].expand(-1, rows, -1).to(embeds.device)
 
 
-def kept_positions(given: Tensor, prompt: Prompt, layout: Layout) -> Tensor:
+def kept_positions(
+    given: Tensor, prompt: Prompt, layout: Layout, record: CacheRecord | None
+) -> tuple[Tensor, Tensor]:
     """Position ids `[axes, B, width]` of the tokens that are left of a prompt, each its column's.
 
     Args:
         given: the caller's, `[axes, B, L]`.
         prompt: the caller's columns.
         layout: where the tokens are now.
+        record: of the cache, if it holds merged tokens.
+
+    Returns:
+        They, and which rows count on from their last token, `[B]` bool: those padded on the right.
     """
+    rows = len(prompt.asks)
+    restarts = torch.zeros(rows, dtype=torch.bool, device=given.device)
+    for row, last in enumerate(prompt.asks):
+        if last < prompt.asked - 1:
+            restarts[row] = True
     behind = given.shape[-1] - prompt.asked
-    if behind and any(last < prompt.asked - 1 for last in prompt.asks):
-        # Without a cache, an answer counts on from its question also in a row that is padded on the right.
-        asks = torch.tensor(prompt.asks).to(given.device, non_blocking=True)
-        at = asks[None, :, None].expand(len(given), -1, -1)
-        on = given.gather(2, at) + 1 + torch.arange(behind, device=given.device)
-        restarts = (asks < prompt.asked - 1)[:, None]
-        answer = torch.where(restarts, on, given[..., prompt.asked :])
+    if behind:  # an answer that was generated without a cache
+        asks = torch.tensor(prompt.asks).to(given.device, non_blocking=True)[None, :, None]
+        on = given.gather(2, asks.expand(len(given), -1, -1)) + 1 + torch.arange(behind, device=given.device)
+        answer = torch.where(restarts[:, None], on, given[..., prompt.asked :])
         given = torch.cat([given[..., : prompt.asked], answer], dim=-1)
-    return layout.kept(given)
+    if record is not None and record.numbered is not None:
+        restarts = restarts | record.numbered
+    return layout.kept(given), restarts
 
 
 def unmerged_positions(base: Tensor, prompt: Prompt, layout: Layout) -> tuple[Tensor, Tensor]:
@@ -68,26 +79,28 @@ def unmerged_positions(base: Tensor, prompt: Prompt, layout: Layout) -> tuple[Te
     return layout.kept(ends[None] - 1)[0], ends[:, -1]
 
 
-def next_positions(record: CacheRecord, axes: int | None, columns: int) -> Tensor:
+def next_positions(record: CacheRecord, given: Tensor | None, columns: int) -> Tensor:
     """Position ids `[axes, B, L]` (`[B, L]` with one axis) of `columns` of text, none of them padding.
-
-    They count on from what the cache holds. The caller's would be the same, but where a row was padded on the
-    right (`generate` begins at position 1 again), and where another thread has run the model meanwhile:
-    models with several axes keep the latest prompt's offset on the model.
 
     Args:
         record: what the cache holds.
-        axes: of the model's position ids; None: one, without a dimension of its own.
+        given: the caller's, `[axes, B, L]`; None where rows are numbered anew.
         columns: `L`.
     """
     on = record.position[:, None] + torch.arange(columns, device=record.position.device)
-    return on if axes is None else on.expand(axes, -1, -1)
+    return _unless_given(record, on, given)
 
 
-def next_padded_positions(record: CacheRecord, axes: int | None, layout: Layout) -> Tensor:
+def next_padded_positions(record: CacheRecord, given: Tensor | None, layout: Layout) -> Tensor:
     """The same for text that is padded, in `layout`."""
     on = layout.numbered(record.position)
-    return on if axes is None else on.expand(axes, -1, -1)
+    return _unless_given(record, on, None if given is None else layout.kept(given))
+
+
+def _unless_given(record: CacheRecord, on: Tensor, given: Tensor | None) -> Tensor:
+    if given is None or record.numbered is None:
+        return on
+    return torch.where(record.numbered[:, None], on, given)
 
 
 def after(positions: Tensor) -> Tensor:
