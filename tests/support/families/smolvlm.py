@@ -69,4 +69,11 @@ def processor() -> Any:
 
 # Its processor puts images and videos into one `pixel_values` and keeps only the videos, and it says of every
 # video of a batch that it has the frames of the longest.
-FAMILY = Family(build, processor, images=False, videos=((8, 48, 64), (8, 32, 48)), silent=("image_token_id",))
+FAMILY = Family(
+    build,
+    processor,
+    images=False,
+    videos=((8, 48, 64), (8, 32, 48)),
+    silent=("image_token_id",),
+    since="5.23",
+)
