@@ -286,7 +286,8 @@ def test_times_are_the_files_own(tmp_path: Path, name: str, steps: list[float]) 
     assert video.times == pytest.approx([every[i] for i in video.metadata.frames_indices], abs=1e-9)
     assert video.metadata.timestamps == video.times
     assert video.metadata.total_num_frames == len(steps) + 1
-    assert video.metadata.duration == pytest.approx(sum(steps) + steps[-1], rel=0.2)
+    # How long the last frame stands is the container's word: its own step, or the longest before it.
+    assert sum(steps) < video.metadata.duration <= sum(steps) + max(steps) + 0.1
 
 
 def test_the_rate_of_a_slide_show_is_counted(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from holitom.tokens import MergedTokens, VideoTokens
 WINDOWS = 3  # each way, of a frame
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class AOT(Method):
     """Anchors in every frame take in the frame's other tokens; those of a clip's first frame the later ones.
 
@@ -77,6 +77,9 @@ class AOT(Method):
     sigma: float = 1.5
 
     needs_importance: ClassVar[bool] = True
+
+    def in_force(self) -> dict[str, object]:
+        return {"clip": "4, 8 from 64 frames on"} if self.clip is None else {}
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -25,7 +25,7 @@ from holitom.ops.ragged import Sizes, compact, top_mask
 from holitom.tokens import MergedTokens, VideoTokens
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class EarlyTom(Method):
     """Important tokens of the frames that bound a group, evenly spread ones of those between.
 
@@ -69,6 +69,14 @@ class EarlyTom(Method):
     inner_drop: float | None = 0.5
 
     needs_importance: ClassVar[bool] = True
+
+    def in_force(self) -> dict[str, object]:
+        found: dict[str, object] = {}
+        if self.inner_layer is None:
+            found["inner_layer"] = "18 of 28"
+        if self.frames_before is None:
+            found["frames_before"] = "the video's"
+        return found
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -168,7 +168,7 @@ def join_every_offer(
     # Of each segment the anchor frames, the number of their first anchor, and how many anchors they have.
     table = np.zeros((3, len(length), most), dtype=np.int64)
     table[0] = -1
-    (at,) = np.nonzero(anchors)
+    at = np.flatnonzero(anchors)
     nth = np.arange(len(at)) - (offers.cumsum() - offers)[segment[at]]
     table[:, segment[at], nth] = at, (anchors.cumsum() - anchors)[at], anchors[at]
     offering, first, count = to_device(table[:, segment], features.device).unbind()  # [T, A] each

@@ -25,7 +25,7 @@ from holitom.ops.similarity import finite_vectors, unit_vectors
 from holitom.tokens import MergedTokens, VideoTokens
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Unified(Method):
     """One pool of important, unlike tokens for the whole video; what it leaves is clustered.
 
@@ -72,6 +72,9 @@ class Unified(Method):
     inner_layer: int | None = None
 
     needs_importance: ClassVar[bool] = True
+
+    def in_force(self) -> dict[str, object]:
+        return {"inner_layer": "18 of 28"} if self.inner_layer is None else {}
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -46,7 +46,7 @@ def choose_frames(
             span[best].mean() - span.mean() > threshold and span.std() > spread if len(span) else True
         )
         if depth == max_depth or stands_out:
-            chosen += (first + best[: count // 2**depth]).tolist()
+            chosen += map(int, first + best[: count // 2**depth])
         else:
             middle = first + len(span) // 2
             spans += [(first, middle, depth + 1), (middle, end, depth + 1)]

@@ -46,7 +46,7 @@ def top_mask(score: Tensor, budget: Tensor | int, offered: Tensor | None = None)
     least = torch.finfo(score.dtype).min
     score = score.nan_to_num(nan=least, posinf=torch.inf, neginf=least)
     if offered is not None:
-        score = score.masked_fill_(~offered, -torch.inf)
+        score = torch.where(offered, score, -torch.inf)
     rank = score.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
     return rank < budget
 

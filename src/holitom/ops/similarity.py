@@ -44,4 +44,6 @@ def finite_similarity(similarity: Tensor) -> Tensor:
 
 def above(similarity: Tensor, threshold: float) -> Tensor:
     """Where cosine similarities are above `threshold`: nowhere at 1, which rounding may exceed."""
-    return similarity.clamp_max(1) > threshold
+    if threshold >= 1:
+        return torch.zeros_like(similarity, dtype=torch.bool)
+    return similarity > threshold

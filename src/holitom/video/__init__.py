@@ -221,20 +221,24 @@ def _batches(
     if source.doubt is not None:
         source.recount()
     kept: list[Picture] = []
-    last = -1
-    while True:
+    last, given = -1, False
+    for _ in range(3):  # the second and third time with what was found wrong
         try:
             for picture in source.pictures(progress, after=last):
                 last = picture.number
                 kept.append(picture)
                 if len(kept) == size:
                     yield _batch(source, kept)
-                    kept = []
-        except UntrustedError:
-            continue  # straight through from here on
-        except ShortError:
-            pass
-        break
+                    kept, given = [], True
+            break
+        except (UntrustedError, ShortError) as error:
+            if not given:  # nothing was handed out yet: count for sure, and begin anew
+                kept, last = [], -1
+                source.recount()
+            elif isinstance(error, ShortError):
+                raise VideoError(
+                    f"{source.file.file.name}: holds fewer frames than its packets promise; use load_video"
+                ) from error
     if kept:
         yield _batch(source, kept)
 
