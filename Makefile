@@ -52,7 +52,7 @@ $(OLDEST)/.holitom-installed: $(STAMP)
 	$(OLDEST)/bin/python -m pip install 'transformers==5.19.*'
 	@touch $@
 
-test-oldest: $(OLDEST)/.holitom-installed  ## the runtime and the methods with the oldest transformers, in .venv-oldest/
+test-oldest: $(OLDEST)/.holitom-installed  ## runtime, reference data and bundled model with the oldest transformers, in .venv-oldest/
 	$(OLDEST)/bin/python $(PYTEST) -m '$(FAST)' tests/runtime tests/golden tests/test_bundled_model.py
 
 test-device: $(STAMP)  ## every family, and every method, on a pretended device that is not the CPU

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -27,6 +28,13 @@ def by_name(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Kwargs)
     if not args:
         return kwargs
     return {**inspect.signature(function).bind_partial(*args).arguments, **kwargs}
+
+
+@cache
+def _cache_argument(create: Callable[..., Any]) -> str:
+    """The argument of transformers' mask function `create` that takes the cache, read once for all steps."""
+    taken = inspect.signature(create).parameters
+    return next(name for name in CACHE_NAMES if name in taken)
 
 
 @dataclass
@@ -94,13 +102,11 @@ class Forward:
     ) -> Any:
         """The mask that transformers' `create` makes for the layers of `level`."""
         language: Any = self.adapter.language_model
-        taken = inspect.signature(create).parameters
-        cache = next(name for name in CACHE_NAMES if name in taken)
         given = {
             "config": language.config,
             "inputs_embeds": hidden,
             "attention_mask": self.levels.masks[level],
-            cache: self.cache,
+            _cache_argument(create): self.cache,
         }
         if attending is not None:
             given |= {"position_ids": None, "layer_idx": attending}
