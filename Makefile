@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.holitom-installed
 OLDEST := .venv-oldest
 LMMS   := .venv-lmms-eval
 VLLM   := .venv-vllm
-FAST   := not slow and not vllm and not lmms_eval and not browser
+FAST   := not slow and not vllm and not lmms_eval and not browser and not device
 
 .DEFAULT_GOAL := help
 # Tests run in as many processes as there are cores, one thread each: small models gain nothing from more.

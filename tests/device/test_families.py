@@ -22,6 +22,8 @@ from holitom import HoliTom, Method
 from holitom.bench.second_device import SecondDevice
 from holitom.methods import METHODS, get_method
 
+pytestmark = pytest.mark.device
+
 KINDS: dict[str, Method] = {
     "outer": EveryOther(),
     "holitom": HoliTom(retain_ratio=0.4, similarity_threshold=0.8),

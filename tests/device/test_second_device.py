@@ -7,9 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+import torch.utils.checkpoint
 from torch import Tensor
 
 from holitom.bench.second_device import SecondDevice
+
+pytestmark = pytest.mark.device
 
 
 @pytest.fixture
@@ -142,3 +145,11 @@ def test_outside_its_block_nothing_is_changed() -> None:
     assert torch.equal(HOST + 1, torch.arange(1, 7))
     assert torch.tensor([1]).device.type == "cpu"
     assert values.device == device.device
+
+
+def test_checkpointing_on_the_host_goes_on_working(device: SecondDevice) -> None:
+    """It asks every registered backend for the types of its autocast."""
+    weight = torch.ones(2, requires_grad=True)
+    torch.utils.checkpoint.checkpoint(torch.square, weight, use_reentrant=False).sum().backward()
+    assert weight.grad is not None
+    assert torch.equal(weight.grad, torch.full((2,), 2.0))

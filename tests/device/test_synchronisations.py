@@ -8,6 +8,8 @@ from support.families import FAMILIES, small
 from holitom import HoliTom, Method
 from holitom.bench.synchronisations import added_synchronisations
 
+pytestmark = pytest.mark.device
+
 HOLITOM = HoliTom(retain_ratio=0.4, similarity_threshold=0.8)
 
 

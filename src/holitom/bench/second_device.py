@@ -36,7 +36,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
+from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
 
 aten: Any = torch.ops.aten
 
@@ -78,10 +78,18 @@ def reads_values(name: str, args: Any, kwargs: dict[str, Any]) -> bool:
     return False
 
 
+class _Backend(_DummyBackendModule):
+    """The module `torch.second`: checkpointing asks every registered backend for its autocast types."""
+
+    @staticmethod
+    def get_amp_supported_dtype() -> list[torch.dtype]:
+        return [torch.bfloat16, torch.float16]
+
+
 @cache
 def _register() -> torch.device:
     """Make `second` known to PyTorch; once a process, for it cannot be undone."""
-    _setup_privateuseone_for_python_backend(NAME)
+    _setup_privateuseone_for_python_backend(NAME, _Backend())
     return torch.device(NAME, 0)
 
 
