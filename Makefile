@@ -15,7 +15,7 @@ WORKERS ?= auto
 PYTEST := -m pytest -n $(WORKERS) --dist worksteal
 test test-oldest test-device: export OMP_NUM_THREADS = 1
 
-.PHONY: help setup demo test test-oldest test-device test-browser test-lmms-eval test-vllm check clean
+.PHONY: help setup demo test test-oldest test-device test-browser test-lmms-eval test-vllm check docs clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -29,7 +29,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip --version > /dev/null 2>&1 || $(BIN)/python -m ensurepip --upgrade
 	$(BIN)/python -m pip install --upgrade pip
 	$(BIN)/python -m pip install -c constraints.txt torch torchvision
-	$(BIN)/python -m pip install -c constraints.txt -e '.[dev,bench]'
+	$(BIN)/python -m pip install -c constraints.txt -e '.[bench]' --group dev
 	@touch $@
 
 demo: $(STAMP)  ## ask the bundled model about the bundled video: full tokens beside HoliTom
@@ -39,6 +39,12 @@ check: $(STAMP)  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(STAMP)  ## the documentation site, into build/site/; a broken link is an error
+	$(BIN)/python -m pip install -q -c constraints.txt --group docs
+	$(BIN)/python tools/docs_pages.py build/pages
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo 'open build/site/index.html, or with search: $(BIN)/python -m http.server -d build/site'
 
 test: check  ## check, then the fast tests
 	$(BIN)/python $(PYTEST) -m '$(FAST)'

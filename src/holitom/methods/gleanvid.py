@@ -49,8 +49,8 @@ class GleanVID(Method):
 
     Attributes:
         retain_ratio: share of the visual tokens that goes into the language model, in (0, 1].
-        alpha_min, alpha_max: share of the budget that frames get alike, where novelty is in one frame and
-            where it is in all alike, in [0, 1].
+        alpha_min: share of the budget that frames get alike where all novelty is in one frame, in [0, 1].
+        alpha_max: the same where all frames are equally novel, in [0, 1].
         sharpness: of the softplus, above 0.
         tolerance: share of a frame's largest new direction up to which another one does not join, in [0, 1).
         cell: places of a cell each way, from 1 up.

@@ -61,7 +61,9 @@ class VideoReport:
         sent: tokens that went into the language model, separators included.
         outer: visual tokens after each stage before the language model, in order.
         segments: first and last step of each temporal segment.
-        frame, position, size: of each merged token (see `MergedTokens`).
+        frame: `[M]`: of each merged token, see `MergedTokens`.
+        position: `[M]`: likewise.
+        size: `[M]`: likewise.
         grid: `(rows, columns)` of one step.
         importance: `[T, N]`: what the vision tower attends to; all zero where the method does not read it.
         origins: where every token went, worked out when called; None where the method does not say.

@@ -1,0 +1,159 @@
+"""README and the pages under docs/: links lead somewhere, public names have a page, shown commands exist."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import docs_pages
+import pytest
+import typer
+
+import holitom
+from holitom.cli.app import app
+
+ROOT = docs_pages.ROOT
+PAGES = {str(file.relative_to(ROOT)): file.read_text() for file in docs_pages.pages()}
+HOLITOM: Any = typer.main.get_command(app)
+each_page = pytest.mark.parametrize("page", PAGES)
+
+
+def unresolved(page: str, text: str) -> list[str]:
+    """The links of `text`, as of the file `page`, that lead nowhere."""
+    lost = []
+    for link in docs_pages.links(text):
+        try:
+            file, heading = docs_pages.file_of(link[0], ROOT / page)
+        except FileNotFoundError:
+            lost.append(link[0])
+            continue
+        if heading and heading not in docs_pages.anchors(file.read_text()):
+            lost.append(link[0])
+    return lost
+
+
+@each_page
+def test_links_lead_somewhere(page: str) -> None:
+    assert unresolved(page, PAGES[page]) == []
+
+
+def test_a_link_that_leads_nowhere_is_found() -> None:
+    text = "[a](no.md), [b](design.md#no), ![c](images/no.png), `[code](no.md)`, [d](design.md#methods)"
+    assert unresolved("docs/video.md", text) == ["no.md", "design.md#no", "images/no.png"]
+
+
+def test_links_lead_to_the_same_file_on_the_site(tmp_path: Path) -> None:
+    docs_pages.gather(tmp_path)
+    seen = 0
+    for file, place in docs_pages.pages().items():
+        for link in docs_pages.links((tmp_path / place).read_text()):
+            path = link[0].partition("#")[0]
+            assert not path or (tmp_path / place).parent.joinpath(path).resolve().is_file(), (file, link[0])
+            seen += 1
+    assert seen > 50
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    nav = (ROOT / "mkdocs.yml").read_text().partition("\nnav:\n")[2]
+    listed = re.findall(r"- (?:[^:\n]+: )?([\w./-]+\.md)$", nav, flags=re.MULTILINE)
+    assert sorted(listed) == sorted(docs_pages.pages().values())
+
+
+def documented() -> list[object]:
+    """The objects that a page of the reference describes."""
+    found: list[object] = []
+    for text in PAGES.values():
+        for path in re.findall(r"^::: (holitom\S*)$", text, flags=re.MULTILINE):
+            parent, _, name = path.rpartition(".")
+            module = import_module(parent)
+            found.append(getattr(module, name) if hasattr(module, name) else import_module(path))
+    return found
+
+
+def test_every_public_name_has_a_page() -> None:
+    described = documented()
+    missing = {
+        name
+        for name in holitom.__all__
+        if name != "__version__" and not any(getattr(holitom, name) is each for each in described)
+    }
+    assert missing == set()
+
+
+def commands(text: str) -> Iterator[list[str]]:
+    """The command lines of a page: lines of its blocks, and what stands in single backticks."""
+    blocks = re.findall(r"^ *```\w*\n(.*?)^ *```", text, flags=re.DOTALL | re.MULTILINE)
+    blocks += re.findall(r"(?:^    .*\n)+", text, flags=re.MULTILINE)
+    lines = [line for block in blocks for line in re.sub(r" *\\\n *", " ", block).splitlines()]
+    inline = re.sub(r"^ *```.*?^ *```", "", text, flags=re.DOTALL | re.MULTILINE)
+    lines += [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", inline)]
+    for line in lines:
+        if not re.match(r" *(\$ )?(holitom|make|python|pip) ", line):
+            continue
+        try:
+            words = shlex.split(line.strip().removeprefix("$ "), comments=True)
+        except ValueError:  # a quotation that goes on in the next line
+            words = line.split()
+        end = next((at for at, word in enumerate(words) if word in {"|", "||", "&&", ">", "then"}), None)
+        yield words[:end]
+
+
+def wrong_with(words: list[str]) -> str | None:
+    """What is wrong with a `holitom` command line, by the command's own parser; None: nothing."""
+    command, arguments = HOLITOM, words[1:]
+    while arguments and (inner := getattr(command, "commands", {}).get(arguments[0])) is not None:
+        command, arguments = inner, arguments[1:]
+    if hasattr(command, "commands") and arguments and not arguments[0].startswith("-"):
+        return f"no command {arguments[0]}"
+    context = command.context_class(command, info_name=command.name)
+    try:
+        _, left, _ = command.make_parser(context).parse_args([a for a in arguments if a != "..."])
+    except Exception as error:
+        named = str(error).endswith("requires an argument.")  # prose may name an option without a value
+        return None if named else str(error)
+    return f"superfluous {left}" if left else None
+
+
+@each_page
+def test_shown_commands_are_taken(page: str) -> None:
+    for words in commands(PAGES[page]):
+        if words[0] == "holitom":
+            assert wrong_with(words) is None, " ".join(words)
+
+
+@each_page
+def test_shown_targets_and_tools_exist(page: str) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    for words in commands(PAGES[page]):
+        if words[0] == "make":
+            assert {word for word in words[1:] if "=" not in word} <= targets, words
+        if words[0] == "python" and words[1].endswith(".py") and "/" in words[1]:
+            assert (ROOT / words[1]).is_file(), words
+        if words[0] == "python" and words[1] == "-m" and words[2].startswith("holitom"):
+            assert import_module(words[2])
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "holitom aks",
+        "holitom ask --retian 0.1",
+        "holitom bench sped",
+        "holitom compare a b",
+        "holitom ask -o",
+    ],
+)
+def test_a_command_that_is_not_taken_is_found(line: str) -> None:
+    assert wrong_with(line.split()) is not None
+
+
+@each_page
+def test_shown_imports_resolve(page: str) -> None:
+    blocks = "".join(re.findall(r"```python\n(.*?)```", PAGES[page], flags=re.DOTALL))
+    for module, names in re.findall(r"^from (holitom[\w.]*) import ([^(\n]+)$", blocks, flags=re.MULTILINE):
+        for name in names.split(","):
+            assert hasattr(import_module(module), name.strip()), (module, name)
