@@ -11,6 +11,12 @@ ASSETS = Path(__file__).parent / "assets"
 BUNDLED_MODEL = ASSETS / "moving-digits"
 """Folder of a LLaVA-OneVision of about 5 million parameters that knows moving digits and shapes."""
 
+ABOUT_BUNDLED = (
+    "The bundled model has 5 million parameters and has seen moving digits and shapes alone. It answers "
+    "questions like those of the examples; what it says about any other video or question means nothing."
+)
+"""What to know before an answer of the bundled model is judged."""
+
 DEMO_VIDEO = ASSETS / "demo.mp4"
 DEMO_QUESTION = "Which shape flashes?"
 

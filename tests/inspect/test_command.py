@@ -72,6 +72,13 @@ def test_the_demo(run: Any, tmp_path: Path) -> None:
         "from layer 5 on",
     ]
     assert list(data["survivors"]) == ["5"]
+    assert "has seen moving digits and shapes alone" in data["banner"]
+    assert data["computed"] is None
+
+
+def test_reuse_is_run_and_drawn(run: Any, tmp_path: Path) -> None:
+    assert run("--reuse", "-o", "reuse.html")[0] == 0
+    assert data_of(tmp_path / "reuse.html")["computed"]["share"] < 1
 
 
 @pytest.mark.parametrize("kind", [".html", ".PNG", ".svg", ".mp4"])

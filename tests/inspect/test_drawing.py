@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html as markup
 import io
 import json
 import re
@@ -20,6 +21,7 @@ from PIL import Image
 from support.inspections import made_up
 
 from holitom.inspect import Fate, embed, page, token_map, write_clip
+from holitom.inspect.draw_html import element, element_script
 from holitom.inspect.paint import COLORS, canvas, paint_fates, paint_kept
 
 
@@ -222,3 +224,19 @@ def test_the_clip_of_one_frame_without_pictures(tmp_path: Path) -> None:
     write_clip(replace(one, frames=None, seconds=None), tmp_path / "o.mp4")
     with av.open(str(tmp_path / "o.mp4")) as container:
         assert sum(1 for _ in container.decode(video=0)) == 1
+
+
+def test_the_page_says_what_the_model_cannot_do() -> None:
+    """The banner is on the page of the bundled model, and on none without one."""
+    told = data_of(page(replace(made_up(), banner="Knows <digits> alone.")))
+    assert told["banner"] == "Knows <digits> alone."
+    assert data_of(page(made_up()))["banner"] is None
+
+
+def test_the_drawing_is_an_element_of_another_page() -> None:
+    shown = element(made_up())
+    assert shown.startswith('<holitom-map data="{')
+    assert shown.endswith('}"></holitom-map>')
+    assert shown.count('"') == 2  # nothing of the data ends the attribute
+    assert json.loads(markup.unescape(shown.split('"')[1]))["headline"] == made_up().headline
+    assert "customElements.define" in element_script()

@@ -220,3 +220,22 @@ def test_in_dark_videos_what_is_kept_is_the_brightest(mean: int, seed: int) -> N
 def test_bright_videos_are_shown_as_they_are() -> None:
     frames = np.full((2, 4, 4, 3), 64, dtype=np.uint8)
     assert readable(frames) is frames
+
+
+def test_reuse_in_the_vision_tower_is_drawn(tiny: Tiny) -> None:
+    """The inspected method runs with the reuse that it asks for, and says what of each frame was computed."""
+    still = Video(a_video(4).frames[:1].repeat(4, axis=0), a_video(4).metadata)
+    with_reuse, without = (
+        inspect_video(tiny.model, tiny.processor, still, HoliTom(0.25, reuse=reuse), "w1", max_new_tokens=1)
+        for reuse in (True, False)
+    )
+    assert without.reused is None
+    assert without.to_dict()["tower_computed_share"] is None
+    reused = with_reuse.reused
+    assert reused is not None
+    frames, places = reused.computed.shape
+    assert frames == 4
+    assert reused.grid[0] * reused.grid[1] == places
+    assert reused.computed.sum() == places  # one frame whole, nothing of the others
+    assert len(set(reused.reference.tolist())) == 1
+    assert with_reuse.to_dict()["tower_computed_share"] == 0.25

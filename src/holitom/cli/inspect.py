@@ -10,11 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from holitom.bundled import (
-    BUNDLED_MODEL,
-    DEMO_QUESTION,
-    DEMO_VIDEO,
-)
+from holitom.bundled import ABOUT_BUNDLED, BUNDLED_MODEL, DEMO_QUESTION, DEMO_VIDEO
 from holitom.cli.app import app, note, quiet_transformers, read_video, working
 from holitom.cli.options import (
     Device,
@@ -108,6 +104,7 @@ def inspect(
             title=file.name,
             name=title,
             max_new_tokens=max_new_tokens,
+            banner=ABOUT_BUNDLED if model is None else None,
         )
     merged = perf_counter()
     with working("Drawing"):

@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 
 from holitom.ask import ask
-from holitom.contract import InnerStage
+from holitom.contract import InnerStage, Reuse
 from holitom.costs.decoder import Decoder, Level
 from holitom.errors import UnsupportedUsageError
-from holitom.inspect.inspection import Inspection, Places, Stage
+from holitom.inspect.inspection import Inspection, Places, Reused, Stage
 from holitom.methods.base import Method
 from holitom.models import adapter_for
 from holitom.ops.host import to_host
@@ -26,6 +26,7 @@ from holitom.tokens import MergedTokens, VideoTokens
 if TYPE_CHECKING:
     from holitom.inspect.draw_png import TokenMap
     from holitom.runtime import Report, VideoReport
+    from holitom.tower.plan import Plan
     from holitom.video import Video
 
 Frames = NDArray[np.uint8]
@@ -43,12 +44,14 @@ class Watched(Method):
 
     retain_ratio: float = field(init=False, default=1.0)
     positions: Literal["packed", "own"] = field(init=False, kw_only=True)
+    reuse: Reuse | bool = field(init=False, kw_only=True)
     method: Method = field(kw_only=True)
     importance: bool = field(kw_only=True, default=False)
     seen: list[VideoTokens] = field(kw_only=True, default_factory=list)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "positions", self.method.positions)
+        object.__setattr__(self, "reuse", self.method.reuse)
 
     @property
     def needs_importance(self) -> bool:  # type: ignore[override]  # as in `Combined`
@@ -80,6 +83,7 @@ def inspect_video(
     title: str = "video",
     name: str = "",
     max_new_tokens: int = 64,
+    banner: str | None = None,
 ) -> Inspection:
     """Run `method` on one video and say what became of each of its tokens.
 
@@ -92,6 +96,7 @@ def inspect_video(
         title: what to call the video.
         name: what to call the model.
         max_new_tokens: longest answer.
+        banner: what to know of the model before its answers are judged.
 
     Raises:
         UnsupportedUsageError: the method does not say where tokens went.
@@ -105,7 +110,15 @@ def inspect_video(
     else:
         report = _encode(model, inputs, watched)
     return inspection_of_run(
-        model, video, watched, report, title=title, name=name, question=question, answer=answer
+        model,
+        video,
+        watched,
+        report,
+        title=title,
+        name=name,
+        question=question,
+        answer=answer,
+        banner=banner,
     )
 
 
@@ -119,6 +132,7 @@ def inspection_of_run(
     name: str = "",
     question: str | None = None,
     answer: str | None = None,
+    banner: str | None = None,
 ) -> Inspection:
     """All that is known of a run of `watched` on one video; see `inspect_video` for the words.
 
@@ -142,7 +156,15 @@ def inspection_of_run(
         costs=_costs(model),
         question=question,
         answer=answer,
+        reused=_reused(report),
+        banner=banner,
     )
+
+
+def _reused(report: Report) -> Reused | None:
+    if report.reuse is None or not report.reuse.plans:
+        return None
+    return reused_of(report.reuse.plans[0], report.videos[0])
 
 
 def describe(method: Method) -> str:
@@ -170,6 +192,8 @@ def inspection_of(
     costs: Callable[[list[Level]], tuple[int, int]] | None = None,
     question: str | None = None,
     answer: str | None = None,
+    reused: Reused | None = None,
+    banner: str | None = None,
 ) -> Inspection:
     """What a run reports of one video (`run.last.videos[0]`), ready to be drawn.
 
@@ -187,6 +211,8 @@ def inspection_of(
         costs: operations and KV-cache bytes of visual tokens by layer.
         question: what the model was asked.
         answer: what it said.
+        reused: what the vision tower computed, see `reused_of`.
+        banner: what to know of the model.
 
     Raises:
         UnsupportedUsageError: the method does not say where tokens went, or there are fewer frames than rows.
@@ -224,7 +250,20 @@ def inspection_of(
         survivors=_survivors(report, rows, tokens),
         question=question,
         answer=answer,
+        reused=reused,
+        banner=banner,
     )
+
+
+def reused_of(plan: Plan, report: VideoReport) -> Reused | None:
+    """What the vision tower computed of the video of `report`; None where its places are no grid."""
+    frames, places = plan.computed.shape
+    rows, columns = report.grid
+    side = round(places**0.5)
+    if frames != report.steps or (places != rows * columns and places != side * side):
+        return None
+    grid = (rows, columns) if places == rows * columns else (side, side)
+    return Reused(grid, plan.computed, plan.reference)
 
 
 def plot(report: VideoReport, frames: Frames | None = None) -> TokenMap:

@@ -1,4 +1,8 @@
-"""The page: one HTML file that carries its frames, its arrays and the script that draws them."""
+"""The page: one HTML file that carries its frames, its arrays and the script that draws them.
+
+`map.html`, `map.css` and `map.js` are the drawing. `page.html` makes a whole page of it, `element.js` an
+element `<holitom-map>` for other pages, which needs `element_script` once.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import base64
 import html
 import io
 import json
+import re
 from importlib.resources import files
 from typing import Any
 
@@ -23,13 +28,27 @@ SIZES = ((64, 448, 82), (256, 320, 76), (1 << 30, 224, 70))
 
 def page(inspection: Inspection) -> str:
     """A whole HTML page that needs nothing beside it, and no network."""
-    template = (files("holitom.inspect") / "page.html").read_text(encoding="utf-8")
     # In a script element only "<" could end the data early; JSON may spell it as an escape.
-    data = json.dumps(_data(inspection), ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
-    title = f"{inspection.title}: {inspection.headline}"
-    before, middle, after = template.replace("{{title}}", html.escape(title), 1).partition("{{data}}")
-    assert middle
-    return before + data + after
+    data = _json(inspection).replace("<", "\\u003c")
+    parts = {
+        "title": html.escape(f"{inspection.title}: {inspection.headline}"),
+        "css": _part("map.css"),
+        "body": _part("map.html"),
+        "data": data,
+        "script": _part("map.js"),
+    }
+    return re.sub(r"{{(\w+)}}", lambda found: parts[found[1]], _part("page.html"))
+
+
+def element(inspection: Inspection) -> str:
+    """The drawing as an element `<holitom-map>` of another page, which has run `element_script`."""
+    return f'<holitom-map data="{html.escape(_json(inspection))}"></holitom-map>'
+
+
+def element_script() -> str:
+    """What a page must run once before it shows what `element` returns."""
+    shown = json.dumps(f"<style>{_part('map.css')}</style>{_part('map.html')}")
+    return f"const HOLITOM_MAP = {shown};\n{_part('map.js')}{_part('element.js')}"
 
 
 def embed(inspection: Inspection, height: int = 720) -> str:
@@ -43,6 +62,14 @@ def embed(inspection: Inspection, height: int = 720) -> str:
         f'<iframe title="What was merged" sandbox="allow-scripts" width="100%" height="{height}" '
         f'style="border:0" srcdoc="{html.escape(page(inspection))}"></iframe>'
     )
+
+
+def _part(name: str) -> str:
+    return (files("holitom.inspect") / name).read_text(encoding="utf-8")
+
+
+def _json(inspection: Inspection) -> str:
+    return json.dumps(_data(inspection), ensure_ascii=False, separators=(",", ":"))
 
 
 def _data(inspection: Inspection) -> dict[str, Any]:
@@ -61,6 +88,8 @@ def _data(inspection: Inspection) -> dict[str, Any]:
         "answer": inspection.answer,
         "headline": inspection.headline,
         "hint": inspection.hint,
+        "banner": inspection.banner,
+        "computed": _computed(inspection),
         "brightened": inspection.shown is not inspection.frames,
         "frames": frames,
         "per_step": inspection.frames_per_step,
@@ -85,6 +114,19 @@ def _data(inspection: Inspection) -> dict[str, Any]:
         "similarity": None if similarity is None else _packed(_bytes((similarity.clip(-1, 1) + 1) / 2)),
         "survivors": {str(k): _packed(v.astype(np.uint8)) for k, v in (inspection.survivors or {}).items()},
         "pictures": _pictures(inspection),
+    }
+
+
+def _computed(inspection: Inspection) -> dict[str, Any] | None:
+    """What the vision tower computed of each frame; None without reuse."""
+    reused = inspection.reused
+    if reused is None:
+        return None
+    return {
+        "grid": reused.grid,
+        "share": float(reused.computed.mean()),
+        "places": _packed(reused.computed.astype(np.uint8)),
+        "reference": reused.reference.tolist(),
     }
 
 

@@ -58,6 +58,21 @@ class Stage:
 
 
 @dataclass(frozen=True, eq=False)
+class Reused:
+    """What the vision tower computed of a video, and where the rest came from.
+
+    Attributes:
+        grid: `(rows, columns)` of places of a frame: patches, or blocks of patches.
+        computed: `[T, rows * columns]` bool.
+        reference: `[T]`: the frame that stands in at places which were not computed; itself where all were.
+    """
+
+    grid: tuple[int, int]
+    computed: NDArray[np.bool_]
+    reference: Places
+
+
+@dataclass(frozen=True, eq=False)
 class Inspection:
     """One video, `T` rows of `N` tokens each; a token's place is `t * N + n`.
 
@@ -78,6 +93,8 @@ class Inspection:
         threshold: similarity above which the method takes a token for static; None where it has none.
         survivors: by layer of the language model, `[T, N]` bool: the sent tokens that stay from there on.
         question, answer: what the model was asked, and what it said.
+        reused: what the vision tower computed; None without reuse.
+        banner: what to know of the model before its answers are judged.
     """
 
     title: str
@@ -98,6 +115,8 @@ class Inspection:
     survivors: dict[int, NDArray[np.bool_]] | None = None
     question: str | None = None
     answer: str | None = None
+    reused: Reused | None = None
+    banner: str | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -200,6 +219,7 @@ class Inspection:
             "remaining": self.remaining,
             "stages": [asdict(stage) for stage in self.stages],
             "segments": [list(segment) for segment in self.segments],
+            "tower_computed_share": None if self.reused is None else float(self.reused.computed.mean()),
             "fates": {FATES[fate].name: count for fate, count in self.counts().items()},
         }
 
