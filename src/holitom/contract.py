@@ -48,7 +48,9 @@ class InnerStage(Protocol):
 class TextAwareStage(Protocol):
     """An `InnerStage` that is also given the text, told by its attribute `needs_text`.
 
-    `layer`, `own_attention` and `keep` are as in `InnerStage`. Nothing calls one yet.
+    `layer`, `own_attention` and `keep` are as in `InnerStage`. The text is what stands behind the row's last
+    video, up to the token that asks (images there count as text). A row that ends in a video token has that
+    token for its text, which is not among the visual ones then.
     """
 
     @property
@@ -72,12 +74,21 @@ class TextAwareStage(Protocol):
         Args:
             hidden: `[V, D]`: the visual tokens that enter `layer`.
             attention: `[Q, V]`: attention to them of each of the `Q >= 1` text tokens behind the row's last
-                video, in `layer - 1`, averaged over heads.
+                video, in `layer - 1` (or in `layer`, see `own_attention`), averaged over heads.
             text: `[Q, D]`: hidden states of those text tokens that enter `layer`.
 
         Returns:
             As in `InnerStage`.
         """
+
+
+AnyStage = InnerStage | TextAwareStage
+"""What a method's `inner` returns."""
+
+
+def needs_text(stage: AnyStage) -> bool:
+    """Whether `stage` is a `TextAwareStage`."""
+    return bool(getattr(stage, "needs_text", False))
 
 
 @dataclass(frozen=True)
@@ -170,5 +181,5 @@ class Merges(Protocol):
         It decides on `features`, `importance` and `keys`, and merges `streams` as it merges `features`.
         """
 
-    def inner(self, num_layers: int) -> tuple[InnerStage, ...]:
+    def inner(self, num_layers: int) -> tuple[AnyStage, ...]:
         """The stages inside a language model of `num_layers` layers, by rising layer."""

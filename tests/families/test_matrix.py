@@ -26,6 +26,7 @@ OUTER = EveryOther()
 EARLY = EveryOther(layers=(1,))  # before the last of DeepStack's layers
 STAGED = EveryOther(layers=(2, 3))
 OWN = EveryOther(layers=(2,), own_attention=True)
+READS_TEXT = EveryOther(layers=(2, 3), text=True)
 HOLITOM = HoliTom(retain_ratio=0.4, similarity_threshold=0.8)
 CHOSEN = {"outer": OUTER, "early": EARLY, "staged": STAGED, "own": OWN, "holitom": HOLITOM}
 
@@ -92,6 +93,13 @@ def test_off_means_off_in_every_use(name: str, use: str, attention: str, dtype: 
     off, on = outs
     assert torch.equal(off.sequences, on.sequences)
     assert torch.equal(torch.stack(off.logits), torch.stack(on.logits))
+
+
+# Three position axes and streams; frames as images; a class token; layers that carry a state.
+@pytest.mark.parametrize("name", ["qwen3-vl", "internvl", "llava-next-video", "qwen3.5"])
+@pytest.mark.parametrize("use", USES)
+def test_a_stage_that_reads_the_text(name: str, use: str) -> None:
+    USES[use](name, READS_TEXT, "sdpa")
 
 
 @each_family

@@ -93,7 +93,7 @@ def test_what_cannot_be_meant(text: str, message: str) -> None:
         read_methods(text)
 
 
-INSIDE = ("holitom", "holitom-plus", "flashvid", "earlytom", "fastv", "pdrop")
+INSIDE = ("holitom", "holitom-plus", "flashvid", "unified", "earlytom", "fastv", "pdrop")
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -108,19 +108,19 @@ def test_inside_keeps_what_it_says_of_anything(value: float) -> None:
     assert len(kept) == len(merged) == TextAwareMerge(18).keep(7) == 4
 
 
-def test_it_says_that_it_runs_without_its_stage() -> None:
-    with pytest.warns(UserWarning, match="text-aware stage"):
-        assert Unified().inner(28) == ()
-    assert Unified().inner_stage(28) == TextAwareMerge(18, 0.5, 0.5)
-    assert Unified(inner_layer=3, keep_ratio=0.4).inner_stage(28) == TextAwareMerge(3, 0.4, 0.5)
+def test_the_stage_that_it_brings() -> None:
+    assert Unified().inner(28) == (TextAwareMerge(18, 0.5, 0.5),)
+    assert Unified(inner_layer=3, keep_ratio=0.4).inner(28) == (TextAwareMerge(3, 0.4, 0.5),)
     with pytest.raises(SettingsError, match=r"inner_layer must be in 1\.\.3"):
-        Unified(inner_layer=4).inner_stage(4)
-    assert Unified().with_inner(HoliTom()).inner(28) == HoliTom().inner(28)
+        Unified(inner_layer=4).inner(4)
+    with pytest.raises(SettingsError, match="Unified has inner stages of its own"):
+        Unified().with_inner(HoliTom())
 
 
-@pytest.mark.filterwarnings("error")
-def test_without_its_stage_it_says_nothing() -> None:
-    assert Unified().without_inner().inner(28) == ()
+def test_without_its_stage_it_takes_anothers() -> None:
+    outer = Unified().without_inner()
+    assert outer.inner(28) == ()
+    assert outer.with_inner(HoliTom()).inner(28) == HoliTom().inner(28)
     assert len(Unified(0.3).merge(clip(4, 5)).features) == 6
 
 

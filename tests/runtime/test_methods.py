@@ -17,6 +17,10 @@ CHOSEN: dict[str, Method] = {
     **{name: get_method(name, retain_ratio=0.5) for name in METHODS},
     "own attention after an outer stage": VidCom2(0.5).with_inner(get_method("pdrop", stage_keep=0.5)),
     "vidcom2 with holitom's inner stage": VidCom2(0.5).with_inner(HoliTom()),
+    "two stages that read the text": EveryOther(layers=(1, 3), text=True),
+    "a stage that reads the text, ranked by its own layer": EveryOther(
+        layers=(2,), own_attention=True, text=True
+    ),
 }
 STEPS = 4
 

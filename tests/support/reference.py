@@ -18,6 +18,7 @@ class EveryOther(Method):
     step: int = 2
     layers: tuple[int, ...] = ()
     own_attention: bool = False
+    text: bool = False
     needs_importance: ClassVar[bool] = False
 
     def merge(self, video: VideoTokens) -> MergedTokens:
@@ -34,7 +35,8 @@ class EveryOther(Method):
         )
 
     def inner(self, num_layers: int) -> tuple[Any, ...]:
-        return tuple(DropHalf(layer, self.own_attention) for layer in self.layers)
+        stage = DropByText if self.text else DropHalf
+        return tuple(stage(layer, self.own_attention) for layer in self.layers)
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,21 @@ class DropHalf:
     def __call__(self, hidden: Tensor, attention: Tensor) -> tuple[Tensor, Tensor]:
         kept = attention.topk(self.keep(len(hidden))).indices.sort().values
         return kept, hidden[kept] * 1.25
+
+
+@dataclass(frozen=True)
+class DropByText(DropHalf):
+    """The same, ranked by attention and likeness of every token of the text, marked by what the text says."""
+
+    needs_text: ClassVar[bool] = True
+
+    def __call__(self, hidden: Tensor, attention: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        assert attention.shape == (len(text), len(hidden))
+        seen = attention.float().mean(0) / attention.float().mean()
+        alike = torch.nn.functional.cosine_similarity(text.float().mean(0), hidden.float(), dim=-1)
+        kept = (seen + alike).topk(self.keep(len(hidden))).indices.sort().values
+        weight = attention.sum(0)[kept, None].to(hidden.dtype)
+        return kept, hidden[kept] * (1 + weight) + 0.1 * text.mean(0)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -126,6 +143,11 @@ def reference_logits(
     position = torch.tensor(columns) if method.positions == "own" else torch.arange(len(hidden))
     # Where each token stands now; merging takes tokens away from all three.
     lasts.append(prompt - 1)
+    # What each turn asks: the text behind its last video; a video that asks is its own text.
+    behind = [
+        torch.arange(max([v for v in vis if v < last], default=last - 1) + 1, last + 1) - last
+        for vis, last in zip(visual, lasts, strict=True)
+    ]
     # Who asks is not merged away.
     groups = [
         torch.tensor([v for v in vis if v != last], dtype=torch.long)
@@ -144,7 +166,12 @@ def reference_logits(
                         weights[now[:, None], now] = attend(trunk, layer, hidden[now], position[now])[0].mean(
                             0
                         )
-                    kept, features = stages[index](hidden[vis], weights[last, vis])
+                    text = last + behind[turn]
+                    kept, features = (
+                        stages[index](hidden[vis], weights[text][:, vis], hidden[text])
+                        if getattr(stages[index], "needs_text", False)
+                        else stages[index](hidden[vis], weights[last, vis])
+                    )
                     hidden = hidden.index_copy(0, vis[kept], features)
                     dropped |= set(vis.tolist()) - set(vis[kept].tolist())
                     groups[turn] = vis[kept]

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 
-from holitom.contract import InnerStage
+from holitom.contract import AnyStage
 from holitom.costs.decoder import Level
 from holitom.errors import SettingsError
 from holitom.methods import HoliTom, Method
@@ -34,7 +34,7 @@ class Plan:
     label: str
     retain_ratio: float
     sent: int
-    inner: tuple[InnerStage, ...] = ()
+    inner: tuple[AnyStage, ...] = ()
     needs_importance: bool = False
     needs_keys: bool = False
 

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from holitom.ask import ask
-from holitom.contract import InnerStage, Reuse
+from holitom.contract import AnyStage, Reuse
 from holitom.costs.decoder import Decoder, Level
 from holitom.errors import UnsupportedUsageError
 from holitom.inspect.inspection import Inspection, Places, Reused, Stage
@@ -65,7 +65,7 @@ class Watched(Method):
         self.seen.append(video)
         return self.method.merge(video)
 
-    def inner(self, num_layers: int) -> tuple[InnerStage, ...]:
+    def inner(self, num_layers: int) -> tuple[AnyStage, ...]:
         return self.method.inner(num_layers)
 
 

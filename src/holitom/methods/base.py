@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 import torch
 
-from holitom.contract import InnerStage, Reuse
+from holitom.contract import AnyStage, Reuse
 from holitom.errors import SettingsError
 from holitom.tokens import MergedTokens, Origins, VideoTokens
 
@@ -98,7 +98,7 @@ class Method:
             streams=None if video.streams is None else video.streams.flatten(0, 1),
         )
 
-    def inner(self, num_layers: int) -> tuple[InnerStage, ...]:
+    def inner(self, num_layers: int) -> tuple[AnyStage, ...]:
         """The stages inside a language model of `num_layers` layers, by rising layer."""
         return ()
 
@@ -196,7 +196,7 @@ class Combined(Method):
     def merge(self, video: VideoTokens) -> MergedTokens:
         return self.outer.merge(video)
 
-    def inner(self, num_layers: int) -> tuple[InnerStage, ...]:
+    def inner(self, num_layers: int) -> tuple[AnyStage, ...]:
         return self.inside.inner(num_layers)
 
     def without_inner(self) -> Method:

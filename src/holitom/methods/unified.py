@@ -5,14 +5,13 @@ An independent implementation of the definition (the paper is CC BY; no code is 
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from holitom.contract import InnerStage, TextAwareStage
+from holitom.contract import TextAwareStage
 from holitom.errors import SettingsError
 from holitom.methods.base import Method, require
 from holitom.methods.parts import assemble, averaged, unchanged
@@ -38,14 +37,12 @@ class Unified(Method):
        plain mean at its centre's place.
     3. Tokens are sent in order of place.
 
-    Inside, before `inner_layer`, the paper keeps the half of the visual tokens that the text attends to or
-    resembles most (`TextAwareMerge`). That stage reads rows of attention and hidden states of the text, which
-    no model hands over yet: attached, `Unified` runs without it and warns. `inner_stage(num_layers)` makes
-    it.
+    Inside, before `inner_layer`, the half of the visual tokens stays that the text attends to or resembles
+    most, and each other one is halved into the most similar of them (`TextAwareMerge`).
 
     Ours, where the paper is silent: `knn` 7; what the pool cannot take goes to clusters, so that `B` tokens
-    are sent of a still video too; the text is what follows the video; each score is scaled to [0, 1]; layer
-    and share inside are HoliTom's, and so is how the others are taken in.
+    are sent of a still video too; the text is what follows the row's last video; each score is scaled to
+    [0, 1]; layer and share inside are HoliTom's, and so is how the others are taken in.
 
     One device synchronisation. The pool is `B - c` steps that follow from one another, seven operations each.
     All products of two tokens are held at once up to 83 frames of 196 tokens (`(T N)^2` float32, 157 MB for
@@ -113,34 +110,26 @@ class Unified(Method):
 
     @property
     def merges_inside(self) -> bool:
-        return False  # until the text is handed over: another method's stages may stand in
+        return self.keep_ratio < 1
 
     def without_inner(self) -> Unified:
         """The outer stage alone: `keep_ratio=1`."""
         return replace(self, keep_ratio=1)
 
-    def inner(self, num_layers: int) -> tuple[InnerStage, ...]:
-        """None yet: what `inner_stage` reads is not handed over."""
-        if self.keep_ratio < 1:
-            warnings.warn(
-                "unified runs without its text-aware stage inside the language model, to which nothing hands "
-                "the text yet; keep_ratio=1 says that this is meant, +inner adds HoliTom's stage instead",
-                stacklevel=2,
-            )
-        return ()
-
-    def inner_stage(self, num_layers: int) -> TextAwareStage:
-        """The paper's stage inside a language model of `num_layers` layers.
+    def inner(self, num_layers: int) -> tuple[TextAwareStage, ...]:
+        """The text-aware stage at `inner_layer`.
 
         Raises:
             SettingsError: the model has no such layer.
         """
+        if not self.merges_inside:
+            return ()
         layer = max(1, round(num_layers * 18 / 28)) if self.inner_layer is None else self.inner_layer
         if layer >= num_layers:
             raise SettingsError(
                 f"inner_layer must be in 1..{num_layers - 1} of the model's {num_layers} layers, got {layer}"
             )
-        return TextAwareMerge(layer, self.keep_ratio, self.text_weight)
+        return (TextAwareMerge(layer, self.keep_ratio, self.text_weight),)
 
 
 def unlike(products: Products, importance: Tensor, wanted: int, threshold: float) -> tuple[Tensor, Tensor]:

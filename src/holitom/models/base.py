@@ -19,7 +19,7 @@ from holitom.ops.host import host_values, sent
 from holitom.tokens import MergedTokens, VideoTokens
 
 if TYPE_CHECKING:
-    from holitom.contract import InnerStage
+    from holitom.contract import AnyStage
 
 # Decoders that read `sliding_window` whatever `layer_types` says.
 READ_WINDOW = ("mistral", "qwen3_moe")
@@ -215,7 +215,7 @@ class Adapter(ABC):
         """Whether decoder layer `layer` (0-based) attends to keys; else it carries a recurrent state."""
         return hasattr(self.layers[layer], "self_attn")
 
-    def ranked_by(self, stage: InnerStage) -> int:
+    def ranked_by(self, stage: AnyStage) -> int:
         """The layer whose attention ranks tokens for `stage`: `stage.layer` itself or one before it.
 
         Where the layer that should does not attend, the nearest before it that does.

@@ -29,21 +29,35 @@ def received_attention(query: Tensor, key: Tensor, scale: float) -> Tensor:
     return logits.softmax(dim=-1, dtype=torch.float32).mean(dim=(1, 2))
 
 
-def query_attention(query: Tensor, key: Tensor, scale: float, visible: Tensor | None = None) -> Tensor:
-    """Attention of one query a row over all keys, averaged over heads: one line of the full matrix.
+def query_attention(
+    query: Tensor,
+    key: Tensor,
+    scale: float,
+    visible: Tensor | None = None,
+    chunk_bytes: int = CHUNK_BYTES,
+) -> Tensor:
+    """Attention of a few queries a row over all keys, averaged over heads: some lines of the full matrix.
 
     Args:
-        query: `[B, heads, d]`.
+        query: `[B, heads, Q, d]`.
         key: `[B, kv_heads, S, d]`; `heads` is a multiple of `kv_heads` (grouped-query attention).
         scale: factor on the logits.
-        visible: `[B, S]` bool, False where the query must not look; None: it sees every key.
+        visible: `[B or 1, Q, S]` bool, False where a query must not look; None: each sees every key.
+        chunk_bytes: weights of at most this size are held at once, or those of one query.
 
     Returns:
-        `[B, S]` float32, zero where not visible.
+        `[B, Q, S]` float32, zero where not visible; not a number where a query sees no key.
     """
-    batch, kv_heads, _, width = key.shape
-    grouped = query.view(batch, kv_heads, -1, width)
-    logits = (torch.matmul(grouped, key.transpose(-1, -2)) * scale).float()
-    if visible is not None:
-        logits = logits.masked_fill(~visible[:, None, None, :], float("-inf"))
-    return logits.softmax(dim=-1).mean(dim=(1, 2))
+    batch, heads, queries, width = query.shape
+    kv_heads, columns = key.shape[1:3]
+    grouped = query.reshape(batch, kv_heads, -1, queries, width)
+    step = max(1, chunk_bytes // (4 * batch * heads * columns))
+    lines = []
+    for at in range(0, queries, step):
+        some = grouped[:, :, :, at : at + step]
+        logits = torch.matmul(some.flatten(2, 3), key.transpose(-1, -2)) * scale
+        logits = logits.float().view(*some.shape[:4], columns)
+        if visible is not None:
+            logits = logits.masked_fill(~visible[:, None, None, at : at + step], float("-inf"))
+        lines.append(logits.softmax(dim=-1).mean(dim=(1, 2)))
+    return lines[0] if len(lines) == 1 else torch.cat(lines, dim=1)

@@ -5,7 +5,7 @@ How a forward goes while a method is attached:
     get_video_features    runs as ever; its result carries what merging needs       tower.py, encoded.py
     language model        its videos are merged, and the forward is planned         merging.py, plan.py
       layer 0             gets the packed batch, without what merged away           layout.py, forward.py
-      layer k             merges once more, ranked by one query of a layer before   inner.py
+      layer k             merges once more, ranked by the question, a layer before  inner.py
     language model ends   hidden states return to the caller's columns, and the
                           cache remembers what its layers hold                      cache.py, levels.py
 

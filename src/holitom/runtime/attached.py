@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from holitom.contract import InnerStage, Merges
+from holitom.contract import AnyStage, Merges
 from holitom.errors import SettingsError
 from holitom.models import adapter_for
 from holitom.models.base import Adapter, require_modules
@@ -30,7 +30,7 @@ class Attached:
 
     adapter: Adapter
     method: Merges
-    stages: Mapping[int, InnerStage]
+    stages: Mapping[int, AnyStage]
     ranked_by: Mapping[int, int]
     cache_name: str
 

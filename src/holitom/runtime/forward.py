@@ -156,8 +156,9 @@ class Forward:
     ) -> Tensor:
         """`InnerMerge.read` for the input `hidden` `[B, width, D]` of decoder attention `attention`."""
         width, (cos, sin) = hidden.shape[1], rotary
-        at = slice(width - 1 - inner.query_offset, width - inner.query_offset)
-        query = self.adapter.query(attention, hidden[:, at], (cos[:, at], sin[:, at]))[:, :, 0]
+        end = width - inner.query_offset
+        at = slice(end - inner.asking, end)
+        query = self.adapter.query(attention, hidden[:, at], (cos[:, at], sin[:, at]))
         scale: Any = attention.scaling
         visible = None if visible is None else visible.to(key.device)
         return inner.read(query, key, scale, visible, width)

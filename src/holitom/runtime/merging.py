@@ -114,6 +114,7 @@ def _inner(
         stages=attached.stages,
         ranked_by=attached.ranked_by,
         query_offset=plan.query_offset,
+        questions=plan.questions,
         numbers=[own[:-1] if asks else own for own, asks in zip(numbers, plan.asks, strict=True)],
         report=call.report,
     )

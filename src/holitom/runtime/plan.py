@@ -76,6 +76,7 @@ class Plan:
         streams: `[n, D]` ragged each: what is added to what leaves the first layers.
         gaps: whether position ids have gaps although the tokens of a row are one sequence.
         asks: for each row, whether it ends in a video token, which the other video tokens are ranked by.
+        questions: for each row, how many tokens of the question follow its last video, see `Prompt`.
         query_offset: distance of the query from the right edge, in columns: the question's last token is
             what video tokens are ranked by, also where an answer follows it.
     """
@@ -90,6 +91,7 @@ class Plan:
     streams: Sequence[Tensor] = ()
     gaps: bool = False
     asks: list[bool] = field(default_factory=list)
+    questions: list[int] = field(default_factory=list)
     query_offset: int = 0
 
     @property
@@ -171,6 +173,7 @@ def prefill(
         streams=streams,
         gaps=gaps,
         asks=prompt.video_asks,
+        questions=prompt.questions,
         query_offset=columns.shape[1] - prompt.asked,
     )
 

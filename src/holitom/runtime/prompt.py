@@ -72,6 +72,18 @@ class Prompt:
         """Whether each row's question ends in a video token."""
         return [bool(self.holders[row, column]) for row, column in enumerate(self.asks)]
 
+    @property
+    def questions(self) -> list[int]:
+        """For each row, how many tokens of the question follow its last video.
+
+        1 where none does: the video token that asks, or a row without a video.
+        """
+        holders = self.holders[:, : self.asked]
+        behind = holders.flip(1).cumsum(1).flip(1) == 0
+        counts = (behind & self.real[:, : self.asked] & holders.any(1, keepdim=True)).sum(1)
+        found: list[int] = counts.clamp_min(1).tolist()
+        return found
+
     def first_positions(self, seen: int, device: torch.device) -> Tensor:
         """Position `[B]` of each row's first token, on `device`; 0 where nothing was `seen` before.
 

@@ -56,6 +56,12 @@ def test_flashvid_without_more_than_its_budget_before_the_model_comes_too() -> N
     assert method.merged_count(16, 196) == 784
 
 
+@pytest.mark.parametrize("name", ["flashvid", "unified"])
+def test_what_is_refused_for_its_inner_stage_comes_without_it(name: str) -> None:
+    method = method_of(config({"method": name, "retain_ratio": 0.25, "inner": False}))
+    assert method == get_method(name, retain_ratio=0.25).without_inner()
+
+
 @pytest.mark.parametrize(
     "entry",
     [
@@ -93,6 +99,7 @@ def test_without_an_inner_stage_written_out_it_is_the_same() -> None:
         ({"budget": "ratio"}, "exact"),
         ({"method": "prunevid"}, "depends on what the video shows"),
         ({"method": "flashvid", "retain_ratio": 0.25}, "paged KV cache"),
+        ({"method": "unified", "retain_ratio": 0.25}, 'set "inner": false'),
     ],
 )
 def test_what_cannot_work_is_refused_with_its_reason(entry: object, says: str) -> None:

@@ -202,6 +202,13 @@ def reference_logits(
         )
         for start, end, last in zip(bounds, bounds[1:], lasts, strict=False)
     ]
+    holds = adapter.placeholders(inputs["input_ids"])[0].nonzero()[:, 0]
+    # What each turn asks: the text behind its last placeholder; a video token that asks is its own text.
+    behind = []
+    for start, end, last in zip(bounds, bounds[1:], lasts, strict=False):
+        own = holds[(holds >= start) & (holds < end)]
+        after = int((row.column[: last + 1] > own[-1]).sum()) if len(own) else 0
+        behind.append(torch.arange(1 - max(after, 1), 1))
     stages = {stage.layer: stage for stage in method.inner(len(adapter.layers))}
     weights: list[Tensor] = []
 
@@ -230,7 +237,12 @@ def reference_logits(
                     attend(layer, hidden[now], position[:, now])
                     scores = torch.zeros(len(hidden), len(hidden))
                     scores[now[:, None], now] = weights.pop()
-                kept, features = stages[index](hidden[visual], scores[last, visual])
+                text = last + behind[turn]
+                kept, features = (
+                    stages[index](hidden[visual], scores[text][:, visual], hidden[text])
+                    if getattr(stages[index], "needs_text", False)
+                    else stages[index](hidden[visual], scores[last, visual])
+                )
                 hidden = hidden.index_copy(0, visual[kept], features)
                 dropped |= set(visual.tolist()) - set(visual[kept].tolist())
                 groups[turn] = visual[kept]

@@ -49,8 +49,8 @@ def method_of(hf_config: Any) -> Method | None:
     if method.inner(hf_config.get_text_config().num_hidden_layers):
         raise SettingsError(
             f"{text} with these settings merges inside the language model, but all layers of a sequence have "
-            "one length in a paged KV cache; leave inner_layer and inner_drop out, or take a method that "
-            "merges before the language model"
+            'one length in a paged KV cache; set "inner": false to merge before it alone, or take a method '
+            "that does"
         )
     if Reuse.of(method.reuse):
         raise SettingsError(
