@@ -147,6 +147,28 @@ class Reuse:
         raise SettingsError(f"reuse must be True, False or a holitom.Reuse, got {reuse!r}")
 
 
+@dataclass(frozen=True)
+class FrameMerging:
+    """Merge whole frames that are alike between layers of the vision tower (EarlyTom's stage I).
+
+    See `ops.frame_groups.merge_frames`. Frames that the tower merged away take the tokens of the frame that
+    they are part of, so the number of visual tokens stays as it is; `VideoTokens.left` says which frames are
+    left. Attention is read in the last of the layers.
+
+    Attributes:
+        layers: layers of the tower (0-based, ascending) behind which frames merge. None: 10, 21 and 23 of 26,
+            in proportion in deeper and shallower towers.
+        segment_threshold: see `merge_frames`.
+        max_frames: likewise.
+        momentum: likewise.
+    """
+
+    layers: tuple[int, ...] | None = None
+    segment_threshold: float = 0.6
+    max_frames: int = 6
+    momentum: float = 0.9
+
+
 def _is_number(value: object, least: float, most: float) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool) and least <= float(value) <= most
 
@@ -168,12 +190,20 @@ class Merges(Protocol):
         """Whether the vision tower reuses a reference frame's tokens, and how; True: as `Reuse()` does."""
 
     @property
+    def frame_merging(self) -> FrameMerging | None:
+        """How the vision tower merges whole frames; None: it does not."""
+
+    @property
     def needs_importance(self) -> bool:
         """Whether `merge` reads `VideoTokens.importance`; only then is the vision tower's attention read."""
 
     @property
     def needs_keys(self) -> bool:
         """Whether `merge` reads `VideoTokens.keys`; only then are the vision tower's keys read."""
+
+    @property
+    def needs_shallow(self) -> bool:
+        """Whether `merge` reads `VideoTokens.shallow`, of towers that have it."""
 
     def merge(self, video: VideoTokens) -> MergedTokens:
         """The outer stage: the tokens that one video sends into the language model.

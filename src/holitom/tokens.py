@@ -20,10 +20,12 @@ class VideoTokens:
         grid: `(rows, columns)` of one frame, `rows * columns == N`.
         keys: `[T, N, d]`: keys of the vision tower's last layer, averaged over heads, pooled as the
             features are; None where the method needs none.
-        shallow: `[T, N]` float32: as `importance`, of an early layer of the vision tower (AOT reads layer 5,
-            0-based, of SigLIP's); None where the model hands over none.
+        shallow: `[T, N]` float32: as `importance`, of an early layer of the vision tower (layer 5, 0-based,
+            of 26, in proportion in other towers); None where the method needs none or the model has none.
         streams: `[T, N, E]`: further features of the same tokens (DeepStack), which merge just as `features`
             do and decide nothing; None where the model has none.
+        left: numbers of the frames that are left where the tower has merged whole frames, frame 0 among
+            them, ascending; each other frame repeats the nearest of them before it. None: all are.
     """
 
     features: Tensor
@@ -32,6 +34,7 @@ class VideoTokens:
     keys: Tensor | None = None
     streams: Tensor | None = None
     shallow: Tensor | None = None
+    left: tuple[int, ...] | None = None
 
     @property
     def carried(self) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.videos import clip, of_angles
 
+from holitom.contract import FrameMerging
 from holitom.errors import SettingsError
 from holitom.methods import EarlyTom, HoliTom
 from holitom.methods.earlytom import window_of
@@ -137,3 +140,59 @@ def test_inside_it_is_holitom() -> None:
     for field in ("max_frames", "frames_before", "inner_layer"):
         with pytest.raises(SettingsError, match=field):
             EarlyTom(**{field: 0})
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(st.booleans(), min_size=1, max_size=8),
+    st.integers(1, 9),
+    st.floats(0.05, 1),
+    st.sampled_from(["ratio", "exact"]),
+)
+def test_what_is_left_of_a_tower_counts_in_numbers_of_all_frames(
+    stays: list[bool], tokens: int, ratio: float, budget: str
+) -> None:
+    stays[0] = True
+    frames, left = len(stays), tuple(t for t, stay in enumerate(stays) if stay)
+    owner = [max(frame for frame in left if frame <= t) for t in range(frames)]
+    video = clip(frames, tokens)
+    video = replace(video, features=video.features[owner], importance=video.importance[owner])
+    chosen = EarlyTom(ratio, budget=budget)
+    small = replace(video, features=video.features[list(left)], importance=video.importance[list(left)])
+    wanted = replace(chosen, frames_before=frames).merge(small)
+    found = replace(chosen, in_tower=True).merge(replace(video, left=left))
+    assert torch.equal(found.features, wanted.features)
+    assert torch.equal(found.position, wanted.position)
+    assert found.frame.tolist() == [left[frame] for frame in wanted.frame.tolist()]
+    assert found.stages == {"tower": len(left) * tokens, "spatial": len(found.frame)}
+    ends = [*left[1:], frames]
+    assert found.segments == [(left[a], ends[b] - 1) for a, b in wanted.segments]
+    assert found.origins is not None
+    known = found.origins()
+    at = found.frame * tokens + found.position
+    into = known.into.flatten()
+    assert torch.equal(torch.bincount(into[into >= 0], minlength=frames * tokens)[at], found.size)
+    assert known.via.tolist() == [[t * tokens + n for n in range(tokens)] for t in owner]
+
+
+def test_frames_that_stay_alone_are_untouched_by_one_that_is_not_finite() -> None:
+    frames = turning(0, 5, 6, 20, 21, 30)
+    found = merge_frames(frames, segment_threshold=0.5, max_frames=8)
+    spoilt = frames.clone()
+    spoilt[1] = torch.nan
+    merged = found(spoilt)
+    assert merged.isfinite().all(-1)[:, 0].tolist() == [True, False, True, True]
+    assert torch.equal(merged[[0, 3]], frames[[0, 5]])
+
+
+def test_settings_of_the_tower() -> None:
+    assert EarlyTom().frame_merging is None
+    assert EarlyTom(in_tower=True, tower_layers=(1, 2), momentum=0.5).frame_merging == FrameMerging(
+        (1, 2), 0.6, 6, 0.5
+    )
+    assert EarlyTom(in_tower=True, budget="exact").count_varies
+    for layers in ([1, 2], (), (2, 1), (1, 1), (-1,), (True,)):
+        with pytest.raises(SettingsError, match="tower_layers"):
+            EarlyTom(in_tower=True, tower_layers=layers)
+    with pytest.raises(SettingsError, match="in_tower"):
+        EarlyTom(in_tower="yes")

@@ -106,7 +106,8 @@ def reference_logits(
             features = one[:-1].view(len(frames), -1, one.shape[-1])
             side = int(features.shape[1] ** 0.5)
             importance, keys = reference_vision(model, frames)
-            video = VideoTokens(features, importance, (side, side), keys)
+            shallow, _ = reference_vision(model, frames, layer=0)  # round(2 layers * 5 / 26)
+            video = VideoTokens(features, importance, (side, side), keys, shallow=shallow)
             merged = method.merge(video)
             stood = merged.frame * side**2 + merged.position
             sent.append((torch.cat([merged.features, one[-1:]]), [*stood.tolist(), len(one) - 1]))
@@ -202,19 +203,19 @@ def attend(trunk: Any, layer: Any, hidden: Tensor, position: Tensor) -> tuple[Te
 
 
 @torch.no_grad()
-def reference_vision(model: Any, frames: Tensor) -> tuple[Tensor, Tensor]:
+def reference_vision(model: Any, frames: Tensor, layer: int = -1) -> tuple[Tensor, Tensor]:
     """Importance `[T, N]` and keys `[T, N, d]` of one video's `frames` `[T, C, H, W]`.
 
-    From full attention matrices of the last layer, pooled here.
+    From full attention matrices of the last layer (or of `layer`), pooled here.
     """
     tower = model.model.vision_tower
     tower = getattr(tower, "vision_model", tower)
     hidden = tower.embeddings(frames)
-    for layer in tower.encoder.layers[:-1]:
-        hidden = layer(hidden, None)
-    layer = tower.encoder.layers[-1]
-    normed = layer.layer_norm1(hidden)
-    attention = layer.self_attn
+    for before in tower.encoder.layers[: layer % len(tower.encoder.layers)]:
+        hidden = before(hidden, None)
+    read = tower.encoder.layers[layer]
+    normed = read.layer_norm1(hidden)
+    attention = read.self_attn
     q, k = (p(normed).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for p in
             (attention.q_proj, attention.k_proj))  # fmt: skip
     weights = (q.float() @ k.float().transpose(2, 3) * attention.head_dim**-0.5).softmax(-1)

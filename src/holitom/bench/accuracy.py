@@ -19,11 +19,13 @@ from holitom.bench import moving_digits as md
 from holitom.bench.answers import Answered, Answers, check_folder, identity
 from holitom.bench.questions import FRAMES, Item, batches, held_out_questions
 from holitom.bench.settings import Setting
-from holitom.bench.shared import SharedVideos, encode_once
-from holitom.contract import Reuse
+from holitom.bench.shared import SharedVideos, encode_once, run_of_tower
+from holitom.contract import FrameMerging, Reuse
 from holitom.costs.decoder import Level
 from holitom.errors import SettingsError
 from holitom.methods.base import Method
+
+Run = tuple[Reuse | None, FrameMerging | None]
 
 BATCH = 48
 MAX_NEW_TOKENS = 4
@@ -43,7 +45,7 @@ def tried(settings: Sequence[Setting], model: Any, processor: Any) -> list[Setti
             try:
                 if setting.method:
                     setting.method.attach(model).detach()
-                    setting.method.merge(shared[_reuse(setting.method)].encoded.encodings[0])
+                    setting.method.merge(shared[run_of_tower(setting.method)].encoded.encodings[0])
                 found.append(setting)
             except SettingsError as error:
                 found.append(replace(setting, method=None, refused=str(error)))
@@ -97,7 +99,7 @@ def sweep(
             inputs, shared, rows = _prepared(model, processor, part, [file.setting for file in waiting])
             for file in waiting:
                 method = file.setting.method
-                file.add(_answers(model, processor, inputs, shared[_reuse(method)], rows, method))
+                file.add(_answers(model, processor, inputs, shared[run_of_tower(method)], rows, method))
                 progress(len(part))
 
 
@@ -122,10 +124,10 @@ def _inputs(model: Any, processor: Any, items: Sequence[Item]) -> Any:
 
 def _prepared(
     model: Any, processor: Any, items: Sequence[Item], settings: Sequence[Setting]
-) -> tuple[dict[str, Any], dict[Reuse | None, SharedVideos], list[int]]:
+) -> tuple[dict[str, Any], dict[Run, SharedVideos], list[int]]:
     """The prompts of `items`, their videos, and which video each prompt asks about.
 
-    Videos are encoded once for all settings that reuse alike in the vision tower.
+    Videos are encoded once for all settings that want the same of the vision tower.
     """
     first = {item.video: item for item in reversed(items)}
     videos = list(first)
@@ -136,18 +138,13 @@ def _prepared(
     return inputs, shared, [videos.index(item.video) for item in items]
 
 
-def _encoded(model: Any, inputs: Any, methods: Sequence[Method | None]) -> dict[Reuse | None, SharedVideos]:
-    """The videos in `inputs`, encoded once for all `methods` that reuse alike in the vision tower."""
-    return {
-        reuse: encode_once(
-            model, inputs, [method for method in methods if method and _reuse(method) == reuse]
-        )
-        for reuse in {_reuse(method) for method in methods}
-    }
-
-
-def _reuse(method: Method | None) -> Reuse | None:
-    return None if method is None else Reuse.of(method.reuse)
+def _encoded(model: Any, inputs: Any, methods: Sequence[Method | None]) -> dict[Run, SharedVideos]:
+    """The videos in `inputs`, encoded once for all `methods` that want the same of the vision tower."""
+    runs: dict[Run, list[Method]] = {run_of_tower(method): [] for method in methods}
+    for method in methods:
+        if method:
+            runs[run_of_tower(method)].append(method)
+    return {run: encode_once(model, inputs, own) for run, own in runs.items()}
 
 
 def _answers(

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from holitom.contract import Reuse
+from holitom.contract import FrameMerging, Reuse
 from holitom.errors import UnsupportedUsageError
 from holitom.methods.base import Method
 from holitom.models import adapter_for
@@ -36,6 +36,8 @@ class _Reads(Method):
 
     importance: bool = False
     keys: bool = False
+    shallow: bool = False
+    frames: FrameMerging | None = None
 
     @property
     def needs_importance(self) -> bool:  # type: ignore[override]
@@ -44,6 +46,14 @@ class _Reads(Method):
     @property
     def needs_keys(self) -> bool:  # type: ignore[override]
         return self.keys
+
+    @property
+    def needs_shallow(self) -> bool:  # type: ignore[override]
+        return self.shallow
+
+    @property
+    def frame_merging(self) -> FrameMerging | None:
+        return self.frames
 
 
 @dataclass(frozen=True)
@@ -75,6 +85,11 @@ class SharedVideos:
         return {"mm_encoder_outputs": {"video": output}}
 
 
+def run_of_tower(method: Method | None) -> tuple[Reuse | None, FrameMerging | None]:
+    """What a run of the tower is told for `method`: methods that tell it the same can share one."""
+    return (None, None) if method is None else (Reuse.of(method.reuse), method.frame_merging)
+
+
 def encode_once(model: nn.Module, inputs: Mapping[str, Any], methods: Iterable[Method]) -> SharedVideos:
     """Run the vision tower on the videos in `inputs`, reading what any of `methods` needs.
 
@@ -84,18 +99,23 @@ def encode_once(model: nn.Module, inputs: Mapping[str, Any], methods: Iterable[M
         methods: that the result is meant for.
 
     Raises:
-        UnsupportedUsageError: a method is attached, `methods` reuse differently in the tower, or the model
-            takes more from its tower than one tensor a video, or other than videos.
+        UnsupportedUsageError: a method is attached, `methods` want different things of the tower (see
+            `run_of_tower`), or the model takes more from its tower than one tensor a video, or other than
+            videos.
         UnsupportedModelError: no adapter knows the model.
     """
     methods = list(methods)
-    reuses = {Reuse.of(method.reuse) for method in methods}
-    if len(reuses) > 1:
+    runs = {run_of_tower(method) for method in methods} or {run_of_tower(None)}
+    if len(runs) > 1:
         raise UnsupportedUsageError(
-            "these methods reuse differently in the vision tower, so one run of it cannot be for all"
+            "these methods reuse differently in the vision tower, or merge frames in it differently, so one "
+            "run of it cannot be for all"
         )
+    reuse, frames = runs.pop()
     reads = _Reads(
-        reuse=reuses.pop() or False if reuses else False,
+        reuse=reuse or False,
+        frames=frames,
+        shallow=any(method.needs_shallow for method in methods),
         importance=any(method.needs_importance for method in methods),
         keys=any(method.needs_keys for method in methods),
     )

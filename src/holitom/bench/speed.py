@@ -224,10 +224,11 @@ def measure(
     require("new_tokens", new_tokens, "a whole number from 2 up", lambda n: n >= 2, whole=True)
     if repeats is not None:
         require("repeats", repeats, "a whole number from 1 up", lambda n: n >= 1, whole=True)
-    if any(setting.method and Reuse.of(setting.method.reuse) for setting in settings):
+    methods = [setting.method for setting in settings if setting.method]
+    if any(Reuse.of(method.reuse) or method.frame_merging for method in methods):
         raise SettingsError(
-            "the vision tower runs once for all settings here, so none may reuse in it; `holitom bench "
-            "reuse` and `holitom drift` measure reuse"
+            "the vision tower runs once for all settings here, so none may reuse or merge frames in it; "
+            "`holitom bench reuse` and `holitom drift` measure reuse"
         )
     inputs, short = _moved(inputs, model), _moved(short, model)
     rows = [Row(setting) for setting in settings if not setting.refused]

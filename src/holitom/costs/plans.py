@@ -29,6 +29,7 @@ class Plan:
         inner: reductions by rising layer.
         needs_importance: whether the vision tower's last attention is read besides.
         needs_keys: whether its keys are.
+        needs_shallow: whether an early attention of it is read.
     """
 
     label: str
@@ -37,6 +38,7 @@ class Plan:
     inner: tuple[AnyStage, ...] = ()
     needs_importance: bool = False
     needs_keys: bool = False
+    needs_shallow: bool = False
 
     def levels(self, separators: int = 0) -> list[Level]:
         """Visual tokens by layer, `separators` (newlines) among them, as inner stages count them."""
@@ -82,4 +84,5 @@ def _plan(label: str, method: Method, frames: int, tokens: int, layers: int) -> 
         inner=method.inner(layers),
         needs_importance=method.needs_importance,
         needs_keys=method.needs_keys,
+        needs_shallow=method.needs_shallow,
     )

@@ -63,7 +63,7 @@ class Costs:
     def vision_operations(self, row: Cost) -> int:
         """Of vision tower and projector, and of reading importance or keys where the row's method does."""
         encoding = sum(self.vision.operations.values())
-        importance = self.vision.importance if row.plan.needs_importance else 0
+        importance = self.vision.importance * (row.plan.needs_importance + row.plan.needs_shallow)
         return encoding + importance + (self.vision.keys if row.plan.needs_keys else 0)
 
     def to_dict(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from holitom.ask import ask
-from holitom.contract import AnyStage, Reuse
+from holitom.contract import AnyStage, FrameMerging, Reuse
 from holitom.costs.decoder import Decoder, Level
 from holitom.errors import UnsupportedUsageError
 from holitom.inspect.inspection import Inspection, Places, Reused, Stage
@@ -60,6 +60,14 @@ class Watched(Method):
     @property
     def needs_keys(self) -> bool:  # type: ignore[override]
         return self.method.needs_keys
+
+    @property
+    def needs_shallow(self) -> bool:  # type: ignore[override]
+        return self.method.needs_shallow
+
+    @property
+    def frame_merging(self) -> FrameMerging | None:
+        return self.method.frame_merging
 
     def merge(self, video: VideoTokens) -> MergedTokens:
         self.seen.append(video)

@@ -45,8 +45,9 @@ class AOT(Method):
        others go into `Y <- (Y + sum p X) / (1 + sum p)`.
     4. `Y` is sent at its places in the first frame, and what was kept at its own.
 
-    Ours: the budget and the order. The shallow importance is that of layer 5 (0-based) of the vision tower
-    (`VideoTokens.shallow`); where a model hands over none, that of the last layer stands in. No token is left
+    Ours: the budget and the order. The shallow importance is that of layer 5 (0-based) of 26 of the vision
+    tower, in proportion in other towers (`VideoTokens.shallow`); where a tower has none (MiniCPM-V's, and in
+    vLLM), that of the last layer stands in. No token is left
     out, so `size` and `origins` count each to the anchor most like it, and on to the one that gets the
     largest share of that. A token that is not finite adds nothing to an anchor.
 
@@ -77,6 +78,7 @@ class AOT(Method):
     sigma: float = 1.5
 
     needs_importance: ClassVar[bool] = True
+    needs_shallow: ClassVar[bool] = True
 
     def in_force(self) -> dict[str, object]:
         return {"clip": "4, 8 from 64 frames on"} if self.clip is None else {}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 import torch
 
-from holitom.contract import AnyStage, Reuse
+from holitom.contract import AnyStage, FrameMerging, Reuse
 from holitom.errors import SettingsError
 from holitom.tokens import MergedTokens, Origins, VideoTokens
 
@@ -50,6 +50,9 @@ class Method:
 
     needs_keys: ClassVar[bool] = False
     """Whether `merge` reads `VideoTokens.keys`; only then are the vision tower's keys read."""
+
+    needs_shallow: ClassVar[bool] = False
+    """Whether `merge` reads `VideoTokens.shallow`; only then is an early attention of the tower read."""
 
     count_varies: ClassVar[bool] = False
     """Whether the number of tokens that `merge` returns depends on what the video shows."""
@@ -97,6 +100,11 @@ class Method:
             origins=lambda: Origins(place.view(frames, tokens), place.view(frames, tokens)),
             streams=None if video.streams is None else video.streams.flatten(0, 1),
         )
+
+    @property
+    def frame_merging(self) -> FrameMerging | None:
+        """How the vision tower merges whole frames; None: it does not."""
+        return None
 
     def inner(self, num_layers: int) -> tuple[AnyStage, ...]:
         """The stages inside a language model of `num_layers` layers, by rising layer."""
@@ -185,6 +193,14 @@ class Combined(Method):
     @property
     def needs_keys(self) -> bool:  # type: ignore[override]
         return self.outer.needs_keys
+
+    @property
+    def needs_shallow(self) -> bool:  # type: ignore[override]
+        return self.outer.needs_shallow
+
+    @property
+    def frame_merging(self) -> FrameMerging | None:
+        return self.outer.frame_merging
 
     @property
     def count_varies(self) -> bool:  # type: ignore[override]

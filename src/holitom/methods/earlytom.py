@@ -1,11 +1,12 @@
 """EarlyTom (arXiv 2605.30010, CVPR 2026): whole frames merge inside the vision tower, tokens behind it.
 
-This file is stage II, behind the tower; `ops.frame_groups.merge_frames` is stage I, a function of the tower's
-hidden states. An independent implementation; the authors' code is Apache-2.0 (viridisGreen/EarlyTom).
+This file is stage II, behind the tower, and asks for stage I, which is `holitom.tower.merged_frames`. An
+independent implementation; the authors' code is Apache-2.0 (viridisGreen/EarlyTom).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import ceil
 from typing import ClassVar, Literal
@@ -14,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from holitom.contract import InnerStage
+from holitom.contract import FrameMerging, InnerStage, Reuse
+from holitom.errors import SettingsError
 from holitom.methods.base import Method, choose, require
 from holitom.methods.holitom import HoliTom
 from holitom.methods.parts import assemble, unchanged
@@ -22,7 +24,7 @@ from holitom.ops.budgets import exact_total, largest_remainder
 from holitom.ops.frame_groups import Groups, frame_groups, lagged_similarity
 from holitom.ops.host import to_device
 from holitom.ops.ragged import Sizes, compact, top_mask
-from holitom.tokens import MergedTokens, VideoTokens
+from holitom.tokens import MergedTokens, Origins, VideoTokens
 
 
 @dataclass(frozen=True, repr=False)
@@ -39,13 +41,19 @@ class EarlyTom(Method):
     3. Inside the language model HoliTom's inner merge, by default half of the visual tokens before layer 18
        of 28.
 
-    Without stage I the vision tower costs what it costs without merging; its share of the time is the paper's
-    point. The authors set threshold and layers for every benchmark and ratio (0.3 to 0.8): one value for all
-    is ours. They compare with the group's first frame in their code and with the frame before in the paper;
-    this follows the code. Faults of the code that are not copied: it loses the last middle frame of every
-    group of four or more, and of frames with newlines all but the first of a group.
+    With `in_tower` whole frames merge inside the vision tower, behind three of its layers, by the same
+    groups (`ops.frame_groups.merge_frames`): that is where the paper's gain in time is. Steps 1 and 2 then
+    act on the `T'` frames that are left of `T`, with `r' = min(1, r T / T')`, and importance is that of the
+    last of these layers. It takes a tower whose frames are a batch (SigLIP, CLIP, InternViT, SmolVLM's);
+    others refuse it. Off by default, so that the method is the same for every family.
 
-    One device synchronisation.
+    The authors set threshold and layers for every benchmark and ratio (0.3 to 0.8): one value for all is
+    ours. They compare with the group's first frame in their code and with the frame before in the paper; this
+    follows the code. Faults of the code that are not copied: it loses the last middle frame of every group of
+    four or more, and of frames with newlines all but the first of a group.
+
+    One device synchronisation, and one more for each video behind each of the tower's layers. Groups are one
+    step on the host for each frame, each after the other.
 
     Attributes:
         retain_ratio: share of the visual tokens that goes into the language model, in (0, 1].
@@ -54,8 +62,12 @@ class EarlyTom(Method):
         momentum: share of the newest frame in the running similarity, in [0, 1].
         budget: "ratio": the paper's, rounded for every frame, so that the count depends on the groups.
             "exact": `merged_count(T, N)` tokens; the frames have as many each, the first ones one more.
-        frames_before: frames that the tower took in, where stage I left fewer of them: `r` is a share of
-            theirs. None: as many as there are.
+        frames_before: frames that the tower took in, where a stage I elsewhere left fewer of them: `r` is a
+            share of theirs. None: as many as there are.
+        in_tower: whether whole frames merge inside the vision tower. The count of tokens depends on the video
+            then, whatever the budget. Not together with `reuse`.
+        tower_layers: layers of the tower (0-based) behind which they do, rising. None: 10, 21 and 23 of 26,
+            in proportion in other towers.
         inner_layer: layer of the inner merge, as in `HoliTom`.
         inner_drop: share of the visual tokens merged away there, as in `HoliTom`; None or 0: none.
     """
@@ -65,6 +77,8 @@ class EarlyTom(Method):
     momentum: float = 0.9
     budget: Literal["ratio", "exact"] = "ratio"
     frames_before: int | None = None
+    in_tower: bool = False
+    tower_layers: tuple[int, ...] | None = None
     inner_layer: int | None = None
     inner_drop: float | None = 0.5
 
@@ -76,6 +90,8 @@ class EarlyTom(Method):
             found["inner_layer"] = "18 of 28"
         if self.frames_before is None:
             found["frames_before"] = "the video's"
+        if self.tower_layers is None:
+            found["tower_layers"] = "10, 21, 23 of 26"
         return found
 
     def __post_init__(self) -> None:
@@ -88,17 +104,21 @@ class EarlyTom(Method):
             require(
                 "frames_before", self.frames_before, "a whole number from 1 up", lambda v: v >= 1, whole=True
             )
+        if not isinstance(self.in_tower, bool):
+            raise SettingsError(f"in_tower must be True or False, got {self.in_tower!r}")
+        self._check_tower()
         self._inside()
 
     @property
     def count_varies(self) -> bool:  # type: ignore[override]  # with one setting it does, with the other not
-        return self.budget != "exact"
+        return self.budget != "exact" or self.in_tower
 
     def merged_count(self, frames: int, tokens: int) -> int:
         """How many tokens `merge` returns.
 
         Raises:
-            SettingsError: the budget is not "exact", so the count depends on what the video shows.
+            SettingsError: the budget is not "exact", or frames merge inside the tower, so the count depends
+                on what the video shows.
         """
         if self.count_varies:
             return super().merged_count(frames, tokens)
@@ -111,6 +131,9 @@ class EarlyTom(Method):
         return min(1.0, self.retain_ratio * self.frames_before / frames)
 
     def merge(self, video: VideoTokens) -> MergedTokens:
+        if video.left is not None:
+            whole = replace(self, frames_before=len(video.features), in_tower=False)
+            return of_frames_left(video, video.left, whole.merge)
         frames, tokens, _ = video.features.shape
         groups = self.groups(video.features)
         windowed, budget = self._plan(groups, frames, tokens)
@@ -135,6 +158,27 @@ class EarlyTom(Method):
         lags = min(self.max_frames - 2, len(features) - 1)
         similarity = lagged_similarity(features, lags)
         return frame_groups(similarity, self.segment_threshold, self.max_frames, self.momentum)
+
+    @property
+    def frame_merging(self) -> FrameMerging | None:
+        if not self.in_tower:
+            return None
+        return FrameMerging(self.tower_layers, self.segment_threshold, self.max_frames, self.momentum)
+
+    def _check_tower(self) -> None:
+        layers = self.tower_layers
+        if layers is not None:
+            if not isinstance(layers, tuple) or not layers:
+                raise SettingsError(f"tower_layers must be a tuple of rising layers, got {layers!r}")
+            for layer in layers:
+                require("tower_layers", layer, "layers from 0 up", lambda v: v >= 0, whole=True)
+            if list(layers) != sorted(set(layers)):
+                raise SettingsError(f"tower_layers must rise, got {layers!r}")
+        if self.in_tower and Reuse.of(self.reuse):
+            raise SettingsError(
+                "in_tower merges the frames that reuse would compare; take one of them (in_tower=False or "
+                "reuse=False)"
+            )
 
     @property
     def merges_inside(self) -> bool:
@@ -164,6 +208,61 @@ class EarlyTom(Method):
             return windowed, largest_remainder(np.full(frames, tokens), total)
         share = round(self._share(frames) * tokens, 9)  # 0.07 * 100 is a little above 7
         return windowed, np.where(windowed > 0, max(1, round(share)), ceil(share)).astype(np.int64)
+
+
+def of_frames_left(
+    video: VideoTokens, left: tuple[int, ...], merge: Callable[[VideoTokens], MergedTokens]
+) -> MergedTokens:
+    """What `merge` makes of the frames that the tower has left, told in numbers of all frames.
+
+    A token stands for those at its place in every frame that is part of its own.
+
+    Args:
+        video: with a token for every frame, those that are gone repeating one that is left.
+        left: numbers of those that are left.
+        merge: an outer stage.
+    """
+    frames, tokens, _ = video.features.shape
+    starts = np.array(left)
+    run = np.diff([*left, frames])
+    owner = np.repeat(np.arange(len(left)), run)
+    device = video.features.device
+    own, at, stands = to_device(owner, device), to_device(starts, device), to_device(run, device)
+
+    def of(values: Tensor | None) -> Tensor | None:
+        return None if values is None else values.index_select(0, at)
+
+    merged = merge(
+        VideoTokens(
+            features=video.features.index_select(0, at),
+            importance=video.importance.index_select(0, at),
+            grid=video.grid,
+            keys=of(video.keys),
+            streams=of(video.streams),
+            shallow=of(video.shallow),
+        )
+    )
+    found = merged.origins
+
+    def origins() -> Origins:
+        assert found is not None
+        known = found()
+
+        def of_all(place: Tensor) -> Tensor:
+            """Places among the frames left, of their tokens, as places of all frames, of all tokens."""
+            kept = place.clamp_min(0)
+            return torch.where(place < 0, place, at[kept // tokens] * tokens + kept % tokens)[own]
+
+        return Origins(of_all(known.via), of_all(known.into))
+
+    return replace(
+        merged,
+        frame=at[merged.frame],
+        size=merged.size * stands[merged.frame],
+        segments=[(left[first], int(starts[last] + run[last]) - 1) for first, last in merged.segments],
+        stages={"tower": len(left) * tokens, **merged.stages},
+        origins=None if found is None else origins,
+    )
 
 
 def window_of(tokens: int, windows: Tensor) -> Tensor:

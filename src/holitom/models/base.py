@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -51,19 +52,31 @@ class EncodedImages:
         importance: `[S]` float32, as in `VideoTokens`.
         sizes: rows and columns of each image's tokens.
         keys: `[S, d]`, as in `VideoTokens`; None where the method needs none.
+        shallow: `[S]`, likewise.
+        left: `[S]` bool on the host: whose image is left where the tower has merged whole frames; None: all.
     """
 
     features: Tensor
     importance: Tensor
     sizes: tuple[tuple[int, int], ...]
     keys: Tensor | None = None
+    shallow: Tensor | None = None
+    left: Tensor | None = None
 
     def frames(self, tokens: Tensor, grid: tuple[int, int], count: int) -> VideoTokens:
         """The video of `count` frames that holds `tokens` `[T * N]` of these, `N` by `grid`."""
         at = sent(tokens, self.features.device)
         keys = None if self.keys is None else self.keys[at].view(count, -1, self.keys.shape[-1])
         features = self.features[at].view(count, -1, self.features.shape[-1])
-        return VideoTokens(features, self.importance[at].view(count, -1), grid, keys)
+        left = None if self.left is None else self.left[tokens.view(count, -1)[:, 0]].nonzero()[:, 0]
+        return VideoTokens(
+            features,
+            self.importance[at].view(count, -1),
+            grid,
+            keys,
+            shallow=None if self.shallow is None else self.shallow[at].view(count, -1),
+            left=None if left is None or len(left) == count else tuple(left.tolist()),
+        )
 
 
 class Adapter(ABC):
@@ -78,7 +91,8 @@ class Adapter(ABC):
         layers: the decoder's layers. Those that attend have `self_attn`; others (gated delta nets) carry a
             state from token to token.
         tower: the vision tower.
-        vision_attention: attention module of the tower's layer whose output becomes the features.
+        vision_layers: the tower's layers.
+        vision_attention: attention module of the one whose output becomes the features.
         streams: how many of the first decoder layers add visual features of their own to what leaves them.
         frames_per_step: frames that the tower makes one grid of tokens of.
     """
@@ -124,6 +138,9 @@ class Adapter(ABC):
     modality: ClassVar[str] = "video"
     """What the family's classes call what they encode: "image" where videos come as images between texts."""
 
+    early: ClassVar[bool] = True
+    """Whether the tower's first layers have the last one's patches, so that their attention can be read."""
+
     streams: int = 0
     frames_per_step: int = 1
 
@@ -143,7 +160,7 @@ class Adapter(ABC):
         self.layers: Any = self._at(self.language_model, "layers")
         self.tower: Any = self._at(self.trunk, tower)
         # In some versions of transformers, LLaVA's tower is one module further in.
-        blocks = self._at(getattr(self.tower, "vision_model", self.tower), layers)
+        blocks = self.vision_layers = self._at(getattr(self.tower, "vision_model", self.tower), layers)
         selected = getattr(self.config, "vision_feature_layer", -1)
         self.vision_attention: Any = self._at(self._feature_layer(blocks, selected), attention)
         names = tuple(dict.fromkeys(self.projections.values()))
@@ -194,6 +211,17 @@ class Adapter(ABC):
                 f"{self.family} with vision_feature_layer={selected!r}, the embeddings; supported: a layer"
             )
         return layers[last - 1]
+
+    @property
+    def shallow_layer(self) -> int:
+        """The early layer of the tower whose attention `VideoTokens.shallow` is."""
+        return round(len(self.vision_layers) * 5 / 26)
+
+    def reading(self, layer: int) -> Adapter:
+        """The adapter of the same model that reads importance and keys in the tower's `layer`."""
+        other = copy.copy(self)
+        other.vision_attention = self._at(self.vision_layers[layer], self.places[2])
+        return other
 
     @property
     def encoder(self) -> str:

@@ -41,6 +41,7 @@ class MiniCPMV46(PackedTower):
     keeps_positions: ClassVar[bool] = False
     rotate = staticmethod(apply_rotary_pos_emb)
     rotate_vision = None
+    early = False  # the tower merges patches between two of its layers
 
     def _check_config(self) -> None:
         super()._check_config()

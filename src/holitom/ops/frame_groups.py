@@ -70,25 +70,48 @@ def frame_groups(similarity: Similarities, threshold: float, max_frames: int, mo
 
 @dataclass(frozen=True)
 class FrameMerge:
-    """Which frames merge.
+    """Which frames merge: each that is left is one frame, or a mean of two.
 
     Attributes:
-        weights: `[T', T]` float64 on the host: each frame that is left as a mean of what came in; its rows
-            sum to 1. Of several merges one after another the product says how much of each frame a token
-            stands for.
+        source: `[T']` int64 on the host, ascending: the number, among the frames that came in, of the first
+            (or only) source of each frame that is left.
+        other: `[T']` int64: the number of its second source; the first again where there is none.
+        share: `[T']` float64: the first source's share in it; the second has the rest.
         groups: first and last frame (inclusive) of each group of the frames that came in.
-        source: `[T']` int64: the number, among those, of each merged frame's first source.
+        count: frames `T` that came in.
     """
 
-    weights: npt.NDArray[np.float64]
-    groups: Groups
     source: npt.NDArray[np.int64]
+    other: npt.NDArray[np.int64]
+    share: npt.NDArray[np.float64]
+    groups: Groups
+    count: int
+
+    @property
+    def weights(self) -> npt.NDArray[np.float64]:
+        """`[T', T]`: each frame that is left as a mean of what came in; rows sum to 1.
+
+        Of several merges one after another the product says how much of each frame a token stands for.
+        """
+        weights = np.zeros((len(self.source), self.count))
+        left = np.arange(len(self.source))
+        np.add.at(weights, (left, self.source), self.share)
+        np.add.at(weights, (left, self.other), 1 - self.share)
+        return weights
 
     def __call__(self, frames: Tensor) -> Tensor:
-        """The merged frames `[T', ...]` of `frames` `[T, ...]`, in their dtype; computed in float32."""
-        weights = to_device(self.weights.astype(np.float32), frames.device)
-        merged = weights @ frames.float().flatten(1)
-        return merged.view(len(weights), *frames.shape[1:]).to(frames.dtype)
+        """The merged frames `[T', ...]` of `frames` `[T, ...]`, in their dtype; computed in float32.
+
+        A frame that stays alone stays as it is, bit for bit.
+        """
+        if len(self.source) == self.count:
+            return frames
+        first, second = to_device(np.stack([self.source, self.other]), frames.device)
+        share = to_device(self.share.astype(np.float32), frames.device)
+        share = share.view(-1, *(1,) * (frames.dim() - 1))
+        alone = frames.index_select(0, first)
+        mixed = share * alone.float() + (1 - share) * frames.index_select(0, second).float()
+        return torch.where(share == 1, alone, mixed.to(frames.dtype))
 
 
 def merge_frames(
@@ -97,15 +120,13 @@ def merge_frames(
     """EarlyTom's stage I behind one layer of the vision tower: whole frames merge, places stay.
 
     Groups of one and two frames stay. In a longer one the first and the last stay, and the frames between are
-    walked: frame `i` merges with the next where both are more alike (`s_i`) than the group's first and last
-        and
-    the next is no more like the one after it (`s_i > s_{i+1}`, or there is none). The two become
+    walked: frame `i` merges with the next where the two are more alike (`s_i`) than the group's first and
+    last, and the next is less like the one after it (`s_i > s_{i+1}`, or there is none). The two become
     `w f_i + (1 - w) f_{i+1}`, `w = s_i / (s_i + s_{i+1})`, and 1/2 where there is no `s_{i+1}` (ours, and
     so is that a negative similarity counts as 0).
 
-    To be called behind each of three layers (10, 21 and 23 of SigLIP's in most of the authors' scripts) and
-    its result applied to the hidden states; importance is the column mean of the last of these layers'
-    attention, to which that layer's result is applied as well. One device synchronisation.
+    `holitom.tower.merged_frames` calls it behind some layers of a tower. One device synchronisation, and one
+    step on the host for each frame, each after the other.
 
     Args:
         hidden: `[T, S, D]`: hidden states that leave the layer, any floating dtype.
@@ -115,24 +136,20 @@ def merge_frames(
     """
     similarity = lagged_similarity(hidden, min(max_frames - 2, len(hidden) - 1))
     groups = frame_groups(similarity, segment_threshold, max_frames, momentum)
-    rows: list[dict[int, float]] = []
+    left: list[tuple[int, int, float]] = []
     for first, last in groups:
-        rows += (
-            _walked(similarity, first, last)
-            if last - first > 1
-            else ({t: 1.0} for t in range(first, last + 1))
-        )
-    weights = np.zeros((len(rows), len(hidden)))
-    for row, sources in enumerate(rows):
-        weights[row, list(sources)] = list(sources.values())
-    return FrameMerge(weights, groups, np.array([min(sources) for sources in rows], dtype=np.int64))
+        left += _walked(similarity, first, last)
+    source, other, share = zip(*left, strict=True)
+    return FrameMerge(np.array(source), np.array(other), np.array(share), groups, len(hidden))
 
 
-def _walked(similarity: Similarities, first: int, last: int) -> list[dict[int, float]]:
-    """What is left of one group of three frames or more: of each frame, its sources and their shares."""
+def _walked(similarity: Similarities, first: int, last: int) -> list[tuple[int, int, float]]:
+    """What is left of one group: of each frame its first and second source, and the first one's share."""
+    if last - first < 2:
+        return [(frame, frame, 1.0) for frame in range(first, last + 1)]
     bound = similarity[last - first, first]
     alike = similarity[1]  # of each frame with the next
-    left = [{first: 1.0}]
+    left = [(first, first, 1.0)]
     frame = first + 1
     while frame < last:
         pair = frame + 1 < last  # the next is a middle frame as well
@@ -140,9 +157,9 @@ def _walked(similarity: Similarities, first: int, last: int) -> list[dict[int, f
         if pair and alike[frame] > bound and (not more or alike[frame] > alike[frame + 1]):
             own, other = max(0.0, float(alike[frame])), max(0.0, float(alike[frame + 1]))
             share = own / (own + other) if more and own + other else 0.5
-            left.append({frame: share, frame + 1: 1 - share})
+            left.append((frame, frame + 1, share))
             frame += 2
         else:
-            left.append({frame: 1.0})
+            left.append((frame, frame, 1.0))
             frame += 1
-    return [*left, {last: 1.0}]
+    return [*left, (last, last, 1.0)]

@@ -89,8 +89,11 @@ class Handle(Run):
         self._after(trunk, router.leave_trunk, always_call=True)
         if model is not trunk:
             self._after(model, router.leave_model, always_call=True)
+        tower = router.tower
         if attached.method.needs_importance or attached.method.needs_keys:
-            self._before(adapter.vision_attention, router.tower.see)
+            self._before(tower.reads.vision_attention, tower.see)
+        if tower.early is not None:
+            self._before(tower.early.vision_attention, tower.see_early)
         for index, layer in enumerate(adapter.layers):
             self._before(layer, router.layer(index))
         for index in {ranks for layer, ranks in attached.ranked_by.items() if ranks != layer}:

@@ -55,17 +55,19 @@ class Call:
 
 @dataclass
 class Reading:
-    """What the vision tower's last attention gives while one call of the encoder runs.
+    """What the vision tower's attention gives while one call of the encoder runs.
 
     Attributes:
         lengths: of the patches that attend to each other, see `Adapter.attention_lengths`.
         importance: of every patch, see `Adapter.importance`; None until it is read.
         keys: of every patch, see `Adapter.keys`; None until they are read.
+        shallow: as `importance`, of the early layer.
     """
 
     lengths: list[int] = field(default_factory=list)
     importance: Tensor | None = None
     keys: Tensor | None = None
+    shallow: Tensor | None = None
 
 
 @dataclass

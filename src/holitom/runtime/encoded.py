@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, make_dataclass
+from dataclasses import dataclass, field, fields, make_dataclass, replace
 from functools import cache
 from itertools import accumulate
+from math import prod
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from holitom.contract import Merges
 from holitom.errors import UnsupportedUsageError
-from holitom.models.base import Adapter, SentTokens
+from holitom.models.base import Adapter, EncodedImages, SentTokens
 from holitom.runtime.layout import Placement
 from holitom.runtime.report import Mark, Report, VideoReport
 from holitom.tokens import MergedTokens, VideoTokens
@@ -84,6 +85,23 @@ class Encoded:
         sent = {key: adapter.send(video, merged[key]) for key, video in distinct.items()}
         self.merged = [merged[id(video)] for video in self.videos]
         self.sent = [sent[id(video)] for video in self.videos]
+
+
+def with_left(videos: list[Any], stays: Tensor) -> list[Any]:
+    """What an adapter's `videos` returned, told which frames the tower has left.
+
+    Args:
+        videos: `VideoTokens`, or one `EncodedImages`.
+        stays: `[F]` bool on the host, of all frames and images of the call.
+    """
+    if isinstance(videos[0], EncodedImages):
+        tokens = torch.tensor([prod(size) for size in videos[0].sizes])
+        return [replace(videos[0], left=stays.repeat_interleave(tokens))]
+    own = torch.split(stays, [len(video.features) for video in videos])
+    return [
+        video if bool(left.all()) else replace(video, left=tuple(left.nonzero()[:, 0].tolist()))
+        for video, left in zip(videos, own, strict=True)
+    ]
 
 
 FIELD = "holitom"

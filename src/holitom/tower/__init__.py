@@ -1,10 +1,12 @@
-"""Reuse in the vision tower: what has not changed since a reference frame is not computed again."""
+"""What saves work inside the vision tower: reuse of what has not changed since a reference frame, and merging
+of whole frames."""
 
 from __future__ import annotations
 
 from holitom.contract import Reuse
+from holitom.tower.merged_frames import MergedFrames
 from holitom.tower.plan import Plan
 from holitom.tower.reuse import ReuseReport
 from holitom.tower.session import ReusedTower
 
-__all__ = ["Plan", "Reuse", "ReuseReport", "ReusedTower"]
+__all__ = ["MergedFrames", "Plan", "Reuse", "ReuseReport", "ReusedTower"]

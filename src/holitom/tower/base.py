@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from holitom.contract import Reuse
 from holitom.errors import UnsupportedModelError
-from holitom.models.base import Adapter
+from holitom.models.base import Adapter, EncodedImages
 from holitom.ops.host import to_host
 from holitom.tower.kinds import Kind
 from holitom.tower.packing import Packing, Stretches
@@ -67,9 +67,9 @@ class Tower(ABC):
             missing = [name for name in kind.projections if not callable(getattr(attention, name, None))]
             if missing:
                 raise UnsupportedModelError(
-                    f"reuse in the vision tower needs {', '.join(missing)} of {type(attention).__name__}, "
-                    "which is not there; load the model without the quantisation or kernel that replaces its "
-                    "attention"
+                    f"computing a part of the vision tower needs {', '.join(missing)} of "
+                    f"{type(attention).__name__}, which is not there; load the model without the "
+                    "quantisation or kernel that replaces its attention"
                 )
 
     @abstractmethod
@@ -101,6 +101,27 @@ class Tower(ABC):
     def reads(self, arguments: dict[str, Any]) -> frozenset[int]:
         """The layers whose output is read outside the layers, for arguments of the trunk's encoder."""
         return frozenset({len(self.layers) - 1})
+
+    def wants_all(self, arguments: dict[str, Any]) -> bool:
+        """Whether a call wants what less than the whole tower cannot give: all layers' states, attention, a
+        second forward."""
+        for name in ("output_hidden_states", "output_attentions"):
+            if arguments.get(name) or getattr(self.module.config, name, False):
+                return True
+        first: Any = self.layers[0]
+        return bool(first.training and getattr(first, "gradient_checkpointing", False))
+
+    def frames_of(self, arguments: dict[str, Any], input_ids: Tensor | None) -> list[list[int]] | None:
+        """Where videos come as images: which images are the frames of each; None where nobody can tell."""
+        adapter: Any = self.adapter
+        if adapter.modality == "video" or input_ids is None:
+            return None
+        rows, columns = adapter.grid
+        count = int(adapter.shown(arguments[adapter.pixels_name]).sum())
+        number = torch.arange(count).repeat_interleave(rows * columns)
+        images = EncodedImages(number[:, None], torch.zeros(len(number)), ((rows, columns),) * count)
+        videos = adapter.locate([images], {"input_ids": input_ids})
+        return [video.features[:, 0, 0].tolist() for video in videos]
 
     def plans(self, reuse: Reuse, layout: Layout) -> list[Plan]:
         """What is to be computed of each video: one device synchronisation for all of them."""

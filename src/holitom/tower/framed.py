@@ -49,10 +49,31 @@ class Frames:
         return computed.ravel(), (frame * computed.shape[1] + np.arange(computed.shape[1])).ravel()
 
 
+@dataclass(frozen=True)
+class Batch:
+    """The frames of a call.
+
+    Attributes:
+        pixels: `[F, C, H, W]`: videos' frames, and other images.
+        at: the frames of each video among them.
+    """
+
+    pixels: Tensor
+    at: list[Ints]
+
+
 class FramedTower(Tower):
     """Such a tower; between its layers the computed tokens are `[1, n, D]`."""
 
     def lay_out(self, arguments: dict[str, Any], frames: list[list[int]] | None) -> Frames | None:
+        found = self.batch(arguments, frames)
+        if found is None:
+            return None
+        places = [self._places(found.pixels[torch.from_numpy(video)]) for video in found.at]
+        return Frames(places, found.at, len(found.pixels), self.kind.leading)
+
+    def batch(self, arguments: dict[str, Any], frames: list[list[int]] | None) -> Batch | None:
+        """The frames of a call; arguments and None as in `lay_out`."""
         pixels: Tensor = arguments[self.adapter.pixels_name]
         mask = arguments.get("pixel_attention_mask")
         if self.adapter.modality == "video":
@@ -70,8 +91,7 @@ class FramedTower(Tower):
             at = [np.asarray(video, dtype=np.int64) for video in frames]
         if mask is not None and not bool(mask.all()):
             return None  # attention that is masked differs between frames
-        places = [self._places(pixels[torch.from_numpy(video)]) for video in at]
-        return Frames(places, at, len(pixels), self.kind.leading)
+        return Batch(pixels, at)
 
     def _places(self, frames: Tensor) -> Tensor:
         """The patches `[T, S, C, 1, h, w]` of frames `[T, C, H, W]`."""
@@ -99,7 +119,10 @@ class FramedTower(Tower):
         return packing.pack(hidden.flatten(0, 1))[None]
 
     def fill(self, rows: Tensor, packing: Packing, grid: Tensor) -> Tensor:
-        filled = packing.fill(rows[0]).view(*grid.shape[:2], -1)
+        return self.laid(packing.fill(rows[0]).view(*grid.shape[:2], -1), grid)
+
+    def laid(self, filled: Tensor, grid: Tensor) -> Tensor:
+        """Hidden states `[F, P, D]` with the strides of `grid`."""
         if grid.is_contiguous():
             return filled
         # What reads the features rounds by their strides: SigLIP's are those of its patch embedding.

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from holitom.contract import Reuse
 from holitom.errors import UnsupportedUsageError
-from holitom.models.base import Adapter, EncodedImages
+from holitom.models.base import Adapter
 from holitom.tower.base import Tower
 from holitom.tower.framed import FramedTower
 from holitom.tower.kinds import kind_of
@@ -123,7 +123,8 @@ class ReusedTower:
         UnsupportedUsageError: reuse is attached to it already.
     """
 
-    def __init__(self, adapter: Adapter) -> None:
+    def __init__(self, adapter: Adapter, *reads: nn.Module) -> None:
+        """`reads`: attention modules whose input is read, besides the one that tells importance."""
         kind = kind_of(adapter)
         self.tower = (FramedTower if kind.frames == "stacked" else PackedTower)(adapter, kind)
         if any(isinstance(each.__dict__.get("forward"), Wrapped) for each in self.tower.attentions):
@@ -138,8 +139,8 @@ class ReusedTower:
             for attention in self.tower.attentions
         ]
         # Whoever reads the input of the attention that tells importance sees the whole grid.
-        read = adapter.vision_attention
-        self._hooks.append(read.register_forward_pre_hook(Hook(_fill), with_kwargs=True, prepend=True))
+        for read in {adapter.vision_attention, *reads}:
+            self._hooks.append(read.register_forward_pre_hook(Hook(_fill), with_kwargs=True, prepend=True))
 
     def detach(self) -> None:
         """Take every hook off the tower. It may be called again, and does nothing then."""
@@ -168,8 +169,8 @@ class ReusedTower:
         with torch.no_grad():
             layout = (
                 None
-                if self._asked(arguments)
-                else tower.lay_out(arguments, self._frames(arguments, input_ids))
+                if tower.wants_all(arguments)
+                else tower.lay_out(arguments, tower.frames_of(arguments, input_ids))
             )
             plans = [] if layout is None else tower.plans(reuse, layout)
             report = ReuseReport(tuple(plans), 0 if layout is None else layout.others)
@@ -184,27 +185,6 @@ class ReusedTower:
             yield report
         finally:
             _call.reset(token)
-
-    def _asked(self, arguments: Arguments) -> bool:
-        """Whether the call wants what a plan cannot give: all layers' states, attention, a second forward."""
-        config = self.tower.module.config
-        for name in ("output_hidden_states", "output_attentions"):
-            if arguments.get(name) or getattr(config, name, False):
-                return True
-        first: Any = self.tower.layers[0]
-        return bool(first.training and getattr(first, "gradient_checkpointing", False))
-
-    def _frames(self, arguments: Arguments, input_ids: Tensor | None) -> list[list[int]] | None:
-        """Where videos come as images: which images are the frames of each."""
-        adapter: Any = self.tower.adapter
-        if adapter.modality == "video" or input_ids is None:
-            return None
-        rows, columns = adapter.grid
-        count = int(adapter.shown(arguments[adapter.pixels_name]).sum())
-        number = torch.arange(count).repeat_interleave(rows * columns)
-        images = EncodedImages(number[:, None], torch.zeros(len(number)), ((rows, columns),) * count)
-        videos = adapter.locate([images], {"input_ids": input_ids})
-        return [video.features[:, 0, 0].tolist() for video in videos]
 
 
 def _enter(index: int) -> Any:

@@ -28,6 +28,7 @@ class Looks(Method):
     seen: list[VideoTokens] = field(default_factory=list)
     needs_importance: ClassVar[bool] = True
     needs_keys: ClassVar[bool] = True
+    needs_shallow: ClassVar[bool] = True
 
     def merge(self, video: VideoTokens) -> MergedTokens:
         self.seen.append(video)

@@ -56,6 +56,10 @@ def method_of(hf_config: Any) -> Method | None:
         raise SettingsError(
             "reuse in the vision tower is for transformers' towers, not vLLM's; leave reuse out"
         )
+    if method.frame_merging:
+        raise SettingsError(
+            "merging frames in the vision tower is for transformers' towers, not vLLM's; leave in_tower out"
+        )
     # Whatever a method refuses for its settings' sake it refuses for this video, longer than any.
     method.merged_count(2**14, 2**8)
     return method

@@ -1,0 +1,238 @@
+"""Merging whole frames between the layers of one vision tower (EarlyTom's stage I).
+
+Behind some of its layers the tower goes on with fewer frames. Where its states are read outside the layers
+every frame has some again: those of the frame that it is part of. So whatever follows the tower finds as many
+frames as ever, and is told which of them are left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from holitom.contract import FrameMerging
+from holitom.errors import SettingsError, UnsupportedModelError
+from holitom.models.base import Adapter
+from holitom.ops.frame_groups import FrameMerge, merge_frames
+from holitom.ops.host import to_device
+from holitom.tower.base import Ints, Mask
+from holitom.tower.framed import FramedTower
+from holitom.tower.kinds import KINDS
+from holitom.wrapping import Hook
+
+Arguments = dict[str, Any]
+
+LAYERS, OF = (10, 21, 23), 26
+"""Layers behind which frames merge in most of the authors' scripts, of SigLIP's 26."""
+
+
+@dataclass
+class Call:
+    """One call of a tower whose frames merge.
+
+    Attributes:
+        tower: that it is a call of.
+        merging: settings.
+        behind: layers behind which frames merge.
+        reads: layers whose output is read outside the layers.
+        at: the frames of each video among those of the batch, ascending.
+        rows: the frames of the batch that layers work on now, ascending.
+        latest: the latest merge; None before the first.
+        grid: shape and strides of the hidden states that entered the first layer, without values.
+    """
+
+    tower: FramedTower
+    merging: FrameMerging
+    behind: frozenset[int]
+    reads: frozenset[int]
+    at: list[Ints]
+    rows: Ints
+    latest: FrameMerge | None = None
+    grid: Tensor = field(default_factory=lambda: torch.empty(0))
+
+    def enter(self, index: int, hidden: Tensor) -> Tensor:
+        """What enters layer `index`, for the `hidden` states that the tower hands it."""
+        if index == 0:
+            self.grid = torch.empty_strided(hidden.shape, hidden.stride(), device="meta")
+        return self.left(hidden) if index - 1 in self.reads else hidden
+
+    def leave(self, index: int, hidden: Tensor) -> Tensor:
+        """What leaves layer `index`, for the `hidden` states that it made."""
+        if index in self.behind:
+            hidden = self._merge(hidden)
+        if index in self.reads and len(hidden) < len(self.grid):
+            hidden = self.tower.laid(self.spread(hidden), self.grid)
+        return hidden
+
+    def left(self, frames: Tensor) -> Tensor:
+        """Of all frames `[F, ...]`, those that layers work on."""
+        if len(frames) == len(self.rows):
+            return frames
+        return frames.index_select(0, to_device(self.rows, frames.device))
+
+    def spread(self, rows: Tensor) -> Tensor:
+        """All frames `[F, ...]` of those that layers work on: each the one that it is part of."""
+        owner = np.arange(len(self.grid))
+        for at in self.at:
+            stays = at[np.isin(at, self.rows)]
+            owner[at] = stays[np.searchsorted(stays, at, "right") - 1]
+        return rows.index_select(0, to_device(np.searchsorted(self.rows, owner), rows.device))
+
+    def read(self, values: Tensor) -> Tensor:
+        """`values` `[f, ...]` of the frames that entered the latest merge, for all frames `[F, ...]`."""
+        return values if self.latest is None else self.spread(self.latest(values))
+
+    @property
+    def stays(self) -> Mask:
+        """`[F]`: which frames of the batch are left."""
+        return np.isin(np.arange(len(self.grid)), self.rows)
+
+    def _merge(self, hidden: Tensor) -> Tensor:
+        """The frames that are left behind a layer."""
+        alone = np.isin(self.rows, np.concatenate(self.at), invert=True).nonzero()[0]
+        source, other, share = [alone], [alone], [np.ones(len(alone))]
+        for at in self.at:
+            where = np.isin(self.rows, at).nonzero()[0]
+            found = merge_frames(
+                hidden.index_select(0, to_device(where, hidden.device)),
+                segment_threshold=self.merging.segment_threshold,
+                max_frames=self.merging.max_frames,
+                momentum=self.merging.momentum,
+            )
+            source.append(where[found.source])
+            other.append(where[found.other])
+            share.append(found.share)
+        first = np.concatenate(source)
+        order = first.argsort()
+        self.latest = FrameMerge(
+            first[order], np.concatenate(other)[order], np.concatenate(share)[order], [], len(self.rows)
+        )
+        self.rows = self.rows[self.latest.source]
+        return self.latest(hidden)
+
+
+_call: ContextVar[Call | None] = ContextVar("holitom_merged_frames", default=None)
+
+
+class MergedFrames:
+    """Merging of whole frames in the vision tower of one model, until `detach`.
+
+    Attributes:
+        tower: whose layers it is.
+        behind: layers behind which frames merge, ascending; attention is read in the last of them.
+
+    Raises:
+        UnsupportedModelError: the model's tower does not take frames as a batch.
+        SettingsError: it has no such layers.
+    """
+
+    def __init__(self, adapter: Adapter, merging: FrameMerging) -> None:
+        trunk: Any = adapter.trunk
+        name = trunk.config.vision_config.model_type
+        if name not in KINDS or KINDS[name].frames != "stacked":
+            batched = sorted(each for each, kind in KINDS.items() if kind.frames == "stacked")
+            raise UnsupportedModelError(
+                f"merging whole frames inside the vision tower takes a tower whose frames are a batch "
+                f"({', '.join(batched)}), and {type(trunk).__name__}'s, of type {name!r}, gets all frames' "
+                "patches in one sequence whose bounds are fixed before its first layer; leave in_tower off"
+            )
+        self.merging = merging
+        self.tower = FramedTower(adapter, KINDS[name])
+        read = next(i for i, each in enumerate(self.tower.attentions) if each is adapter.vision_attention)
+        self.behind = _behind(merging, read + 1)
+        self._hooks: list[Any] = []
+        for index, layer in enumerate(self.tower.layers):
+            self._hooks.append(layer.register_forward_pre_hook(Hook(_enter(index)), with_kwargs=True))
+            # Before transformers' own hooks, which record what leaves a layer.
+            self._hooks.append(layer.register_forward_hook(Hook(_leave(index)), prepend=True))
+
+    def detach(self) -> None:
+        """Take every hook off the tower. It may be called again, and does nothing then."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
+
+    @contextmanager
+    def call(self, arguments: Arguments, input_ids: Tensor | None = None) -> Iterator[Call | None]:
+        """Run what the trunk's encoder does inside the block with merging frames.
+
+        Args:
+            arguments: of the encoder, by name.
+            input_ids: `[B, L]`: the prompt; where videos come as images, it tells which images are frames.
+
+        Yields:
+            What is left, once the tower has run; None where frames do not merge: they cannot be told, or the
+            call wants the states of all layers.
+        """
+        found = None
+        if not self.tower.wants_all(arguments):
+            found = self.tower.batch(arguments, self.tower.frames_of(arguments, input_ids))
+        call = None
+        if found is not None and found.at:
+            reads = self.tower.reads(arguments)
+            rows = np.arange(len(found.pixels))
+            call = Call(self.tower, self.merging, frozenset(self.behind), reads, found.at, rows)
+        token = _call.set(call)
+        try:
+            yield call
+        finally:
+            _call.reset(token)
+
+
+def _behind(merging: FrameMerging, depth: int) -> tuple[int, ...]:
+    """The layers behind which frames merge, of the `depth` layers that the features come out of."""
+    if merging.layers is None:
+        return tuple(sorted({min(depth - 1, round(layer * depth / OF)) for layer in LAYERS}))
+    if merging.layers[-1] >= depth:
+        raise SettingsError(
+            f"tower_layers must be in 0..{depth - 1}, the layers of this tower that make features, got "
+            f"{merging.layers!r}"
+        )
+    return merging.layers
+
+
+def _enter(index: int) -> Any:
+    def enter(module: nn.Module, args: tuple[Any, ...], kwargs: Arguments) -> Any:
+        call = _call.get()
+        if call is None or call.tower.layers[index] is not module:
+            return None
+        if args:
+            hidden, *others = args
+            return (call.enter(index, hidden), *map(_masked(call), others)), _mapped(call, kwargs)
+        hidden = kwargs["hidden_states"]
+        return args, {**_mapped(call, kwargs), "hidden_states": call.enter(index, hidden)}
+
+    return enter
+
+
+def _masked(call: Call) -> Any:
+    """Masks of all frames `[F, 1, P, P]`, of those that layers work on."""
+
+    def masked(value: Any) -> Any:
+        every = isinstance(value, Tensor) and value.dim() == 4 and len(value) == len(call.grid)
+        return call.left(value) if every else value
+
+    return masked
+
+
+def _mapped(call: Call, kwargs: Arguments) -> Arguments:
+    return {name: _masked(call)(value) for name, value in kwargs.items()}
+
+
+def _leave(index: int) -> Any:
+    def leave(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        call = _call.get()
+        if call is None or call.tower.layers[index] is not module:
+            return None
+        if isinstance(output, tuple):
+            return (call.leave(index, output[0]), *output[1:])
+        return call.leave(index, output)
+
+    return leave
