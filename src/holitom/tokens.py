@@ -21,7 +21,8 @@ class VideoTokens:
         keys: `[T, N, d]`: keys of the vision tower's last layer, averaged over heads, pooled as the
             features are; None where the method needs none.
         shallow: `[T, N]` float32: as `importance`, of an early layer of the vision tower (layer 5, 0-based,
-            of 26, in proportion in other towers); None where the method needs none or the model has none.
+            of 26, in proportion in other towers); None where the method needs none, or where the tower merges
+            patches or frames on its way.
         streams: `[T, N, E]`: further features of the same tokens (DeepStack), which merge just as `features`
             do and decide nothing; None where the model has none.
         left: numbers of the frames that are left where the tower has merged whole frames, frame 0 among

@@ -30,15 +30,15 @@ class Tower:
         calls: what each thread has under way.
         reuse: settings of reuse; None where the tower runs as ever.
         reads: the adapter that reads importance and keys.
-        early: the one that reads early importance; None where none is wanted, or the tower has none.
+        early: the one that reads early importance; None where none is wanted, or the tower merges patches or
+            frames on its way.
     """
 
     def __init__(self, adapter: Adapter, method: Merges, calls: Calls) -> None:
         self.adapter, self.method, self.calls = adapter, method, calls
         self.reuse, merging = Reuse.of(method.reuse), method.frame_merging
-        self.early = (
-            adapter.reading(adapter.shallow_layer) if method.needs_shallow and adapter.early else None
-        )
+        shallow = method.needs_shallow and adapter.early and merging is None
+        self.early = adapter.reading(adapter.shallow_layer) if shallow else None
         early = () if self.early is None else (self.early.vision_attention,)
         self._merged = None if merging is None else MergedFrames(adapter, merging)
         self.reads = adapter if self._merged is None else adapter.reading(self._merged.behind[-1])
