@@ -99,6 +99,19 @@ def test_an_argument_of_another_name_is_refused_on_attach(name: str) -> None:
     METHOD.attach(model).detach()
 
 
+@pytest.mark.parametrize("argument", ["cache", "inputs_embeds", "layer_idx"])
+def test_a_mask_function_that_takes_another_name_is_refused(
+    argument: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = holitom.models.interface
+    own = module.create_causal_mask
+    name = module.mask_cache_name(own) if argument == "cache" else argument
+    monkeypatch.setattr(module, "create_causal_mask", renamed(own, name))
+    told = rf"create_causal_mask takes no .*{argument}.*{transformers.__version__}.*{TESTED}"
+    with pytest.raises(InterfaceError, match=told):
+        METHOD.attach(small("llava-onevision").model)
+
+
 @pytest.mark.parametrize(("name", "owner", "gone"), [
     ("llava-onevision", "model", "vision_tower"),
     ("internvl", "model", "language_model"),

@@ -15,7 +15,7 @@ import pytest
 import torch
 from support.tiny import Tiny, build_model, video
 
-from holitom import HoliTom
+from holitom import HoliTom, UnsupportedUsageError
 from holitom.methods import METHODS, get_method
 
 METHOD = HoliTom(retain_ratio=0.25, inner_layer=2)
@@ -65,6 +65,79 @@ def test_a_copy_runs_its_own_weights(how: Any, inputs: Any) -> None:
         assert say(other, inputs) == merged
     assert run.last is not None
     assert say(other, inputs) == stock
+
+
+def averaged(model: Any) -> Any:
+    ema = torch.optim.swa_utils.AveragedModel(model)
+    ema.update_parameters(model)
+    return ema.module
+
+
+def quantised(model: Any) -> Any:
+    return torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear})
+
+
+@pytest.mark.filterwarnings("ignore:torch.ao.quantization is deprecated")
+@pytest.mark.parametrize("how", [copied, averaged, quantised])
+def test_a_copy_of_a_model_that_has_run_is_as_one_of_the_stock_model(how: Any, inputs: Any) -> None:
+    model = build_model()
+    say(model, inputs)
+    wanted = say(how(model), inputs)
+    with METHOD(model):
+        say(model, inputs)
+        other = how(model)
+    assert say(other, inputs) == wanted
+    with METHOD(how(model)):
+        pass
+    with METHOD(other) as run:
+        say(other, inputs)
+    assert run.last is not None
+    assert say(other, inputs) == wanted
+
+
+def test_what_holds_model_and_handle_can_be_copied(inputs: Any) -> None:
+    """The copy's model is without the method, so its handle is detached; it keeps the latest report."""
+
+    class Trainer:
+        def __init__(self) -> None:
+            self.model = build_model()
+            self.handle = METHOD.attach(self.model)
+
+    trainer = Trainer()
+    merged = say(trainer.model, inputs)
+    other = copy.deepcopy(trainer)
+    other.handle.detach()
+    assert say(trainer.model, inputs) == merged
+    assert other.handle.last is not None
+    assert str(other.handle.last.videos) == str(trainer.handle.last.videos)  # type: ignore[union-attr]
+    trainer.handle.detach()
+    assert say(other.model, inputs) == say(trainer.model, inputs)
+    with METHOD(other.model) as run:
+        assert say(other.model, inputs) == merged
+    assert pickle.loads(pickle.dumps(run)).last.to_dict()["videos"] == run.last.to_dict()["videos"]  # type: ignore[union-attr]
+
+
+def test_features_can_be_copied_and_saved(tiny: Tiny, inputs: Any) -> None:
+    """Assisted decoding copies them; what was saved is as if it was encoded without a method."""
+    model, ids = tiny.model, inputs["input_ids"]
+    with METHOD(model), torch.no_grad():
+        wanted = model(**inputs).logits
+        features = model.get_video_features(inputs["pixel_values_videos"], return_dict=True)
+        for each in (features, copy.deepcopy(features), copy.copy(features)):
+            assert torch.equal(model(input_ids=ids, mm_encoder_outputs={"video": each}).logits, wanted)
+        loaded = saved(features)
+        assert torch.equal(loaded.pooler_output, features.pooler_output)
+        with pytest.raises(UnsupportedUsageError, match="before this method was attached"):
+            model(input_ids=ids, mm_encoder_outputs={"video": loaded})
+
+
+def test_an_assistant_changes_no_answer(inputs: Any) -> None:
+    model, assistant = build_model(), build_model(layers=1)
+    outer = HoliTom(retain_ratio=0.25, inner_drop=None)
+    with outer(model), torch.no_grad():
+        wanted = say(model, inputs)
+        ids = model.generate(**inputs, max_new_tokens=4, do_sample=False, assistant_model=assistant)
+    assert ids[0, -4:].tolist() == wanted
 
 
 def test_a_copy_outlives_its_original(inputs: Any) -> None:
@@ -131,6 +204,22 @@ def test_a_run_does_not_keep_its_model(inputs: Any) -> None:
     gc.collect()
     assert alive() is None
     assert report is run.last is not None
+
+
+def test_an_interrupted_run_does_not_keep_its_model(inputs: Any) -> None:
+    model = build_model()
+    alive = weakref.ref(model)
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    model.model.language_model.layers[1].register_forward_pre_hook(interrupt)
+    with METHOD(model) as run, pytest.raises(KeyboardInterrupt):
+        model(**inputs)
+    del model
+    gc.collect()
+    assert alive() is None
+    assert run.last is not None
 
 
 @pytest.mark.parametrize("name", METHODS)

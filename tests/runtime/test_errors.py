@@ -11,6 +11,7 @@ from support.reference import EveryOther, reference_logits
 from support.tiny import Tiny, build_model, video
 from torch.testing import assert_close
 from transformers import DynamicCache, Qwen2Config, Qwen2ForCausalLM, StaticCache
+from transformers.cache_utils import DynamicLayer
 
 from holitom import (
     HoliTom,
@@ -249,6 +250,69 @@ def test_a_model_that_uses_another_cache(inputs: Any) -> None:
             with pytest.raises(InterfaceError, match=r"transformers \d.*tested with"):
                 model.generate(**inputs, max_new_tokens=2)
             del model.model.language_model.forward
+
+
+@pytest.mark.parametrize("layer", [0, 1, 3])
+@pytest.mark.parametrize("method", [OUTER, INNER, EveryOther(layers=(2,), own_attention=True)])
+def test_a_layer_that_ignores_the_cache(inputs: Any, method: Method, layer: int) -> None:
+    """Also the one that ranks, whose keys are read before the forward has ended."""
+    model = build_model()
+    attention = model.model.language_model.layers[layer].self_attn
+    own = attention.forward
+
+    @functools.wraps(own)
+    def without(*args: Any, **kwargs: Any) -> Any:
+        return own(
+            *args, **{name: None if "cache" in name or "past" in name else v for name, v in kwargs.items()}
+        )
+
+    attention.forward = without
+    told = rf"layer {layer} of the language model holds 0 tokens.*transformers \d.*tested with"
+    with method(model), pytest.raises(InterfaceError, match=told):
+        model.generate(**inputs, max_new_tokens=2)
+
+
+@pytest.mark.parametrize("many", [0.5, 2])
+def test_a_cache_that_holds_more_or_less_than_it_was_given(
+    inputs: Any, many: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = DynamicLayer.update
+
+    def update(self: Any, keys: Any, values: Any, *args: Any, **kwargs: Any) -> Any:
+        states = own(self, keys, values, *args, **kwargs)
+        length = self.keys.shape[2]
+        at = torch.arange(int(many * length)) % length
+        self.keys, self.values = self.keys[:, :, at], self.values[:, :, at]
+        return states
+
+    model = build_model()
+    for method in (OUTER, INNER):
+        with method(model), monkeypatch.context() as patched:
+            patched.setattr(DynamicLayer, "update", update)
+            with pytest.raises(InterfaceError, match=r"in the cache that was handed in.*tested with"):
+                model.generate(**inputs, max_new_tokens=2)
+
+
+@pytest.mark.parametrize("how", ["not called", "no features"])
+def test_an_encoder_that_is_used_otherwise(inputs: Any, how: str) -> None:
+    """A model that fills in its videos in a way that is not known would answer about all tokens."""
+    model = build_model()
+    trunk = model.model
+    own = trunk.get_video_features
+
+    @functools.wraps(own)
+    def encode(*args: Any, **kwargs: Any) -> Any:
+        output = own(*args, **kwargs)
+        output.pooler_output = None
+        return output
+
+    if how == "no features":
+        trunk.get_video_features = encode
+    with OUTER(model):
+        if how == "not called":
+            trunk.get_video_features = own
+        with pytest.raises(InterfaceError, match=r"get_video_features.*transformers \d.*tested with"):
+            model(**inputs)
 
 
 def test_a_tower_whose_attention_is_not_run(inputs: Any) -> None:

@@ -54,6 +54,17 @@ def test_a_row_of_a_padded_batch_is_the_row_alone(tiny: Tiny, label: str, side: 
         assert_close(torch.stack(out.logits)[:, row], wanted, atol=2e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("label", METHODS)
+def test_autocast(tiny: Tiny, label: str) -> None:
+    """Merging computes in the precision of what it is given, so it sends what it sends without autocast."""
+    inputs = tiny.inputs("w1 <video> w2 w3", videos=[video()])
+    with get_method(label, retain_ratio=0.5)(tiny.model) as run, torch.autocast("cpu", torch.bfloat16):
+        ids = tiny.model.generate(**inputs, max_new_tokens=2, num_beams=2)
+    assert ids.shape[1] == inputs["input_ids"].shape[1] + 2
+    assert run.last is not None
+    assert 1 <= run.last.videos[0].remaining <= run.last.videos[0].tokens
+
+
 @pytest.mark.parametrize("label", CHOSEN)
 def test_without_a_cache_the_answer_is_the_same(tiny: Tiny, label: str) -> None:
     inputs = tiny.inputs("w1 <video> w2 w3", videos=[video(8)])

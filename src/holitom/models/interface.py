@@ -8,13 +8,15 @@ no wrong answer later.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from inspect import Parameter, signature
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import DynamicCache
+from transformers.masking_utils import create_causal_mask, create_recurrent_attention_mask
 
 from holitom.errors import InterfaceError
 
@@ -35,6 +37,25 @@ def cache_name(module: nn.Module) -> str:
     raise interface_error(
         f"the forward of {type(module).__name__} takes no cache by the name of {' or '.join(CACHE_NAMES)}"
     )
+
+
+@cache
+def mask_cache_name(create: Callable[..., Any]) -> str:
+    """The argument of transformers' mask function `create` that takes the cache, read once for all steps.
+
+    Raises:
+        InterfaceError: it takes another argument that is given to it by another name.
+    """
+    taken = signature(create).parameters
+    names = ["config", "inputs_embeds", "attention_mask"]
+    if create is create_causal_mask:
+        names += ["position_ids", "layer_idx"]
+    missing = [name for name in names if name not in taken]
+    for name in CACHE_NAMES:
+        if name in taken and not missing:
+            return name
+    lacks = " and no ".join(missing) or f"cache by the name of {' or '.join(CACHE_NAMES)}"
+    raise interface_error(f"{create.__name__} takes no {lacks}")
 
 
 def given_cache(arguments: Mapping[str, Any]) -> Any:
@@ -68,6 +89,8 @@ def check_interface(adapter: Any) -> None:
             _takes(attention, ("hidden_states", "position_embeddings"))
             cache_name(attention)
             _has(attention, ("head_dim", "scaling"))
+    for create in (create_causal_mask, create_recurrent_attention_mask):
+        mask_cache_name(create)
     _check_cache()
 
 
@@ -100,13 +123,13 @@ def _has(module: nn.Module, names: Iterable[str]) -> None:
 
 def _check_cache() -> None:
     """Raise `InterfaceError` unless a cache keeps all columns of each layer apart, and says how many."""
-    cache: Any = DynamicCache()
+    own: Any = DynamicCache()
     try:
         for layer, columns in enumerate((3, 2)):
             states = torch.zeros(1, 1, columns, 1)
-            cache.update(states, states, layer)
-        held = [layer.keys.shape[2] for layer in cache.layers]
-        known = (held, cache.get_seq_length(), any(cache.is_sliding)) == ([3, 2], 3, False)
+            own.update(states, states, layer)
+        held = [layer.keys.shape[2] for layer in own.layers]
+        known = (held, own.get_seq_length(), any(own.is_sliding)) == ([3, 2], 3, False)
     except (AttributeError, TypeError):
         known = False
     if not known:

@@ -15,7 +15,7 @@ call lives by thread (call.py), what belongs to method and model in `Attached`, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -49,20 +49,34 @@ class Run:
     def _tell(self, report: Report) -> None:
         self._calls.report = self._latest = report
 
+    def __reduce__(self) -> tuple[Callable[..., Run], tuple[type[Run], Report | None]]:
+        """A copy, also one that was pickled, has the latest report, and no model: it is detached."""
+        return _detached, (type(self), self.last)
+
+
+def _detached(kind: type[Run], last: Report | None) -> Run:
+    run = kind.__new__(kind)
+    Run.__init__(run)
+    run._latest = last
+    return run
+
 
 class Handle(Run):
     """A method on a model, until `detach`."""
+
+    _hooks: Sequence[Any] = ()
+    _wrapped: Sequence[Wrapped] = ()
+    _tower: Tower | None = None
 
     def __init__(self, method: Merges, model: nn.Module) -> None:
         super().__init__()
         attached = Attached.of(method, model)
         if any(isinstance(hook, Hook) for hook in attached.adapter.trunk._forward_pre_hooks.values()):
             raise UnsupportedUsageError("a method is attached to this model already; detach it first")
-        self._hooks: list[Any] = []
-        self._wrapped: list[Wrapped] = []
         router = Router(attached, self, self._calls, self._tell)
-        self._tower: Tower | None = router.tower
-        self._install(router)
+        self._tower = router.tower
+        self._wrapped = self._wrap(router)
+        self._hooks = self._hook(router)
 
     def detach(self) -> None:
         """Take every hook off the model and let go of it. It may be called again, and does nothing then."""
@@ -72,41 +86,50 @@ class Handle(Run):
             wrapped.release()
         if self._tower is not None:
             self._tower.detach()
-        self._tower = None
-        self._hooks.clear()
-        self._wrapped.clear()
+        self._tower, self._wrapped, self._hooks = None, (), ()
+        self._calls.stack.clear()  # what an interrupt (Ctrl-C) has left holds the model
 
-    def _install(self, router: Router) -> None:
+    @staticmethod
+    def _wrap(router: Router) -> list[Wrapped]:
+        adapter = router.attached.adapter
+        wrapped = [Wrapped(adapter.trunk, adapter.encoder, router.encode)]
+        if hasattr(adapter.model, "generate"):
+            wrapped.append(Wrapped(adapter.model, "generate", router.generate))
+        return wrapped
+
+    @staticmethod
+    def _hook(router: Router) -> list[Any]:
         attached, adapter = router.attached, router.attached.adapter
         model, trunk, language = adapter.model, adapter.trunk, adapter.language_model
-        self._wrapped.append(Wrapped(trunk, adapter.encoder, router.encode))
-        if hasattr(model, "generate"):
-            self._wrapped.append(Wrapped(model, "generate", router.generate))
-        self._before(model, router.enter_model)
-        self._before(trunk, router.enter_trunk)
-        self._before(language, router.enter_language)
-        self._after(language, router.leave_language, with_kwargs=True, always_call=True)
-        self._after(trunk, router.leave_trunk, always_call=True)
+        hooks = [
+            _before(model, router.enter_model),
+            _before(trunk, router.enter_trunk),
+            _before(language, router.enter_language),
+            _after(language, router.leave_language, with_kwargs=True, always_call=True),
+            _after(trunk, router.leave_trunk, always_call=True),
+        ]
         if model is not trunk:
-            self._after(model, router.leave_model, always_call=True)
+            hooks.append(_after(model, router.leave_model, always_call=True))
         tower = router.tower
         if attached.method.needs_importance or attached.method.needs_keys:
-            self._before(tower.reads.vision_attention, tower.see)
+            hooks.append(_before(tower.reads.vision_attention, tower.see))
         if tower.early is not None:
-            self._before(tower.early.vision_attention, tower.see_early)
-        for index, layer in enumerate(adapter.layers):
-            self._before(layer, router.layer(index))
+            hooks.append(_before(tower.early.vision_attention, tower.see_early))
+        hooks += [_before(layer, router.layer(index)) for index, layer in enumerate(adapter.layers)]
         for index in {ranks for layer, ranks in attached.ranked_by.items() if ranks != layer}:
             attention: Any = adapter.layers[index].self_attn
-            self._after(attention, router.attention(index), with_kwargs=True)
+            hooks.append(_after(attention, router.attention(index), with_kwargs=True))
         for index in range(attached.first_stage, adapter.streams):
-            self._after(adapter.layers[index], router.stream(index))
+            hooks.append(_after(adapter.layers[index], router.stream(index)))
+        return hooks
 
-    def _before(self, module: nn.Module, function: Callable[..., Any]) -> None:
-        self._hooks.append(module.register_forward_pre_hook(Hook(function), with_kwargs=True))
 
-    def _after(self, module: nn.Module, function: Callable[..., Any], **how: bool) -> None:
-        self._hooks.append(module.register_forward_hook(Hook(function), **how))
+def _before(module: nn.Module, function: Callable[..., Any]) -> Any:
+    return module.register_forward_pre_hook(Hook(function), with_kwargs=True)
+
+
+def _after(module: nn.Module, function: Callable[..., Any], **how: bool) -> Any:
+    return module.register_forward_hook(Hook(function), **how)
 
 
 def attach(method: Merges, model: nn.Module) -> Handle:

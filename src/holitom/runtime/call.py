@@ -6,8 +6,11 @@ stack of the calls that it is in, the innermost last; hooks work on the innermos
 
 from __future__ import annotations
 
+import sys
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -35,6 +38,7 @@ class Call:
         decoding: whether the language model is running.
         began: when it began.
         report: what is reported of the videos that the call brings for the first time.
+        frame: the function under way that runs `module`'s forward and its hooks.
     """
 
     module: nn.Module
@@ -46,6 +50,7 @@ class Call:
     decoding: bool = False
     began: Mark = 0.0
     report: Report | None = None
+    frame: FrameType | None = field(default=None, repr=False)
 
     @property
     def input_ids(self) -> Tensor | None:
@@ -96,14 +101,42 @@ class Calls(threading.local):
     @property
     def current(self) -> Call | None:
         """The innermost call."""
+        if len(self.stack) > 1:
+            self.settle()
         return self.stack[-1] if self.stack else None
 
     @property
     def forward(self) -> Forward | None:
         """The innermost call's forward with merged tokens."""
-        return self.stack[-1].forward if self.stack else None
+        current = self.current
+        return None if current is None else current.forward
+
+    def settle(self) -> None:
+        """Take calls off the stack that an interrupt (Ctrl-C) has ended, after which no hook runs."""
+        if self.stack:
+            running = set(_frames())
+            self.stack = [call for call in self.stack if call.frame in running]
+
+    def begin(self, module: nn.Module) -> Call:
+        """A call that `module` begins, from now on the innermost one."""
+        self.settle()
+        frame: FrameType | None = sys._getframe(1)
+        while frame is not None and frame.f_globals.get("__name__", "").startswith("holitom."):
+            frame = frame.f_back
+        call = Call(module, {}, frame=frame)
+        self.stack.append(call)
+        return call
 
     def end(self, module: nn.Module) -> None:
         """Take the innermost call off the stack if `module` began it."""
-        if self.stack and self.stack[-1].module is module:
+        current = self.current
+        if current is not None and current.module is module:
             self.stack.pop()
+
+
+def _frames() -> Iterator[FrameType]:
+    """The functions that are under way in this thread."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        yield frame
+        frame = frame.f_back

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields, make_dataclass, replace
 from functools import cache
 from itertools import accumulate
@@ -15,6 +16,7 @@ from holitom.contract import Merges
 from holitom.errors import UnsupportedUsageError
 from holitom.models.base import Adapter, EncodedImages, SentTokens
 from holitom.runtime.layout import Placement
+from holitom.runtime.precision import without_autocast
 from holitom.runtime.report import Mark, Report, VideoReport
 from holitom.tokens import MergedTokens, VideoTokens
 from holitom.tower import ReuseReport
@@ -48,6 +50,14 @@ class Encoded:
     reuse: ReuseReport | None = None
     _question: Tensor | None = None
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Encoded:
+        """A copy of the features that carry this has it too: their videos are merged once for both."""
+        return self
+
+    def __reduce__(self) -> tuple[Callable[[], None], tuple[()]]:
+        """Features that are saved carry nothing: the run that would merge them is not saved with them."""
+        return _nothing, ()
+
     @property
     def asked(self) -> int:
         """The column behind the question that these videos came with."""
@@ -76,7 +86,8 @@ class Encoded:
         if self.sent:
             return
         distinct = {id(video): video for video in self.videos}
-        merged = {key: method.merge(video) for key, video in distinct.items()}
+        with without_autocast(self.videos[0].features.device):
+            merged = {key: method.merge(video) for key, video in distinct.items()}
         if any(merged[key].streams is None for key, video in distinct.items() if video.streams is not None):
             raise UnsupportedUsageError(
                 f"{type(method).__name__}.merge gives no streams, which this model has besides its features; "
@@ -104,6 +115,10 @@ def with_left(videos: list[Any], stays: Tensor) -> list[Any]:
     ]
 
 
+def _nothing() -> None:
+    return None
+
+
 FIELD = "holitom"
 """The field of an encoder's result that holds its `Encoded`."""
 
@@ -115,8 +130,14 @@ def carrying(output: Any, encoded: Encoded) -> Any:
     pytrees, `dataclasses.replace`), which an attribute that is set on the object does not.
     """
     values = {each.name: getattr(output, each.name) for each in fields(output)}
-    kind: Any = type(output)
-    return _with_field(kind)(**{**values, FIELD: encoded})
+    return _rebuilt(type(output), {**values, FIELD: encoded})
+
+
+def _rebuilt(kind: Any, values: dict[str, Any]) -> Any:
+    """The encoder's output of class `kind` with these `values`, among them an `Encoded` or none."""
+    if values[FIELD] is not None:
+        return _with_field(kind)(**values)
+    return kind(**{name: value for name, value in values.items() if name != FIELD})
 
 
 def carried(output: Any) -> Encoded | None:
@@ -130,7 +151,12 @@ def _with_field(kind: Any) -> Any:
     """The class of encoder outputs `kind` with the field for an `Encoded`."""
     if any(each.name == FIELD for each in fields(kind)):
         return kind
-    made = make_dataclass(kind.__name__, [(FIELD, Any, field(default=None, repr=False))], bases=(kind,))
+
+    def reduce(self: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return _rebuilt, (kind, {each.name: getattr(self, each.name) for each in fields(self)})
+
+    own = [(FIELD, Any, field(default=None, repr=False))]
+    made = make_dataclass(kind.__name__, own, bases=(kind,), namespace={"__reduce__": reduce})
     made.__module__ = __name__
     return made
 

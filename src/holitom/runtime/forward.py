@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cache
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from transformers.masking_utils import create_causal_mask, create_recurrent_attention_mask
 
 from holitom.models.base import Adapter
-from holitom.models.interface import CACHE_NAMES, interface_error
+from holitom.models.interface import interface_error, mask_cache_name
 from holitom.runtime.cache import MergedCache
 from holitom.runtime.inner import InnerMerge
 from holitom.runtime.layout import Layout
@@ -28,13 +27,6 @@ def by_name(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Kwargs)
     if not args:
         return kwargs
     return {**inspect.signature(function).bind_partial(*args).arguments, **kwargs}
-
-
-@cache
-def _cache_argument(create: Callable[..., Any]) -> str:
-    """The argument of transformers' mask function `create` that takes the cache, read once for all steps."""
-    taken = inspect.signature(create).parameters
-    return next(name for name in CACHE_NAMES if name in taken)
 
 
 @dataclass
@@ -106,7 +98,7 @@ class Forward:
             "config": language.config,
             "inputs_embeds": hidden,
             "attention_mask": self.levels.masks[level],
-            _cache_argument(create): self.cache,
+            mask_cache_name(create): self.cache,
         }
         if attending is not None:
             given |= {"position_ids": None, "layer_idx": attending}
@@ -128,6 +120,7 @@ class Forward:
         if self.cache is None:
             key = self.adapter.key(attention, hidden, rotary)
         else:
+            self._check_held(self.cache, layer)
             key = self.cache.keys(layer).to(hidden.device)
         visible = self.levels.masks[self.levels.at(layer)]
         self.inner.attention = self._asked(self.inner, attention, hidden, rotary, key, visible)
@@ -194,12 +187,15 @@ class Forward:
         if self.cache is None:
             return
         for layer in range(len(self.adapter.layers)):
-            held, wanted = self.cache.held(layer), self.levels.held[self.levels.at(layer)]
-            if held is not None and held != wanted:
-                raise interface_error(
-                    f"layer {layer} of the language model holds {held} tokens in the cache that was handed "
-                    f"in, and merging left {wanted}: the model has used another cache"
-                )
+            self._check_held(self.cache, layer)
+
+    def _check_held(self, cache: MergedCache, layer: int) -> None:
+        held, wanted = cache.held(layer), self.levels.held[self.levels.at(layer)]
+        if held is not None and held != wanted:
+            raise interface_error(
+                f"layer {layer} of the language model holds {held} tokens in the cache that was handed in, "
+                f"and merging left {wanted}: the model has used another cache"
+            )
 
     def restore(self, hidden: Tensor, logits_to_keep: Any) -> Tensor:
         """Final hidden states in the caller's columns (only the last one where no other is asked for)."""

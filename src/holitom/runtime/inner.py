@@ -12,6 +12,7 @@ from torch import Tensor
 from holitom.contract import AnyStage, InnerStage, TextAwareStage, needs_text
 from holitom.ops.attention import query_attention
 from holitom.runtime.layout import Layout
+from holitom.runtime.precision import without_autocast
 from holitom.runtime.report import Mark, Report, mark
 
 
@@ -86,7 +87,8 @@ class InnerMerge:
         kept, features = [], []
         for row, visual in enumerate(layout.visual):
             if len(visual):
-                chosen, merged = self._reduced(stage, layout, row, ragged, scores)
+                with without_autocast(ragged.device):
+                    chosen, merged = self._reduced(stage, layout, row, ragged, scores)
                 features.append(merged.to(ragged.dtype))
             kept.append(chosen if len(visual) else visual)
         stand = [visual.index_select(0, chosen) for visual, chosen in zip(layout.visual, kept, strict=True)]

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from holitom.errors import UnsupportedUsageError
 from holitom.models.base import Adapter
+from holitom.models.interface import interface_error
 from holitom.runtime.layout import Layout
 
 Kwargs = dict[str, Any]
@@ -59,17 +60,24 @@ def check_owner(adapter: Adapter, foreign: bool) -> None:
         )
 
 
-def check_nothing_missing(adapter: Adapter, ids: Tensor | None, cache: Any) -> None:
+def check_nothing_missing(adapter: Adapter, ids: Tensor | None, cache: Any, came: bool) -> None:
     """A prompt with placeholders but without their videos is no prompt to answer.
 
     Args:
         adapter: the model.
         ids: `[B, L]`; None: the trunk was called with embeddings.
         cache: of this forward.
+        came: whether the trunk was given pixels, of which nothing was encoded where it always was.
     """
-    if ids is None or ids.shape[1] == 1 or (cache is not None and int(cache.get_seq_length())):
+    continues = ids is None or ids.shape[1] == 1 or (cache is not None and int(cache.get_seq_length()))
+    if ids is None or (continues and not came):
         return
     if bool(adapter.placeholders(ids).any()):
+        if came:
+            raise interface_error(
+                f"{type(adapter.trunk).__name__} has filled in its videos without what {adapter.encoder} "
+                "returns"
+            )
         raise UnsupportedUsageError(
             "the prompt has video placeholders, but its videos did not come with it; pass "
             f"{adapter.pixels_name}, without prefill_chunk_size"

@@ -70,8 +70,7 @@ class Router:
         return output
 
     def enter_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: Kwargs) -> Any:
-        call = Call(module, {})
-        self.calls.stack.append(call)
+        call = self.calls.begin(module)
         call.arguments = by_name(module.forward, args, kwargs)
         return masks_aside(self.attached.adapter, call, args, kwargs)
 
@@ -79,10 +78,10 @@ class Router:
         self.calls.end(module)
 
     def enter_trunk(self, module: nn.Module, args: tuple[Any, ...], kwargs: Kwargs) -> Any:
+        self.calls.settle()
         call = self.calls.current
         if call is None or call.given is not None:
-            call = Call(module, {})
-            self.calls.stack.append(call)
+            call = self.calls.begin(module)
             call.arguments = by_name(module.forward, args, kwargs)
         changed = None
         if call.mask is not None and call.module is not module:
@@ -106,19 +105,19 @@ class Router:
         self.calls.end(module)
 
     def enter_language(self, module: nn.Module, args: tuple[Any, ...], kwargs: Kwargs) -> Any:
+        self.calls.settle()
         call = self.calls.current
         cache = given_cache(kwargs)
         merged = isinstance(cache, MergedCache) and cache.record is not None
         if call is None or call.decoding:  # the language model was called itself
-            call = Call(module, {})
-            self.calls.stack.append(call)
+            call = self.calls.begin(module)
         call.decoding = True
         ids, encoded = call.input_ids, call.encoded
         if encoded is not None and ids is not None and call.given is not None:
             encoded.locate(self.attached.adapter, call.given)
         brings = encoded is not None and bool(encoded.videos)
         if not brings and not merged:
-            refusals.check_nothing_missing(self.attached.adapter, ids, cache)
+            refusals.check_nothing_missing(self.attached.adapter, ids, cache, self._came(call))
             return None
         kwargs = by_name(module.forward, args, kwargs)
         if brings and encoded is not None and ids is not None:
@@ -133,6 +132,13 @@ class Router:
         if self.attached.cache_name in changed:
             kwargs = {name: value for name, value in kwargs.items() if name not in CACHE_NAMES}
         return (), {**kwargs, **changed}
+
+    def _came(self, call: Call) -> bool:
+        """Whether the trunk was given videos, of which nothing came out of the encoder."""
+        adapter, given = self.attached.adapter, call.given or {}
+        outputs = given.get("mm_encoder_outputs") or {}
+        brings = given.get(adapter.pixels_name) is not None or outputs.get(adapter.modality) is not None
+        return brings and call.encoded is None
 
     def leave_language(self, module: nn.Module, args: tuple[Any, ...], kwargs: Kwargs, output: Any) -> Any:
         call = self.calls.current

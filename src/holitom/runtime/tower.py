@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import is_dataclass, replace
 from typing import Any
 
 import torch
@@ -71,6 +71,11 @@ class Tower:
             self.calls.readings.pop()
         if isinstance(output, tuple):  # return_dict=False: somebody looks at features, no forward does
             return output
+        if not is_dataclass(output) or getattr(output, "pooler_output", None) is None:
+            raise interface_error(
+                f"{self.adapter.encoder} returns a {type(output).__name__} without the features in "
+                "pooler_output"
+            )
         if (
             (self.method.needs_importance and reading.importance is None)
             or (self.method.needs_keys and reading.keys is None)
