@@ -16,6 +16,7 @@ import typer
 
 import holitom
 from holitom.cli.app import app
+from holitom.methods import METHODS, get_method
 
 ROOT = docs_pages.ROOT
 PAGES = {str(file.relative_to(ROOT)): file.read_text() for file in docs_pages.pages()}
@@ -158,6 +159,30 @@ def test_shown_imports_resolve(page: str) -> None:
     for module, names in re.findall(r"^from (holitom[\w.]*) import ([^(\n]+)$", blocks, flags=re.MULTILINE):
         for name in names.split(","):
             assert hasattr(import_module(module), name.strip()), (module, name)
+
+
+def test_the_page_of_choosing_knows_what_merges_inside() -> None:
+    text = " ".join(PAGES["docs/choosing-a-method.md"].split())
+    stated = re.findall(r"## Inside the language model (.*?) have stages inside the language model", text)[0]
+    classes = {type(get_method(name)).__name__ for name in METHODS if get_method(name).merges_inside}
+    assert {name.replace("+", "Plus") for name in re.split(r", | and ", stated)} == classes
+
+
+FOLDERS = [ROOT / name for name in ("src", "tests", "tools", "docs")]
+FILES = [f"/{file.name}" for file in ROOT.iterdir()]
+FILES += [f"/{file.relative_to(ROOT)}" for folder in FOLDERS for file in folder.rglob("*")]
+SOURCE = "".join(file.read_text() for file in (ROOT / "src").rglob("*.py"))
+
+
+@each_page
+def test_files_and_members_that_a_page_names_exist(page: str) -> None:
+    if page == "CHANGELOG.md":  # tells of what was, too
+        return
+    for name in re.findall(r"`([\w./-]+\.(?:py|toml|txt|yml|cff|jinja))`", PAGES[page]):
+        assert any(file.endswith(f"/{name}") for file in FILES), name
+    for kind, member in re.findall(r"`([A-Z][a-z]\w+)\.(\w+)(?:\([^`]*\))?`", PAGES[page]):
+        assert re.search(rf"class {kind}\b", SOURCE), f"{kind}.{member}"
+        assert re.search(rf"\b{member}\b", SOURCE), f"{kind}.{member}"
 
 
 @pytest.mark.parametrize("package", ["torch", "transformers"])
