@@ -222,3 +222,11 @@ def test_the_figures_of_the_page_of_the_report_are_those_of_the_run(first_run: d
     shown = re.findall(r"```json\n(.*?)```", PAGES["docs/report.md"], flags=re.DOTALL)[0]
     told = first_run["run"].last.to_dict()
     assert {**json.loads(shown), "seconds": None} == {**json.loads(json.dumps(told)), "seconds": None}
+
+
+def test_the_changelog_and_the_citation_know_the_version() -> None:
+    released = re.findall(r"^## \[(\d[^]]*)\] - (\S+)$", PAGES["CHANGELOG.md"], flags=re.MULTILINE)
+    assert released[0][0] == holitom.__version__
+    citation = (ROOT / "CITATION.cff").read_text()
+    assert f"version: {released[0][0]}\n" in citation
+    assert f"date-released: {released[0][1]}\n" in citation
