@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from support.families import FAMILIES, small
+from support.reference import EveryOther
 
 from holitom import HoliTom, Method
 from holitom.bench.synchronisations import added_synchronisations
@@ -41,6 +42,17 @@ def test_a_batch_adds_no_more_than_a_row(name: str) -> None:
     )
     assert batch.prefill <= row.prefill + 1, batch.places  # each video is merged by itself
     assert batch.step == 0, batch.places
+
+
+@pytest.mark.parametrize("name", ["llava-onevision", "qwen3-vl"])
+def test_a_stage_that_reads_the_text_adds_no_more_than_another(name: str) -> None:
+    one = small(name)
+    inputs = one.inputs("w1 <video> w2 w3", videos=[one.video()])
+    read, other = (
+        added_synchronisations(one.model, EveryOther(layers=(2,), text=text), inputs)
+        for text in (True, False)
+    )
+    assert read.prefill == other.prefill, read.places
 
 
 def test_a_method_that_reads_more_counts_more() -> None:

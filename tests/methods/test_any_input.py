@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from support.videos import clip
 from torch import Tensor
 
+from holitom.contract import InnerStage, TextAwareStage, needs_text
 from holitom.errors import SettingsError
 from holitom.methods import METHODS, HoliTom, Method, get_method
 from holitom.tokens import VideoTokens
@@ -104,7 +105,7 @@ kinds = st.sampled_from(["none", "entry", "token", "frame", "scattered", "all"])
     change=st.sampled_from([0.0, 0.3, 1.0]),
     ratio=st.floats(0.01, 1),
     dtype=st.sampled_from(DTYPES),
-    kind=st.tuples(kinds, kinds, kinds),
+    kind=st.tuples(kinds, kinds, kinds, kinds),
     value=st.sampled_from(BAD),
     seed=st.integers(0, 99),
 )
@@ -115,7 +116,7 @@ def test_what_is_not_finite_stops_nothing(
     change: float,
     ratio: float,
     dtype: torch.dtype,
-    kind: tuple[str, str, str],
+    kind: tuple[str, str, str, str],
     value: float,
     seed: int,
 ) -> None:
@@ -123,11 +124,12 @@ def test_what_is_not_finite_stops_nothing(
         ratio = max(ratio, 1 / frames)
     video, rng = converted(clip(frames, tokens, change=change, seed=seed), dtype), torch.Generator()
     assert video.keys is not None
-    features, importance, keys = (
-        spoilt(tensor, where, value, rng.manual_seed(seed))
-        for tensor, where in zip((video.features, video.importance, video.keys), kind, strict=True)
+    given = (video.features, video.importance, video.keys, video.importance.flip(1))
+    features, importance, keys, shallow = (
+        spoilt(tensor, where, value, rng.manual_seed(seed)) for tensor, where in zip(given, kind, strict=True)
     )
-    is_sound(method(name, ratio), VideoTokens(features, importance, video.grid, keys))
+    spoilt_video = VideoTokens(features, importance, video.grid, keys, shallow=shallow)
+    is_sound(method(name, ratio), spoilt_video)
 
 
 @each
@@ -154,6 +156,29 @@ def test_one_broken_token_spoils_no_choice_among_the_others(name: str) -> None:
 
 
 @each
+@pytest.mark.parametrize("ratio", [0, -0.1, 1.0000001, math.nan, math.inf, True, None, "0.1"])
+def test_a_budget_that_is_none_is_refused_with_its_range(name: str, ratio: Any) -> None:
+    with pytest.raises(SettingsError, match=r"retain_ratio must be .*(\(0, 1\]|\[0.25, 1\]), got"):
+        get_method(name, retain_ratio=ratio)
+
+
+@each
+def test_a_budget_that_cannot_be_met_is_refused_or_the_least_is_sent(name: str) -> None:
+    """Of 8 frames of 4 tokens a hundredth is less than a token, a frame, or a token a frame."""
+    video = clip(8, 4)
+    if name == "dycoke":
+        with pytest.raises(SettingsError, match=r"retain_ratio must be in \[0.25, 1\], got 0.01"):
+            get_method(name, retain_ratio=0.01)
+    elif name == "uniform":
+        with pytest.raises(SettingsError, match=r"retain_ratio 0.125 at the least, got 0.01"):
+            get_method(name, retain_ratio=0.01).merge(video)
+    else:
+        count = is_sound(get_method(name, retain_ratio=0.01), video)
+        least = {"vcast": 8, "evs": 4, "fastv": 32, "pdrop": 32}  # a token a frame, a frame, and all
+        assert 1 <= count <= least.get(name, 8)
+
+
+@each
 @settings(deadline=None, max_examples=30)
 @given(st.integers(1, 6), st.integers(1, 16), st.sampled_from([1e-9, 0.001, 0.01, 0.02, 0.1]), st.booleans())
 def test_at_least_one_token_of_a_still_video_is_sent(
@@ -175,6 +200,11 @@ def test_the_largest_still_segment_sends_the_one_token() -> None:
 
 def inner_methods() -> list[Method]:
     return [
+        get_method("unified"),
+        get_method("unified", keep_ratio=1e-6),
+        get_method("unified", keep_ratio=0.9, text_weight=0),
+        get_method("earlytom"),
+        get_method("holitom-plus"),
         HoliTom(inner_drop=0.99),
         HoliTom(inner_drop=0.5),
         *(
@@ -202,8 +232,13 @@ def test_inner_stages_keep_what_they_say_of_anything(
     rng = torch.Generator().manual_seed(seed)
     hidden = spoilt(torch.randn(visual, 1, 8, generator=rng), kind[0], value, rng)[:, 0].to(dtype)
     attention = spoilt(torch.rand(visual, 1, generator=rng), kind[1], value, rng)[:, 0]
+    text = spoilt(torch.randn(3, 1, 8, generator=rng), kind[0], value, rng)[:, 0].to(dtype)
     for stage in chosen.inner(28):
-        kept, features = stage(hidden, attention)
+        if needs_text(stage):
+            lines = torch.stack([attention.flip(0), attention, torch.rand(len(hidden), generator=rng)])
+            kept, features = cast(TextAwareStage, stage)(hidden, lines, text)
+        else:
+            kept, features = cast(InnerStage, stage)(hidden, attention)
         assert 1 <= len(kept) == len(features) == stage.keep(len(hidden)) <= len(hidden)
         assert bool((kept.diff() > 0).all())
         assert int(kept[0]) >= 0
