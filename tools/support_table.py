@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -18,15 +17,8 @@ RECORD = ROOT / "docs" / "results" / "support.json"
 README = ROOT / "README.md"
 MARKS = "<!-- python tools/support_table.py -->", "<!-- end -->"
 
-# What a test shows, by the beginning of its name and of its parameters.
-COLUMNS = {
-    "outer": ("off_means_off[", "one_row[outer", "every_method"),
-    "inner": ("one_row[early", "one_row[staged", "one_row[own", "one_row[holitom", "every_method[holitom",
-              "every_method[fastv-", "every_method[pdrop", "every_method[flashvid"),
-    "batches": ("a_row_of_a_batch", "without_a_cache", "beams", "a_second_question", "a_second_video",
-                "logits_stand"),
-    "images": ("images_stay_whole",),
-}  # fmt: skip
+# What a test says that it shows, by the marker `shows`.
+COLUMNS = ("outer", "inner", "batches", "images")
 
 
 class Recorder:
@@ -34,12 +26,14 @@ class Recorder:
 
     def __init__(self) -> None:
         self.families: dict[str, str] = {}
+        self.columns: dict[str, list[str]] = {}
         self.outcomes: dict[str, list[tuple[str, str]]] = {}
 
     def pytest_collection_modifyitems(self, items: list[Any]) -> None:
         for item in items:
             params = getattr(getattr(item, "callspec", None), "params", {})
             self.families[item.nodeid] = params.get("name", "")
+            self.columns[item.nodeid] = [marker.args[0] for marker in item.iter_markers("shows")]
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         if report.when == "call" or report.outcome != "passed":
@@ -50,9 +44,8 @@ class Recorder:
         """For each family and column how many tests passed, failed, and why some were skipped."""
         found: dict[str, dict[str, Any]] = {}
         for node, outcomes in self.outcomes.items():
-            test = node.partition("::test_")[2]
             row = found.setdefault(self.families.get(node, ""), {})
-            for column in _columns(test):
+            for column in self.columns[node]:
                 cell = row.setdefault(column, {"passed": 0, "failed": 0, "skipped": []})
                 for outcome, reason in outcomes:
                     if outcome == "skipped":
@@ -61,12 +54,6 @@ class Recorder:
                         cell[outcome] += 1
         found.pop("", None)
         return found
-
-
-def _columns(test: str) -> Iterator[str]:
-    for column, beginnings in COLUMNS.items():
-        if test.startswith(beginnings):
-            yield column
 
 
 def run() -> None:

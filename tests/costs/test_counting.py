@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from support.reference import EveryOther
+from support.methods import EveryOther
 from support.tiny import PATCH, SIDE, WORDS, Tiny, build_model, video
 from torch.utils.flop_counter import FlopCounterMode
 

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from support.families import FAMILIES, small
-from support.reference import EveryOther
+from support.methods import EveryOther
 from transformers import DynamicCache
 
 from holitom.costs import Decoder, Layer, Level, layer_operations, spans

@@ -13,7 +13,7 @@ import pytest
 import torch
 from support.families import FAMILIES, Small, small
 from support.families.uses import STEPS, generated
-from support.reference import EveryOther
+from support.methods import EveryOther
 from torch import Tensor
 from torch.testing import assert_close
 from transformers import DynamicCache
@@ -53,17 +53,17 @@ def on_device(name: str) -> Any:
         return device.model(small(name).model)
 
 
-def same_on_the_device(one: Small, name: str, inputs: Any, method: Method, **settings: Any) -> None:
+def check_same_on_the_device(one: Small, name: str, inputs: Any, method: Method, **settings: Any) -> None:
     """Ids and logits are the host's."""
     settings["suppress_tokens"] = one.unspoken
     wanted = generated(one.model, inputs, method, **settings)
     with SecondDevice() as device:
         got = generated(on_device(name), device.inputs(inputs), method, **settings)
         assert got.sequences.device == device.device
-        assert_same(name, got, wanted)
+        check_same(name, got, wanted)
 
 
-def assert_same(name: str, got: Any, wanted: Any) -> None:
+def check_same(name: str, got: Any, wanted: Any) -> None:
     """Equal to the bit, for the device computes with the host's kernels; mixtures of experts to rounding."""
     assert torch.equal(got.sequences.cpu(), wanted.sequences)
     if wanted.logits is not None:
@@ -76,7 +76,7 @@ def assert_same(name: str, got: Any, wanted: Any) -> None:
 def test_one_row(name: str, kind: str) -> None:
     one = small(name)
     inputs = one.inputs("w1 <video> w2 w3", videos=[one.video()])
-    same_on_the_device(one, name, inputs, KINDS[kind])
+    check_same_on_the_device(one, name, inputs, KINDS[kind])
 
 
 @sample
@@ -86,7 +86,7 @@ def test_a_batch(name: str, kind: str) -> None:
     one = small(name)
     prompts = ["w1 <video> w2 w3", "<video> w9 w8 w7 w6", "w11 w12", "w5 <video> w6 <video> w7"]
     videos = [one.video(), one.video(1, kind=1), one.video(2), one.video(3, kind=1)]
-    same_on_the_device(one, name, one.inputs(*prompts, videos=videos), KINDS[kind])
+    check_same_on_the_device(one, name, one.inputs(*prompts, videos=videos), KINDS[kind])
 
 
 @sample
@@ -97,7 +97,7 @@ def test_beams(name: str, kind: str) -> None:
         pytest.skip("the stock model fails with beams and videos")
     inputs = one.inputs("w1 <video> w2", "<video> w9 w8", videos=[one.video(), one.video(1, kind=1)])
     settings = {"num_beams": 2, "num_return_sequences": 2, "output_logits": False}
-    same_on_the_device(one, name, inputs, KINDS[kind], **settings)
+    check_same_on_the_device(one, name, inputs, KINDS[kind], **settings)
 
 
 @sample
@@ -110,7 +110,7 @@ def test_a_second_turn(name: str, kind: str) -> None:
     wanted = second_answer(one, one.model, first, method)
     with SecondDevice() as device:
         got = second_answer(one, on_device(name), device.inputs(first), method)
-        assert_same(name, got, wanted)
+        check_same(name, got, wanted)
 
 
 def second_answer(one: Small, model: Any, first: Any, method: Method) -> Any:
@@ -135,4 +135,4 @@ def asked_again(answer: Tensor, mask: Tensor) -> dict[str, Tensor]:
 def test_every_method(name: str, label: str) -> None:
     one = small(name)
     inputs = one.inputs("w1 <video> w2 w3", videos=[one.video()])
-    same_on_the_device(one, name, inputs, get_method(label, retain_ratio=0.5))
+    check_same_on_the_device(one, name, inputs, get_method(label, retain_ratio=0.5))

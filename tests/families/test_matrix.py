@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import torch
 from support.families import FAMILIES, small
-from support.families.reference import language_arguments, packed, positions_of, reference_logits
 from support.families.uses import USES, asked_twice, batch, generated, run, second_question
-from support.reference import EveryOther
+from support.methods import EveryOther
+from support.reference import language_arguments, packed, positions_of, reference_logits
 from torch.testing import assert_close
 from transformers.cache_utils import DynamicLayer
 
@@ -28,6 +28,8 @@ STAGED = EveryOther(layers=(2, 3))
 OWN = EveryOther(layers=(2,), own_attention=True)
 READS_TEXT = EveryOther(layers=(2, 3), text=True)
 HOLITOM = HoliTom(retain_ratio=0.4, similarity_threshold=0.8)
+# Columns of the support table (tools/support_table.py) that a test fills.
+OUTER_STAGE, INNER_STAGE, BATCHES, IMAGES = map(pytest.mark.shows, ("outer", "inner", "batches", "images"))
 CHOSEN = {"outer": OUTER, "early": EARLY, "staged": STAGED, "own": OWN, "holitom": HOLITOM}
 
 # These differ from one above them in a class or a feed-forward alone.
@@ -45,9 +47,16 @@ each_family = pytest.mark.parametrize("name", FAMILIES)
 most_families = pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in KIN)) for name in FAMILIES]
 )
-each_method = pytest.mark.parametrize("method", CHOSEN.values(), ids=CHOSEN)
+each_method = pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param(method, id=name, marks=OUTER_STAGE if name == "outer" else INNER_STAGE)
+        for name, method in CHOSEN.items()
+    ],
+)
 
 
+@OUTER_STAGE
 @each_family
 def test_off_means_off(name: str) -> None:
     one = small(name)
@@ -119,6 +128,7 @@ def test_the_merged_answer_is_not_the_full_one(name: str) -> None:
         assert not torch.allclose(full.logits[0], merged.logits[0], atol=1e-2)
 
 
+@BATCHES
 @each_family
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("method", [HOLITOM, EARLY], ids=["holitom", "early"])
@@ -126,24 +136,28 @@ def test_a_row_of_a_batch_is_the_row_alone(name: str, side: str, method: Method)
     batch(name, method, "sdpa", side)
 
 
+@BATCHES
 @most_families
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_without_a_cache(name: str, attention: str) -> None:
     USES["no cache"](name, STAGED, attention)
 
 
+@IMAGES
 @most_families
 @pytest.mark.parametrize("method", [HOLITOM, EARLY], ids=["holitom", "early"])
 def test_images_stay_whole(name: str, method: Method) -> None:
     USES["images"](name, method, "sdpa")
 
 
+@BATCHES
 @most_families
 @pytest.mark.parametrize("method", [HOLITOM, EARLY], ids=["holitom", "early"])
 def test_beams(name: str, method: Method) -> None:
     USES["beams"](name, method, "sdpa")
 
 
+@BATCHES
 @most_families
 @pytest.mark.parametrize("method", [HOLITOM, OWN], ids=["holitom", "own"])
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -151,6 +165,7 @@ def test_a_second_question_over_the_cache(name: str, method: Method, side: str) 
     second_question(name, method, "sdpa", side)
 
 
+@BATCHES
 @most_families
 @pytest.mark.parametrize("method", [OUTER, EARLY, OWN], ids=["outer", "early", "own"])
 def test_a_second_video_over_the_cache(name: str, method: Method) -> None:
@@ -171,7 +186,7 @@ def test_what_is_left_keeps_the_positions_of_the_unmerged_model(name: str) -> No
     if not adapter.keeps_positions:
         pytest.skip("one position axis: what is left is numbered anew")
     inputs = one.inputs("w1 <video> w2 w3 w4", videos=[one.video()])
-    full = language_arguments(one, inputs)
+    full = language_arguments(one.model, inputs)
     seen: list[Any] = []
     hook = adapter.language_model.rotary_emb.register_forward_pre_hook(
         lambda module, args, kwargs: seen.append(kwargs.get("position_ids", args[-1])), with_kwargs=True
@@ -180,7 +195,7 @@ def test_what_is_left_keeps_the_positions_of_the_unmerged_model(name: str) -> No
         cache = one.model(**inputs, use_cache=True).past_key_values
         one.model(input_ids=torch.tensor([[12]]), past_key_values=cache)
     hook.remove()
-    left = packed(one, inputs, STAGED)
+    left = packed(one.model, inputs, STAGED)
     assert torch.equal(seen[0][:, 0].expand(3, -1), positions_of(full)[:, left.column])
     assert seen[1].flatten().unique().tolist() == [int(positions_of(full).max()) + 1]
     visual = int(left.visual.sum())
@@ -193,6 +208,7 @@ def test_what_is_left_keeps_the_positions_of_the_unmerged_model(name: str) -> No
             assert layer.keys.shape[-2] - 1 == length
 
 
+@BATCHES
 @most_families
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_logits_stand_in_the_callers_columns(name: str, side: str) -> None:
@@ -205,14 +221,22 @@ def test_logits_stand_in_the_callers_columns(name: str, side: str) -> None:
     assert out.shape[:2] == inputs["input_ids"].shape
     for row in range(2):
         alone = one.inputs(prompts[row], videos=videos[row : row + 1])
-        wanted = reference_logits(small(name, "eager"), alone, HOLITOM, [])
+        wanted = reference_logits(one.model, alone, HOLITOM, [])
         assert_close(
             out[row, int(inputs["attention_mask"][row].nonzero()[-1])][None], wanted, **one.family.close
         )
 
 
 @most_families
-@pytest.mark.parametrize("label", METHODS)
+@pytest.mark.parametrize(
+    "label",
+    [
+        pytest.param(
+            name, marks=[OUTER_STAGE, *[INNER_STAGE] * get_method(name, retain_ratio=0.5).merges_inside]
+        )
+        for name in METHODS
+    ],
+)
 def test_every_method(name: str, label: str) -> None:
     USES["one row"](name, get_method(label, retain_ratio=0.5), "sdpa")
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from support.families import FAMILIES, Small, small
 from support.families.glm4v_moe import FAMILY as GLM_MIXTURE
-from support.families.reference import videos_of
+from support.reference import videos_of
 from torch import nn
 
 from holitom import HoliTom, Method, UnsupportedModelError, UnsupportedUsageError
@@ -156,7 +156,7 @@ def test_linear_layers_that_are_quantised_one_by_one(name: str) -> None:
     quantised = Small(one.family, model, one.processor)
     assert not any(type(module) is nn.Linear for module in model.modules())
     inputs = one.inputs("w1 <video> w2 w3", videos=[one.video()])
-    (whole,), (coarse,) = videos_of(one, inputs), videos_of(quantised, inputs)
+    (whole,), (coarse,) = videos_of(one.model, inputs), videos_of(quantised.model, inputs)
     assert (coarse.importance - whole.importance).norm() < 0.1 * whole.importance.norm()
     with torch.no_grad():
         full = model(**inputs).logits

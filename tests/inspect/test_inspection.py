@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from support.reference import EveryOther
+from support.methods import EveryOther
 from support.tiny import Tiny, video
 from transformers.video_utils import VideoMetadata
 

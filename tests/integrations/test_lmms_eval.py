@@ -86,7 +86,7 @@ def of_the_bench(method: Method | None, folder: Path) -> tuple[list[str], list[i
     return [row.said for row in files[0].done], [row.levels[0].tokens for row in files[0].done], items
 
 
-def assert_same(got: Outcome, method: Method | None, folder: Path) -> None:
+def check_same(got: Outcome, method: Method | None, folder: Path) -> None:
     said, tokens, items = of_the_bench(method, folder / "bench")
     assert got.answers == said
     right = np.array([answer == item.answer for answer, item in zip(said, items, strict=True)])
@@ -106,7 +106,7 @@ def assert_same(got: Outcome, method: Method | None, folder: Path) -> None:
 def test_the_harness_gets_the_bench_s_answers(
     task: Path, tmp_path: Path, model_args: str, method: Method | None
 ) -> None:
-    assert_same(run_harness(task, tmp_path, model_args), method, tmp_path)
+    check_same(run_harness(task, tmp_path, model_args), method, tmp_path)
 
 
 @pytest.mark.slow
@@ -116,7 +116,7 @@ def test_two_processes_share_the_questions(task: Path, tmp_path: Path) -> None:
     got = run_harness(task, tmp_path, "method=visionzip,retain_ratio=0.25,inner=true", *launcher)
     assert "Running on rank 0" in got.log
     assert "Running on rank 1" in got.log
-    assert_same(got, VisionZip(0.25).with_inner(HoliTom()), tmp_path)
+    check_same(got, VisionZip(0.25).with_inner(HoliTom()), tmp_path)
 
 
 # The model, with requests as the harness makes them.

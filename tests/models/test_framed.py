@@ -11,8 +11,8 @@ import torch
 from support.families import Small, ready, small
 from support.families.internvl import SPECIAL, build
 from support.families.letters import letter_tokenizer
-from support.families.reference import attention_weights, reference_logits, videos_of
 from support.families.video_llama3 import processor as video_llama3_processor
+from support.reference import attention_weights, reference_logits, videos_of
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -44,10 +44,10 @@ def test_importance_is_the_attention_received(name: str) -> None:
     """Over all heads and queries, class tokens among them, pooled as the features are."""
     one = small(name, "eager")
     inputs = one.inputs("w1 <video> w2", videos=[one.video()])
-    received = torch.cat(attention_weights(one, lambda: encoded(one, inputs))).mean((1, 2))
+    received = torch.cat(attention_weights(one.model, lambda: encoded(one, inputs))).mean((1, 2))
     patches = received[:, -(PATCHES[name] ** 2) :]
     assert received.shape[1] - patches.shape[1] == (name in ("internvl", "llava-next-video"))
-    (video,) = videos_of(one, inputs)
+    (video,) = videos_of(one.model, inputs)
     assert_close(video.importance, blocks(patches, PATCHES[name]), atol=1e-6, rtol=1e-5)
 
 
@@ -55,9 +55,9 @@ def test_importance_in_a_packed_tower() -> None:
     """VideoLLaMA3: frames of two sizes in one sequence, patches of a token next to each other."""
     one = small("videollama3", "eager")
     inputs = one.inputs("<video> w1 <video>", videos=[one.video(), one.video(1, kind=1)])
-    weights = attention_weights(one, lambda: encoded(one, inputs))
+    weights = attention_weights(one.model, lambda: encoded(one, inputs))
     received = torch.cat([own[0].mean((0, 1)) for own in weights]).view(-1, 4).mean(1)
-    first, second = videos_of(one, inputs)
+    first, second = videos_of(one.model, inputs)
     assert (first.grid, second.grid) == ((3, 4), (2, 3))
     wanted = received.split([8 * 12, 4 * 6])
     assert_close(first.importance.flatten(), wanted[0], atol=1e-6, rtol=1e-5)
@@ -68,7 +68,7 @@ def test_importance_in_a_packed_tower() -> None:
 def test_features_are_the_models_own(name: str) -> None:
     one = small(name)
     inputs = one.inputs("w1 <video> w2", videos=[one.video()])
-    (video,) = videos_of(one, inputs)
+    (video,) = videos_of(one.model, inputs)
     sent = encoded(one, inputs).pooler_output
     sent = sent if isinstance(sent, Tensor) else torch.cat(list(sent))
     assert torch.equal(video.features.flatten(), sent.flatten())
@@ -137,9 +137,7 @@ def test_smolvlm_tells_frames_from_images() -> None:
     assert frames_of(one, still) == []
     with OUTER(one.model), torch.no_grad():
         out = one.model(**both).logits[0, -1:]
-    assert_close(
-        out, reference_logits(small("smolvlm2", "eager"), both, OUTER, [], sees=one), atol=3e-4, rtol=1e-3
-    )
+    assert_close(out, reference_logits(one.model, both, OUTER, []), atol=3e-4, rtol=1e-3)
 
 
 def test_a_video_of_one_frame_is_a_video() -> None:
@@ -191,8 +189,7 @@ def test_what_is_dropped_already_is_not_sent(method: Method) -> None:
     one, inputs = compressed()
     with method(one.model) as run, torch.no_grad():
         out = one.model(**inputs).logits[0, -1:]
-    eager = small("videollama3", "eager")
-    assert_close(out, reference_logits(eager, inputs, method, [], sees=one), atol=3e-4, rtol=1e-3)
+    assert_close(out, reference_logits(one.model, inputs, method, []), atol=3e-4, rtol=1e-3)
     assert run.last is not None
     (video,) = run.last.videos
     kept = inputs["video_compression_mask"].view(8, 12)[video.frame, video.position]

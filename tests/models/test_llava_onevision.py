@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from support.reference import reference_importance
 from support.tiny import Tiny, build_model, video
 from torch import Tensor
 from torch.testing import assert_close
@@ -21,10 +20,41 @@ class Looks(Method):
     """Keeps everything and what it saw."""
 
     needs_importance = True
+    needs_keys = True
+    needs_shallow = True
 
     def merge(self, video: VideoTokens) -> MergedTokens:
         seen.append(video)
         return super().merge(video)
+
+
+@torch.no_grad()
+def reference_vision(model: Any, frames: Tensor, layer: int = -1) -> tuple[Tensor, Tensor]:
+    """Importance `[T, N]` and keys `[T, N, d]` of one video's `frames` `[T, C, H, W]`.
+
+    From full attention matrices of the last layer (or of `layer`), pooled here.
+    """
+    tower = model.model.vision_tower
+    tower = getattr(tower, "vision_model", tower)
+    hidden = tower.embeddings(frames)
+    for before in tower.encoder.layers[: layer % len(tower.encoder.layers)]:
+        hidden = before(hidden, None)
+    read = tower.encoder.layers[layer]
+    normed = read.layer_norm1(hidden)
+    attention = read.self_attn
+    q, k = (p(normed).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for p in
+            (attention.q_proj, attention.k_proj))  # fmt: skip
+    weights = (q.float() @ k.float().transpose(2, 3) * attention.head_dim**-0.5).softmax(-1)
+    received = weights.mean(1).mean(1)
+    side = int(received.shape[1] ** 0.5)
+
+    def pool(values: Tensor) -> Tensor:
+        """`[T, P, c]` to `[T, N, c]`."""
+        picture = values.transpose(1, 2).unflatten(2, (side, side))
+        pooled = torch.nn.functional.interpolate(picture, size=[-(-side // 2)] * 2, mode="bilinear")
+        return pooled.flatten(2).transpose(1, 2)
+
+    return pool(received[..., None])[..., 0], pool(sum(k.unbind(1)) / attention.num_heads)
 
 
 seen: list[VideoTokens] = []
@@ -39,15 +69,22 @@ def look(tiny: Tiny, inputs: Any) -> list[VideoTokens]:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_importance_is_the_attention_received(attention: str, dtype: torch.dtype, processor: Any) -> None:
+def test_importance_is_the_attention_received_and_keys_the_layers_own(
+    attention: str, dtype: torch.dtype, processor: Any
+) -> None:
     tiny = Tiny(build_model(attention, dtype), processor)
     inputs = tiny.inputs("<video> w1 <video>", videos=[video(seed=1), video(seed=2)]).to(dtype)
     pixels = inputs["pixel_values_videos"]
     for got, frames in zip(look(tiny, inputs), pixels, strict=True):
-        wanted = reference_importance(tiny.model, frames)
+        importance, keys = reference_vision(tiny.model, frames)
         assert got.importance.dtype == torch.float32
         tolerance = 1e-6 if dtype == torch.float32 else 2e-3
-        assert_close(got.importance, wanted, atol=tolerance, rtol=10 * tolerance)
+        assert_close(got.importance, importance, atol=tolerance, rtol=10 * tolerance)
+        assert got.keys is not None
+        assert_close(got.keys.float(), keys.float(), atol=20 * tolerance, rtol=10 * tolerance)
+        assert got.shallow is not None
+        shallow, _ = reference_vision(tiny.model, frames, layer=0)  # round(2 layers * 5 / 26)
+        assert_close(got.shallow, shallow, atol=tolerance, rtol=10 * tolerance)
 
 
 def test_importance_is_what_eager_attention_weights_say(processor: Any) -> None:

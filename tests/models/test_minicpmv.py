@@ -8,7 +8,7 @@ import pytest
 import torch
 from support.families import Small, small
 from support.families.minicpmv4_6 import processor
-from support.families.reference import attention_weights, videos_of
+from support.reference import attention_weights, videos_of
 from torch.testing import assert_close
 
 from holitom import HoliTom, Method, UnsupportedUsageError
@@ -27,8 +27,8 @@ def test_importance_is_the_attention_received_within_a_crop(mode: str) -> None:
     settings = {} if mode == "16x" else {"downsample_mode": mode}
     inputs = clips(one, "<video> w1 <video>", kinds=(0, 1), videos_kwargs=settings)
     inputs |= settings
-    weights = attention_weights(one, lambda: one.model(**inputs))
-    sliced, whole = videos_of(one, inputs)
+    weights = attention_weights(one.model, lambda: one.model(**inputs))
+    sliced, whole = videos_of(one.model, inputs)
     sizes = (inputs["target_sizes_videos"] // (2 if mode == "16x" else 1)).tolist()
     pooled = [
         own[0].mean((0, 1)).view(h // 2, 2, w // 2, 2).mean((1, 3)).flatten()
@@ -49,7 +49,9 @@ def test_features_are_the_models_own() -> None:
     pixels = {name: inputs[name] for name in ("pixel_values_videos", "target_sizes_videos")}
     with torch.no_grad():
         sent = torch.cat(one.model.model.get_video_features(**pixels).pooler_output)
-    assert torch.equal(torch.cat([video.features.flatten(0, 1) for video in videos_of(one, inputs)]), sent)
+    assert torch.equal(
+        torch.cat([video.features.flatten(0, 1) for video in videos_of(one.model, inputs)]), sent
+    )
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from support.families import Small, small
-from support.families.reference import reference_logits
+from support.reference import reference_logits
 from torch.testing import assert_close
 
 from holitom import HoliTom, Method
@@ -46,7 +46,7 @@ def test_the_sound_track_stays(name: str) -> None:
     (video,) = run.last.videos
     assert int(sounds.sum()) > 0
     assert before - after == int(seen.sum()) - video.sent > 0
-    wanted = reference_logits(small(name, "eager"), inputs, METHOD, [], sees=one)
+    wanted = reference_logits(one.model, inputs, METHOD, [])
     assert_close(out, wanted, atol=3e-4, rtol=1e-3)
 
 

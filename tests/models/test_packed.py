@@ -8,7 +8,7 @@ import pytest
 import torch
 from support.families import Small, ready, small
 from support.families.qwen2_5_vl import build, processor
-from support.families.reference import attention_weights, language_arguments, positions_of, videos_of
+from support.reference import attention_weights, language_arguments, positions_of, videos_of
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -53,7 +53,7 @@ def window_order(grids: list[tuple[int, int, int]]) -> list[int]:
 def received_weights(one: Small, inputs: Any) -> list[Tensor]:
     """The weights `[heads, P, P]` that the tower's last attention computes, stretch after stretch."""
     pixels = {name: inputs[name] for name in ("pixel_values_videos", "video_grid_thw")}
-    return [own[0] for own in attention_weights(one, lambda: one.model.get_video_features(**pixels))]
+    return [own[0] for own in attention_weights(one.model, lambda: one.model.get_video_features(**pixels))]
 
 
 @pytest.mark.parametrize("name", [*NAMES, "windowed"])
@@ -68,7 +68,7 @@ def test_importance_is_the_attention_received(name: str) -> None:
         in_order = torch.empty_like(received)
         in_order[torch.tensor(window_order(GRIDS))] = received
         received = in_order
-    videos = videos_of(one, inputs)
+    videos = videos_of(one.model, inputs)
     for video, (frames, rows, columns) in zip(videos, GRIDS, strict=True):
         assert video.grid == (rows, columns)
         assert video.features.shape[:2] == (frames, rows * columns)
@@ -85,7 +85,7 @@ def test_keys_are_those_of_the_last_layer(name: str) -> None:
     adapter = adapter_for(one.model)
     seen: list[Tensor] = []
     hook = adapter.vision_attention.register_forward_pre_hook(lambda m, args: seen.append(args[0]))
-    videos = videos_of(one, inputs)
+    videos = videos_of(one.model, inputs)
     hook.remove()
     attention: Any = adapter.vision_attention
     with torch.no_grad():
@@ -107,7 +107,7 @@ def test_features_and_streams_are_the_models_own(name: str) -> None:
         encoded = one.model.get_video_features(
             inputs["pixel_values_videos"], inputs["video_grid_thw"], return_dict=True
         )
-    for index, video in enumerate(videos_of(one, inputs)):
+    for index, video in enumerate(videos_of(one.model, inputs)):
         assert torch.equal(video.features.flatten(0, 1), encoded.pooler_output[index])
         if name in DEEP:
             assert video.streams is not None
@@ -144,9 +144,9 @@ def test_the_towers_attention_stays_fused(name: str, monkeypatch: pytest.MonkeyP
 def test_importance_in_chunks(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     one = small(name)
     inputs = two(one)
-    whole = videos_of(one, inputs)
+    whole = videos_of(one.model, inputs)
     monkeypatch.setattr(holitom.models.packed, "frames_per_chunk", lambda heads, patches: 3)
-    for video, wanted in zip(videos_of(one, inputs), whole, strict=True):
+    for video, wanted in zip(videos_of(one.model, inputs), whole, strict=True):
         assert_close(video.importance, wanted.importance)
 
 
@@ -199,7 +199,7 @@ def test_every_steps_positions_are_those_of_the_unmerged_model(name: str, second
     assert len(full) == 6
     for one_step, other in zip(full, merged, strict=True):
         assert torch.equal(one_step, other)
-    positions = positions_of(language_arguments(one, inputs))
+    positions = positions_of(language_arguments(one.model, inputs))
     assert (int(positions[0].max()) > int(positions[0, -1])) == (name == "qwen2.5-vl" and seconds == 16)
 
 

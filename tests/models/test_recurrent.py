@@ -10,8 +10,8 @@ import torch
 from support.families import Small, ready, small
 from support.families.qwen import IDS
 from support.families.qwen3_5 import LANGUAGE, TOWER
-from support.families.reference import extended, reference_logits
-from support.reference import EveryOther
+from support.methods import EveryOther
+from support.reference import extended, reference_logits
 from torch.testing import assert_close
 from transformers import DynamicCache, Qwen3_5Config, Qwen3_5ForConditionalGeneration
 from transformers.cache_utils import DynamicLayer
@@ -38,7 +38,7 @@ def test_published_layers_against_their_own_run_by_hand(method: Any) -> None:
     inputs = one.inputs("w1 <video> w2 w3", videos=[one.video()])
     with torch.no_grad(), method(one.model):
         merged = one.model(**inputs).logits[0, -1:]
-    wanted = reference_logits(published("eager"), inputs, method, [], sees=one)
+    wanted = reference_logits(one.model, inputs, method, [])
     assert_close(merged, wanted, atol=3e-4, rtol=1e-3)
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from support.reference import EveryOther, reference_logits
+from support.methods import EveryOther
+from support.reference import reference_logits
 from support.tiny import Tiny, build_model, video
 from torch.testing import assert_close
 from transformers import DynamicCache, Qwen2Config, Qwen2ForCausalLM, StaticCache

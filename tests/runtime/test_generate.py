@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from support.reference import EveryOther, reference_generate, reference_logits
+from support.methods import EveryOther
+from support.reference import reference_generate, reference_logits
 from support.tiny import Tiny, build_model, image, video
 from torch.testing import assert_close
 from transformers import DynamicCache
@@ -41,7 +42,7 @@ def answers(out: Any, inputs: Any) -> list[list[int]]:
     return out.sequences[:, inputs["input_ids"].shape[1] :].tolist()
 
 
-def assert_row(tiny: Tiny, out: Any, row: int, inputs: Any, alone: Any, method: Method) -> None:
+def check_row(tiny: Tiny, out: Any, row: int, inputs: Any, alone: Any, method: Method) -> None:
     """Row `row` of `out` has the logits of the hand-worked reference for `alone`, step by step."""
     answer = answers(out, inputs)[row]
     wanted = reference_logits(tiny.model, alone, method, answer[:-1])
@@ -52,7 +53,7 @@ def assert_row(tiny: Tiny, out: Any, row: int, inputs: Any, alone: Any, method: 
 def test_greedy(tiny_both: Tiny, method: Method) -> None:
     inputs = tiny_both.inputs("w1 <video> w2 w3", videos=[video()])
     out = generated(tiny_both.model, inputs, method)
-    assert_row(tiny_both, out, 0, inputs, inputs, method)
+    check_row(tiny_both, out, 0, inputs, inputs, method)
     assert answers(out, inputs) == [reference_generate(tiny_both.model, inputs, method, STEPS)]
     assert torch.equal(out.sequences[:, :-STEPS], inputs["input_ids"])  # the prompt is returned as it was
 
@@ -74,19 +75,19 @@ def test_batch_of_different_rows(tiny_both: Tiny, method: Method, side: str) -> 
     inputs = tiny_both.inputs(*prompts, videos=videos, side=side)
     out = generated(tiny_both.model, inputs, method)
     for row, (prompt, its) in enumerate(zip(prompts, own, strict=True)):
-        assert_row(tiny_both, out, row, inputs, tiny_both.inputs(prompt, videos=its), method)
+        check_row(tiny_both, out, row, inputs, tiny_both.inputs(prompt, videos=its), method)
 
 
 @each_method
 def test_two_videos_in_one_prompt(tiny: Tiny, method: Method) -> None:
     inputs = tiny.inputs("w1 <video> w2 <video> w3", videos=[video(seed=1), video(seed=2)])
-    assert_row(tiny, generated(tiny.model, inputs, method), 0, inputs, inputs, method)
+    check_row(tiny, generated(tiny.model, inputs, method), 0, inputs, inputs, method)
 
 
 @each_method
 def test_adjacent_videos(tiny: Tiny, method: Method) -> None:
     inputs = tiny.inputs("w1 <video><video> w3".replace("><", "> <"), videos=[video(seed=1), video(seed=2)])
-    assert_row(tiny, generated(tiny.model, inputs, method), 0, inputs, inputs, method)
+    check_row(tiny, generated(tiny.model, inputs, method), 0, inputs, inputs, method)
 
 
 @each_method
@@ -94,7 +95,7 @@ def test_images_stay_whole(tiny: Tiny, method: Method) -> None:
     prompt = "w1 <image> w2 <video> w3"
     inputs = tiny.inputs(prompt, videos=[video()], images=[image()])
     out = generated(tiny.model, inputs, method)
-    assert_row(tiny, out, 0, inputs, inputs, method)
+    check_row(tiny, out, 0, inputs, inputs, method)
 
 
 @pytest.mark.parametrize("prompt", ["w1 <image> w2", "w1 w2 w3"])
@@ -129,7 +130,7 @@ def test_sampling(tiny: Tiny, method: Method) -> None:
     torch.manual_seed(3)
     out = generated(tiny.model, inputs, method, do_sample=True, num_return_sequences=3)
     for row in range(3):
-        assert_row(tiny, out, row, inputs, inputs, method)
+        check_row(tiny, out, row, inputs, inputs, method)
     torch.manual_seed(3)
     again = generated(tiny.model, inputs, method, do_sample=True, num_return_sequences=3)
     assert torch.equal(out.sequences, again.sequences)
@@ -247,7 +248,7 @@ def test_second_video_over_a_cache_equals_one_prompt(tiny: Tiny) -> None:
                 output_logits=True,
                 return_dict_in_generate=True,
             )
-        assert_row(tiny, out, 0, whole, whole, method)
+        check_row(tiny, out, 0, whole, whole, method)
 
 
 @each_method
@@ -372,7 +373,7 @@ def test_rows_with_images_videos_both_and_none(tiny: Tiny, method: Method) -> No
     inputs = tiny.inputs(*prompts, videos=videos, images=images)
     out = generated(tiny.model, inputs, method)
     for row, (prompt, its) in enumerate(zip(prompts, own, strict=True)):
-        assert_row(tiny, out, row, inputs, tiny.inputs(prompt, **its), method)
+        check_row(tiny, out, row, inputs, tiny.inputs(prompt, **its), method)
 
 
 @each_method

@@ -30,7 +30,7 @@ def logits(model: Any, inputs: Any, method: Method | None, **settings: Any) -> l
         return run()
 
 
-def assert_same(got: list[Tensor], wanted: list[Tensor]) -> None:
+def check_same(got: list[Tensor], wanted: list[Tensor]) -> None:
     assert len(got) == len(wanted)
     for one, other in zip(got, wanted, strict=True):
         assert torch.equal(one, other)
@@ -51,8 +51,8 @@ def test_keeping_every_token_changes_no_bit(tiny_both: Tiny, method: Method, sid
         side=side,
     )
     for inputs in (one, rows):
-        assert_same(logits(model, inputs, method), logits(model, inputs, None))
-        assert_same(
+        check_same(logits(model, inputs, method), logits(model, inputs, None))
+        check_same(
             logits(model, inputs, method, use_cache=False), logits(model, inputs, None, use_cache=False)
         )
 
@@ -60,7 +60,7 @@ def test_keeping_every_token_changes_no_bit(tiny_both: Tiny, method: Method, sid
 def test_keeping_every_token_in_bfloat16(processor: Any) -> None:
     tiny = Tiny(build_model(dtype=torch.bfloat16), processor)
     inputs = tiny.inputs("w1 <video> w2", videos=[video()]).to(torch.bfloat16)
-    assert_same(logits(tiny.model, inputs, WHOLE), logits(tiny.model, inputs, None))
+    check_same(logits(tiny.model, inputs, WHOLE), logits(tiny.model, inputs, None))
 
 
 def traces(model: nn.Module) -> dict[str, Any]:
@@ -105,7 +105,7 @@ def test_detaching_leaves_nothing(tiny: Tiny, how: str) -> None:
         with pytest.raises(UnsupportedUsageError), MERGING(model):
             model(**broken)
     assert traces(model) == before
-    assert_same(logits(model, inputs, None), full)
+    check_same(logits(model, inputs, None), full)
 
 
 def test_an_error_in_one_forward_does_not_harm_the_next(tiny: Tiny) -> None:
@@ -125,7 +125,7 @@ def test_two_models_two_methods(tiny: Tiny, processor: Any) -> None:
     with few(tiny.model) as one, many(other.model) as two:
         both = [logits(tiny.model, inputs, None), logits(other.model, inputs, None)]
     for got, own in zip(both, wanted, strict=True):
-        assert_same(got, own)
+        check_same(got, own)
     assert one.last is not None
     assert two.last is not None
     assert one.last.videos[0].sent < two.last.videos[0].sent

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from support.reference import EveryOther
+from support.methods import EveryOther
 from support.tiny import Tiny, image, video
 from torch import Tensor
 from transformers import DynamicCache

@@ -1,77 +1,194 @@
-"""What a merged model should compute, written out slowly for one row: no cache, hooks or fused attention."""
+"""What any merged model should compute, for one row: its own layers, one after another, on what is left.
+
+The unmerged model says what embeddings, positions and further streams every column has. From then on the
+family's decoder layers run on the tokens that are left, with full attention matrices and no cache.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import copy
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
+from unittest import mock
+from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from holitom import MergedTokens, Method, VideoTokens
+from holitom.models import adapter_for
+
+PLAIN = 12  # an id of text in every family
 
 
 @dataclass(frozen=True)
-class EveryOther(Method):
-    """Keeps every `step`-th token; needs no importance, so these tests do not hang on any paper."""
+class Looks(Method):
+    """Keeps everything, and shows what it saw."""
 
-    step: int = 2
-    layers: tuple[int, ...] = ()
-    own_attention: bool = False
-    text: bool = False
-    needs_importance: ClassVar[bool] = False
+    retain_ratio: float = 1.0
+    seen: list[VideoTokens] = field(default_factory=list)
+    needs_importance: ClassVar[bool] = True
+    needs_keys: ClassVar[bool] = True
+    needs_shallow: ClassVar[bool] = True
 
     def merge(self, video: VideoTokens) -> MergedTokens:
-        whole = super().merge(video)
-        at = slice(None, None, self.step)
-        return MergedTokens(
-            features=whole.features[at],
-            frame=whole.frame[at],
-            position=whole.position[at],
-            size=whole.size[at],
-            segments=whole.segments,
-            stages={"every other": len(whole.frame[at])},
-            streams=None if whole.streams is None else whole.streams[at],
+        self.seen.append(video)
+        return super().merge(video)
+
+
+@torch.no_grad()
+def videos_of(model: Any, inputs: Any) -> list[VideoTokens]:
+    """What a method gets to see of the videos in `inputs`."""
+    looks = Looks()
+    with looks(model):
+        model(**inputs)
+    return looks.seen
+
+
+@torch.no_grad()
+def language_arguments(model: Any, inputs: Any) -> dict[str, Any]:
+    """What the unmerged model hands its language model."""
+    got: list[dict[str, Any]] = []
+    language = adapter_for(model).language_model
+    hook = language.register_forward_pre_hook(lambda m, args, kwargs: got.append(kwargs), with_kwargs=True)
+    try:
+        model(**inputs)
+    finally:
+        hook.remove()
+    return got[0]
+
+
+@torch.no_grad()
+def attention_weights(model: Any, run: Callable[[], Any]) -> list[Tensor]:
+    """The weights `[F, heads, P, P]` of the tower's attention that importance is read from.
+
+    By the model's own eager code, one entry a call of it while `run` runs.
+    """
+    attention: Any = adapter_for(model).vision_attention
+    code: Any = sys.modules[type(attention).__module__]
+    weights: list[Tensor] = []
+    eager = code.eager_attention_forward
+
+    def watched(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        out = eager(module, *args, **kwargs)
+        if module is attention:
+            weights.append(out[1])
+        return out
+
+    with mock.patch.object(code, "eager_attention_forward", watched):
+        run()
+    return weights
+
+
+def extended(inputs: Any, tokens: list[int]) -> dict[str, Any]:
+    """`inputs` with `tokens` of text behind them."""
+    if not tokens:
+        return dict(inputs)
+    longer = dict(inputs)
+    rows = len(inputs["input_ids"])
+    more = {
+        "input_ids": torch.tensor([tokens] * rows),
+        "attention_mask": torch.ones(rows, len(tokens), dtype=torch.int64),
+        "mm_token_type_ids": torch.zeros(rows, len(tokens), dtype=torch.int64),
+    }
+    for name, values in more.items():
+        if name in longer:
+            longer[name] = torch.cat([longer[name], values.to(longer[name].dtype)], dim=1)
+    return longer
+
+
+def positions_of(arguments: dict[str, Any]) -> Tensor:
+    """`[axes, L]`: the positions of one row's columns."""
+    ids = arguments.get("position_ids")
+    columns = arguments["inputs_embeds"].shape[1]
+    if ids is None:
+        return torch.arange(columns)[None]
+    if ids.dim() == 2:
+        return ids
+    return ids[-3:, 0]
+
+
+def twin(model: Any, attention: str) -> Any:
+    """A model of the very weights of `model` with another attention implementation and nothing attached."""
+    made = TWINS.setdefault(model, {})
+    if attention not in made:
+        config = copy.deepcopy(model.config)
+        made[attention] = (
+            type(model)._from_config(config, attn_implementation=attention).to(model.dtype).eval()
         )
-
-    def inner(self, num_layers: int) -> tuple[Any, ...]:
-        stage = DropByText if self.text else DropHalf
-        return tuple(stage(layer, self.own_attention) for layer in self.layers)
+        made[attention].load_state_dict(model.state_dict(), assign=True)
+    return made[attention]
 
 
-@dataclass(frozen=True)
-class DropHalf:
-    """Keeps the more attended half, and marks it so that forgetting the new features would be seen."""
-
-    layer: int
-    own_attention: bool = False
-
-    def keep(self, visual: int) -> int:
-        return visual - visual // 2
-
-    def __call__(self, hidden: Tensor, attention: Tensor) -> tuple[Tensor, Tensor]:
-        kept = attention.topk(self.keep(len(hidden))).indices.sort().values
-        return kept, hidden[kept] * 1.25
+TWINS: WeakKeyDictionary[Any, dict[str, Any]] = WeakKeyDictionary()
 
 
-@dataclass(frozen=True)
-class DropByText(DropHalf):
-    """The same, ranked by attention and likeness of every token of the text, marked by what the text says."""
+@dataclass
+class Packed:
+    """One row's tokens that are left when the language model begins.
 
-    needs_text: ClassVar[bool] = True
+    Attributes:
+        column: `[n]`: the caller's column of each.
+        hidden: `[n, D]`.
+        position: `[axes, n]`.
+        streams: what is added to what leaves the first layers, `[n, D]` each.
+        visual: `[n]` bool.
+    """
 
-    def __call__(self, hidden: Tensor, attention: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        assert attention.shape == (len(text), len(hidden))
-        seen = attention.float().mean(0) / attention.float().mean()
-        alike = torch.nn.functional.cosine_similarity(text.float().mean(0), hidden.float(), dim=-1)
-        kept = (seen + alike).topk(self.keep(len(hidden))).indices.sort().values
-        weight = attention.sum(0)[kept, None].to(hidden.dtype)
-        return kept, hidden[kept] * (1 + weight) + 0.1 * text.mean(0)
+    column: Tensor
+    hidden: Tensor
+    position: Tensor
+    streams: list[Tensor]
+    visual: Tensor
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    half = x.shape[-1] // 2
-    return x * cos + torch.cat([-x[..., half:], x[..., :half]], dim=-1) * sin
+@torch.no_grad()
+def packed(model: Any, inputs: Any, method: Method, answer: Sequence[int] = ()) -> Packed:
+    """The row of `inputs`, and `answer` behind it, after the outer stage of `method`."""
+    adapter = adapter_for(model)
+    inputs = extended(inputs, [PLAIN] * len(answer))
+    given = language_arguments(model, inputs)
+    if answer:  # which may hold a placeholder's id, as text
+        own = model.get_input_embeddings()(torch.tensor(answer))
+        given["inputs_embeds"][0, -len(answer) :] = own
+    embeds, position = given["inputs_embeds"][0], positions_of(given)
+    streams = []
+    if given.get("visual_pos_masks") is not None:
+        streams = [stream[0] for stream in adapter.streamed(given, (1, len(embeds)))]
+    holds = adapter.placeholders(inputs["input_ids"])[0]
+    columns = holds.nonzero().squeeze(1).tolist()
+    # Each entry: where it sorts, its column, its embedding, its streams, whether it is visual.
+    left = [
+        ((column, 0), column, embeds[column], [s[column] for s in streams], False)
+        for column in range(len(embeds))
+        if not holds[column]
+    ]
+    for video in videos_of(model, inputs):
+        slots = adapter.slots(video)
+        own, columns = columns[:slots], columns[slots:]
+        run = list(own)
+        for index in range(1, slots):
+            run[index] = run[index - 1] if own[index] == own[index - 1] + 1 else own[index]
+        sent = adapter.send(video, method.merge(video))
+        for order, slot in enumerate(sent.slot.tolist()):
+            parts = []
+            if streams:
+                assert sent.streams is not None
+                parts = list(sent.streams[order].split(embeds.shape[1]))
+            left.append(((run[slot], order), own[slot], sent.features[order], parts, True))
+    assert not columns
+    left.sort(key=lambda entry: entry[0])
+    at = torch.tensor([entry[1] for entry in left])
+    own = adapter.keeps_positions or method.positions == "own"
+    return Packed(
+        column=at,
+        hidden=torch.stack([entry[2] for entry in left]),
+        position=position[:, at] if own else torch.arange(len(left))[None],
+        streams=[torch.stack([entry[3][i] for entry in left]) for i in range(len(streams))],
+        visual=torch.tensor([entry[4] for entry in left]),
+    )
 
 
 @torch.no_grad()
@@ -80,161 +197,86 @@ def reference_logits(
 ) -> Tensor:
     """Logits `[1 + len(answer), vocab]` after the prompt and after each token of `answer`.
 
-    `inputs` is one unpadded row. Inner merging asks the last token of the turn that brought a video; `turns`
-    says how many of the prompt's ids each turn has ended with (None: it is one turn).
+    Args:
+        model: the model under test. It encodes the videos with its own attention: where two tokens
+            are nearly equal, the method must see its very digits.
+        inputs: one unpadded row.
+        method: what merges.
+        answer: what was generated.
+        turns: how many of the prompt's ids each turn ends with; None: it is one turn.
     """
-    trunk = model.model
-    ids = inputs["input_ids"][0].tolist()
-    embeds = trunk.language_model.embed_tokens
-    pictures: list[Tensor] = []
-    if "pixel_values" in inputs:
-        pictures = list(
-            torch.cat(
-                trunk.get_image_features(
-                    inputs["pixel_values"],
-                    inputs["image_sizes"],
-                    batch_num_images=inputs.get("batch_num_images"),
-                    return_dict=True,
-                ).pooler_output
-            )
-        )
-    sent: list[tuple[Tensor, list[int]]] = []
-    if "pixel_values_videos" in inputs:
-        pixels = inputs["pixel_values_videos"]
-        pooled = trunk.get_video_features(pixels, return_dict=True).pooler_output
-        for one, frames in zip(pooled, pixels, strict=True):
-            features = one[:-1].view(len(frames), -1, one.shape[-1])
-            side = int(features.shape[1] ** 0.5)
-            importance, keys = reference_vision(model, frames)
-            shallow, _ = reference_vision(model, frames, layer=0)  # round(2 layers * 5 / 26)
-            video = VideoTokens(features, importance, (side, side), keys, shallow=shallow)
-            merged = method.merge(video)
-            stood = merged.frame * side**2 + merged.position
-            sent.append((torch.cat([merged.features, one[-1:]]), [*stood.tolist(), len(one) - 1]))
-
-    parts, videos, columns = [], iter(sent), []
-    turns = turns or [len(ids)]
-    visual: list[list[int]] = [[] for _ in turns]
-    lasts: list[int] = []
-    config = model.config
-    skip = 0
-    for column, token in enumerate(ids):
-        if column in turns:
-            lasts.append(sum(map(len, parts)) - 1)
-        if token == config.video_token_id:
-            if skip == 0:
-                tokens, stood = next(videos)
-                skip = len(one)
-                start = sum(map(len, parts))
-                visual[len(lasts)] += range(start, start + len(tokens))
-                parts.append(tokens)
-                columns += [column + place for place in stood]
-            skip -= 1
-            continue
-        columns.append(column)
-        if token == config.image_token_id:
-            parts.append(pictures.pop(0)[None])
-        else:
-            parts.append(embeds(torch.tensor([token])))
-    prompt = sum(map(len, parts))
-    if answer:
-        parts.append(embeds(torch.tensor(answer)))
-    hidden = torch.cat(parts)
-    columns += range(len(ids), len(ids) + len(answer))
-    position = torch.tensor(columns) if method.positions == "own" else torch.arange(len(hidden))
-    # Where each token stands now; merging takes tokens away from all three.
-    lasts.append(prompt - 1)
-    # What each turn asks: the text behind its last video; a video that asks is its own text.
-    behind = [
-        torch.arange(max([v for v in vis if v < last], default=last - 1) + 1, last + 1) - last
-        for vis, last in zip(visual, lasts, strict=True)
-    ]
-    # Who asks is not merged away.
+    prompt = inputs["input_ids"].shape[1]
+    row = packed(twin(model, model.config._attn_implementation), inputs, method, answer)
+    adapter = adapter_for(twin(model, "eager"))  # whose layers say what they attend to
+    language: Any = adapter.language_model
+    scales = language.config  # a Granite has some
+    hidden = row.hidden * getattr(scales, "embedding_multiplier", 1)
+    position, streams = row.position, row.streams
+    bounds = [0, *(turns or [prompt])]
+    lasts = [int((row.column < end).nonzero()[-1]) for end in bounds[1:]]
     groups = [
-        torch.tensor([v for v in vis if v != last], dtype=torch.long)
-        for vis, last in zip(visual, lasts, strict=True)
+        torch.tensor(
+            [i for i in range(len(hidden)) if row.visual[i] and start <= row.column[i] < end and i != last],
+            dtype=torch.int64,
+        )
+        for start, end, last in zip(bounds, bounds[1:], lasts, strict=False)
     ]
-    stages = {stage.layer: stage for stage in method.inner(len(trunk.language_model.layers))}
-    weights = None
-    for index, layer in enumerate(trunk.language_model.layers):
+    holds = adapter.placeholders(inputs["input_ids"])[0].nonzero()[:, 0]
+    # What each turn asks: the text behind its last placeholder; a video token that asks is its own text.
+    behind = []
+    for start, end, last in zip(bounds, bounds[1:], lasts, strict=False):
+        own = holds[(holds >= start) & (holds < end)]
+        after = int((row.column[: last + 1] > own[-1]).sum()) if len(own) else 0
+        behind.append(torch.arange(1 - max(after, 1), 1))
+    stages = {stage.layer: stage for stage in method.inner(len(adapter.layers))}
+    weights: list[Tensor] = []
+
+    def attend(layer: Any, states: Tensor, where: Tensor) -> Tensor:
+        rotary = language.rotary_emb(states[None], where[:, None] if len(where) > 1 else where)
+        if not hasattr(layer, "self_attn"):  # a recurrent layer, which nothing can be ranked by
+            return layer(states[None], position_embeddings=rotary)[0]
+        ahead = torch.full((len(states), len(states)), torch.finfo(states.dtype).min).triu(1)
+        hook = layer.self_attn.register_forward_hook(lambda m, a, out: weights.append(out[1][0].mean(0)))
+        out = layer(
+            states[None], attention_mask=ahead[None, None], position_embeddings=rotary, position_ids=None
+        )
+        hook.remove()
+        return out[0] if isinstance(out, Tensor) else out[0][0]
+
+    for index, layer in enumerate(adapter.layers):
         if index in stages:
             dropped: set[int] = set()
-            for turn, (vis, last) in enumerate(zip(groups, lasts, strict=True)):
-                if len(vis):
-                    if stages[index].own_attention:  # earlier turns are merged already
-                        now = torch.tensor([i for i in range(len(hidden)) if i not in dropped])
-                        weights = torch.zeros(len(hidden), len(hidden))
-                        weights[now[:, None], now] = attend(trunk, layer, hidden[now], position[now])[0].mean(
-                            0
-                        )
-                    text = last + behind[turn]
-                    kept, features = (
-                        stages[index](hidden[vis], weights[text][:, vis], hidden[text])
-                        if getattr(stages[index], "needs_text", False)
-                        else stages[index](hidden[vis], weights[last, vis])
-                    )
-                    hidden = hidden.index_copy(0, vis[kept], features)
-                    dropped |= set(vis.tolist()) - set(vis[kept].tolist())
-                    groups[turn] = vis[kept]
+            for turn, (visual, last) in enumerate(zip(groups, lasts, strict=True)):
+                if not len(visual):
+                    continue
+                scores = weights[-1]
+                if stages[index].own_attention and hasattr(layer, "self_attn"):
+                    # earlier turns are merged already
+                    now = torch.tensor([i for i in range(len(hidden)) if i not in dropped])
+                    attend(layer, hidden[now], position[:, now])
+                    scores = torch.zeros(len(hidden), len(hidden))
+                    scores[now[:, None], now] = weights.pop()
+                text = last + behind[turn]
+                kept, features = (
+                    stages[index](hidden[visual], scores[text][:, visual], hidden[text])
+                    if getattr(stages[index], "needs_text", False)
+                    else stages[index](hidden[visual], scores[last, visual])
+                )
+                hidden = hidden.index_copy(0, visual[kept], features)
+                dropped |= set(visual.tolist()) - set(visual[kept].tolist())
+                groups[turn] = visual[kept]
             stay = torch.tensor([i for i in range(len(hidden)) if i not in dropped])
             new = {old: i for i, old in enumerate(stay.tolist())}
-            hidden, position = hidden[stay], position[stay]
-            groups = [torch.tensor([new[i] for i in vis.tolist()], dtype=torch.long) for vis in groups]
+            hidden, position = hidden[stay], position[:, stay]
+            weights[-1] = weights[-1][stay][:, stay]
+            streams = [stream[stay] for stream in streams]
+            groups = [torch.tensor([new[i] for i in g.tolist()], dtype=torch.int64) for g in groups]
             lasts = [new[last] for last in lasts]
-        scores, v = attend(trunk, layer, hidden, position)
-        weights = scores.mean(0)
-        hidden = hidden + layer.self_attn.o_proj((scores @ v).transpose(0, 1).flatten(1))
-        hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
-    return model.lm_head(trunk.language_model.norm(hidden))[lasts[-1] :]
-
-
-def attend(trunk: Any, layer: Any, hidden: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
-    """Attention `[heads, L, L]` of `layer` for its input `hidden` `[L, D]`, and values `[heads, L, d]`."""
-    attention = layer.self_attn
-    cos, sin = trunk.language_model.rotary_emb(hidden[None], position[None])
-    normed = layer.input_layernorm(hidden)
-    heads = [p(normed).view(len(hidden), -1, attention.head_dim).transpose(0, 1) for p in
-             (attention.q_proj, attention.k_proj, attention.v_proj)]  # fmt: skip
-    q, k, v = rotate(heads[0], cos[0], sin[0]), rotate(heads[1], cos[0], sin[0]), heads[2]
-    k, v = (x.repeat_interleave(len(q) // len(k), dim=0) for x in (k, v))
-    logits = (q @ k.transpose(1, 2)) * attention.head_dim**-0.5
-    ahead = torch.ones(logits.shape[1:], dtype=torch.bool).triu(1)
-    return logits.masked_fill(ahead, float("-inf")).softmax(-1), v
-
-
-@torch.no_grad()
-def reference_vision(model: Any, frames: Tensor, layer: int = -1) -> tuple[Tensor, Tensor]:
-    """Importance `[T, N]` and keys `[T, N, d]` of one video's `frames` `[T, C, H, W]`.
-
-    From full attention matrices of the last layer (or of `layer`), pooled here.
-    """
-    tower = model.model.vision_tower
-    tower = getattr(tower, "vision_model", tower)
-    hidden = tower.embeddings(frames)
-    for before in tower.encoder.layers[: layer % len(tower.encoder.layers)]:
-        hidden = before(hidden, None)
-    read = tower.encoder.layers[layer]
-    normed = read.layer_norm1(hidden)
-    attention = read.self_attn
-    q, k = (p(normed).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for p in
-            (attention.q_proj, attention.k_proj))  # fmt: skip
-    weights = (q.float() @ k.float().transpose(2, 3) * attention.head_dim**-0.5).softmax(-1)
-    received = weights.mean(1).mean(1)
-    side = int(received.shape[1] ** 0.5)
-
-    def pool(values: Tensor) -> Tensor:
-        """`[T, P, c]` to `[T, N, c]`."""
-        picture = values.transpose(1, 2).unflatten(2, (side, side))
-        pooled = torch.nn.functional.interpolate(picture, size=[-(-side // 2)] * 2, mode="bilinear")
-        return pooled.flatten(2).transpose(1, 2)
-
-    return pool(received[..., None])[..., 0], pool(sum(k.unbind(1)) / attention.num_heads)
-
-
-@torch.no_grad()
-def reference_importance(model: Any, frames: Tensor) -> Tensor:
-    """Importance `[T, N]` alone."""
-    return reference_vision(model, frames)[0]
+        hidden = attend(layer, hidden, position)
+        if index < len(streams):
+            hidden = hidden + streams[index]
+    logits: Tensor = adapter.model.get_output_embeddings()(language.norm(hidden))[lasts[-1] :]
+    return logits * getattr(scales, "logits_scaling", 1)
 
 
 @torch.no_grad()

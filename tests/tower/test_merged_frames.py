@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from support.families import Small, small
-from support.families.reference import Looks
+from support.reference import Looks
 from support.towers import Encoder, features, mixed, still
 from torch import Tensor
 from torch.testing import assert_close

@@ -20,7 +20,7 @@ from transformers import DynamicCache
 from holitom import Method
 from holitom.models import adapter_for
 from support.families import Small, small
-from support.families.reference import extended, reference_logits
+from support.reference import extended, reference_logits
 
 STEPS = 3
 QUESTION = [12, 13, 14]
@@ -39,12 +39,12 @@ def generated(model: Any, inputs: Any, method: Method | None, **settings: Any) -
         return model.generate(**inputs, **settings)
 
 
-def assert_row(
+def check_row(
     one: Small, name: str, out: Any, row: int, prompt: int, alone: Any, method: Method, **more: Any
 ) -> None:
     """Row `row` of what was generated behind `prompt` columns is the reference's for `alone`."""
     answer = out.sequences[row, prompt:].tolist()
-    wanted = reference_logits(small(name, "eager"), alone, method, answer[:-1], sees=one, **more)
+    wanted = reference_logits(one.model, alone, method, answer[:-1], **more)
     assert_close(torch.stack(out.logits)[:, row], wanted[-len(answer) :], **one.family.close)
 
 
@@ -52,7 +52,7 @@ def run(name: str, inputs: Any, alone: list[Any], method: Method, attention: str
     one = small(name, attention)
     out = generated(one.model, inputs, method, suppress_tokens=one.unspoken, **kw)
     for row, own in enumerate(alone):
-        assert_row(one, name, out, row, inputs["input_ids"].shape[1], own, method)
+        check_row(one, name, out, row, inputs["input_ids"].shape[1], own, method)
 
 
 def one_row(name: str, method: Method, attention: str = "sdpa") -> None:
@@ -138,7 +138,7 @@ def second_question(name: str, method: Method, attention: str = "sdpa", side: st
     for row, (prompt, its) in enumerate(zip(prompts, videos, strict=True)):
         alone = one.inputs(prompt, videos=[its])
         answer = out.sequences[row, inputs["input_ids"].shape[1] :].tolist()
-        wanted = reference_logits(small(name, "eager"), alone, method, answer[:-1], sees=one)
+        wanted = reference_logits(one.model, alone, method, answer[:-1])
         assert_close(torch.stack(out.logits)[:, row], wanted[-STEPS:], **one.family.close)
 
 
@@ -162,7 +162,7 @@ def second_video(name: str, method: Method, attention: str = "sdpa") -> None:
             whole["video_compression_mask"] = new["video_compression_mask"]
         whole["mm_encoder_outputs"] = {adapter.modality: encode(**pixels, return_dict=True)}
         out = generated(one.model, whole, None, past_key_values=cache, suppress_tokens=one.unspoken)
-    assert_row(one, name, out, 0, turns[1], both, method, turns=turns)
+    check_row(one, name, out, 0, turns[1], both, method, turns=turns)
 
 
 def bfloat16(name: str, method: Method, attention: str = "sdpa") -> None:
