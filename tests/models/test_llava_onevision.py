@@ -20,8 +20,6 @@ class Looks(Method):
     """Keeps everything and what it saw."""
 
     needs_importance = True
-    needs_keys = True
-    needs_shallow = True
 
     def merge(self, video: VideoTokens) -> MergedTokens:
         seen.append(video)
@@ -60,9 +58,14 @@ def reference_vision(model: Any, frames: Tensor, layer: int = -1) -> tuple[Tenso
 seen: list[VideoTokens] = []
 
 
-def look(tiny: Tiny, inputs: Any) -> list[VideoTokens]:
+class LooksAtAll(Looks):
+    needs_keys = True
+    needs_shallow = True
+
+
+def look(tiny: Tiny, inputs: Any, looks: type[Method] = Looks) -> list[VideoTokens]:
     seen.clear()
-    with Looks(1.0)(tiny.model), torch.no_grad():
+    with looks(1.0)(tiny.model), torch.no_grad():
         tiny.model(**inputs)
     return list(seen)
 
@@ -75,7 +78,7 @@ def test_importance_is_the_attention_received_and_keys_the_layers_own(
     tiny = Tiny(build_model(attention, dtype), processor)
     inputs = tiny.inputs("<video> w1 <video>", videos=[video(seed=1), video(seed=2)]).to(dtype)
     pixels = inputs["pixel_values_videos"]
-    for got, frames in zip(look(tiny, inputs), pixels, strict=True):
+    for got, frames in zip(look(tiny, inputs, LooksAtAll), pixels, strict=True):
         importance, keys = reference_vision(tiny.model, frames)
         assert got.importance.dtype == torch.float32
         tolerance = 1e-6 if dtype == torch.float32 else 2e-3
