@@ -47,12 +47,13 @@ class AOT(Method):
 
     Ours: the budget and the order. The shallow importance is that of layer 5 (0-based) of 26 of the vision
     tower, in proportion in other towers (`VideoTokens.shallow`); where a tower has none (MiniCPM-V's, and in
-    vLLM), that of the last layer stands in. No token is left
-    out, so `size` and `origins` count each to the anchor most like it, and on to the one that gets the
-    largest share of that. A token that is not finite adds nothing to an anchor.
+    vLLM), that of the last layer stands in. No token is left out, so `size` and `origins` count each to the
+    anchor most like it, and on to the one that gets the largest share of that. A token that is not finite
+    adds nothing to an anchor.
 
-    No device synchronisation. Two for `l` frames of a clip follow from one another, each `iterations` rounds
-    of some ten operations: for clips of 4 frames four times 100 rounds.
+    No device synchronisation. For clips of `l` frames `l` transports follow from one another, each of
+    `iterations` rounds of some ten operations: 400 rounds for clips of 4 frames. Every token is compared with
+    its frame's anchors and added to them, too, so it takes longer than HoliTom.
 
     Attributes:
         retain_ratio: share of the visual tokens that goes into the language model, in (0, 1].

@@ -36,7 +36,9 @@ class DPP(Method):
     do not span counts as spanned, and of such the first is picked.
 
     No device synchronisation. As many steps follow from one another as a frame has tokens to keep, for all
-    frames at once, some ten operations each.
+    frames at once, some ten operations each. It compares all tokens of a frame with one another, `2 T N^2 D`
+    = 8.8 GFLOP for 32 frames of 196 tokens, 3584 wide, and takes longer than HoliTom, which compares each
+    with one other.
 
     Attributes:
         retain_ratio: share of the visual tokens that goes into the language model, in (0, 1].

@@ -53,7 +53,8 @@ class EarlyTom(Method):
     four or more, and of frames with newlines all but the first of a group.
 
     One device synchronisation, and one more for each video behind each of the tower's layers. Groups are one
-    step on the host for each frame, each after the other.
+    step on the host for each frame, each after the other. It takes longer than HoliTom, which compares each
+    frame with the next one alone: here it is `max_frames - 2` next ones.
 
     Attributes:
         retain_ratio: share of the visual tokens that goes into the language model, in (0, 1].

@@ -45,7 +45,9 @@ class GleanVID(Method):
     It reads neither importance nor keys. Two device synchronisations. The frames follow from one another: `T`
     steps of some 25 operations and one QR decomposition of `[D, b[t]]` each. The span holds at most `D`
     directions; from there on `u` alone ranks. Up to 512 channels principal directions are exact; beyond, they
-    are those of a block Krylov space (`ops.spans`).
+    are those of a block Krylov space (`ops.spans`). Tokens are compared with all that is kept before them, `2
+    P B D` = 28 GFLOP for 32 frames of 196 tokens, 3584 wide, at a tenth: it takes many times as long as
+    HoliTom.
 
     Attributes:
         retain_ratio: share of the visual tokens that goes into the language model, in (0, 1].

@@ -39,7 +39,9 @@ from holitom.tokens import MergedTokens, VideoTokens
 class HoliTomPlus(HoliTom):
     """HoliTom's similarity, importance, clustering and inner merge, over runs of the whole video.
 
-    Fields are those of `HoliTom`; these are its own or differ.
+    It compares every token with all of the next frame, `2 T N^2 D` = 8.8 GFLOP for 32 frames of 196 tokens,
+    3584 wide, and takes longer than HoliTom, which compares it with one. Fields are those of `HoliTom`; these
+    are its own or differ.
 
     Attributes:
         retain_ratio: share of the visual tokens that goes into the language model, in (0, 1], exactly.

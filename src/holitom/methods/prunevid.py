@@ -34,8 +34,9 @@ class PruneVid(Method):
        averaging leaves fewer; a group whose part rounds to none is dropped).
 
     A segment's static tokens come first, at its first frame, then its dynamic ones frame by frame. Two device
-    synchronisations. The paper's third part, selection by the question's attention inside the language model,
-    is not included.
+    synchronisations. Clusters compare the dynamic tokens of a frame with one another, up to `2 T N^2 D`
+    operations that HoliTom has no need of: it takes longer. The paper's third part, selection by the
+    question's attention inside the language model, is not included.
 
     Attributes:
         retain_ratio: share of the visual tokens that goes into the language model, in (0, 1].
