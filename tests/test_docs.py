@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -193,35 +192,6 @@ def test_stated_versions_are_those_that_install(page: str, package: str) -> None
     major, least, _, most = stated.groups()
     bounds = f'"{package}>={major}.{least},<{major}.{int(most) + 1}"'
     assert bounds in (ROOT / "pyproject.toml").read_text()
-
-
-@pytest.fixture(scope="module")
-def first_run() -> dict[str, Any]:
-    """The names that the lines of "Without a GPU and without a checkpoint" leave."""
-    blocks = re.findall(r"```python\n(.*?)```", PAGES["docs/getting-started.md"], flags=re.DOTALL)
-    names: dict[str, Any] = {}
-    exec(blocks[0], names)
-    return names
-
-
-def test_the_first_lines_run_and_print_what_the_page_of_the_report_shows(first_run: dict[str, Any]) -> None:
-    shown = re.findall(r"```\n(video 0.*?)```", PAGES["docs/report.md"], flags=re.DOTALL)[0]
-    printed = re.sub(r" \d+\.\d{3}", " #", f"{first_run['run'].last}\n")
-    assert printed == re.sub(r" \d+\.\d{3}", " #", shown)
-
-
-def test_the_figures_of_the_page_of_the_report_are_those_of_the_run(first_run: dict[str, Any]) -> None:
-    lines = re.findall(r"```python\n(.*?)```", PAGES["docs/report.md"], flags=re.DOTALL)[1].splitlines()
-    names = {"run": first_run["run"]}
-    exec(lines[0], names)
-    for line in lines[1:]:
-        expression, _, value = line.partition("  # ")
-        known = re.match(r"\(.*\)|\{.*\}|\[.*\]|\d+", value)
-        assert known
-        assert eval(expression, names) == eval(known[0]), line
-    shown = re.findall(r"```json\n(.*?)```", PAGES["docs/report.md"], flags=re.DOTALL)[0]
-    told = first_run["run"].last.to_dict()
-    assert {**json.loads(shown), "seconds": None} == {**json.loads(json.dumps(told)), "seconds": None}
 
 
 def test_the_changelog_and_the_citation_know_the_version() -> None:
