@@ -92,6 +92,24 @@ def test_no_two_files_need_each_other() -> None:
         pytest.fail(f"a circle of imports: {' -> '.join(error.args[1])}")
 
 
+def long_definitions(source: str, lines: int, kind: type[ast.AST]) -> dict[str, int]:
+    """Functions or classes of `source` with more than so many `lines`, docstrings included."""
+    long = {}
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, kind) and isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            count = int(node.end_lineno or 0) - node.lineno + 1
+            if count > lines:
+                long[node.name] = count
+    return long
+
+
+@pytest.mark.parametrize(("kind", "lines"), [(ast.FunctionDef, 50), (ast.ClassDef, 200)])
+def test_the_runtime_reads_in_pieces(kind: type[ast.AST], lines: int) -> None:
+    for file in sorted((PACKAGE / "runtime").glob("*.py")):
+        assert long_definitions(file.read_text(), lines, kind) == {}, file.name
+    assert long_definitions("def f():\n" + " pass\n" * 3, 3, ast.FunctionDef) == {"f": 4}
+
+
 @pytest.mark.parametrize(
     "line",
     [

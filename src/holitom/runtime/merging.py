@@ -35,45 +35,57 @@ def merge(attached: Attached, call: Call, ids: Tensor, encoded: Encoded, kwargs:
     Returns:
         The arguments that change.
     """
-    adapter = attached.adapter
-    device = kwargs["inputs_embeds"].device
-    began = mark(device)
-    cache, cache_changes = _cache(attached, kwargs)
+    adapter, began = attached.adapter, mark(kwargs["inputs_embeds"].device)
+    cache, changed = _cache(attached, kwargs)
     new = encoded.begins(ids, cached=cache is not None)
     encoded.merge(attached.method, adapter)
     columns = _columns(attached, kwargs, cache)
-    given = None if adapter.keeps_positions else columns.positions
-    holders = adapter.placeholders(ids).to(device)
-    prompt = Prompt.read(columns.mask, holders, given, columns.seen, encoded.asked)
+    prompt = Prompt.read(
+        columns.mask,
+        adapter.placeholders(ids).to(columns.embeds.device),
+        None if adapter.keeps_positions else columns.positions,
+        columns.seen,
+        encoded.asked,
+    )
     assignment = assign(prompt.holders, [adapter.slots(video) for video in encoded.videos])
-    placements = assignment.placements(encoded.sent)
     if new:
         call.report = encoded.report = report_on(encoded, assignment, adapter.frames_per_step)
+    changed |= _prefilled(attached, call, encoded, assignment, columns, prompt, cache)
+    if new and encoded.report is not None:
+        encoded.report.prompt_tokens = (columns.shape[1], changed["inputs_embeds"].shape[1])
+        encoded.report.add("vision", *encoded.vision)
+        encoded.report.add("merging", began, mark(columns.embeds.device))
+    return changed
 
+
+def _prefilled(
+    attached: Attached,
+    call: Call,
+    encoded: Encoded,
+    assignment: Assignment,
+    columns: Columns,
+    prompt: Prompt,
+    cache: Any,
+) -> Kwargs:
+    """The arguments of the language model that merged videos change; sets `call.forward` where they do."""
+    placements = assignment.placements(encoded.sent)
     counts = [-int(asks) for asks in prompt.video_asks]  # the query itself is not merged
     for placement in placements:
         counts[placement.row] += len(placement.slot)
     inner = attached.merges_inside(counts)
     if columns.record is None and not inner and is_whole(placements):
         # Nothing merges away: the stock forward, with the method's features in their places.
-        changed = {**cache_changes, "inputs_embeds": whole(columns, placements)}
-    else:
-        plan = prefill(
-            columns,
-            prompt,
-            placements,
-            keeps_positions=adapter.keeps_positions,
-            own_positions=attached.own_positions,
-            inner=tuple(attached.stages) if inner else (),
-        )
-        merges = _inner(attached, encoded, assignment, plan, call) if inner else None
-        forward, planned = _forward(attached, plan, cache, merges)
-        call.forward = forward
-        changed = {**cache_changes, **planned}
-    if new and encoded.report is not None:
-        encoded.report.prompt_tokens = (columns.shape[1], changed["inputs_embeds"].shape[1])
-        encoded.report.add("vision", *encoded.vision)
-        encoded.report.add("merging", began, mark(device))
+        return {"inputs_embeds": whole(columns, placements)}
+    plan = prefill(
+        columns,
+        prompt,
+        placements,
+        keeps_positions=attached.adapter.keeps_positions,
+        own_positions=attached.own_positions,
+        inner=tuple(attached.stages) if inner else (),
+    )
+    merges = _inner(attached, encoded, assignment, plan, call) if inner else None
+    call.forward, changed = _forward(attached, plan, cache, merges)
     return changed
 
 

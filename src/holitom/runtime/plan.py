@@ -132,41 +132,24 @@ def prefill(
     Raises:
         UnsupportedUsageError: the caller's position ids cannot be kept in a merged prompt.
     """
-    seen, record = columns.seen, columns.record
-    features = columns.embeds.shape[-1]
     layout, wide = merged_layout(
         torch.cat([columns.embeds, *columns.streams], dim=-1), prompt.text, placements
     )
-    ragged, *streams = torch.split(wide, features, dim=-1)
-    numbered, gaps = None, own_positions and not keeps_positions
+    ragged, *streams = torch.split(wide, columns.embeds.shape[-1], dim=-1)
+    gaps = own_positions and not keeps_positions
     if keeps_positions:
-        given = callers_positions(columns.positions, columns.embeds, seen)
-        positions, numbered = kept_positions(given, prompt, layout, record)
+        given = callers_positions(columns.positions, columns.embeds, columns.seen)
+        positions, numbered = kept_positions(given, prompt, layout, columns.record)
         following = after(positions)
     else:
-        device = columns.embeds.device
-        base = record.position if record is not None else prompt.first_positions(seen, device)
-        positions = layout.numbered(base)
-        following = after(positions)
-        if gaps:
-            positions, following = unmerged_positions(base, prompt, layout)
-    levels = columns.levels((0, *inner))
-    # Where something merges inside, the further levels take in what is left as their first layer is entered.
-    grown = (
-        levels.grown(0, layout.mask, layout.width) if inner else levels.all_grown(layout.mask, layout.width)
-    )
+        positions, following = _one_axis(columns, prompt, layout, gaps)
+        numbered = None
+    record = _record(columns, prompt, layout, following, numbered, inner)
     return Plan(
         embeds=layout.pad(ragged),
-        mask=grown.masks[0],
+        mask=record.levels.masks[0],
         positions=positions,
-        record=CacheRecord(
-            seen=seen + columns.shape[1],
-            position=following,
-            numbered=numbered,
-            levels=grown,
-            tail=prompt.text_tail,
-            settled=not inner,
-        ),
+        record=record,
         columns=columns.shape[1],
         layout=layout.sparing(prompt.video_asks) if inner else layout,
         last_real=prompt.last_real,
@@ -175,6 +158,40 @@ def prefill(
         asks=prompt.video_asks,
         questions=prompt.questions,
         query_offset=columns.shape[1] - prompt.asked,
+    )
+
+
+def _one_axis(columns: Columns, prompt: Prompt, layout: Layout, gaps: bool) -> tuple[Tensor, Tensor]:
+    """Position ids `[B, width]` on one axis, and the ids `[B]` that follow; with `gaps` the unmerged ones."""
+    record = columns.record
+    base = prompt.first_positions(columns.seen, columns.embeds.device) if record is None else record.position
+    if gaps:
+        return unmerged_positions(base, prompt, layout)
+    positions = layout.numbered(base)
+    return positions, after(positions)
+
+
+def _record(
+    columns: Columns,
+    prompt: Prompt,
+    layout: Layout,
+    following: Tensor,
+    numbered: Tensor | None,
+    inner: Sequence[int],
+) -> CacheRecord:
+    """What a cache holds after a prefill; its further levels as they are before it.
+
+    They take in what is left of the videos when their first layer is entered.
+    """
+    levels = columns.levels((0, *inner))
+    mask, width = layout.mask, layout.width
+    return CacheRecord(
+        seen=columns.seen + columns.shape[1],
+        position=following,
+        numbered=numbered,
+        levels=levels.grown(0, mask, width) if inner else levels.all_grown(mask, width),
+        tail=prompt.text_tail,
+        settled=not inner,
     )
 
 
