@@ -200,7 +200,7 @@ class Signature:
 
     @classmethod
     def of_fields(cls, node: ast.ClassDef) -> Signature:
-        """Of a dataclass."""
+        """Read the arguments of a dataclass's constructor from its fields."""
         fields = [
             one for one in node.body if isinstance(one, ast.AnnAssign) and isinstance(one.target, ast.Name)
         ]

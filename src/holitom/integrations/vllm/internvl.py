@@ -50,7 +50,7 @@ class MultiModalProcessor(KeyedBySettings, stock.InternS1MultiModalProcessor):
     MultiModalProcessor, info=stock.InternS1ProcessingInfo, dummy_inputs=stock.InternS1DummyInputsBuilder
 )
 class HoliTomInternVLForConditionalGeneration(stock.InternS1ForConditionalGeneration):
-    """vLLM's class; where the config asks for a method, videos leave it merged."""
+    """Merges the videos of vLLM's model where its config asks for a method."""
 
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
         super().__init__(vllm_config=vllm_config, prefix=prefix)
@@ -95,7 +95,7 @@ class HoliTomInternVLForConditionalGeneration(stock.InternS1ForConditionalGenera
 
 
 def _ids(tokenizer: Any, frames: int, tokens: int) -> list[int]:
-    """A video of `tokens` a frame as vLLM writes it."""
+    """Ids of a video of `tokens` a frame, as vLLM writes it into a prompt."""
     shown = tokenizer.start_image_token + tokenizer.video_token * tokens + tokenizer.end_image_token
     text = "\n".join(f"Frame{index + 1}: {shown}" for index in range(frames))
     return list(tokenizer.encode(text, add_special_tokens=False))

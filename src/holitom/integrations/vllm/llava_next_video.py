@@ -15,11 +15,11 @@ from holitom.integrations.vllm.vision import KeyedBySettings
 
 
 class ProcessingInfo(CountedFrames, stock.LlavaNextVideoProcessingInfo):
-    """vLLM's, with counts of merged videos."""
+    """Adds the counts of merged videos to vLLM's processing info."""
 
 
 class MultiModalProcessor(KeyedBySettings, stock.LlavaNextVideoMultiModalProcessor):
-    """vLLM's, with cache keys of merged videos."""
+    """Adds the cache keys of merged videos to vLLM's processor."""
 
 
 @MULTIMODAL_REGISTRY.register_processor(
@@ -28,7 +28,7 @@ class MultiModalProcessor(KeyedBySettings, stock.LlavaNextVideoMultiModalProcess
 class HoliTomLlavaNextVideoForConditionalGeneration(
     StackedFrames, stock.LlavaNextVideoForConditionalGeneration
 ):
-    """vLLM's class; where the config asks for a method, videos leave it merged."""
+    """Merges the videos of vLLM's model where its config asks for a method."""
 
     leading = 1
 

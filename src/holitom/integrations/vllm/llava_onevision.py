@@ -11,14 +11,14 @@ from holitom.integrations.vllm.vision import KeyedBySettings
 
 
 class ProcessingInfo(CountedFrames, stock.LlavaOnevisionProcessingInfo):
-    """vLLM's, with counts of merged videos."""
+    """Adds the counts of merged videos to vLLM's processing info."""
 
     most_frames = stock._MAX_FRAMES_PER_VIDEO
     separators = 1
 
 
 class MultiModalProcessor(KeyedBySettings, stock.LlavaOnevisionMultiModalProcessor):
-    """vLLM's, with cache keys of merged videos."""
+    """Adds the cache keys of merged videos to vLLM's processor."""
 
 
 @MULTIMODAL_REGISTRY.register_processor(
@@ -27,7 +27,7 @@ class MultiModalProcessor(KeyedBySettings, stock.LlavaOnevisionMultiModalProcess
 class HoliTomLlavaOnevisionForConditionalGeneration(
     StackedFrames, stock.LlavaOnevisionForConditionalGeneration
 ):
-    """vLLM's class; where the config asks for a method, videos leave it merged."""
+    """Merges the videos of vLLM's model where its config asks for a method."""
 
     def _pooled(self, patches: Tensor) -> Tensor:
         pooled: Tensor = self.apply_pooling(patches)

@@ -15,14 +15,14 @@ from holitom.integrations.vllm.three_axes import CountedByGrid, OnThreeAxes
 
 
 class MultiModalProcessor(CountedByGrid, stock.Qwen2_5_VLMultiModalProcessor):
-    """vLLM's, with counts and cache keys of merged videos."""
+    """Adds the counts and cache keys of merged videos to vLLM's processor."""
 
 
 @MULTIMODAL_REGISTRY.register_processor(
     MultiModalProcessor, info=stock.Qwen2_5_VLProcessingInfo, dummy_inputs=stock.Qwen2_5_VLDummyInputsBuilder
 )
 class HoliTomQwen25VLForConditionalGeneration(OnThreeAxes, stock.Qwen2_5_VLForConditionalGeneration):
-    """vLLM's class; where the config asks for a method, videos leave it merged."""
+    """Merges the videos of vLLM's model where its config asks for a method."""
 
     timing = "second_per_grid_ts"
 

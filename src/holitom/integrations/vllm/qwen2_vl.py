@@ -9,11 +9,11 @@ from holitom.integrations.vllm.three_axes import CountedByGrid, OnThreeAxes
 
 
 class MultiModalProcessor(CountedByGrid, stock.Qwen2VLMultiModalProcessor):
-    """vLLM's, with counts and cache keys of merged videos."""
+    """Adds the counts and cache keys of merged videos to vLLM's processor."""
 
 
 @MULTIMODAL_REGISTRY.register_processor(
     MultiModalProcessor, info=stock.Qwen2VLProcessingInfo, dummy_inputs=stock.Qwen2VLDummyInputsBuilder
 )
 class HoliTomQwen2VLForConditionalGeneration(OnThreeAxes, stock.Qwen2VLForConditionalGeneration):
-    """vLLM's class; where the config asks for a method, videos leave it merged."""
+    """Merges the videos of vLLM's model where its config asks for a method."""

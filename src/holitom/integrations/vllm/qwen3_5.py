@@ -13,11 +13,11 @@ from holitom.integrations.vllm.qwen3_vl import Merging, MultiModalProcessor
     MultiModalProcessor, info=stock.Qwen3_5ProcessingInfo, dummy_inputs=Qwen3VLDummyInputsBuilder
 )
 class HoliTomQwen35ForConditionalGeneration(Merging, stock.Qwen3_5ForConditionalGeneration):
-    """vLLM's class; where the config asks for a method, videos leave it merged."""
+    """Merges the videos of vLLM's model where its config asks for a method."""
 
 
 @MULTIMODAL_REGISTRY.register_processor(
     MultiModalProcessor, info=stock.Qwen3_5MoeProcessingInfo, dummy_inputs=Qwen3VLDummyInputsBuilder
 )
 class HoliTomQwen35MoeForConditionalGeneration(Merging, stock.Qwen3_5MoeForConditionalGeneration):
-    """vLLM's class; where the config asks for a method, videos leave it merged."""
+    """Merges the videos of vLLM's model where its config asks for a method."""

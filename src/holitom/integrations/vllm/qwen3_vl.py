@@ -19,7 +19,7 @@ from holitom.integrations.vllm.three_axes import CountedByGrid, OnThreeAxes
 
 
 class MultiModalProcessor(CountedByGrid, stock.Qwen3VLMultiModalProcessor):
-    """vLLM's, with counts and cache keys of merged videos."""
+    """Adds the counts and cache keys of merged videos to vLLM's processor."""
 
     def _text_tokens(self, video: Any) -> int:
         times = video["timestamps"].data
@@ -27,7 +27,7 @@ class MultiModalProcessor(CountedByGrid, stock.Qwen3VLMultiModalProcessor):
 
 
 class Merging(OnThreeAxes):
-    """What both classes do."""
+    """Merges the videos of both of vLLM's classes, dense and with experts."""
 
     timing = "timestamps"
     _tokenizer: Any
@@ -41,14 +41,14 @@ class Merging(OnThreeAxes):
     MultiModalProcessor, info=stock.Qwen3VLProcessingInfo, dummy_inputs=stock.Qwen3VLDummyInputsBuilder
 )
 class HoliTomQwen3VLForConditionalGeneration(Merging, stock.Qwen3VLForConditionalGeneration):
-    """vLLM's class; where the config asks for a method, videos leave it merged."""
+    """Merges the videos of vLLM's model where its config asks for a method."""
 
 
 @MULTIMODAL_REGISTRY.register_processor(
     MultiModalProcessor, info=stock_moe.Qwen3VLMoeProcessingInfo, dummy_inputs=stock.Qwen3VLDummyInputsBuilder
 )
 class HoliTomQwen3VLMoeForConditionalGeneration(Merging, stock_moe.Qwen3VLMoeForConditionalGeneration):
-    """vLLM's class; where the config asks for a method, videos leave it merged."""
+    """Merges the videos of vLLM's model where its config asks for a method."""
 
 
 def _ids(config: Any, tokenizer: Any, times: Any, tokens: int) -> list[int]:

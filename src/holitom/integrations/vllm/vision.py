@@ -109,7 +109,7 @@ class LastAttention:
 
     @property
     def _heads(self) -> int:
-        """Those of this rank."""
+        """Number of heads that this tensor-parallel rank computes."""
         return int(self._attention.num_heads)
 
     def _by_head(self, states: Tensor, frames: int, heads: int) -> Tensor:
