@@ -167,6 +167,32 @@ def test_the_page_of_choosing_knows_what_merges_inside() -> None:
     assert {name.replace("+", "Plus") for name in re.split(r", | and ", stated)} == classes
 
 
+def rows_of(page: str, first: str) -> dict[str, list[str]]:
+    """The cells of the rows of `page`'s table whose head begins with `first`, by their first cell."""
+    table = PAGES[page].split(f"\n{first}", 1)[1].split("\n\n")[0].splitlines()[2:]
+    cells = [[cell.strip() for cell in line.strip("| ").split("|")] for line in table]
+    return {row[0]: row[1:] for row in cells}
+
+
+def test_figures_that_stand_on_several_pages_are_the_same() -> None:
+    measured = rows_of("docs/results/accuracy/README.md", "|  | GFLOPs")
+    shares = {name: row[-2] for name, row in measured.items()}
+    names = {"HoliTom+": "HoliTomPlus"}
+    for name, row in rows_of("docs/choosing-a-method.md", "| | 25%").items():
+        for ratio, share in zip((25, 20, 15, 10, 5), row, strict=True):
+            told = shares[f"{names.get(name, name)} {ratio}%"]
+            assert share == told, (name, ratio)
+    costs = re.findall(
+        r"^HoliTom (\d+%) .* @18 +([\d.]+) .* ([\d.]+)$", PAGES["docs/results.md"], re.MULTILINE
+    )
+    by_ratio = {ratio: (tflops, megabytes) for ratio, tflops, megabytes in costs}
+    for ratio, row in rows_of("README.md", "| | of full accuracy").items():
+        if ratio != "full tokens":
+            tflops, megabytes = by_ratio[ratio]
+            accuracy = [shares[f"HoliTom {ratio}"], shares[f"HoliTomPlus {ratio}"]]
+            assert row == [*accuracy, f"{tflops} TFLOPs", f"{megabytes} MB"]
+
+
 FOLDERS = [ROOT / name for name in ("src", "tests", "tools", "docs")]
 FILES = [f"/{file.name}" for file in ROOT.iterdir()]
 FILES += [f"/{file.relative_to(ROOT)}" for folder in FOLDERS for file in folder.rglob("*")]
