@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from holitom.methods.base import Method, require
-from holitom.methods.parts import Part, assemble, unchanged
+from holitom.methods.parts import Part, all_of, assemble
 from holitom.ops.budgets import apportion, exact_total, largest_remainder
 from holitom.ops.host import to_device
 from holitom.ops.ragged import Sizes, compact, top_mask
@@ -103,7 +103,7 @@ class AOT(Method):
         frames, tokens, _ = video.features.shape
         count = self.merged_count(frames, tokens)
         if count == frames * tokens:
-            return assemble(video, [unchanged(torch.arange(count, device=video.features.device))])
+            return all_of(video)
         length = self.clip_length(frames)
         anchors, kept = self.plan(frames, tokens)
         most, device = int(anchors.max()), video.features.device

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from holitom.methods.base import Method, require
-from holitom.methods.parts import assemble, unchanged
+from holitom.methods.parts import all_of, assemble, unchanged
 from holitom.ops.budgets import exact_total, largest_remainder
 from holitom.ops.host import to_device
 from holitom.ops.ragged import compact
@@ -60,7 +60,7 @@ class DPP(Method):
         frames, tokens, _ = video.features.shape
         count = self.merged_count(frames, tokens)
         if count == frames * tokens:
-            return assemble(video, [unchanged(torch.arange(count, device=video.features.device))])
+            return all_of(video)
         budget = largest_remainder(np.full(frames, tokens), count)
         unit = unit_vectors(video.features)
         kernel = torch.bmm(unit, unit.mT)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from holitom.methods.base import Method, require
-from holitom.methods.parts import assemble, unchanged
+from holitom.methods.parts import all_of, assemble, unchanged
 from holitom.ops.budgets import apportion
 from holitom.ops.host import to_device, to_host
 from holitom.ops.ragged import Sizes, compact, top_mask
@@ -84,9 +84,8 @@ class GleanVID(Method):
     def merge(self, video: VideoTokens) -> MergedTokens:
         frames, tokens, _ = video.features.shape
         count = self.merged_count(frames, tokens)
-        place = torch.arange(frames * tokens, device=video.features.device)
-        if count == len(place):
-            return assemble(video, [unchanged(place)])
+        if count == frames * tokens:
+            return all_of(video)
         view = self._view(video.features, video.grid)
         budget = self._budgets(to_host(view.novelty).astype(np.float64), count, tokens)
         return assemble(video, [unchanged(compact(self._tokens(view, budget), count))])

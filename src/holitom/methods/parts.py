@@ -34,6 +34,12 @@ def unchanged(at: Tensor) -> Part:
     return Part(at, torch.ones_like(at))
 
 
+def all_of(video: VideoTokens) -> MergedTokens:
+    """Every token as it is: what a budget of all of them sends."""
+    frames, tokens, _ = video.features.shape
+    return assemble(video, [unchanged(torch.arange(frames * tokens, device=video.features.device))])
+
+
 def averaged(video: VideoTokens, at: Tensor, owner: Tensor) -> Part:
     """Plain means of clusters that divide the whole video; a cluster of one token is that token.
 

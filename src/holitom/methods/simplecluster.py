@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from holitom.methods.base import Method, require
-from holitom.methods.parts import assemble, averaged, unchanged
+from holitom.methods.parts import all_of, assemble, averaged
 from holitom.ops.budgets import exact_total
 from holitom.ops.host import to_device
 from holitom.ops.kmeans import EPSILON, cosine_kmeans
@@ -64,7 +64,7 @@ class SimpleCluster(Method):
         place = torch.arange(frames * tokens, device=video.features.device)
         count = self.merged_count(frames, tokens)
         if count == len(place):  # clusters of one token each
-            return assemble(video, [unchanged(place)])
+            return all_of(video)
         unit = turned(video.features, video.grid, self.rope_theta).flatten(0, 1)
         unit = unit.div_(torch.linalg.vector_norm(unit, dim=-1, keepdim=True).clamp_min_(EPSILON))
         owner = cosine_kmeans(unit.nan_to_num_(nan=0.0), count, self.iterations)

@@ -14,7 +14,7 @@ from torch import Tensor
 from holitom.contract import TextAwareStage
 from holitom.errors import SettingsError
 from holitom.methods.base import Method, require
-from holitom.methods.parts import assemble, averaged, unchanged
+from holitom.methods.parts import all_of, assemble, averaged, unchanged
 from holitom.ops.budgets import exact_total, kept_share
 from holitom.ops.host import to_host
 from holitom.ops.merging import merge_into_most_similar, most_attended
@@ -93,7 +93,7 @@ class Unified(Method):
         count = self.merged_count(frames, tokens)
         place = torch.arange(frames * tokens, device=video.features.device)
         if count == len(place):  # whether in the pool or a cluster of its own, every token stays
-            return assemble(video, [unchanged(place)])
+            return all_of(video)
         products = Products(finite_vectors(video.features).flatten(0, 1))
         wanted = count - round(self.cluster_ratio * count)
         picks, admitted = unlike(products, video.importance.flatten(), wanted, self.similarity_threshold)
