@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from support.families import FAMILIES, small
-from support.reference import EveryOther
+from support.methods import EveryOther
 
 from holitom import HoliTom, Method
 from holitom.bench.synchronisations import added_synchronisations
