@@ -82,6 +82,33 @@ def test_one_image_is_an_image(tmp_path: Path, name: str) -> None:
         load_video(tmp_path / name)
 
 
+def test_an_animated_webp_says_what_to_do(tmp_path: Path) -> None:
+    first, *others = pictures(4)
+    first.save(tmp_path / "a.webp", save_all=True, append_images=others, duration=100)
+    with pytest.raises(VideoError, match="an animated WebP, which cannot be decoded here; make it an mp4 or"):
+        load_video(tmp_path / "a.webp")
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.apng"])
+def test_an_animated_png_moves(tmp_path: Path, name: str) -> None:
+    first, *others = pictures(10)
+    first.save(tmp_path / name, "PNG", save_all=True, append_images=others, duration=100)
+    video = load_video(tmp_path / name, 5)
+    assert video.frames[:, 0, 0, 0].tolist() == [0, 50, 100, 150, 200]
+    assert video.times == pytest.approx([0, 0.2, 0.4, 0.6, 0.8])
+
+
+def test_jpeg_pictures_in_a_row_are_a_video(tmp_path: Path) -> None:
+    """What cameras stream over HTTP, saved."""
+    path = tmp_path / "a.mjpeg"
+    shown = []
+    for image in moving_frames(10):
+        Image.fromarray(image).save(tmp_path / "one.jpg")
+        shown.append((tmp_path / "one.jpg").read_bytes())
+    path.write_bytes(b"".join(shown))
+    assert load_video(path, 5).metadata.frames_indices == [0, 2, 4, 6, 8]
+
+
 def test_a_gif_of_one_frame(tmp_path: Path) -> None:
     path = tmp_path / "one.gif"
     pictures(1)[0].save(path)
@@ -113,6 +140,30 @@ def test_rates_that_vary(tmp_path: Path, name: str, codec: str) -> None:
     video = load_video(write_times(tmp_path / name, times, codec), 7)
     assert video.times == pytest.approx(times, abs=0.002)
     assert video.metadata.fps == pytest.approx(6 / 7.3, rel=0.01)
+
+
+@pytest.mark.parametrize("name", ["a.mkv", "a.webm", "a.nut", "a.wmv", "a.mp4", "a.ts"])
+def test_a_file_that_begins_late_is_not_cut_short(tmp_path: Path, name: str) -> None:
+    """Recorders keep the clock of the call: some containers count their duration from 0 all the same."""
+    codec = {"a.webm": "libvpx", "a.wmv": "wmv2"}.get(name, "libx264")
+    times = [60 + i / 25 for i in range(50)]
+    video = load_video(write_times(tmp_path / name, times, codec), 5)
+    assert video.times == pytest.approx([0, 0.4, 0.8, 1.2, 1.6], abs=0.002)
+    assert video.metadata.duration == pytest.approx(2, abs=0.05)
+
+
+@pytest.mark.parametrize("name", ["a.wmv", "a.mkv", "a.avi", "a.mp4", "a.ts"])
+def test_a_video_of_one_frame(tmp_path: Path, name: str) -> None:
+    codec = {"a.wmv": "wmv2", "a.avi": "mpeg4"}.get(name, "libx264")
+    video = load_video(write_frames(tmp_path / name, moving_frames(1), codec))
+    assert video.frames.shape == (1, 48, 64, 3)
+    assert video.times == [0]
+
+
+def test_a_container_without_an_index_is_decoded_straight_through(tmp_path: Path) -> None:
+    video = load_video(write_frames(tmp_path / "a.swf", moving_frames(10), "flv"), 5)
+    assert video.metadata.frames_indices == [0, 2, 4, 6, 8]
+    assert video.times == pytest.approx([0, 0.08, 0.16, 0.24, 0.32])
 
 
 # --- which frames ---------------------------------------------------------------------------------------

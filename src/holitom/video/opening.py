@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,6 +39,9 @@ IMAGES = (
 )
 """Brands of ISO files that hold images, or sequences of them."""
 
+FROM_ZERO = ("matroska", "asf", "nut")
+"""Containers whose duration counts from time 0; that of others counts from the file's first timestamp."""
+
 
 @dataclass(frozen=True)
 class Opened:
@@ -68,12 +72,23 @@ class Opened:
 
 
 @contextmanager
-def opened(file: Path, stream: int) -> Iterator[tuple[InputContainer, av.VideoStream]]:
-    """A file and one of its streams, to be decoded by as many threads as the codec takes."""
+def opened(
+    file: Path, stream: int, strict: bool = False, threads: bool = True
+) -> Iterator[tuple[InputContainer, av.VideoStream]]:
+    """A file and one of its streams, to be decoded.
+
+    Args:
+        file: where it is.
+        stream: its index.
+        strict: damage is an error. Otherwise a decoder conceals what it can, by what it decoded before.
+        threads: as many as the codec takes, or one. What several make of damage changes from run to run.
+    """
     with av.open(location(file)) as container:
         video = container.streams[stream]
         assert isinstance(video, av.VideoStream)
-        video.thread_type = "AUTO"
+        video.thread_type = "AUTO" if threads else "NONE"
+        if strict:
+            video.codec_context.options = {"err_detect": "explode"}
         yield container, video
 
 
@@ -109,15 +124,18 @@ def open_video(file: Path) -> Opened:
 
 def _look(file: Path, container: InputContainer) -> Opened:
     name, kind = file.name, container.format.name
-    if kind == "tty" or kind.startswith("image2") or kind.endswith("_pipe") or kind == "ico":
+    if kind == "tty" or kind.startswith("image2") or kind == "ico":
         raise VideoError(f"{name}: {'a text' if kind == 'tty' else 'an image'}, not a video")
+    if kind == "webp_pipe" and _is_animated_webp(file):
+        raise VideoError(f"{name}: an animated WebP, which cannot be decoded here; make it an mp4 or a GIF")
     candidates = _candidates(name, container)
     for stream in candidates:
         _check_size(name, stream.codec_context.width, stream.codec_context.height)
     walks, seconds = _walk(name, container, candidates)
     # The first stream of an animated AVIF or HEIF is its cover, a still.
     walk = next((walk for walk in walks if walk.shown > 1), walks[0])
-    if walk.shown < 2 and container.metadata.get("major_brand", "").strip() in IMAGES:
+    brand = container.metadata.get("major_brand", "").strip()
+    if walk.shown < 2 and (kind.endswith("_pipe") or brand in IMAGES):
         raise VideoError(f"{name}: an image, not a video")
     if not walk.shown:
         raise VideoError(f"{name}: holds no frames")
@@ -125,7 +143,8 @@ def _look(file: Path, container: InputContainer) -> Opened:
     try:
         container.seek(0)
     except av.error.PermissionError as error:
-        raise VideoError(f"{name}: cannot be wound back: a raw stream? Put it into an mp4 file") from error
+        if not walk.stamped:
+            raise VideoError(f"{name}: states no times: a raw stream? Put it into an mp4 file") from error
     with opened(file, stream.index) as (again, video):
         _, first = next(straight(again, video, Work()), (0, None))
     if first is None:
@@ -168,20 +187,30 @@ def _check_size(name: str, width: int, height: int) -> None:
 def _walk(name: str, container: InputContainer, streams: list[av.VideoStream]) -> tuple[list[Walk], float]:
     """The packets of all `streams`, and the seconds that all packets of the file take."""
     walks = {stream.index: Walk(stream) for stream in streams}
-    cut, reached = False, 0.0
+    cut, reached, step = False, 0.0, 0.0  # step: how long the last packet lasts where it does not say so
     for packet in container.demux():
         if not packet.size:
             continue
         if packet.pts is not None and packet.time_base is not None:
-            reached = max(reached, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+            end = float((packet.pts + (packet.duration or 0)) * packet.time_base)
+            if end >= reached:
+                step = 0.0 if packet.duration else end - reached or math.inf
+                reached = end
         walk = walks.get(packet.stream_index)
         if walk is not None:
             walk.add(packet)  # type: ignore[arg-type]
             cut = packet.is_corrupt  # of the last packet: only half of it is there
-    start, duration = container.start_time or 0, container.duration
-    if cut or (duration and reached < (start + 0.9 * duration) / av.time_base):
+    start, duration = (container.start_time or 0) / av.time_base, (container.duration or 0) / av.time_base
+    promised = (0.0 if container.format.name.startswith(FROM_ZERO) else start) + 0.9 * duration
+    if cut or (duration and reached + step < promised):
         raise VideoError(f"{name}: the file is cut short (its end is missing)")
-    return list(walks.values()), reached - start / av.time_base
+    return list(walks.values()), reached - start
+
+
+def _is_animated_webp(file: Path) -> bool:
+    with file.open("rb") as data:
+        head = data.read(21)
+    return head[12:16] == b"VP8X" and bool(head[20] & 2)
 
 
 def location(file: Path) -> str:

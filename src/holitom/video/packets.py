@@ -113,6 +113,11 @@ class Walk:
         """Frames to be shown so far."""
         return sum(row[4] for row in self._rows)
 
+    @property
+    def stamped(self) -> bool:
+        """Whether any packet has a timestamp."""
+        return any(row[0] != MISSING for row in self._rows)
+
     def add(self, packet: av.Packet[av.VideoStream]) -> None:
         """Take one packet down."""
         if packet.is_discard:

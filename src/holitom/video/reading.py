@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import av
 import numpy as np
-from av.container import InputContainer
 
 from holitom.errors import VideoError
 from holitom.video.decoding import Progress, UntrustedError, Work, by_table, straight
@@ -17,6 +15,8 @@ from holitom.video.opening import Opened, opened, reason
 from holitom.video.sampling import Sampling
 from holitom.video.timing import Timeline, settled
 from holitom.video.upright import Array
+
+DAMAGED = "parts of it are damaged"
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,7 @@ class Source:
         self.timeline: Timeline = file.timeline
         self.numbers: Sequence[int] = sampling.choose(file.file.name, self.timeline)
         self.doubt = file.packets.doubt
+        self._damaged = False
         self._work = Work()
 
     @property
@@ -81,8 +82,10 @@ class Source:
 
     def recount(self) -> None:
         """Decode the file once to know its frames, and choose anew where wanted ones are not there."""
-        with self._opened() as (container, stream):
-            seen = [frame.pts for _, frame in straight(container, stream, Work())]
+        try:
+            seen = [frame.pts for _, frame in self._decoded(Work())]
+        except UntrustedError:  # damage: once more, by one thread
+            seen = [frame.pts for _, frame in self._decoded(Work())]
         if not seen:
             raise VideoError(f"{self.file.file.name}: holds no frames that can be decoded")
         missing = self.numbers[-1] >= len(seen)
@@ -106,9 +109,8 @@ class Source:
             try:
                 yield from self._by_table(wanted, progress)
             except (UntrustedError, av.error.FFmpegError) as error:
-                self.doubt = (
-                    str(error) if isinstance(error, UntrustedError) else f"a seek fails: {reason(error)}"
-                )
+                self._damaged = isinstance(error, av.error.InvalidDataError)
+                self.doubt = DAMAGED if self._damaged else _doubt(error)
                 self._work = Work()
                 raise UntrustedError(self.doubt) from error
         else:
@@ -116,24 +118,23 @@ class Source:
 
     def _by_table(self, wanted: list[int], progress: Progress | None) -> Iterator[Picture]:
         file = self.file
-        with opened(file.file, file.stream) as (container, stream):
+        with opened(file.file, file.stream, strict=True) as (container, stream):
             for number, frame in by_table(container, stream, file.packets, wanted, self._work, progress):
                 yield Picture(number, file.view.rgb(frame))
 
     def _straight(self, wanted: list[int], progress: Progress | None) -> Iterator[Picture]:
         left, to_go = set(wanted), wanted[-1] + 1
         seen: list[int | None] = []
-        with self._opened() as (container, stream):
-            for number, frame in straight(container, stream, self._work):
-                seen.append(frame.pts)
-                if progress is not None:
-                    progress(number + 1, to_go)
-                if number in left:
-                    left.discard(number)
-                    yield Picture(number, self.file.view.rgb(frame))
-                if not left:
-                    self._settle(seen, self.total)
-                    return
+        for number, frame in self._decoded(self._work):
+            seen.append(frame.pts)
+            if progress is not None:
+                progress(number + 1, to_go)
+            if number in left:
+                left.discard(number)
+                yield Picture(number, self.file.view.rgb(frame))
+            if not left:
+                self._settle(seen, self.total)
+                return
         raise ShortError
 
     def _settle(self, seen: list[int | None], total: int) -> None:
@@ -148,13 +149,25 @@ class Source:
         whole = self.file.packets.timed and total == len(known.seconds)
         self.timeline = Timeline(seconds, max(known.duration, end) if whole else float(end), rate)
 
-    @contextmanager
-    def _opened(self) -> Iterator[tuple[InputContainer, av.VideoStream]]:
-        """The file, to be decoded straight through: an error in its data is the file's."""
+    def _decoded(self, work: Work) -> Iterator[tuple[int, av.VideoFrame]]:
+        """All frames with their numbers, decoded straight through: an error in its data is the file's.
+
+        Raises:
+            UntrustedError: several threads came upon damage; the next call decodes by one.
+        """
+        file = self.file
         try:
-            with opened(self.file.file, self.file.stream) as both:
-                yield both
+            with opened(file.file, file.stream, threads=not self._damaged) as (container, stream):
+                for number, frame in straight(container, stream, work):
+                    if frame.is_corrupt and not self._damaged:
+                        self._damaged, self.doubt, self._work = True, DAMAGED, Work()
+                        raise UntrustedError(DAMAGED)
+                    yield number, frame
         except (av.error.FFmpegError, ValueError) as error:
             raise VideoError(
-                f"{self.file.file.name}: the video is damaged and cannot be decoded ({reason(error)})"
+                f"{file.file.name}: the video is damaged and cannot be decoded ({reason(error)})"
             ) from error
+
+
+def _doubt(error: UntrustedError | av.error.FFmpegError) -> str:
+    return str(error) if isinstance(error, UntrustedError) else f"a seek fails: {reason(error)}"
