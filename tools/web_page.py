@@ -23,11 +23,19 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 # Asked from within the page, so that what Playwright takes is not on it.
 FIRST_ANSWER = """() => new Promise(done => {
-    const start = performance.now(), answer = document.querySelector("#merged textarea");
-    const look = () => answer.value ? done((performance.now() - start) / 1000) : setTimeout(look, 5);
+    const start = performance.now();
+    const look = () => document.querySelector("#merged .answer:is(.running, .done)")
+        ? done((performance.now() - start) / 1000) : setTimeout(look, 5);
     document.querySelector("#ask").click();
     look();
 })"""
+# How far things move by themselves from now on: the sum of layout shifts (CLS), but for what follows a click.
+SHIFTS = """() => {
+    window.shifts = 0;
+    new PerformanceObserver(list => list.getEntries().forEach(one => {
+        if (!one.hadRecentInput) window.shifts += one.value;
+    })).observe({type: "layout-shift", buffered: false});
+}"""
 
 
 @contextmanager
@@ -102,7 +110,7 @@ def main() -> None:
         tab = ready(browser.new_page(viewport={"width": 1180, "height": 1600}), url)
         seconds = tab.evaluate(FIRST_ANSWER)
         tab.wait_for_selector("#status p:has-text('Done')")
-        tab.frame_locator("#map iframe").locator("#time image").first.wait_for()
+        tab.locator("#map #time image").first.wait_for()
         tab.mouse.move(0, 0)
         tab.wait_for_timeout(500)
         tab.screenshot(path=picture)

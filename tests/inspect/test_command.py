@@ -81,6 +81,40 @@ def test_reuse_is_run_and_drawn(run: Any, tmp_path: Path) -> None:
     assert data_of(tmp_path / "reuse.html")["computed"]["share"] < 1
 
 
+def test_methods_side_by_side(run: Any, tmp_path: Path) -> None:
+    """Each with its answer, cost and tokens on the same frames; what one cannot do stands in its column."""
+    code, out, err = run(
+        DEMO_VIDEO,
+        "Which shape flashes?",
+        "--methods",
+        "holitom,visionzip,uniform",
+        "-o",
+        "both.html",
+        "--json",
+    )
+    assert code == 0
+    assert "holitom: Answer: ring; 784 visual tokens become 86" in err
+    figures = json.loads(out)["methods"]
+    assert [figures[name]["sent"] for name in ("holitom", "visionzip", "uniform")] == [86, 78, 49]
+    assert figures["holitom"]["answer"] == "ring"
+    html = (tmp_path / "both.html").read_text(encoding="utf-8")
+    assert html.count('<section class="method"') == 3
+    assert html.count("<img alt=") == 5 + 3 * 16  # the legend's, and every frame of each
+    assert "has seen moving digits and shapes alone" in html
+    assert "<script" not in html
+
+
+def test_what_a_method_cannot_meet_stands_beside_the_others(run: Any, tmp_path: Path) -> None:
+    """Uniform keeps whole frames: a fiftieth of four frames is none."""
+    code, _, err = run(
+        DEMO_VIDEO, "--methods", "uniform,evs,holitom", "--retain", 0.05, "--frames", 4, "-o", "o.png"
+    )
+    assert code == 0
+    assert "holitom: 196 visual tokens become" in err
+    assert re.search(r"uniform: .*retain_ratio", err)
+    assert Image.open(tmp_path / "o.png").size[0] > 1000
+
+
 @pytest.mark.parametrize("kind", [".html", ".PNG", ".svg", ".mp4"])
 def test_every_kind_of_file(run: Any, tmp_path: Path, kind: str) -> None:
     file = tmp_path / f"some name{kind}"
@@ -138,6 +172,14 @@ def test_videos_as_people_have_them(
         (["v.mp4", "--frames", "0"], "frames must be at least 1"),
         (["v.mp4", "--max-new-tokens", "0"], "max-new-tokens must be at least 1"),
         (["v.mp4", "--model", "./none"], "no such folder"),
+        (["v.mp4", "--methods", "holitom"], "--methods takes two to four different methods, not 1"),
+        (["v.mp4", "--methods", "all"], "--methods takes two to four different methods"),
+        (["v.mp4", "--methods", "holitom,magic"], "unknown method 'magic'"),
+        (
+            ["v.mp4", "--methods", "holitom,evs", "--threshold", "0.5"],
+            "goes without --method and --threshold",
+        ),
+        (["v.mp4", "--methods", "holitom,evs", "-o", "o.mp4"], "a clip shows one method"),
     ],
 )
 def test_bad_input_is_one_sentence(run: Any, tmp_path: Path, arguments: list[str], says: str) -> None:

@@ -6,7 +6,7 @@ import json
 import webbrowser
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -32,10 +32,14 @@ from holitom.cli.options import (
     method_asked,
     sampling_asked,
 )
-from holitom.errors import OutputError
+from holitom.errors import OutputError, SettingsError
+from holitom.methods.registry import METHODS
 
 if TYPE_CHECKING:
-    from holitom.inspect import Inspection
+    from collections.abc import Callable
+
+    from holitom.inspect import Column, Inspection
+    from holitom.methods.choose import Choice
 
 KINDS = (".html", ".png", ".pdf", ".svg", ".mp4")
 
@@ -57,6 +61,14 @@ def inspect(
     ] = None,
     model: Model = None,
     method: MethodName = "holitom",
+    methods: Annotated[
+        str | None,
+        typer.Option(
+            help="Two to four methods with commas between, each written as for --method, side by side on the "
+            "same frames.",
+            show_default=False,
+        ),
+    ] = None,
     retain: Retain = None,
     threshold: Threshold = None,
     inner: Inner = None,
@@ -80,8 +92,10 @@ def inspect(
     output = output or Path(f"{file.stem}.inspect.html")
     sampling = sampling_asked(frames, fps, start, end, model)
     check_run(dtype, device, max_new_tokens, model)
-    chosen = method_asked(method, retain, threshold, inner, reuse).make()
+    chosen = _chosen(method, methods, retain, threshold, inner, reuse)
     check_output(output, file)
+    if methods is not None and output.suffix.lower() == ".mp4":
+        raise OutputError(f"{output}: methods side by side are a page or a picture; a clip shows one method")
     clip = read_video(file, sampling)
 
     name = model or str(BUNDLED_MODEL)
@@ -93,35 +107,94 @@ def inspect(
     title = "the bundled model" if model is None else Path(name).name
     note(f"Loading {title}")
     loaded, processor = load_model(name, dtype, device)
-    begun = perf_counter()
-    with working("Merging"):
-        inspection = inspect_video(
+    banner = ABOUT_BUNDLED if model is None else None
+
+    def seen(one: Choice) -> Inspection:
+        return inspect_video(
             loaded,
             processor,
             clip,
-            chosen,
+            one.make(),
             question,
             title=file.name,
             name=title,
             max_new_tokens=max_new_tokens,
-            banner=ABOUT_BUNDLED if model is None else None,
+            banner=banner,
         )
-    merged = perf_counter()
-    with working("Drawing"):
-        write(inspection, output)
+
+    begun = perf_counter()
+    if methods is None:
+        with working("Merging"):
+            one = seen(chosen[0])
+        merged = perf_counter()
+        with working("Drawing"):
+            write(one, output)
+        for line in _said(one):
+            note(line)
+        figures: dict[str, Any] = one.to_dict()
+    else:
+        columns = []
+        for choice in chosen:
+            with working(f"Merging ({choice.text})"):
+                columns.append(_column(choice, seen))
+        merged = perf_counter()
+        with working("Drawing"):
+            write_comparison(columns, output)
+        for column in columns:
+            told = column.refused if column.inspection is None else "; ".join(_said(column.inspection))
+            note(f"{column.name}: {told}")
+        figures = {"methods": {column.name: _figures(column) for column in columns}}
     drawn = perf_counter()
-    if inspection.answer is not None:
-        note(f"Answer: {inspection.answer}")
-    note(
-        f"{inspection.headline}; "
-        f"merged in {merged - begun:.1f} s, drawn in {drawn - merged:.1f} s, "
-        f"{output.stat().st_size / 1e6:.1f} MB"
-    )
-    if inspection.hint is not None:
-        note(inspection.hint)
-    print(json.dumps({"file": str(output), **inspection.to_dict()}) if as_json else output)
+    size = output.stat().st_size / 1e6
+    note(f"merged in {merged - begun:.1f} s, drawn in {drawn - merged:.1f} s, {size:.1f} MB")
+    print(json.dumps({"file": str(output), **figures}) if as_json else output)
     if show and not webbrowser.open(output.resolve().as_uri()):
         note(f"No browser could be opened; open {output} yourself")
+
+
+def _chosen(
+    method: str,
+    methods: str | None,
+    retain: float | None,
+    threshold: float | None,
+    inner: bool | None,
+    reuse: bool,
+) -> list[Choice]:
+    """The method that is inspected, or those that are compared."""
+    if methods is None:
+        return [method_asked(method, retain, threshold, inner, reuse)]
+    from holitom.methods.choose import read_methods
+
+    if method != "holitom" or threshold is not None:
+        raise SettingsError(
+            "--methods goes without --method and --threshold; write a setting behind its method, as in "
+            "holitom[similarity_threshold=0.7],evs"
+        )
+    names = [choice.text for choice in read_methods(methods)]
+    if not 2 <= len(names) <= 4:
+        raise SettingsError(f"--methods takes two to four different methods, not {len(names)}: {methods!r}")
+    return [method_asked(name, retain, None, inner, reuse) for name in names]
+
+
+def _column(choice: Choice, seen: Callable[[Choice], Inspection]) -> Column:
+    """One method of a comparison; what it cannot meet on this video is told in its place."""
+    from holitom.inspect import Column
+
+    does = METHODS[choice.name].does if choice.name in METHODS else ""
+    try:
+        return Column(choice.text, does, seen(choice))
+    except SettingsError as error:
+        return Column(choice.text, does, refused=str(error))
+
+
+def _said(inspection: Inspection) -> list[str]:
+    """What stderr says of an inspection."""
+    lines = [] if inspection.answer is None else [f"Answer: {inspection.answer}"]
+    return [*lines, inspection.headline, *([] if inspection.hint is None else [inspection.hint])]
+
+
+def _figures(column: Column) -> dict[str, Any]:
+    return {"refused": column.refused} if column.inspection is None else column.inspection.to_dict()
 
 
 def check_output(path: Path, video: Path) -> None:
@@ -138,6 +211,21 @@ def check_output(path: Path, video: Path) -> None:
             pass
         if new:
             path.unlink()
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def write_comparison(columns: list[Column], path: Path) -> None:
+    """Draw methods side by side into `path`, as its extension says."""
+    try:
+        if path.suffix.lower() == ".html":
+            from holitom.inspect import comparison_page
+
+            path.write_text(comparison_page(columns), encoding="utf-8")
+        else:
+            from holitom.inspect import comparison_map
+
+            comparison_map(columns).savefig(path)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({error.strerror})") from error
 

@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from holitom.bundled import BUNDLED_FRAMES, BUNDLED_MODEL, DEMO_QUESTION, DEMO_VIDEO
+from holitom.bundled import ABOUT_BUNDLED, BUNDLED_FRAMES, BUNDLED_MODEL, DEMO_QUESTION, DEMO_VIDEO
 from holitom.cli.app import app, note, quiet_transformers, working
 from holitom.cli.options import Device, Dtype, MaxNewTokens, Model, check_run
 from holitom.errors import SettingsError
@@ -48,20 +48,21 @@ def web(
         with working("Loading PyTorch and Gradio"):
             from holitom.ask import load_model
             from holitom.web.answering import Desk, Request
+            from holitom.web.copying import Loaded
             from holitom.web.page import Limits, build, launch
-            from holitom.web.words import Loaded
 
         name = model or str(BUNDLED_MODEL)
         quiet_transformers(name)
         title = "the bundled model" if model is None else Path(name).name
         note(f"Loading {title}")
-        desk = Desk(*load_model(name, dtype, device), title, max_new_tokens, 60 * max_minutes)
+        banner = ABOUT_BUNDLED if model is None else None
+        desk = Desk(*load_model(name, dtype, device), title, max_new_tokens, 60 * max_minutes, banner)
         with working("Warming up"):
             for _ in desk.answers(Request(DEMO_VIDEO, DEMO_QUESTION, frames=BUNDLED_FRAMES)):
                 pass
         limits = Limits(max_megabytes, max_minutes)
         page = build(desk, Loaded(model, dtype, device, max_new_tokens), limits)
-        print(launch(page, host, port, limits), flush=True)
+        print(launch(page, desk, host, port, limits), flush=True)
         note("Ctrl-C ends it")
         with suppress(KeyboardInterrupt):
             Event().wait()

@@ -11,15 +11,19 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from holitom.inspect.collect import inspect_video, inspection_of, plot
+    from holitom.inspect.draw_compare import Column, comparison_page
     from holitom.inspect.draw_html import embed, page
     from holitom.inspect.draw_mp4 import write_clip
-    from holitom.inspect.draw_png import token_map
+    from holitom.inspect.draw_png import comparison_map, token_map
     from holitom.inspect.inspection import Fate, Inspection, Stage
 
 _HOME = {
+    "Column": "draw_compare",
     "Fate": "inspection",
     "Inspection": "inspection",
     "Stage": "inspection",
+    "comparison_map": "draw_png",
+    "comparison_page": "draw_compare",
     "embed": "draw_html",
     "inspect_video": "collect",
     "inspection_of": "collect",
@@ -30,9 +34,12 @@ _HOME = {
 }
 
 __all__ = [
+    "Column",
     "Fate",
     "Inspection",
     "Stage",
+    "comparison_map",
+    "comparison_page",
     "embed",
     "inspect_video",
     "inspection_of",

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from holitom.errors import UnsupportedUsageError
 from holitom.inspect import paint
+from holitom.inspect.draw_compare import Column, check_same, figures, painted
 from holitom.inspect.inspection import FATES, Inspection, stage_name
 
 try:
@@ -136,6 +138,72 @@ def token_map(inspection: Inspection, frames: Sequence[int] | None = None) -> To
     _legend(sheet, ax)
     _funnel(ax, inspection)
     return figure
+
+
+def comparison_map(columns: Sequence[Column]) -> TokenMap:
+    """Methods below one another on the same frames: each token's fate, the answer, the tokens that are sent.
+
+    Args:
+        columns: the methods, see `holitom.inspect.draw_compare`; at most 16 frames are shown, spread evenly.
+
+    Returns:
+        A `matplotlib.figure.Figure`; save it with `savefig`.
+
+    Raises:
+        UnsupportedUsageError: none ran, or not all show the same frames.
+    """
+    check_same(columns)
+    ran = [column for column in columns if column.inspection is not None]
+    if not ran:
+        raise UnsupportedUsageError("; ".join(f"{column.name}: {column.refused}" for column in columns))
+    first = ran[0].inspection
+    assert first is not None
+    count = min(first.shape[0], IN_A_LINE)
+    shown = [index * first.shape[0] // count for index in range(count)]
+    views = [] if first.frames is None else [_View("The video", first.span(0, first.shape[0] - 1), [])]
+    rows = [_View(column.name, _compared(column), []) for column in columns]
+    sample = painted(first, 0)
+    aspect = sample.shape[0] / sample.shape[1]
+    wide = min((FRAMES - GAP * (count - 1)) / count, TALLEST / aspect)
+    high = max(wide * aspect, 0.95)  # room for the words beside it
+    height = TITLE + (len(views) + len(rows)) * (high + BELOW) + FOOT
+    figure = TokenMap(figsize=(WIDTH, height), dpi=150, facecolor="white")
+    sheet = _Sheet(figure, wide, wide * aspect)
+    ax = sheet.axes(0, TITLE)
+    title = first.question or "What each method keeps"
+    ax.text(EDGE, 0.15, _plain(title, 100), fontsize=15, fontweight="bold", color=INK, va="top")
+    about = "  ·  ".join(filter(None, (first.title, _sized(first), first.model)))
+    ax.text(EDGE, 0.46, _plain(about, 190), fontsize=9, color=FAINT, va="top")
+    top = TITLE
+    tall, broad = sample.shape[:2]
+    cell = paint.cell_size(first.grid, tall, broad, side=max(tall, broad))
+    for view, one in [*((view, None) for view in views), *zip(rows, columns, strict=True)]:
+        ax = sheet.axes(top, high + BELOW)
+        _words(ax, view.name, view.text)
+        for place, t in enumerate(shown):
+            if one is None:
+                picture = paint.canvas(None if first.shown is None else first.shown[t], first.grid, cell)
+            elif one.inspection is None:
+                continue
+            else:
+                picture = painted(one.inspection, t)
+            sheet.tile(ax, picture, EDGE + WORDS + place * (wide + GAP), 0, wide, wide * aspect)
+        top += high + BELOW
+    _legend(sheet, sheet.axes(height - FOOT, FOOT))
+    return figure
+
+
+def _compared(column: Column) -> str:
+    """The words beside a method: its answer and its figures."""
+    if column.inspection is None:
+        return textwrap.shorten(column.refused or "", 120)
+    answer = column.inspection.answer
+    told = "" if answer is None else f"{textwrap.shorten(answer, 60)} \N{EM DASH} "
+    return told + "; ".join(f"{name} {value}" for name, value, _ in figures(column.inspection))
+
+
+def _plain(text: str, width: int) -> str:
+    return textwrap.shorten(text, width).replace("$", r"\$")
 
 
 def _placed(inspection: Inspection, line: Sequence[int], index: int, wide: float) -> Iterator[_Frame]:

@@ -434,11 +434,17 @@ for (const [key, [name]] of Object.entries(views)) {
   input.addEventListener("change", () => { view = key; describe(); redraw(); });
   $("views").append(make("label", { className: "view" }, input, make("span", { textContent: name })));
 }
-// Cells of 14 pixels on their shorter side, if frames need not be larger than 320 for that.
-$("size").value = Math.max(168, Math.min(320, 14 * C * Math.max(1, D.aspect * R / C)));
-if (matchMedia("(max-width: 34rem)").matches) $("size").value = Math.floor(($("frames").clientWidth - 8) / 2 / 8) * 8;
+// As many frames to a line as fit with cells of 14 pixels on their shorter side (no frame wider than 320 for that), two
+// at least on a phone; they fill the line, until somebody moves the slider.
+let sized = false;
+const fit = () => {
+  const wide = $("frames").clientWidth, wanted = Math.max(168, Math.min(320, 14 * C * Math.max(1, D.aspect * R / C)));
+  if (sized || !wide) return;
+  const count = Math.max(matchMedia("(max-width: 34rem)").matches ? 2 : 1, Math.floor((wide + 8) / (wanted + 8)));
+  $("size").value = Math.floor((wide - 8 * (count - 1)) / count);
+};
 const resize = () => { home.style.setProperty("--size", $("size").value + "px"); redraw(); };
-$("size").addEventListener("input", resize);
+$("size").addEventListener("input", () => { sized = true; resize(); });
 $("jump").addEventListener("change", event => visit(+event.target.value));
 if (D.segments.length === 1) $("jump").disabled = true;
 $("made").textContent = `Made by holitom ${D.version}. Frames are drawn whole under their grid of tokens, as the model’s processor resizes them.`;
@@ -450,12 +456,12 @@ const bars = () => {
 };
 new ResizeObserver(bars).observe($("told"));
 new ResizeObserver(bars).observe(root.querySelector(".tools"));
-timeline(); resize(); describe(); tell(); bars();
+timeline(); fit(); resize(); describe(); tell(); bars();
 // Of the content, not of the window: in a frame of another page it may get its width late, and no event tells.
 let width = svg_width();
 new ResizeObserver(() => requestAnimationFrame(() => {
   if (svg_width() === width) return;
   width = svg_width();
-  timeline(); redraw();
+  timeline(); fit(); resize();
 })).observe($("time").parentElement);
 }

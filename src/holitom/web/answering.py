@@ -3,31 +3,32 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Event
-from typing import Any, Literal
+from typing import Any
 
 from transformers.generation.streamers import TextStreamer
 
 from holitom.ask import Answer, ask, unknown_words
 from holitom.bundled import check_question
-from holitom.errors import SettingsError, VideoError
+from holitom.errors import HolitomError, SettingsError, VideoError
 from holitom.inspect import Inspection
 from holitom.inspect.collect import Watched, inspection_of_run
 from holitom.methods import Method
-from holitom.methods.choose import read_method
-from holitom.methods.registry import method_class
+from holitom.methods.choose import Choice, read_method
 from holitom.prompts import prompt
 from holitom.video import Header, Video, load_video, look_over
+from holitom.web.controls import merging_inside, usual_threshold
 
 MAX_FRAMES = 64
 READING_SECONDS = 120.0
 
-Run = Literal["merged", "full"]
+MOST_COMPARED = 4  # methods side by side
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Request:
         similarity_threshold: ignored by methods that have none.
         inner: whether it merges inside the language model too, see `merging_inside`; None: as it comes.
         frames: how many to sample.
+        reuse: whether the vision tower computes only what differs from a reference frame.
     """
 
     video: Path
@@ -51,12 +53,15 @@ class Request:
     similarity_threshold: float | None = None
     inner: bool | None = None
     frames: int = 32
+    reuse: bool = False
 
     @property
-    def settings(self) -> dict[str, float]:
+    def settings(self) -> dict[str, Any]:
         """Of the method, those that are not what it takes by itself."""
         usual = usual_threshold(self.method, self.retain_ratio)
-        chosen = {"retain_ratio": self.retain_ratio}
+        chosen: dict[str, Any] = {"retain_ratio": self.retain_ratio}
+        if self.reuse:
+            chosen["reuse"] = True
         if usual is not None and self.similarity_threshold not in (None, usual):
             chosen["similarity_threshold"] = float(self.similarity_threshold or 0)
         return chosen
@@ -72,42 +77,28 @@ class Request:
         return read_method(self.method, self.settings, self.changed_inner).make()
 
 
-def merging_inside(method: str) -> tuple[bool, bool]:
-    """Whether a method merges inside the language model by itself, and whether it can do otherwise."""
-    usual = method_class(method)().merges_inside
-    try:
-        read_method(method, inner=not usual)
-    except SettingsError:
-        return usual, False
-    return usual, True
-
-
-def usual_threshold(method: str, retain_ratio: float) -> float | None:
-    """The similarity threshold that a method takes by itself; None where it has none."""
-    found = method_class(method)
-    if "similarity_threshold" not in {field.name for field in fields(found)}:
-        return None
-    made: Any = found(retain_ratio)
-    return float(getattr(made, "threshold", made.similarity_threshold))
-
-
 @dataclass(frozen=True)
 class Update:
     """What is new.
 
     Attributes:
         status: what is going on, or None: as before.
-        run: which of the two `text` and `answer` are of.
+        run: which run `text`, `answer` and `refused` are of: "merged" or "full", or in a comparison the
+            name of a method.
         text: the answer as far as it is there.
         answer: once it is complete.
+        read_seconds: with `answer`: from opening the file to a prompt that is ready for the vision tower.
         inspection: what became of the tokens, once it is known.
+        refused: why this method of a comparison cannot run.
     """
 
     status: str | None = None
-    run: Run | None = None
+    run: str | None = None
     text: str | None = None
     answer: Answer | None = None
+    read_seconds: float = 0.0
     inspection: Inspection | None = None
+    refused: str | None = None
 
 
 class _Gone(Exception):  # noqa: N818  (no error: it ends a run that nobody waits for)
@@ -126,6 +117,28 @@ class _Streamed(TextStreamer):
         self._hand_on(self._text.strip())
 
 
+@dataclass(frozen=True)
+class _Turn:
+    """One request while it is worked on.
+
+    Attributes:
+        video: that was read.
+        read_seconds: that reading took.
+        tell: hands an update to whoever asked.
+        gone: set once nobody waits any more.
+    """
+
+    video: Video
+    read_seconds: float
+    tell: Callable[[Update], None]
+    gone: Event = field(default_factory=Event)
+
+    def check(self) -> None:
+        """End the run, by `_Gone`, if nobody waits any more."""
+        if self.gone.is_set():
+            raise _Gone
+
+
 class Desk:
     """One model, and whoever asks it.
 
@@ -138,6 +151,10 @@ class Desk:
         title: what to call the model.
         max_new_tokens: longest answer.
         max_seconds: longest video.
+        banner: what to know of the model before its answers are judged.
+
+    Attributes:
+        frames_per_step, tokens_per_step: of the last video, for the ratios that methods can meet.
     """
 
     def __init__(
@@ -147,9 +164,11 @@ class Desk:
         title: str,
         max_new_tokens: int = 64,
         max_seconds: float = 600.0,
+        banner: str | None = None,
     ) -> None:
-        self.model, self.processor, self.title = model, processor, title
+        self.model, self.processor, self.title, self.banner = model, processor, title, banner
         self.max_new_tokens, self.max_seconds = max_new_tokens, max_seconds
+        self.frames_per_step, self.tokens_per_step = 1, 49
         self._runs = ThreadPoolExecutor(1, thread_name_prefix="holitom-model")
 
     def look_over(self, video: Path) -> Header:
@@ -168,16 +187,38 @@ class Desk:
         Raises:
             HolitomError: there is no such video, question or method; nothing is computed then.
         """
-        check_question(request.question)
         method = request.chosen()
+        yield from self._queued(request, lambda turn: self._both(turn, request, method))
+
+    def compared(self, request: Request, methods: Sequence[str]) -> Iterator[Update]:
+        """The answers of several methods to the question of `request`, each at its ratio, one after another.
+
+        What a method cannot meet is an update that says why; the others go on. Closing the iterator ends the
+        run.
+
+        Raises:
+            HolitomError: there is no such video, question or method, or not 2 to 4 methods.
+        """
+        if not 2 <= len(methods) <= MOST_COMPARED or len(set(methods)) < len(methods):
+            raise SettingsError(f"choose 2 to {MOST_COMPARED} different methods to compare")
+        choices = {name: read_method(name) for name in methods}
+        yield from self._queued(request, lambda turn: self._each(turn, request, choices))
+
+    def close(self) -> None:
+        """Take no more questions."""
+        self._runs.shutdown(wait=False, cancel_futures=True)
+
+    def _queued(self, request: Request, run: Callable[[_Turn], None]) -> Iterator[Update]:
+        """What `run` tells when its turn has come, after the video was read."""
+        check_question(request.question)
         if not 1 <= request.frames <= MAX_FRAMES:
             raise SettingsError(f"frames must be from 1 to {MAX_FRAMES}, not {request.frames}")
         yield Update("Reading the video")
+        began = time.perf_counter()
         video = self._read(request)
-
         news: SimpleQueue[Update | None] = SimpleQueue()
-        gone = Event()
-        job = self._runs.submit(self._run, request, video, method, news.put, gone)
+        turn = _Turn(video, time.perf_counter() - began, news.put)
+        job = self._runs.submit(self._run, run, turn)
         job.add_done_callback(lambda _: news.put(None))
         try:
             yield Update("Waiting for the model")
@@ -185,12 +226,8 @@ class Desk:
                 yield update
             job.result()  # raises what the run raised
         finally:
-            gone.set()
+            turn.gone.set()
             job.cancel()
-
-    def close(self) -> None:
-        """Take no more questions."""
-        self._runs.shutdown(wait=False, cancel_futures=True)
 
     def _read(self, request: Request) -> Video:
         if not request.video.is_file():
@@ -208,47 +245,54 @@ class Desk:
 
         return load_video(request.video, request.frames, watch, self.max_seconds)
 
-    def _run(
-        self,
-        request: Request,
-        video: Video,
-        method: Method,
-        tell: Callable[[Update], None],
-        gone: Event,
-    ) -> None:
-        def answered(run: Run, how: Method) -> Answer:
-            def hand_on(text: str) -> None:
-                if gone.is_set():
-                    raise _Gone
-                tell(Update(run=run, text=text))
+    @staticmethod
+    def _run(run: Callable[[_Turn], None], turn: _Turn) -> None:
+        with suppress(_Gone):
+            turn.check()
+            run(turn)
 
-            streamer = _Streamed(self.processor.tokenizer, hand_on)
-            answer = ask(self.model, self.processor, inputs, how, self.max_new_tokens, streamer)
-            tell(Update(run=run, text=answer.text, answer=answer))
-            return answer
+    def _answered(self, turn: _Turn, run: str, method: Method, inputs: Any, read_seconds: float) -> Answer:
+        """One answer, told as it comes."""
 
-        if gone.is_set():
-            return
-        inputs = prompt(self.processor, video, request.question)
-        watched = Watched(method=method)
-        try:
-            tell(Update("Answering with merged tokens"))
-            merged = answered("merged", watched)
-            tell(Update("Answering with full tokens"))
-            full = answered("full", Method(retain_ratio=1))
-        except _Gone:
-            return
-        tell(Update("Drawing"))
-        drawn = inspection_of_run(
+        def hand_on(text: str) -> None:
+            turn.check()
+            turn.tell(Update(run=run, text=text))
+
+        streamer = _Streamed(self.processor.tokenizer, hand_on)
+        answer = ask(self.model, self.processor, inputs, method, self.max_new_tokens, streamer)
+        video = answer.report.videos[0]
+        self.frames_per_step, self.tokens_per_step = video.frames_per_step, video.tokens_per_step
+        turn.tell(Update(run=run, text=answer.text, answer=answer, read_seconds=read_seconds))
+        return answer
+
+    def _prompted(self, turn: _Turn, request: Request) -> tuple[Any, float]:
+        """The model's inputs, and the seconds from opening the file to having them."""
+        began = time.perf_counter()
+        inputs = prompt(self.processor, turn.video, request.question)
+        return inputs, turn.read_seconds + time.perf_counter() - began
+
+    def _drawn(self, turn: _Turn, request: Request, watched: Watched, answer: Answer) -> Inspection:
+        return inspection_of_run(
             self.model,
-            video,
+            turn.video,
             watched,
-            merged.report,
+            answer.report,
             title=request.video.name,
             name=self.title,
             question=request.question,
-            answer=merged.text,
+            answer=answer.text,
+            banner=self.banner,
         )
+
+    def _both(self, turn: _Turn, request: Request, method: Method) -> None:
+        inputs, seconds = self._prompted(turn, request)
+        watched = Watched(method=method)
+        turn.tell(Update("Answering with merged tokens"))
+        merged = self._answered(turn, "merged", watched, inputs, seconds)
+        turn.tell(Update("Answering with full tokens"))
+        full = self._answered(turn, "full", Method(retain_ratio=1), inputs, seconds)
+        turn.tell(Update("Drawing"))
+        drawn = self._drawn(turn, request, watched, merged)
         same = "the same" if merged.text == full.text else "another"
         said = f"Done: {same} answer from {merged.visual_tokens:,} of {full.visual_tokens:,} visual tokens"
         if merged.visual_tokens == full.visual_tokens and merged.last_layer is not None:
@@ -256,4 +300,17 @@ class Desk:
         said += "."
         if unknown_words(self.processor, request.question):
             said += " The model does not know some words of the question, so it may not mean much to it."
-        tell(Update(said, inspection=drawn))
+        turn.tell(Update(said, inspection=drawn))
+
+    def _each(self, turn: _Turn, request: Request, choices: Mapping[str, Choice]) -> None:
+        inputs, seconds = self._prompted(turn, request)
+        for name, choice in choices.items():
+            turn.tell(Update(f"Answering with {name}", run=name))
+            try:
+                watched = Watched(method=choice.make(request.retain_ratio))
+                answer = self._answered(turn, name, watched, inputs, seconds)
+            except HolitomError as error:
+                turn.tell(Update(run=name, refused=str(error)))
+                continue
+            turn.tell(Update(run=name, inspection=self._drawn(turn, request, watched, answer)))
+        turn.tell(Update("Done."))

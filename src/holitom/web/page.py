@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import html
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.resources import files
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -13,57 +16,21 @@ try:
 except ImportError as error:
     raise ImportError("the page needs Gradio: pip install 'holitom[web]'") from error
 
-from holitom.bundled import BUNDLED_FRAMES, DEMO_QUESTION, DEMO_VIDEO, USUAL_FRAMES
+from holitom.bundled import ASSETS, BUNDLED_FRAMES, DEMO_QUESTION, DEMO_VIDEO, USUAL_FRAMES
 from holitom.errors import SettingsError
-from holitom.methods import METHODS
-from holitom.web.answering import MAX_FRAMES, Desk, Request, merging_inside, usual_threshold
-from holitom.web.words import Loaded, command, looked_over, player, python, respond, status
+from holitom.inspect.draw_compare import comparison_css
+from holitom.inspect.draw_html import element_script
+from holitom.web import controls
+from holitom.web.answering import MAX_FRAMES, MOST_COMPARED, Desk, Request
+from holitom.web.cards import answer_card, empty_headline, history_table, method_lines
+from holitom.web.copying import Loaded
+from holitom.web.history import History
+from holitom.web.library import Example, library, usual
+from holitom.web.words import compare, copies, looked_over, player, respond, status
 
 KEPT_SECONDS = 3600  # an upload, after which it is removed
 AT_ONCE, WAITING = 2, 32  # requests that are worked on (one reads while one is answered), and that may wait
-
-# In words that the bundled model knows; its answers are right with full tokens.
-BUNDLED_QUESTIONS = (
-    DEMO_QUESTION,
-    "How many scenes are there?",
-    "Which color comes first?",
-    "Which way does the white digit move?",
-    "Where is the white digit at the start?",
-)
-USUAL_QUESTIONS = ("What happens in this video?", "What changes from scene to scene?", "What stands still?")
-
-CSS = """
-.html-container { padding: 0 !important }
-#player video { display: block; width: 100%; height: 300px; background: #000; border-radius: 4px }
-#player video[hidden] { display: none }
-#player p { margin: 0 }
-#examples { gap: .5rem }
-#examples button { flex: 0 1 auto; min-width: 0; width: auto; font-weight: normal }
-#status p { margin: 0; min-height: 1.5em }
-#status [role=alert] { color: var(--error-text-color); font-weight: 600 }
-.prose .figures { width: 100%; border: 0; margin: 0; font-variant-numeric: tabular-nums }
-.prose .figures tr { border: 0; border-bottom: 1px solid var(--border-color-primary) }
-.prose .figures :is(th, td) { border: 0; padding: .35rem .5rem; text-align: left; font-weight: normal }
-.prose .figures th { width: 45%; color: var(--body-text-color-subdued) }
-#map iframe { height: min(90vh, 60rem); border-top: 1px solid var(--border-color-primary) !important }
-"""
-
-
-# What each method's threshold is at every stop of the retain ratio's slider, in percent; null: it has none.
-STOPS = range(2, 101)
-USUAL = {name: [usual_threshold(name, stop / 100) for stop in STOPS] for name in METHODS}
-FOLLOW = f"""(method, retain) => {{
-    const usual = {json.dumps(USUAL)}[method][Math.round(100 * retain) - {STOPS[0]}];
-    return {{__type__: "update", interactive: usual !== null, ...(usual === null ? {{}} : {{value: usual}})}};
-}}"""
-
-
-# Each method's box for merging inside the language model: what it shows, and whether it can be changed.
-INSIDE = {name: merging_inside(name) for name in METHODS}
-INSIDE_BOX = f"""method => {{
-    const [value, interactive] = {json.dumps(INSIDE)}[method];
-    return {{__type__: "update", value, interactive}};
-}}"""
+COMPARED = ["holitom", "visionzip", "fastvid"]  # methods side by side to begin with
 
 
 @dataclass(frozen=True)
@@ -74,39 +41,53 @@ class Limits:
     minutes: float = 10.0
 
 
+# In the browser, at once: a question asked right after a change must not be answered with what was.
+IN_BROWSER: Any = dict(fn=None, api_visibility="private")
+PRIVATE: Any = dict(api_visibility="private")
+
+
 def build(desk: Desk, loaded: Loaded, limits: Limits) -> gr.Blocks:
     """The page over a desk."""
     bundled = loaded.model is None
+    examples = library() if bundled else usual()
     page = gr.Blocks(title="holitom", analytics_enabled=False, delete_cache=(KEPT_SECONDS // 6, KEPT_SECONDS))
     with page:
-        gr.Markdown(
-            f"# holitom\nOne question about one video, with merged and with full tokens, on {desk.title}."
-        )
-        with gr.Row():
-            with gr.Column(scale=3):
+        _head(desk)
+        history = gr.State((), time_to_live=KEPT_SECONDS)
+        with gr.Row(equal_height=False, elem_id="top"):
+            with gr.Column(scale=5, min_width=280, elem_id="video-column"):
                 shown = gr.HTML(player(DEMO_VIDEO), elem_id="player")
                 video = gr.File(
                     str(DEMO_VIDEO),
                     file_types=["video"],
-                    height=130,
+                    height=96,
                     label=f"Video, up to {limits.megabytes} MB and {limits.minutes:g} minutes",
                     elem_id="video",
                 )
-                question = gr.Textbox(DEMO_QUESTION, label="Question", lines=1, elem_id="question")
-                with gr.Row():
-                    ask = gr.Button("Ask", variant="primary", scale=3, elem_id="ask")
-                    stop = gr.Button("Stop", scale=1, min_width=80, elem_id="stop")
-                said = gr.HTML(status("Ready"), elem_id="status")
-                gr.Markdown("Or ask about the demo video:")
-                with gr.Row(elem_id="examples"):
-                    examples = [
-                        gr.Button(text, size="sm", elem_classes="example")
-                        for text in (BUNDLED_QUESTIONS if bundled else USUAL_QUESTIONS)
-                    ]
-            with gr.Column(scale=2):
-                method = gr.Dropdown(list(METHODS), value="holitom", label="Method", elem_id="method")
+            with gr.Column(scale=7, min_width=280, elem_id="results"):
+                with gr.Row(elem_id="ask-row"):
+                    question = gr.Textbox(
+                        DEMO_QUESTION, label="Question", lines=1, scale=6, min_width=120, elem_id="question"
+                    )
+                    ask = gr.Button("Ask", variant="primary", scale=1, min_width=70, elem_id="ask")
+                    stop = gr.Button("Stop", scale=1, min_width=70, elem_id="stop")
+                said = gr.HTML(status("Ready: press Ask"), elem_id="status")
+                with gr.Row(elem_id="answers"):
+                    full = gr.HTML(answer_card("full"), elem_id="full", min_width=140)
+                    merged = gr.HTML(answer_card("merged"), elem_id="merged", min_width=140)
+                gr.HTML(
+                    "<p role=status>These results are of other settings. Press Ask for new ones.</p>",
+                    elem_id="stale",
+                )
+                headline = gr.HTML(empty_headline(), elem_id="headline")
+            with gr.Column(scale=5, min_width=280, elem_id="library"):
+                clicks = _examples(examples, bundled)
+        with gr.Row(elem_id="settings", equal_height=False):
+            with gr.Column(scale=5, min_width=280):
+                method = _method_select()
+            with gr.Column(scale=4, min_width=260):
                 retain = gr.Slider(
-                    STOPS[0] / 100,
+                    controls.STOPS[0] / 100,
                     1,
                     0.1,
                     step=0.01,
@@ -114,99 +95,232 @@ def build(desk: Desk, loaded: Loaded, limits: Limits) -> gr.Blocks:
                     info="Share of the visual tokens to send, at most: merging over time may send fewer",
                     elem_id="retain",
                 )
-                threshold = gr.Slider(
-                    0,
-                    1,
-                    usual_threshold("holitom", 0.1),
-                    step=0.01,
-                    label="Similarity threshold",
-                    info="Above it a token is static; set anew when method or retain ratio change",
-                    elem_id="threshold",
-                )
-                inner = gr.Checkbox(
-                    INSIDE["holitom"][0],
-                    interactive=INSIDE["holitom"][1],
-                    label="Merge inside the language model",
-                    info="The method's own stages where it has some, else HoliTom's",
-                    elem_id="inner",
-                )
+            with gr.Column(scale=3, min_width=220):
                 frames = gr.Slider(
                     1,
                     MAX_FRAMES,
                     BUNDLED_FRAMES if bundled else USUAL_FRAMES,
                     step=1,
                     label="Frames",
+                    info="Sampled evenly over the video",
                     elem_id="frames",
                 )
-        places: dict[str, Any] = {"status": said}
-        with gr.Row():
-            for name, label in {"full": "Full tokens", "merged": "Merged tokens"}.items():
-                with gr.Column():
-                    places[name] = gr.Textbox(label=label, interactive=False, lines=2, elem_id=name)
-                    places[f"{name}_figures"] = gr.HTML(elem_id=f"{name}-figures")
-        places["map"] = gr.HTML(elem_id="map")
-        with gr.Accordion("The same in Python and on the command line", open=False, elem_id="copy"):
-            first = Request(DEMO_VIDEO, DEMO_QUESTION, frames=frames.value)
-            places["python"] = gr.Code(
-                python(first, loaded), language="python", label="Python", interactive=False
+        with gr.Accordion("Advanced settings", open=False, elem_id="advanced"), gr.Row():
+            threshold = gr.Slider(
+                0,
+                1,
+                controls.usual_threshold("holitom", 0.1),
+                step=0.01,
+                label="Similarity threshold",
+                info="Above it a token is static; set anew when method or retain ratio change",
+                elem_id="threshold",
             )
-            places["command"] = gr.Code(
-                command(first, loaded), language="shell", label="Command line", interactive=False
+            usual_inner, free = controls.merging_inside("holitom")
+            inner = gr.Checkbox(
+                usual_inner,
+                interactive=free,
+                label="Merge inside the language model",
+                info="The method's own stages where it has some, else HoliTom's",
+                elem_id="inner",
             )
+            reuse = gr.Checkbox(
+                False,
+                label="Reuse in the vision tower",
+                info="Compute of a frame only what differs from a reference frame; not exact",
+                elem_id="reuse",
+            )
+        inputs = [video, question, method, retain, threshold, inner, frames, reuse]
+        places: dict[str, Any] = {"status": said, "full": full, "merged": merged, "headline": headline}
+        places["history"] = history
+        with gr.Tabs(elem_id="more"):
+            with gr.Tab("What was merged"):
+                places["map"] = gr.HTML(elem_id="map")
+            with gr.Tab("Compare methods"):
+                many = gr.Dropdown(
+                    method_lines(name for names in controls.groups().values() for name in names),
+                    value=COMPARED,
+                    multiselect=True,
+                    max_choices=MOST_COMPARED,
+                    label=f"Two to {MOST_COMPARED} methods, on the video, question and settings above",
+                    elem_id="many",
+                )
+                compare_button = gr.Button("Compare", variant="primary", elem_id="compare-ask")
+                places["compare_status"] = gr.HTML(status("Choose methods"), elem_id="compare-status")
+                places["compared"] = gr.HTML(elem_id="compared")
+            with gr.Tab("This session"):
+                places["runs"] = gr.HTML(history_table(()), elem_id="runs")
+            with gr.Tab("Copy the run"):
+                first = copies(desk, Request(DEMO_VIDEO, DEMO_QUESTION, frames=int(frames.value)), loaded)
+                code: Any = dict(interactive=False)
+                places["python"] = gr.Code(
+                    first["python"], "python", label="Python", elem_id="copy-python", **code
+                )
+                places["command"] = gr.Code(
+                    first["command"], "shell", label="Command line", elem_id="copy-command", **code
+                )
+                places["vllm"] = gr.Code(
+                    first["vllm"], "shell", label="vLLM's server", elem_id="copy-vllm", **code
+                )
 
-        def asked(
-            video: str | None,
-            question: str,
-            method: str,
-            retain: float,
-            threshold: float,
-            inner: bool,
-            frames: int,
-        ) -> Iterator[dict[Any, str]]:
+        def request_of(video: str | None, question: str, *settings: Any) -> Request | None:
+            method, retain, threshold, inner, frames, reuse = settings
             if not video:
+                return None
+            return Request(Path(video), question or "", method, retain, threshold, inner, int(frames), reuse)
+
+        def asked(history: History, *values: Any) -> Iterator[dict[Any, Any]]:
+            request = request_of(*values)
+            if request is None:
                 yield {places["status"]: status("Choose a video first.", wrong=True)}
                 return
-            request = Request(Path(video), question or "", method, retain, threshold, inner, int(frames))
-            for shown in respond(desk, request, loaded):
+            for shown in respond(desk, request, loaded, history):
                 yield {places[name]: value for name, value in shown.items()}
 
-        inputs = [video, question, method, retain, threshold, inner, frames]
-        work: Any = dict(fn=asked, inputs=inputs, outputs=list(places.values()), show_progress="hidden")
+        def compared(methods: list[str], *values: Any) -> Iterator[dict[Any, Any]]:
+            request = request_of(*values)
+            if request is None:
+                yield {places["compare_status"]: status("Choose a video first.", wrong=True)}
+                return
+            for shown in compare(desk, request, methods):
+                yield {places[name]: value for name, value in shown.items()}
+
+        hidden: Any = dict(show_progress="hidden")
         queued: Any = dict(concurrency_id="ask", concurrency_limit=AT_ONCE)
-        runs = [gr.on([ask.click, question.submit], **work, **queued, api_name="ask")]
-        for example in examples:
-            text = example.value
-            chosen = example.click(
-                lambda text=text: (str(DEMO_VIDEO), player(DEMO_VIDEO), text),
+        both = ["status", "full", "merged", "headline", "history", "runs", "map", "python", "command", "vllm"]
+        work: Any = dict(
+            fn=asked,
+            inputs=[history, *inputs],
+            outputs=[places[name] for name in both],
+            js="(history, ...inputs) => [history, ...holitom.ask(...inputs)]",
+            **hidden,
+            **queued,
+        )
+        runs = [gr.on([ask.click, question.submit], **work, api_name="ask")]
+        for button, example in clicks:
+            chosen = button.click(
+                lambda example=example: (str(example.video), player(example.video), example.text),
                 outputs=[video, shown, question],
-                api_visibility="private",
+                **PRIVATE,
+                **hidden,
             )
-            runs.append(chosen.then(**work, **queued, api_visibility="private"))
-        stop.click(lambda: status("Stopped"), outputs=said, cancels=runs, api_visibility="private")
-
-        def chosen_file(path: str | None) -> tuple[str, str]:
-            return looked_over(desk, None if path is None else Path(path))
-
+            runs.append(chosen.then(**work, **PRIVATE))
+        side_by_side = compare_button.click(
+            compared,
+            [many, *inputs],
+            [places["compare_status"], places["compared"]],
+            api_name="compare",
+            **hidden,
+            **queued,
+        )
+        stop.click(
+            lambda: status("Stopped"), outputs=said, cancels=[*runs, side_by_side], **PRIVATE, **hidden
+        )
         gr.on(
             [video.upload, video.clear],
-            chosen_file,
+            lambda path: looked_over(desk, None if path is None else Path(path)),
             video,
             [shown, said],
-            show_progress="hidden",
-            api_visibility="private",
+            **hidden,
+            **PRIVATE,
         )
-
-        # In the browser, at once: a question asked right after a change must not be answered with what was.
-        private: Any = dict(fn=None, api_visibility="private")
-        gr.on(
-            [method.change, retain.change], inputs=[method, retain], outputs=threshold, js=FOLLOW, **private
-        )
-        method.change(inputs=method, outputs=inner, js=INSIDE_BOX, **private)
+        _follow(page, inputs)
         page.queue(max_size=WAITING)
     return page
 
 
-def launch(page: gr.Blocks, host: str, port: int | None, limits: Limits) -> str:
+def _head(desk: Desk) -> None:
+    banner = f'<p class="banner" role="note">{html.escape(desk.banner)}</p>' if desk.banner else ""
+    gr.HTML(
+        "<header><h1>holitom</h1><p class=tag>One question about one video, with full and with merged "
+        f"tokens, on {html.escape(desk.title)}.</p>{banner}</header>",
+        elem_id="head",
+    )
+
+
+def _method_select() -> gr.HTML:
+    """The methods as a select of the browser's own, in groups, a line each."""
+    options = "".join(
+        f'<optgroup label="{html.escape(group)}">'
+        + "".join(
+            f'<option value="{name}">{html.escape(line)}</option>' for line, name in method_lines(names)
+        )
+        + "</optgroup>"
+        for group, names in controls.groups().items()
+    )
+    return gr.HTML(
+        "holitom",
+        html_template=(
+            f'<label for="method-select">Method</label><select id="method-select">{options}</select>'
+            '<p id="method-says">&nbsp;</p>'
+        ),
+        js_on_load="""
+            const select = element.querySelector("select");
+            const show = () => { select.value = props.value; };
+            show();
+            select.addEventListener("change", () => { props.value = select.value; trigger("change"); });
+            watch("value", show);
+        """,
+        elem_id="method",
+    )
+
+
+def _examples(examples: list[Example], bundled: bool) -> list[tuple[gr.Button, Example]]:
+    """Buttons that ask an example, by video."""
+    clicks = []
+    if bundled:
+        hint = "Examples, answered rightly with full tokens; underlined: HoliTom at 10% answers wrongly."
+        gr.HTML(f"<p>{hint}</p>", elem_id="examples-title")
+    for title, group in groupby(examples, lambda example: example.title):
+        with gr.Row(elem_classes="examples"):
+            gr.HTML(f"<p>{html.escape(title)}</p>")
+            for example in group:
+                classes = ["example", "hurts"] if bundled and example.hurts else ["example"]
+                button = gr.Button(example.text, size="sm", elem_classes=classes)
+                clicks.append((button, example))
+    return clicks
+
+
+def _follow(page: gr.Blocks, inputs: list[Any]) -> None:
+    """Controls follow one another, and what is shown is marked once it is of other settings."""
+    _, _, method, retain, threshold, inner, frames, _ = inputs
+    gr.on(
+        [method.change, frames.change],
+        inputs=[method, retain, frames],
+        outputs=retain,
+        js="(...all) => { holitom.describe(all[0], all[2]); return holitom.least(...all); }",
+        **IN_BROWSER,
+    )
+    gr.on(
+        [method.change, retain.change],
+        inputs=[method, retain],
+        outputs=threshold,
+        js="(...all) => holitom.threshold(...all)",
+        **IN_BROWSER,
+    )
+    method.change(inputs=method, outputs=inner, js="method => holitom.inner(method)", **IN_BROWSER)
+    gr.on(
+        [one.change for one in inputs],
+        inputs=inputs,
+        js="(...inputs) => { holitom.changed(...inputs); }",
+        **IN_BROWSER,
+    )
+    page.load(
+        inputs=[method, frames], js="(method, frames) => { holitom.describe(method, frames); }", **IN_BROWSER
+    )
+
+
+def _part(name: str) -> str:
+    return (files("holitom.web") / name).read_text(encoding="utf-8")
+
+
+def script(desk: Desk) -> str:
+    """What runs in the browser once: the page's own script with its table of methods, and the map's."""
+    table = json.dumps(controls.table(MAX_FRAMES, desk.frames_per_step, desk.tokens_per_step))
+    known = f"holitom.table = {table};\nholitom.first = {controls.STOPS[0]};\n"
+    return _part("page.js") + known + element_script()
+
+
+def launch(page: gr.Blocks, desk: Desk, host: str, port: int | None, limits: Limits) -> str:
     """Start serving in the background; the address.
 
     Raises:
@@ -223,7 +337,7 @@ def launch(page: gr.Blocks, host: str, port: int | None, limits: Limits) -> str:
             ssr_mode=False,
             footer_links=[],
             max_file_size=limits.megabytes * 2**20,  # a MB as Gradio counts it when it refuses
-            allowed_paths=[str(DEMO_VIDEO)],
+            allowed_paths=[str(DEMO_VIDEO), str(ASSETS / "examples")],
             theme=gr.themes.Default(primary_hue="blue", font=system[0], font_mono=system[1]).set(
                 # The theme's own have too little contrast.
                 button_primary_background_fill="*primary_600",
@@ -233,7 +347,8 @@ def launch(page: gr.Blocks, host: str, port: int | None, limits: Limits) -> str:
                 block_info_text_color="*neutral_600",
                 block_info_text_color_dark="*neutral_400",
             ),
-            css=CSS,
+            css=_part("page.css") + comparison_css(),
+            head=f"<script>{script(desk)}</script>",
         )
     except OSError as error:
         wanted = f"{host}:{port}" if port else host

@@ -1,84 +1,132 @@
-"""What the page says: errors as sentences, figures as a table, and the same thing to copy."""
+"""What the page says: what changes with each update, errors as sentences, a player for the video."""
 
 from __future__ import annotations
 
-import filecmp
 import html
 import logging
-import shlex
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import torch
 
-from holitom.ask import Answer
-from holitom.bundled import DEMO_VIDEO
 from holitom.errors import HolitomError
-from holitom.inspect import embed
-from holitom.methods.registry import method_class
-from holitom.web.answering import Desk, Request, Update
+from holitom.inspect.draw_compare import Column, comparison
+from holitom.inspect.draw_html import element
+from holitom.methods.registry import METHODS
+from holitom.web.answering import Desk, Request
+from holitom.web.cards import answer_card, answer_note, empty_headline, headline, history_table, marked
+from holitom.web.copying import Loaded, command, python, vllm
+from holitom.web.history import Figures, History, Ran, add
 
 log = logging.getLogger(__name__)
 
-COMPARED_TOKENS = 8  # in an answer; the speed of decoding fewer is mostly chance
+Shown = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Loaded:
-    """How the model was loaded, as `holitom ask` takes it. `model` None: the bundled one."""
+def respond(desk: Desk, request: Request, loaded: Loaded, history: History = ()) -> Iterator[Shown]:
+    """What changes on the page, by the name of its place; an error is one more status.
 
-    model: str | None = None
-    dtype: str = "auto"
-    device: str = "auto"
-    max_new_tokens: int = 64
-
-    @property
-    def places(self) -> dict[str, str]:
-        """Precision and device, where they are not left to choose."""
-        given = {"dtype": self.dtype, "device": self.device}
-        return {name: value for name, value in given.items() if value != "auto"}
-
-
-def respond(desk: Desk, request: Request, loaded: Loaded) -> Iterator[dict[str, str]]:
-    """What changes on the page, by the name of its place; an error is one more status."""
-    places = ("merged", "merged_figures", "full", "full_figures", "map")
-    merged: Answer | None = None
+    `history` is a place too: the runs of the session, with this one behind them once it is done.
+    """
     try:
         request.chosen()
-        yield dict.fromkeys(places, "") | {
+        yield {
             "status": status("Looking the request over"),
-            "python": python(request, loaded),
-            "command": command(request, loaded),
+            "full": answer_card("full", state="waiting"),
+            "merged": answer_card("merged", state="waiting"),
+            "headline": empty_headline(),
+            "map": "",
+            **copies(desk, request, loaded),
         }
+        done: dict[str, Figures] = {}
         for update in desk.answers(request):
-            yield _shown(update, merged)
-            merged = merged or update.answer
+            shown: Shown = {}
+            if update.status is not None:
+                shown["status"] = status(update.status)
+            if update.run is not None and update.answer is not None:
+                done[update.run] = one = Figures.of(update.answer, update.read_seconds)
+                shown[update.run] = answer_card(
+                    update.run, html.escape(one.text) or "(no answer)", "done", answer_note(one)
+                )
+                if len(done) == 2:
+                    history = add(history, Ran(request, **done))
+                    shown |= _both(history)
+            elif update.run is not None and update.text is not None:
+                shown[update.run] = answer_card(update.run, html.escape(update.text), "running")
+            if update.inspection is not None:
+                shown["map"] = element(update.inspection)
+            yield shown
     except HolitomError as error:
-        yield {"status": _refusal(error, request.video)}
+        yield _failed(_refusal(error, request.video))
     except torch.OutOfMemoryError:
-        yield {"status": status("There is not enough memory for this: ask for fewer frames.", wrong=True)}
+        said = "There is not enough memory for this: ask for fewer frames."
+        yield _failed(status(said, wrong=True))
     except Exception:
         log.exception("a request failed")
         said = "Something went wrong here, and the server has logged it. The next question will work."
-        yield {"status": status(said, wrong=True)}
+        yield _failed(status(said, wrong=True))
 
 
-def _shown(update: Update, merged: Answer | None) -> dict[str, str]:
-    """`merged`: that answer, if it is complete already."""
-    shown = {}
-    if update.status is not None:
-        shown["status"] = status(update.status)
-    if update.run is not None and update.text is not None:
-        shown[update.run] = update.text
-    if update.answer is not None:
-        shown[f"{update.run}_figures"] = figures(update.answer)
-        if merged is not None:
-            shown["merged_figures"] = figures(merged, update.answer)
-    if update.inspection is not None:
-        shown["map"] = embed(update.inspection)
+def _failed(said: str) -> Shown:
+    """Nothing of the request stays on the page but what was wrong with it."""
+    return {"status": said, "map": "", "headline": empty_headline()} | {
+        run: answer_card(run) for run in ("full", "merged")
+    }
+
+
+def _both(history: History) -> Shown:
+    """What can be said once both answers of the last run are there."""
+    ran = history[-1]
+    shown: Shown = {"headline": headline(ran, history), "history": history, "runs": history_table(history)}
+    for run, one, other in (("full", ran.full, ran.merged), ("merged", ran.merged, ran.full)):
+        text = marked(one.text, other.text) or "(no answer)"
+        shown[run] = answer_card(run, text, "done", answer_note(one))
     return shown
+
+
+def copies(desk: Desk, request: Request, loaded: Loaded) -> Shown:
+    """The run in Python, on the command line and for vLLM."""
+    return {
+        "python": python(request, loaded),
+        "command": command(request, loaded),
+        "vllm": vllm(request, loaded, desk.model.config),
+    }
+
+
+def compare(desk: Desk, request: Request, methods: Sequence[str]) -> Iterator[Shown]:
+    """What changes in the comparison of methods: `compared` and `compare_status`."""
+    columns: dict[str, Column] = {}
+    try:
+        yield {"compare_status": status("Looking the request over"), "compared": ""}
+        for update in desk.compared(request, methods):
+            shown: Shown = {}
+            if not columns:
+                columns = {name: Column(name, METHODS[name].does) for name in methods}
+            if update.status is not None:
+                shown["compare_status"] = status(update.status)
+            if update.run is not None and update.answer is not None:
+                first = f"{1000 * update.answer.time_to_first_token:.0f} ms"
+                columns[update.run] = replace(columns[update.run], notes=(("first token", first),))
+            elif update.run is not None and update.refused is not None:
+                columns[update.run] = replace(columns[update.run], refused=update.refused)
+            elif update.run is not None and update.inspection is not None:
+                columns[update.run] = replace(columns[update.run], inspection=update.inspection)
+                shown["compared"] = comparison(list(columns.values()))
+            if shown:
+                yield shown
+        yield {"compared": comparison(list(columns.values()))}
+    except HolitomError as error:
+        yield {"compare_status": _refusal(error, request.video)}
+    except torch.OutOfMemoryError:
+        said = "There is not enough memory for this: ask for fewer frames."
+        yield {"compare_status": status(said, wrong=True)}
+    except Exception:
+        log.exception("a comparison failed")
+        said = "Something went wrong here, and the server has logged it. The next question will work."
+        yield {"compare_status": status(said, wrong=True)}
 
 
 def looked_over(desk: Desk, video: Path | None) -> tuple[str, str]:
@@ -113,91 +161,3 @@ def _refusal(error: HolitomError, video: Path) -> str:
     """As a sentence, which begins with a capital unless it begins with the file's name."""
     text = str(error)
     return status(text if text.startswith(video.name) else text[:1].upper() + text[1:], wrong=True)
-
-
-def figures(answer: Answer, full: Answer | None = None) -> str:
-    """One run's figures as a table, compared with those of full tokens once they are there."""
-    (video,), report = answer.report.videos, answer.report
-    tokens, cache = f"{answer.visual_tokens:,}", f"{report.kv_bytes / 1e6:.2f} MB"
-    first, rate = f"{1000 * answer.time_to_first_token:.0f} ms", answer.decode_tokens_per_second
-    decoding = "-" if rate is None else f"{rate:.1f} tokens/s"
-    if answer.visual_tokens < video.tokens:
-        tokens += f" ({answer.visual_tokens / video.tokens:.1%})"
-    if answer.last_layer is not None:
-        tokens += f", {answer.remaining_tokens:,} from layer {answer.last_layer} on"
-    if report.kv_bytes < report.kv_bytes_full:
-        cache += f" ({report.kv_bytes / report.kv_bytes_full:.1%})"
-    if full is not None:
-        first += f" ({full.time_to_first_token / answer.time_to_first_token:.2f}x as fast)"
-        usual = full.decode_tokens_per_second
-        enough = min(answer.new_tokens, full.new_tokens) >= COMPARED_TOKENS
-        if rate is not None and usual is not None and enough:
-            decoding += f" ({rate / usual:.2f}x as fast)"
-    rows = {"visual tokens": tokens, "time to first token": first, "decoding": decoding, "KV cache": cache}
-    cells = "".join(f"<tr><th scope=row>{html.escape(k)}<td>{html.escape(v)}" for k, v in rows.items())
-    return f"<table class=figures>{cells}</table>"
-
-
-def python(request: Request, loaded: Loaded) -> str:
-    """The merged answer in Python."""
-    kind = method_class(request.method).__name__
-    settings = {name: f"{value:g}" for name, value in request.settings.items()}
-    inside = ".with_inner(HoliTom())" if request.changed_inner else ""
-    if request.changed_inner is False and kind in ("HoliTom", "HoliTomPlus"):
-        settings["inner_drop"] = "None"
-    elif request.changed_inner is False:
-        inside = ".without_inner()"
-    classes = sorted({kind, "HoliTom"} if request.changed_inner else {kind})
-    bundled = ["BUNDLED_MODEL"] * (loaded.model is None) + ["DEMO_VIDEO"] * _is_demo(request)
-    how = "".join(f", {name}={value!r}" for name, value in loaded.places.items())
-    longest = "" if loaded.max_new_tokens == 64 else f", max_new_tokens={loaded.max_new_tokens}"
-    lines = [
-        "from holitom.ask import ask, load_model, prompt",
-        *([f"from holitom.bundled import {', '.join(bundled)}"] if bundled else []),
-        f"from holitom.methods import {', '.join(classes)}",
-        "from holitom.video import load_video",
-        "",
-        f"model, processor = load_model({_python_model(loaded)}{how})",
-        f"video = load_video({_python_video(request)}, frames={request.frames})",
-        f"inputs = prompt(processor, video, {request.question!r})",
-        f"method = {kind}({', '.join(f'{k}={v}' for k, v in settings.items())}){inside}",
-        f"answer = ask(model, processor, inputs, method{longest})",
-        "print(answer.text)",
-        "print(answer.report)",
-    ]
-    return "\n".join(lines)
-
-
-def _python_model(loaded: Loaded) -> str:
-    return "str(BUNDLED_MODEL)" if loaded.model is None else repr(loaded.model)
-
-
-def _python_video(request: Request) -> str:
-    return "DEMO_VIDEO" if _is_demo(request) else repr(request.video.name)
-
-
-def command(request: Request, loaded: Loaded) -> str:
-    """Both answers on the command line."""
-    # Where the demo lies differs from machine to machine; Python knows.
-    asked = "\"$(python -c 'from holitom.bundled import DEMO_VIDEO; print(DEMO_VIDEO)')\""
-    video = asked if _is_demo(request) else shlex.quote(request.video.name)
-    options = ["--compare", f"--frames {request.frames}"]
-    if loaded.model is not None:
-        options.append(f"--model {shlex.quote(loaded.model)}")
-    if request.method != "holitom":
-        options.append(f"--method {request.method}")
-    flags = {"retain_ratio": "retain", "similarity_threshold": "threshold"}
-    options += [f"--{flags[name]} {value:g}" for name, value in request.settings.items()]
-    if request.changed_inner is not None:
-        options.append("--inner" if request.changed_inner else "--no-inner")
-    options += [f"--{name} {shlex.quote(value)}" for name, value in loaded.places.items()]
-    if loaded.max_new_tokens != 64:
-        options.append(f"--max-new-tokens {loaded.max_new_tokens}")
-    if request.question.startswith("-") or video.startswith("-"):
-        options.append("--")
-    return " ".join(["holitom ask", *options, video, shlex.quote(request.question)])
-
-
-def _is_demo(request: Request) -> bool:
-    """By what is in it: the page works on copies."""
-    return request.video.is_file() and filecmp.cmp(request.video, DEMO_VIDEO, shallow=False)

@@ -1,0 +1,206 @@
+"""Several methods side by side on the same frames: what each kept, what it answered, what it costs."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+
+import numpy as np
+from PIL import Image
+
+from holitom.errors import UnsupportedUsageError
+from holitom.inspect import paint
+from holitom.inspect.inspection import FATES, Inspection
+from holitom.version import __version__
+
+MOST_FRAMES = 64  # rows that are shown, spread evenly
+SIDE = 232  # of a picture, on its longer side, in pixels
+
+
+@dataclass(frozen=True, eq=False)
+class Column:
+    """One method of a comparison.
+
+    Attributes:
+        name: of the method, as it was asked for.
+        does: what it does, in a few words.
+        inspection: what became of the tokens; None where it did not run.
+        refused: why it did not.
+        notes: more figures, by name.
+    """
+
+    name: str
+    does: str = ""
+    inspection: Inspection | None = None
+    refused: str | None = None
+    notes: tuple[tuple[str, str], ...] = ()
+
+
+def comparison_page(columns: Sequence[Column]) -> str:
+    """A whole HTML page that needs nothing beside it, no script and no network.
+
+    Args:
+        columns: methods on the same video; at least one of them ran.
+
+    Raises:
+        UnsupportedUsageError: none ran, or not all show the same frames.
+    """
+    first = _first(columns)
+    about = f"{first.title} · {first.span(0, first.shape[0] - 1)}" + (
+        f" · {first.model}" if first.model else ""
+    )
+    heading = first.question or "What each method keeps"
+    banner = f'<p class="banner">{html.escape(first.banner)}</p>' if first.banner else ""
+    parts = {
+        "title": html.escape(f"{first.title}: {', '.join(column.name for column in columns)}"),
+        "css": _part("map.css") + _part("compare.css"),
+        "body": f"<header><h1>{html.escape(heading)}</h1>"
+        + f'<p class="faint">{html.escape(about)}</p>{banner}</header>'
+        + comparison(columns)
+        + f"<footer><p>Made by holitom {__version__}.</p></footer>",
+    }
+    return re.sub(r"{{(\w+)}}", lambda found: parts[found[1]], _part("compare.html"))
+
+
+def comparison_css() -> str:
+    """The styles of what `comparison` returns, for another page."""
+    return _part("compare.css")
+
+
+def comparison(columns: Sequence[Column]) -> str:
+    """The comparison as an element of another page, which has the styles of `comparison_css`.
+
+    Raises:
+        UnsupportedUsageError: not all show the same frames.
+    """
+    heads = "".join(_head(column) for column in columns)
+    ran = [column for column in columns if column.inspection is not None]
+    shown = f'<div class="columns">{heads}</div>{_legend(ran)}{_rows(columns)}' if ran else heads
+    return f'<div class="compared" style="--n:{len(columns)}">{shown}</div>'
+
+
+def check_same(columns: Sequence[Column]) -> None:
+    """Raise an `UnsupportedUsageError` unless all that ran have the same steps and tokens."""
+    shapes = {column.inspection.shape for column in columns if column.inspection is not None}
+    if len(shapes) > 1:
+        raise UnsupportedUsageError(f"methods are compared on the same frames, not on {sorted(shapes)}")
+
+
+def rows_shown(steps: int) -> list[int]:
+    """The rows of tokens that are shown: all, or `MOST_FRAMES` of them spread evenly."""
+    count = min(steps, MOST_FRAMES)
+    return [index * steps // count for index in range(count)]
+
+
+def _first(columns: Sequence[Column]) -> Inspection:
+    check_same(columns)
+    for column in columns:
+        if column.inspection is not None:
+            return column.inspection
+    raise UnsupportedUsageError("; ".join(f"{column.name}: {column.refused}" for column in columns))
+
+
+def _head(column: Column) -> str:
+    parts = [f"<h3>{html.escape(column.name)}</h3>"]
+    if column.does:
+        parts.append(f"<p class=does>{html.escape(column.does)}</p>")
+    one = column.inspection
+    if one is None:
+        parts.append(f"<p class=refused>{html.escape(column.refused or 'waits for its turn')}</p>")
+    else:
+        if one.answer is not None:
+            parts.append(f"<p class=said>{html.escape(one.answer) or '(no answer)'}</p>")
+        parts.append(f"<dl>{''.join(_figure(*figure) for figure in figures(one))}")
+        parts += [f"<dt>{html.escape(name)}<dd>{html.escape(value)}" for name, value in column.notes]
+        parts.append("</dl>")
+    return f'<section class="method" aria-label="{html.escape(column.name)}">{"".join(parts)}</section>'
+
+
+def figures(inspection: Inspection) -> list[tuple[str, str, float]]:
+    """Name, value and share of full tokens: tokens sent and left, prefill, KV cache."""
+    total, full, last = inspection.into.size, inspection.stages[0], inspection.stages[-1]
+    found = [("visual tokens", f"{inspection.sent:,} of {total:,}", inspection.sent / total)]
+    if inspection.survivors:
+        left = inspection.remaining
+        found.append((f"from layer {list(inspection.survivors)[-1]} on", f"{left:,}", left / total))
+    if full.operations and last.operations is not None:
+        share = last.operations / full.operations
+        found.append(("prefill", f"{share:.1%}", share))
+    if full.kv_bytes and last.kv_bytes is not None:
+        share = last.kv_bytes / full.kv_bytes
+        found.append(("KV cache", f"{last.kv_bytes / 1e6:.2f} MB, {share:.1%}", share))
+    return found
+
+
+def _figure(name: str, value: str, share: float) -> str:
+    bar = f'<span class="meter" aria-hidden="true"><b style="width:{share:.1%}"></b></span>'
+    return f"<dt>{html.escape(name)}<dd>{html.escape(value)}{bar if share <= 1 else ''}"
+
+
+def _legend(ran: Sequence[Column]) -> str:
+    ground = np.full((22, 22, 3), 150, dtype=np.uint8)
+    items = []
+    for fate, words in FATES.items():
+        swatch = paint.paint_fates(ground, np.array([fate], dtype=np.uint8), (1, 1))
+        items.append(
+            f'<li><img alt="" src="{_picture(swatch)}"><span>{words.name}: {words.meaning}</span></li>'
+        )
+    if any(column.inspection is not None and column.inspection.survivors for column in ran):
+        items.append("<li>dimmed: sent, and gone behind the last merge inside the language model</li>")
+    return f"<ul>{''.join(items)}</ul>"
+
+
+def _rows(columns: Sequence[Column]) -> str:
+    """A row for each frame that is shown: its number, then its picture under each method."""
+    first = _first(columns)
+    parts = []
+    for t in rows_shown(first.shape[0]):
+        when = "" if first.seconds is None else f", {first.seconds[t]:.2f} s"
+        parts.append(f'<p class="at">{first.span(t).capitalize()}{when}</p>')
+        for column in columns:
+            one = column.inspection
+            if one is None:
+                parts.append("<div></div>")
+                continue
+            counts = ", ".join(
+                f"{count} {FATES[fate].name}" for fate, count in one.counts(t, t).items() if count
+            )
+            alt = html.escape(f"{one.span(t).capitalize()} by {column.name}: {counts}")
+            parts.append(f'<img alt="{alt}" title="{alt}" loading="lazy" src="{_picture(painted(one, t))}">')
+    more = first.shape[0] - len(rows_shown(first.shape[0]))
+    note = f"<p class=at>{more} more rows of tokens are not shown.</p>" if more else ""
+    return f'<div class="columns">{"".join(parts)}</div>{note}'
+
+
+def painted(inspection: Inspection, t: int) -> paint.Picture:
+    """Row `t` of tokens with each token's fate, about `SIDE` pixels on its longer side.
+
+    Sent tokens that are gone behind the last merge inside the language model are dimmed.
+    """
+    frames = inspection.shown
+    height, width = inspection.grid if frames is None else frames.shape[1:3]
+    cell = paint.cell_size(inspection.grid, height, width, SIDE)
+    shown = paint.canvas(None if frames is None else frames[t], inspection.grid, cell)
+    picture = paint.paint_fates(shown, inspection.fate[t], inspection.grid)
+    if not inspection.survivors:
+        return picture
+    left = list(inspection.survivors.values())[-1][t]
+    gone = ((inspection.size[t] > 0) & ~left).reshape(inspection.grid)
+    where = gone.repeat(cell[0], axis=0).repeat(cell[1], axis=1)[..., None]
+    dimmed: paint.Picture = np.where(where, picture // 4, picture).astype(np.uint8)
+    return dimmed
+
+
+def _picture(picture: paint.Picture) -> str:
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, format="WEBP", quality=80)
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _part(name: str) -> str:
+    return (files("holitom.inspect") / name).read_text(encoding="utf-8")
