@@ -26,6 +26,7 @@ from holitom.web.cards import answer_card, history_table, marked
 from holitom.web.controls import groups, least_percent, merging_inside, usual_threshold
 from holitom.web.copying import Loaded, command, python, vllm
 from holitom.web.history import Figures, History, Ran, add, times
+from holitom.web.library import library
 from holitom.web.words import compare, looked_over, respond, status
 
 DEMO = Request(DEMO_VIDEO, DEMO_QUESTION, frames=16)
@@ -419,6 +420,17 @@ def test_vllms_flag_is_what_its_plugin_takes(desk: Desk) -> None:
     assert flag().startswith("# Without the merging inside")  # and the command behind it
     assert "vllm serve org/model" in flag()
     assert flag(method="fastv", retain_ratio=0.5).startswith("# Not in vLLM: fastv")
+
+
+def test_the_examples_are_what_the_model_says(desk: Desk) -> None:
+    """One of each kind is run; `tools/render_examples.py` ran them all."""
+    examples = library()
+    assert all(example.video.is_file() for example in examples)
+    hurt, right = (next(e for e in examples if e.hurts is hurts) for hurts in (True, False))
+    for example in (hurt, right):
+        shown = said(desk, Request(example.video, example.text, frames=16))
+        assert said_in(shown["full"]) == example.answer
+        assert said_in(shown["merged"]) == example.holitom
 
 
 @pytest.mark.slow
