@@ -142,7 +142,8 @@ def test_compare_prints_both_side_by_side(run, checkpoint: Path) -> None:
     result = run("ask", "--model", checkpoint, "--compare", "--frames", 8, "--max-new-tokens", 4)
     assert result.code == 0
     heads = [line.split("  ")[0].strip() for line in result.out.splitlines()]
-    for row in ("answer", "visual tokens", "time to first token", "decoding", "KV cache"):
+    parts = ("reading the file", "preprocessing", "vision tower", "file to first token")
+    for row in ("answer", "visual tokens", *parts, "time to first token", "decoding", "KV cache"):
         assert row in heads, result.out
     assert "full tokens" in result.out
     assert re.search(r"visual tokens +392 +\d+ ", result.out)
@@ -152,6 +153,26 @@ def test_compare_prints_both_side_by_side(run, checkpoint: Path) -> None:
     assert lines[1].startswith("answer    full tokens  ")
     assert max(map(len, lines)) <= 80
     assert re.search(r"KV cache +\d+\.\d\d MB +\d+\.\d\d MB +\d+\.\d%", result.out)
+
+
+def test_compare_takes_every_step_anew_in_each_round(
+    run, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither column has the file, the processor's work or the tower for free."""
+    import holitom.video
+
+    load, read = holitom.video.load_sampled, []
+    monkeypatch.setattr(
+        holitom.video, "load_sampled", lambda *given, **named: read.append(1) or load(*given, **named)
+    )
+    result = run("ask", "--model", checkpoint, "--compare", "--json", "--frames", 4, "--max-new-tokens", 2)
+    rounds = json.loads(result.out)["rounds"]
+    assert {label: len(runs) for label, runs in rounds.items()} == {"full": 3, "holitom": 3}
+    for each in (*rounds["full"], *rounds["holitom"]):
+        parts = each["reading"] + each["preprocessing"] + each["ttft"]
+        assert each["file_to_first_token"] == pytest.approx(parts)
+        assert min(each.values()) > 0
+    assert len(read) == 1 + 2 + 2 * 3  # for the line above the table, warm-up, three rounds of two
 
 
 def test_full_tokens_alone(run, checkpoint: Path) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import statistics
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -42,7 +45,43 @@ if TYPE_CHECKING:
     from holitom.ask import Answer
     from holitom.methods import Method
     from holitom.methods.choose import Choice
-    from holitom.video import Video
+    from holitom.video import Sampling, Video
+
+ROUNDS = 3
+"""Times that `--compare` runs each column, after one run of each that does not count."""
+
+
+class Timed(NamedTuple):
+    """One run of one column, from the file to the answer.
+
+    Attributes:
+        reading: seconds to read the file.
+        preprocessing: seconds of the processor.
+        answer: with its time to first token.
+    """
+
+    reading: float
+    preprocessing: float
+    answer: Answer
+
+    @property
+    def first_token(self) -> float:
+        """Seconds of vision tower, merging and prefill."""
+        return self.answer.time_to_first_token
+
+    @property
+    def whole(self) -> float:
+        """Seconds from the file to the first token."""
+        return self.reading + self.preprocessing + self.first_token
+
+    def to_dict(self) -> dict[str, float]:
+        """Its seconds, for JSON."""
+        return {
+            "reading": self.reading,
+            "preprocessing": self.preprocessing,
+            "ttft": self.first_token,
+            "file_to_first_token": self.whole,
+        }
 
 
 @app.command()
@@ -79,12 +118,16 @@ def ask(
     )
     name = model or str(BUNDLED_MODEL)
     clip = read_video(file, sampling)
-    answers = _answer(runs, clip, asked, name, dtype, device, max_new_tokens)
+    rounds = _answer(runs, file, sampling, clip, asked, name, dtype, device, max_new_tokens)
+    answers = {label: timed[-1].answer for label, timed in rounds.items()}
 
     if as_json:
-        print(json.dumps(_record(file, clip, asked, name, answers)))
+        record = _record(file, clip, asked, name, answers)
+        if compare:
+            record["rounds"] = {label: [run.to_dict() for run in timed] for label, timed in rounds.items()}
+        print(json.dumps(record))
     elif compare:
-        _print_comparison(asked, answers, choice.label)
+        _print_comparison(asked, rounds, choice.label)
     else:
         print(next(iter(answers.values())).text)
         note(str(next(iter(answers.values())).report))
@@ -102,12 +145,21 @@ def _methods(choice: Choice, compare: bool) -> dict[str, Method]:
 
 
 def _answer(
-    runs: dict[str, Method], video: Video, question: str, name: str, dtype: str, device: str, most: int
-) -> dict[str, Answer]:
-    """Load the model and let every method answer."""
+    runs: dict[str, Method],
+    file: Path,
+    sampling: Sampling,
+    video: Video,
+    question: str,
+    name: str,
+    dtype: str,
+    device: str,
+    most: int,
+) -> dict[str, list[Timed]]:
+    """Load the model and let every method answer: once, or in rounds, in turn, where there are two."""
     with working("Loading PyTorch"):
         from holitom.ask import ask, load_model, unknown_words
         from holitom.prompts import prompt
+        from holitom.video import load_sampled
 
     quiet_transformers(name)
     title = "the bundled model" if name == str(BUNDLED_MODEL) else name
@@ -115,15 +167,29 @@ def _answer(
     model, processor = load_model(name, dtype, device)
     if unknown_words(processor, question):
         note("Note: the model does not know some words of the question, so it may not mean much to it")
-    inputs = prompt(processor, video, question)
-    answers = {}
+
+    def run(method: Method, clip: Video | None, tokens: int) -> Timed:
+        began = time.perf_counter()
+        clip = clip or load_sampled(file, sampling)
+        read = time.perf_counter()
+        inputs = prompt(processor, clip, question)
+        made = time.perf_counter()
+        return Timed(read - began, made - read, ask(model, processor, inputs, method, tokens))
+
+    found: dict[str, list[Timed]] = {label: [] for label in runs}
     with working("Answering") as say:
-        if len(runs) > 1:  # the first run pays for memory and caches, so it must not be one that is compared
-            ask(model, processor, inputs, list(runs.values())[-1], max_new_tokens=2)
-        for label, method in runs.items():
+        if len(runs) == 1:
+            ((label, method),) = runs.items()
             say(f"Answering ({label})")
-            answers[label] = ask(model, processor, inputs, method, most)
-    return answers
+            return {label: [run(method, video, most)]}
+        for method in runs.values():  # a first run pays for memory and caches
+            run(method, None, 2)
+        for number in range(ROUNDS):
+            order = list(runs) if number % 2 == 0 else list(runs)[::-1]
+            for label in order:
+                say(f"Answering ({label}, round {number + 1} of {ROUNDS})")
+                found[label].append(run(runs[label], None, most))
+    return found
 
 
 def _record(path: Path, video: Video, question: str, name: str, answers: dict[str, Answer]) -> dict[str, Any]:
@@ -138,12 +204,18 @@ def _record(path: Path, video: Video, question: str, name: str, answers: dict[st
     }
 
 
-def _print_comparison(question: str, answers: dict[str, Answer], label: str) -> None:
-    full, merged = answers.values()
+def _print_comparison(question: str, rounds: dict[str, list[Timed]], label: str) -> None:
+    columns = tuple(rounds.values())
+    full, merged = (timed[-1].answer for timed in columns)
 
     def rate(answer: Answer) -> str:
         speed = answer.decode_tokens_per_second
         return "-" if speed is None else f"{speed:.1f} tokens/s"
+
+    def seconds(head: str, of: Callable[[Timed], float]) -> tuple[str, ...]:
+        medians = (f"{1000 * statistics.median(map(of, timed)):.1f} ms" for timed in columns)
+        each = [of(one) / of(other) for one, other in zip(*columns, strict=True)]
+        return (head, *medians, f"{statistics.median(each):.2f}x")
 
     def ratio(before: float | None, after: float | None) -> str:
         return f"{before / after:.2f}x" if before and after else ""
@@ -170,12 +242,12 @@ def _print_comparison(question: str, answers: dict[str, Answer], label: str) -> 
                 f"{merged.visual_tokens / full.visual_tokens:.1%}",
             ),
             *inside,
-            (
-                "time to first token",
-                *(f"{1000 * side.time_to_first_token:.1f} ms" for side in sides),
-                ratio(full.time_to_first_token, merged.time_to_first_token),
-            ),
+            seconds("reading the file", lambda run: run.reading),
+            seconds("preprocessing", lambda run: run.preprocessing),
+            seconds("vision tower", lambda run: run.answer.report.seconds["vision"]),
             *tower,
+            seconds("time to first token", lambda run: run.first_token),
+            seconds("file to first token", lambda run: run.whole),
             (
                 "decoding",
                 *map(rate, sides),
@@ -191,5 +263,7 @@ def _print_comparison(question: str, answers: dict[str, Answer], label: str) -> 
     print()
     print_notes(
         f"Visual tokens: those that entered the language model{beside}. Time to first token: vision tower, "
-        "merging and prefill, once each; reading the video is not in it. x: times as fast as full tokens."
+        "merging and prefill; file to first token: reading and preprocessing too. Seconds are medians of "
+        f"{ROUNDS} runs of each column in turn, nothing shared, after one of each that does not count. x: "
+        "times as fast as full tokens, median over the rounds."
     )
