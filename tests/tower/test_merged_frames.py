@@ -292,3 +292,18 @@ def test_reuse_and_merging_are_not_both() -> None:
     with pytest.raises(SettingsError, match="take one of them"):
         EarlyTom(in_tower=True, reuse=True)
     assert Method(1.0).frame_merging is None
+
+
+@pytest.mark.parametrize("name", ["llava-onevision", "internvl"])
+def test_a_row_of_a_batch_answers_as_the_row_alone(name: str) -> None:
+    own = small(name)
+    method = EarlyTom(0.5, segment_threshold=-1.0, in_tower=True, tower_layers=(0, 1))
+    videos, prompts = [moving(own), mixed(own)], ["w1 <video> w2 w3", "<video> w9 w8 w7 w6"]
+    settings = {"max_new_tokens": 3, "do_sample": False, "suppress_tokens": own.unspoken}
+    with method(own.model):
+        inputs = own.inputs(*prompts, videos=videos)
+        both = own.model.generate(**inputs, **settings)
+        for row, (prompt, video) in enumerate(zip(prompts, videos, strict=True)):
+            alone = own.inputs(prompt, videos=[video])
+            answer = own.model.generate(**alone, **settings)
+            assert torch.equal(both[row, -3:], answer[0, -3:])
