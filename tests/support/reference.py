@@ -119,6 +119,8 @@ def twin(model: Any, attention: str) -> Any:
             type(model)._from_config(config, attn_implementation=attention).to(model.dtype).eval()
         )
         made[attention].load_state_dict(model.state_dict(), assign=True)
+        if hasattr(model, "tokenizer"):  # which tells frames from images
+            made[attention].tokenizer = model.tokenizer
     return made[attention]
 
 
