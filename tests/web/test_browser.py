@@ -134,11 +134,11 @@ def test_the_demo_is_a_click(show: Open) -> None:
     assert answers(tab) == {"full": "ring", "merged": "ring"}
     assert "784 visual tokens" in tab.inner_text("#full .note")
     assert "86 visual tokens, 43 from layer 5 on" in tab.inner_text("#merged .note")
-    headline = tab.inner_text("#headline")
+    headline = tab.inner_text("#results .headline")
     for said in ("Same answer", "11.0% of the visual tokens", "File to first token", "KV cache", "MB"):
         assert said in headline
     # All of it beside the video, on a small screen, without scrolling.
-    for place in ("#question", "#ask", "#full", "#merged", "#headline"):
+    for place in ("#question", "#ask", "#full", "#merged", "#results .headline"):
         box = tab.locator(place).bounding_box()
         assert box["y"] + box["height"] < 800, place
     token_map = tab.locator("#map")
@@ -258,7 +258,7 @@ def test_upload_ask_and_move_the_sliders(show: Open, tmp_path: Path) -> None:
     tab.wait_for_function("document.querySelector('#player video').readyState > 0")  # it plays
     ask(tab, "How many scenes are there?")
     done(tab)
-    before = tab.inner_text("#headline")
+    before = tab.inner_text("#results .headline")
     assert all(answers(tab).values())
     assert "mine.mp4" in tab.locator("#map #about").text_content()
     tab.fill("#retain input[type=number]", "0.5")
@@ -268,7 +268,7 @@ def test_upload_ask_and_move_the_sliders(show: Open, tmp_path: Path) -> None:
     tab.click("#inner input")
     ask(tab)
     done(tab)
-    assert before != tab.inner_text("#headline")
+    assert before != tab.inner_text("#results .headline")
     look_at(tab, "Copy the run")
     tab.wait_for_selector("#copy-python :text('HoliTom(retain_ratio=0.5, inner_drop=None)')")
     line = "holitom ask --compare --frames 16 --retain 0.5 --no-inner --device cpu mine.mp4 'How many scenes"
@@ -404,7 +404,7 @@ def test_by_keyboard_alone(show: Open) -> None:
 
 def test_on_a_phone(show: Open) -> None:
     tab = show(PHONE, has_touch=True)
-    order = ["#player", "#question", "#full", "#headline", "#library", "#settings"]
+    order = ["#player", "#question", "#full", "#results .headline", "#library", "#settings"]
     tops = [tab.locator(place).bounding_box()["y"] for place in order]
     assert tops == sorted(tops)  # question and answers come right after the video
     tab.tap("#ask")
