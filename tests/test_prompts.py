@@ -186,6 +186,19 @@ def test_frames_of_any_kind() -> None:
         assert torch.equal(inputs["input_ids"], wanted["input_ids"])
 
 
+@each_family
+def test_a_single_frame_is_a_video(name: str) -> None:
+    """Also to processors whose towers take two together, some of which refuse one."""
+    one = small(name)
+    inputs = holitom.prompt(processor_of(name), one.video()[:1], "w1 w2").to(one.model.dtype)
+    with holitom.HoliTom(0.5)(one.model) as run, torch.no_grad():
+        assert one.model(**inputs).logits.isfinite().all()
+    assert run.last is not None
+    (video,) = run.last.videos
+    assert video.steps == 1
+    assert 1 <= video.remaining <= video.tokens
+
+
 def test_a_path_is_sampled(tmp_path: Path) -> None:
     processor = processor_of("qwen3-vl")
     file = write_video(tmp_path / "a.mp4", frames=24)  # three seconds

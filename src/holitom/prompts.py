@@ -78,6 +78,8 @@ def prompts(
     _check(processor, conversations)
     text = [processor.apply_chat_template(list(row), add_generation_prompt=True) for row in conversations]
     seen: dict[str, Any] = {}
+    together = getattr(processor.video_processor, "temporal_patch_size", 1)
+    videos = [_at_least(video, together) for video in videos]
     metadata = [timed(video).in_seconds() for video in videos]
     if videos:
         seen["videos"] = [video.frames for video in videos]
@@ -144,6 +146,27 @@ def timed(video: Video) -> TimedMetadata:
     duration = metadata.duration or total / rate
     times = [number / rate for number in numbers]
     return TimedMetadata.of(times, numbers, total, rate, duration, (width, height))
+
+
+def _at_least(video: Video, frames: int) -> Video:
+    """A video of at least so many frames, its last one repeated.
+
+    A tower that takes two frames together doubles an odd last one; some processors refuse a single one.
+    """
+    missing = frames - len(video.frames)
+    if missing <= 0:
+        return video
+    known = timed(video)
+    numbers, times = list(known.frames_indices or ()), known.timestamps
+    metadata = TimedMetadata.of(
+        [*times, *times[-1:] * missing],
+        [*numbers, *numbers[-1:] * missing],
+        known.total_num_frames,
+        float(known.fps or ASSUMED_FPS),
+        float(known.duration or 0),
+        (int(known.width or 0), int(known.height or 0)),
+    )
+    return Video(np.concatenate([video.frames, *[video.frames[-1:]] * missing]), metadata)
 
 
 def _stacked(frames: NDArray[np.uint8] | Sequence[Any]) -> NDArray[np.uint8]:

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from support.methods import EveryOther
 from support.reference import reference_logits
 from support.tiny import Tiny, video
@@ -13,6 +15,7 @@ from torch.testing import assert_close
 
 from holitom import HoliTom, Method
 from holitom.methods import METHODS, VidCom2, get_method
+from holitom.runtime.inner import foremost
 
 CHOSEN: dict[str, Method] = {
     **{name: get_method(name, retain_ratio=0.5) for name in METHODS},
@@ -53,6 +56,45 @@ def test_a_row_of_a_padded_batch_is_the_row_alone(tiny: Tiny, label: str, side: 
         alone = tiny.inputs(prompt, videos=its)
         wanted = reference_logits(tiny.model, alone, method, answers[row][:-1])
         assert_close(torch.stack(out.logits)[:, row], wanted, atol=2e-4, rtol=1e-4)
+
+
+INSIDE = [name for name in METHODS if get_method(name).inner(4)]
+
+
+@pytest.mark.parametrize("label", INSIDE)
+@pytest.mark.parametrize("frames", [1, 3])
+def test_something_of_each_video_stays(tiny: Tiny, label: str, frames: int) -> None:
+    """Of a few tokens in a row one could stay, of one video, or a separator."""
+    inputs = tiny.inputs(
+        "w1 <video> w2 <video> w3 <video>", "w4 <video>", videos=[video(frames, seed=s) for s in range(4)]
+    )
+    for ratio in (0.01, 0.1):
+        share = {"stage_keep": ratio} if label == "pdrop" else {"retain_ratio": ratio}
+        with get_method(label, **share)(tiny.model) as run, torch.no_grad():
+            logits = tiny.model(**inputs).logits[:, -1]
+        assert logits.isfinite().all()
+        assert run.last is not None
+        assert [one.row for one in run.last.videos] == [0, 0, 0, 1]
+        for one in run.last.videos:
+            assert all(one.staying(layer) >= 1 for layer in one.inner)
+
+
+@settings(deadline=None)
+@given(
+    scores=st.lists(st.sampled_from([0.0, 0.1, 0.5, float("nan")]), min_size=1, max_size=12),
+    count=st.integers(1, 4),
+    data=st.data(),
+)
+def test_the_foremost_token_of_each_video(scores: list[float], count: int, data: st.DataObject) -> None:
+    videos = data.draw(st.lists(st.integers(-1, count - 1), min_size=len(scores), max_size=len(scores)))
+    found = foremost(torch.tensor(scores), torch.tensor(videos), count).nonzero()[:, 0].tolist()
+    wanted = []
+    for one in range(count):
+        own = [
+            (scores[at] if scores[at] == scores[at] else -1, -at) for at, v in enumerate(videos) if v == one
+        ]
+        wanted += [-max(own)[1]] if own else []
+    assert found == sorted(wanted)
 
 
 @pytest.mark.parametrize("label", METHODS)

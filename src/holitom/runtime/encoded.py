@@ -192,6 +192,23 @@ class Assignment:
             own[row].append(torch.full_like(slot, -1) if row % self.copies else number)
         return [torch.cat(o) if o else torch.empty(0, dtype=torch.int64, device=device) for o in own]
 
+    def videos(self, sent: list[SentTokens], rows: int, device: torch.device) -> list[Tensor]:
+        """For each row `[V]`: which of the row's videos, from 0, each sent token is of; -1: a separator."""
+        own: list[list[Tensor]] = [[] for _ in range(rows)]
+        for row, video, _ in self.places:
+            slot, place = sent[video].slot, sent[video].place
+            video_of_row = torch.full_like(slot, len(own[row]))
+            own[row].append(video_of_row if place is None else video_of_row.masked_fill(place < 0, -1))
+        return [torch.cat(o) if o else torch.empty(0, dtype=torch.int64, device=device) for o in own]
+
+    def guarded(self, sent: list[SentTokens], rows: int) -> list[int]:
+        """For each row, how many videos a ranking of its tokens might leave nothing of: all, unless there is
+        one, and nothing but it."""
+        own: list[list[int]] = [[] for _ in range(rows)]
+        for row, video, _ in self.places:
+            own[row].append(video)
+        return [len(o) if len(o) > 1 or any(sent[v].place is not None for v in o) else 0 for o in own]
+
 
 def first_numbers(sent: list[SentTokens]) -> list[int]:
     """The number of each video's first sent token among those of all videos."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from holitom.contract import AnyStage, InnerStage, TextAwareStage, needs_text
 from holitom.ops.attention import query_attention
+from holitom.ops.merging import most_attended
 from holitom.runtime.layout import Layout
 from holitom.runtime.precision import without_autocast
 from holitom.runtime.report import Mark, Report, mark
@@ -27,6 +28,8 @@ class InnerMerge:
         questions: likewise.
         numbers: for each row `[V]` int64: index of each of its video tokens among all sent tokens of the
             batch; -1 in rows that `generate` repeats.
+        videos: for each row `[V]` int64: which of the row's videos each of them is of; -1: a separator.
+        guarded: for each row, how many videos a ranking might leave nothing of; see `Assignment.guarded`.
         report: where survivors are reported; None where the videos were reported before.
         attention: `[B, width, Q]`: what the last `asking` tokens of a row, in order, gave each token in the
             latest layer that ranks.
@@ -38,6 +41,8 @@ class InnerMerge:
     query_offset: int
     questions: list[int]
     numbers: list[Tensor]
+    videos: list[Tensor]
+    guarded: list[int]
     report: Report | None
     attention: Tensor | None = None
     spans: list[tuple[Mark, Mark]] = field(default_factory=list)
@@ -97,6 +102,7 @@ class InnerMerge:
         turned = tuple(left.pad(layout.unpad(part).index_select(0, order)) for part in rotary)
         self.attention = left.pad(scores.index_select(0, order))  # the next stage may have no newer one
         self.numbers = [own.index_select(0, chosen) for own, chosen in zip(self.numbers, kept, strict=True)]
+        self.videos = [own.index_select(0, chosen) for own, chosen in zip(self.videos, kept, strict=True)]
         hidden = left.pad(ragged.index_select(0, order))
         self.spans.append((began, mark(hidden.device)))
         if self.report is not None:
@@ -119,8 +125,63 @@ class InnerMerge:
         """
         visual = layout.visual[row]
         hidden, attention = ragged.index_select(0, visual), scores.index_select(0, visual)
-        if not needs_text(stage):
-            return cast(InnerStage, stage)(hidden, attention[:, -1])
-        count = self.questions[row]
-        end = layout.starts[row] + layout.lengths[row] - self.query_offset
-        return cast(TextAwareStage, stage)(hidden, attention[:, -count:].T, ragged[end - count : end])
+        if needs_text(stage):
+            count = self.questions[row]
+            end = layout.starts[row] + layout.lengths[row] - self.query_offset
+            text = ragged[end - count : end]
+            kept, merged = cast(TextAwareStage, stage)(hidden, attention[:, -count:].T, text)
+        else:
+            kept, merged = cast(InnerStage, stage)(hidden, attention[:, -1])
+        return self._guarded(row, hidden, attention[:, -1], kept, merged)
+
+    def _guarded(
+        self, row: int, hidden: Tensor, attention: Tensor, kept: Tensor, merged: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """What a stage has kept of a row, at least one token of each video among it.
+
+        All videos and separators of a row are ranked together, so one video could lose all its tokens: then
+        its most attended one takes the place of the least attended token that its own video can spare.
+
+        Args:
+            row: of the batch.
+            hidden: `[V, D]`: what the stage was given.
+            attention: `[V]`: of the query that asks.
+            kept: `[K]`: what the stage returns.
+            merged: `[K, D]`: likewise.
+        """
+        count = min(self.guarded[row], len(hidden))
+        if not count:
+            return kept, merged
+        video = self.videos[row]
+        stays = torch.zeros_like(video, dtype=torch.bool).index_fill(0, kept, True)
+        group = torch.where((video < 0) | (video >= count), count, video)
+        has = torch.zeros(count + 1, dtype=torch.bool, device=video.device)
+        has = has.index_fill(0, group.index_select(0, kept), True)
+        needed = foremost(attention, video, count) & ~has.index_select(0, group)
+        needed = needed | foremost(attention, video.masked_fill(~stays, -1), count)
+        # No attention is above 1: needed tokens come first, then those that the stage has kept.
+        chosen, _ = most_attended(attention.nan_to_num() + 2 * stays + 4 * needed, max(len(kept), count))
+        return chosen, hidden.index_copy(0, kept, merged.to(hidden.dtype)).index_select(0, chosen)
+
+
+def foremost(attention: Tensor, video: Tensor, count: int) -> Tensor:
+    """The most attended token of each of the first `count` videos; of equals the first.
+
+    Args:
+        attention: `[V]`; what is not a number ranks last.
+        video: `[V]` int64: the video that each token is of; -1: none.
+        count: of videos.
+
+    Returns:
+        `[V]` bool.
+    """
+    total = len(attention)
+    order = attention.nan_to_num(nan=-torch.inf).argsort(descending=True, stable=True)
+    group = video.index_select(0, order)
+    group = torch.where((group < 0) | (group >= count), count, group)
+    rank = torch.arange(total, device=order.device)
+    best = torch.full((count + 1,), total, device=order.device).scatter_reduce(0, group, rank, "amin")
+    none = torch.full((1,), total, device=order.device)  # where a video has no token here
+    at = torch.cat([order, none]).index_select(0, best[:count])
+    found = torch.zeros(total + 1, dtype=torch.bool, device=order.device)
+    return found.index_fill(0, at, True)[:total]

@@ -122,12 +122,15 @@ def _inner(
     """What merges inside the language model in the forward of `plan`."""
     rows, device = plan.embeds.shape[0], plan.embeds.device
     numbers = assignment.numbers(encoded.sent, rows, device)
+    videos = assignment.videos(encoded.sent, rows, device)
     return InnerMerge(
         stages=attached.stages,
         ranked_by=attached.ranked_by,
         query_offset=plan.query_offset,
         questions=plan.questions,
         numbers=[own[:-1] if asks else own for own, asks in zip(numbers, plan.asks, strict=True)],
+        videos=[own[:-1] if asks else own for own, asks in zip(videos, plan.asks, strict=True)],
+        guarded=assignment.guarded(encoded.sent, rows),
         report=call.report,
     )
 
