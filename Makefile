@@ -58,8 +58,8 @@ $(OLDEST)/.holitom-installed: $(STAMP)
 	$(OLDEST)/bin/python -m pip install 'transformers==5.19.*'
 	@touch $@
 
-test-oldest: $(OLDEST)/.holitom-installed  ## runtime, reference data and bundled model with the oldest transformers, in .venv-oldest/
-	$(OLDEST)/bin/python $(PYTEST) -m '$(FAST)' tests/runtime tests/golden tests/test_bundled_model.py
+test-oldest: $(OLDEST)/.holitom-installed  ## runtime, models, reference data and bundled model with the oldest transformers, in .venv-oldest/
+	$(OLDEST)/bin/python $(PYTEST) -m '$(FAST)' tests/runtime tests/models tests/golden tests/golden2 tests/test_bundled_model.py
 
 test-device: $(STAMP)  ## every family, and every method, on a pretended device that is not the CPU
 	$(BIN)/python $(PYTEST) tests/device

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 from unittest import mock
@@ -137,6 +137,7 @@ class Packed:
         position: `[axes, n]`.
         streams: what is added to what leaves the first layers, `[n, D]` each.
         visual: `[n]` bool.
+        video: which of the prompt's videos each token is of; -1 for separators and text.
     """
 
     column: Tensor
@@ -144,6 +145,7 @@ class Packed:
     position: Tensor
     streams: list[Tensor]
     visual: Tensor
+    video: list[int]
 
 
 @torch.no_grad()
@@ -161,13 +163,13 @@ def packed(model: Any, inputs: Any, method: Method, answer: Sequence[int] = ()) 
         streams = [stream[0] for stream in adapter.streamed(given, (1, len(embeds)))]
     holds = adapter.placeholders(inputs["input_ids"])[0]
     columns = holds.nonzero().squeeze(1).tolist()
-    # Each entry: where it sorts, its column, its embedding, its streams, whether it is visual.
+    # Each entry: where it sorts, its column, its embedding, its streams, whether visual, of which video.
     left = [
-        ((column, 0), column, embeds[column], [s[column] for s in streams], False)
+        ((column, 0), column, embeds[column], [s[column] for s in streams], False, -1)
         for column in range(len(embeds))
         if not holds[column]
     ]
-    for video in videos_of(model, inputs):
+    for number, video in enumerate(videos_of(model, inputs)):
         slots = adapter.slots(video)
         own, columns = columns[:slots], columns[slots:]
         run = list(own)
@@ -179,7 +181,9 @@ def packed(model: Any, inputs: Any, method: Method, answer: Sequence[int] = ()) 
             if streams:
                 assert sent.streams is not None
                 parts = list(sent.streams[order].split(embeds.shape[1]))
-            left.append(((run[slot], order), own[slot], sent.features[order], parts, True))
+            separates = sent.place is not None and int(sent.place[order]) < 0
+            of = -1 if separates else number
+            left.append(((run[slot], order), own[slot], sent.features[order], parts, True, of))
     assert not columns
     left.sort(key=lambda entry: entry[0])
     at = torch.tensor([entry[1] for entry in left])
@@ -190,7 +194,32 @@ def packed(model: Any, inputs: Any, method: Method, answer: Sequence[int] = ()) 
         position=position[:, at] if own else torch.arange(len(left))[None],
         streams=[torch.stack([entry[3][i] for entry in left]) for i in range(len(streams))],
         visual=torch.tensor([entry[4] for entry in left]),
+        video=[entry[5] for entry in left],
     )
+
+
+def with_some_of_each(kept: list[int], video: list[int], attention: list[float]) -> Tensor:
+    """What stays of a row where a stage kept `kept`: no video of it vanishes.
+
+    The most attended token of a video that would vanish takes the place of the least attended one that
+    another video can spare.
+
+    Args:
+        kept: indices, rising.
+        video: the video of each token of the row; -1: a separator.
+        attention: what each was given.
+    """
+    chosen = set(kept)
+
+    def foremost(of: int, among: Iterable[int]) -> list[int]:
+        return sorted((i for i in among if video[i] == of), key=lambda i: -attention[i])[:1]
+
+    for lost in sorted(set(video) - {-1} - {video[i] for i in kept}):
+        held = {i for of in set(video) - {-1} for i in foremost(of, chosen)}
+        spare = sorted(chosen - held, key=lambda i: attention[i])
+        chosen -= set(spare[:1])
+        chosen |= set(foremost(lost, range(len(video))))
+    return torch.tensor(sorted(chosen), dtype=torch.int64)
 
 
 @torch.no_grad()
@@ -213,7 +242,7 @@ def reference_logits(
     language: Any = adapter.language_model
     scales = language.config  # a Granite has some
     hidden = row.hidden * getattr(scales, "embedding_multiplier", 1)
-    position, streams = row.position, row.streams
+    position, streams, video = row.position, row.streams, row.video
     bounds = [0, *(turns or [prompt])]
     lasts = [int((row.column < end).nonzero()[-1]) for end in bounds[1:]]
     groups = [
@@ -265,6 +294,8 @@ def reference_logits(
                     else stages[index](hidden[visual], scores[last, visual])
                 )
                 hidden = hidden.index_copy(0, visual[kept], features)
+                own = [video[i] for i in visual.tolist()]
+                kept = with_some_of_each(kept.tolist(), own, scores[last, visual].tolist())
                 dropped |= set(visual.tolist()) - set(visual[kept].tolist())
                 groups[turn] = visual[kept]
             stay = torch.tensor([i for i in range(len(hidden)) if i not in dropped])
@@ -272,6 +303,7 @@ def reference_logits(
             hidden, position = hidden[stay], position[:, stay]
             weights[-1] = weights[-1][stay][:, stay]
             streams = [stream[stay] for stream in streams]
+            video = [video[i] for i in stay.tolist()]
             groups = [torch.tensor([new[i] for i in g.tolist()], dtype=torch.int64) for g in groups]
             lasts = [new[last] for last in lasts]
         hidden = attend(layer, hidden, position)

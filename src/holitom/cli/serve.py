@@ -71,7 +71,7 @@ def _rates(text: str) -> list[float]:
 def _print(merged: Measured, full: Measured | None) -> None:
     rows: list[tuple[str, ...]] = []
     for index, row in enumerate(merged.rows):
-        rate = "all at once" if math.isinf(row.rate) else f"{row.rate:g} a second"
+        rate = "at once" if math.isinf(row.rate) else f"{row.rate:g}/s"
         if full is None:
             rows.append((rate, *_figures(row)))
             continue
@@ -83,7 +83,7 @@ def _print(merged: Measured, full: Measured | None) -> None:
         "",
         "TTFT: time to first token, median and 99th percentile. ITL: time between tokens. KV peak: share of "
         "the cache in use at its most. prompt: tokens. fit: requests of this length that the cache holds at "
-        "once.",
+        "once. Rates: requests a second.",
     )
 
 

@@ -60,4 +60,4 @@ def processor(**settings: Any) -> Any:
     )
 
 
-FAMILY = Family(build, processor, TOKENS, rounding=3e-3, since="5.23")
+FAMILY = Family(build, processor, TOKENS, rounding=3e-3, since="5.21")

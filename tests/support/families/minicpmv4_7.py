@@ -30,4 +30,4 @@ def processor() -> Any:
     return MiniCPMV4_7Processor(made.image_processor, made.video_processor, made.tokenizer)
 
 
-FAMILY = Family(build, processor, TOKENS, later_videos=False, rounding=3e-3, since="5.23")
+FAMILY = Family(build, processor, TOKENS, later_videos=False, rounding=3e-3, since="5.21")

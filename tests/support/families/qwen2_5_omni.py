@@ -34,4 +34,4 @@ def processor() -> Any:
     return Qwen2_5OmniProcessor(**parts())
 
 
-FAMILY = Family(build, processor, TOKENS, silent=SILENT, settings=SETTINGS, later_videos=False, since="5.23")
+FAMILY = Family(build, processor, TOKENS, silent=SILENT, settings=SETTINGS, later_videos=False, since="5.21")

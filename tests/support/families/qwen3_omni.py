@@ -35,4 +35,4 @@ def processor() -> Any:
     return Qwen3OmniMoeProcessor(**parts())
 
 
-FAMILY = Family(build, processor, TOKENS, silent=SILENT, settings=SETTINGS, later_videos=False, since="5.23")
+FAMILY = Family(build, processor, TOKENS, silent=SILENT, settings=SETTINGS, later_videos=False, since="5.21")
