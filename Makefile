@@ -32,8 +32,8 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -c constraints.txt -e '.[bench]' --group dev
 	@touch $@
 
-demo: $(STAMP)  ## ask the bundled model about the bundled video: full tokens beside HoliTom
-	$(BIN)/holitom ask --compare
+demo: $(STAMP)  ## ask the bundled model about the bundled video: full tokens beside HoliTom with reuse in the vision tower
+	$(BIN)/holitom ask --compare --reuse
 
 check: $(STAMP)  ## ruff and mypy
 	$(BIN)/ruff check .

@@ -127,7 +127,7 @@ def ask(
             record["rounds"] = {label: [run.to_dict() for run in timed] for label, timed in rounds.items()}
         print(json.dumps(record))
     elif compare:
-        _print_comparison(asked, rounds, choice.label)
+        _print_comparison(asked, rounds, f"{choice.label}, reuse" if reuse else choice.label)
     else:
         print(next(iter(answers.values())).text)
         note(str(next(iter(answers.values())).report))
@@ -220,7 +220,8 @@ def _print_comparison(question: str, rounds: dict[str, list[Timed]], label: str)
     def ratio(before: float | None, after: float | None) -> str:
         return f"{before / after:.2f}x" if before and after else ""
 
-    beside = f", {merged.separators} newlines or other separators apart" if merged.separators else ""
+    apart = merged.separators
+    beside = f", {apart} of the model's own separators (newlines) apart" if apart else ""
     print_answers(question, [("full tokens", full.text), (label, merged.text)])
     print()
     sides = (full, merged)
