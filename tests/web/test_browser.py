@@ -374,7 +374,7 @@ def test_by_keyboard_alone(show: Open) -> None:
     tab_to("#video button[aria-label=Clear]")
     tab.keyboard.press("Enter")
     tab.wait_for_selector("#status p:has-text('Choose a video')")
-    tab_to("#video button")
+    tab_to("#video button[aria-dropeffect]")  # not the one of Clear, which is about to vanish
     with tab.expect_file_chooser() as chooser:
         tab.keyboard.press("Enter")
     chooser.value.set_files(str(DEMO_VIDEO))
@@ -397,7 +397,7 @@ def test_by_keyboard_alone(show: Open) -> None:
     assert answers(tab)["full"] == "top right"
     tab_to("[role=tab][aria-selected=true]")
     for _ in range(3):
-        tab.keyboard.press("ArrowRight")
+        tab.keyboard.press("Tab")
     tab.keyboard.press("Enter")
     tab.wait_for_selector("#copy-python :text('HoliTom(retain_ratio=0.25, inner_drop=None)')")
 
