@@ -89,7 +89,7 @@ class Tally:
     overlaps: dict[str, list[float]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Shares in 0..1."""
+        """The figures for JSON, shares in 0..1."""
         each = torch.cat(self.cosines).sort().values
         return {
             "disturbance": self.disturbance,

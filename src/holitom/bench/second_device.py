@@ -248,7 +248,7 @@ def _to(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
 
 
 def _crossing(name: str, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-    """Copies: from device to device, to the host, or to the device."""
+    """Copy from device to device, to the host, or to the device."""
     if name == "_to_copy":
         source = args[0]
         lands = _on_device(kwargs["device"]) if kwargs.get("device") else isinstance(source, DeviceTensor)

@@ -90,7 +90,11 @@ class Measured:
 
     @classmethod
     def from_json(cls, text: str) -> Measured:
-        """Raises: ServingError: this is not what `to_json` wrote."""
+        """Read what `to_json` wrote.
+
+        Raises:
+            ServingError: it wrote something else.
+        """
         try:
             read = json.loads(text)
             rows = [Row(**{**row, "rate": float(row["rate"])}) for row in read.pop("rows")]

@@ -36,7 +36,7 @@ class Setting:
 
     @property
     def slug(self) -> str:
-        """Its file's name."""
+        """Name of the setting's results file."""
         return re.sub(r"[^\w.=+@-]+", "_", f"{self.name}@{self.retain_ratio!r}")
 
 

@@ -56,12 +56,12 @@ class Timing(NamedTuple):
 
     @property
     def merging(self) -> float:
-        """Before the language model and inside it."""
+        """Seconds of merging, before the language model and inside it."""
         return self.outer + self.inner
 
     @property
     def language(self) -> float:
-        """The language model's part of the first token, inner merging included."""
+        """Seconds of the language model up to the first token, inner merging included."""
         return self.prefill + self.inner
 
     @property
@@ -71,7 +71,7 @@ class Timing(NamedTuple):
 
 
 class Ratio(NamedTuple):
-    """Of one ratio a round."""
+    """A ratio taken once per round: its median, minimum and maximum."""
 
     median: float
     least: float
@@ -96,12 +96,12 @@ class Row:
         return Ratio(statistics.median(each), min(each), max(each))
 
     def share(self, of: Callable[[Timing], float]) -> float:
-        """Of the time to first token."""
+        """Share of the time to first token."""
         return self.median(lambda timing: of(timing) / timing.ttft)
 
     @property
     def peak(self) -> int | None:
-        """The most of all rounds."""
+        """The highest peak of all rounds, in bytes."""
         return max((timing.peak for timing in self.timings if timing.peak is not None), default=None)
 
 
@@ -133,11 +133,11 @@ class Speed:
 
     @property
     def rounds(self) -> int:
-        """That count."""
+        """Number of rounds."""
         return len(self.rows[0].timings)
 
     def decode_rate(self, row: Row) -> float:
-        """Tokens after the first, by the second."""
+        """Tokens a second, those after the first."""
         return (self.new_tokens - 1) / row.median(lambda timing: timing.decoding)
 
     def inner_ratios(self) -> dict[float, Ratio]:
@@ -331,7 +331,7 @@ class Encoding:
 
     @contextmanager
     def replayed(self) -> Iterator[None]:
-        """Meanwhile the model gets what was encoded, and methods still read the last layer's attention."""
+        """Give the model what was encoded inside the block; methods still read the last layer's attention."""
         encode, attention, output = getattr(self._trunk, self._encoder), self._attention, self._output
 
         @wraps(encode)

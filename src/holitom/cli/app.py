@@ -89,7 +89,7 @@ def ratios(retain: str) -> list[float]:
 
 
 def quiet_transformers(model: str) -> None:
-    """Its warnings are for programmers, and its bars are only of use where weights are downloaded."""
+    """Silence transformers' warnings, and its progress bars where no weights are downloaded."""
     from transformers.utils import logging
 
     logging.set_verbosity_error()

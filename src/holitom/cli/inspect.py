@@ -198,7 +198,7 @@ def _figures(column: Column) -> dict[str, Any]:
 
 
 def check_output(path: Path, video: Path) -> None:
-    """Before anything is computed: raise an `OutputError` unless a file of a known kind can be written."""
+    """Raise an `OutputError` unless a file of a known kind can be written, before anything is computed."""
     if path.exists() and video.exists() and path.samefile(video):
         raise OutputError(f"{path}: that is the video itself; name another file to write")
     if path.suffix.lower() not in KINDS:

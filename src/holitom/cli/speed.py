@@ -113,7 +113,7 @@ def _checkpoint(name: str, clip: Video, dtype: str, device: str) -> tuple[Any, A
 
 
 def _random(name: str, clip: Video, dtype: str, device: str) -> tuple[Any, Any, Any]:
-    """Likewise, of random weights."""
+    """A model of random weights, and its inputs for the whole clip and for one frame of it."""
     from holitom.ask import device_named, dtype_named
     from holitom.bench.random_weights import random_model, random_prompt
 
@@ -199,7 +199,7 @@ def _print_gains(speed: Speed) -> None:
 
 
 def _protocol(speed: Speed) -> str:
-    """How often what was run."""
+    """How often each part was run, in words."""
     rounds = (
         "1 round, so no spread" if speed.rounds == 1 else f"medians of {speed.rounds} rounds (least..most)"
     )

@@ -66,7 +66,7 @@ class PrefillCount:
 
     @property
     def cache_bytes(self) -> int:
-        """Of keys and values in all layers."""
+        """Bytes of keys and values in all layers."""
         return sum(group.bytes for group in self.cache)
 
 

@@ -95,7 +95,7 @@ class Packed(Probe):
         }
 
     def part(self, arguments: Arguments, frames: int) -> tuple[Arguments, int]:
-        """A temporal patch row."""
+        """The arguments for one temporal patch row, and how many there are."""
         ((rows, height, width),) = arguments["video_grid_thw"].tolist()
         one = torch.tensor([[1, height, width]])
         pixels: Tensor = arguments["pixel_values_videos"]
@@ -137,7 +137,7 @@ class Crops(Packed):
         return {"patch_size": self.vision.patch_size, "downsample_mode": mode}
 
     def part(self, arguments: Arguments, frames: int) -> tuple[Arguments, int]:
-        """A frame."""
+        """The arguments for one frame, and how many there are."""
         sizes = arguments["target_sizes_videos"]
         one = sizes[: len(sizes) // frames]
         pixels = arguments["pixel_values_videos"][..., : int(one.prod(1).sum()) * self.vision.patch_size]

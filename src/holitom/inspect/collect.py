@@ -34,7 +34,7 @@ Frames = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Watched(Method):
-    """`method`, as it is but for what is remembered.
+    """`method` that also remembers what it was given.
 
     Attributes:
         method: that merges.
@@ -78,7 +78,7 @@ class Watched(Method):
 
 
 class _Enough(Exception):  # noqa: N818  (no error: it ends a forward early)
-    """All that was wanted of a forward is there."""
+    """Ends a forward once all that is wanted of it is there."""
 
 
 def inspect_video(

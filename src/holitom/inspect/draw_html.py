@@ -131,7 +131,7 @@ def _computed(inspection: Inspection) -> dict[str, Any] | None:
 
 
 def _bytes(unit: Any) -> Any:
-    """[0, 1] as 0..255."""
+    """Values in [0, 1] as bytes 0..255."""
     return np.rint(unit * 255).astype(np.uint8)
 
 

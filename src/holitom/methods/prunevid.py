@@ -87,7 +87,7 @@ class PruneVid(Method):
         return assemble(video, parts, segments=segments, stages={"temporal": left}, via=via)
 
     def _segments(self, features: Tensor) -> list[tuple[int, int]]:
-        """Step 1."""
+        """Step 1: segments of alike frames."""
         frames = features.shape[0]
         means = features.float().mean(1)
         clusters = max(1, int(frames * self.segment_ratio))

@@ -230,7 +230,7 @@ class Adapter(ABC):
 
     @property
     def pixels_name(self) -> str:
-        """Its first argument."""
+        """The encoder's first argument, which takes the pixels."""
         return "pixel_values_videos" if self.modality == "video" else "pixel_values"
 
     @property

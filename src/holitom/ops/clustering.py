@@ -26,11 +26,13 @@ WORKSPACE = 1 << 26
 
 @dataclass(frozen=True)
 class Clusters:
-    """Attributes:
-    centers: `[C]` int64, ascending: the tokens that became centres.
-    features: `[C, D]` float32: each centre merged with those that joined it.
-    size: `[C]` int64: how many tokens each stands for, itself included.
-    owner: `[P]` int64: the centre `0..C-1` that each token belongs to.
+    """Clusters of tokens: their centres, merged with what joined them.
+
+    Attributes:
+        centers: `[C]` int64, ascending: the tokens that became centres.
+        features: `[C, D]` float32: each centre merged with those that joined it.
+        size: `[C]` int64: how many tokens each stands for, itself included.
+        owner: `[P]` int64: the centre `0..C-1` that each token belongs to.
     """
 
     centers: Tensor

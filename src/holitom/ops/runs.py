@@ -90,12 +90,14 @@ def run_of(heads: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Runs:
-    """Attributes:
-    at: `[R]` int64, ascending: each run's first place `t * N + n`.
-    end: `[R]` int64: its last place.
-    means: `[R, D]`: average of its tokens.
-    importance: `[R]`: average of their importance.
-    size: `[R]` int64: how many frames it lasts.
+    """Runs of a video: for how long each position stays what it is, and the averages over that time.
+
+    Attributes:
+        at: `[R]` int64, ascending: each run's first place `t * N + n`.
+        end: `[R]` int64: its last place.
+        means: `[R, D]`: average of its tokens.
+        importance: `[R]`: average of their importance.
+        size: `[R]` int64: how many frames it lasts.
     """
 
     at: Tensor

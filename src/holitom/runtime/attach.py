@@ -32,7 +32,7 @@ from holitom.wrapping import Hook, Wrapped
 
 
 class Run:
-    """What a run has to say."""
+    """The reports of one run of an attached model."""
 
     def __init__(self) -> None:
         self._calls = Calls()
@@ -79,7 +79,7 @@ class Handle(Run):
         self._hooks = self._hook(router)
 
     def detach(self) -> None:
-        """Take every hook off the model and let go of it. It may be called again, and does nothing then."""
+        """Take every hook off the model and release it. Calling it again does nothing."""
         for hook in self._hooks:
             hook.remove()
         for wrapped in self._wrapped:

@@ -60,7 +60,7 @@ class Call:
 
 @dataclass
 class Reading:
-    """What the vision tower's attention gives while one call of the encoder runs.
+    """What is read from the vision tower's attention during one call of the encoder.
 
     Attributes:
         lengths: of the patches that attend to each other, see `Adapter.attention_lengths`.
@@ -77,7 +77,7 @@ class Reading:
 
 @dataclass
 class Calls(threading.local):
-    """What one thread has under way on one attached model.
+    """The calls of one attached model that are running in one thread.
 
     Attributes:
         stack: its calls, the innermost last.
@@ -135,7 +135,7 @@ class Calls(threading.local):
 
 
 def _frames() -> Iterator[FrameType]:
-    """The functions that are under way in this thread."""
+    """The functions that are running in this thread."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         yield frame

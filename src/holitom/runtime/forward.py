@@ -31,7 +31,7 @@ def by_name(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Kwargs)
 
 @dataclass
 class Forward:
-    """One forward under way: the plan it follows, and what changes from level to level of its layers.
+    """One running forward: the plan it follows, and what changes from level to level of its layers.
 
     Attributes:
         adapter: the model.

@@ -162,7 +162,7 @@ def _forward(attached: Attached, plan: Plan, cache: Any, inner: InnerMerge | Non
 
 
 def _all_tokens(plan: Plan) -> Tensor:
-    """The mask `[B, width]` of a batch without padding."""
+    """The mask `[B, width]` of a batch without padding: all true."""
     return torch.ones(plan.embeds.shape[:2], dtype=torch.bool, device=plan.embeds.device)
 
 

@@ -16,7 +16,7 @@ Kwargs = dict[str, Any]
 
 
 def check_not_compiled(model: nn.Module) -> None:
-    """A graph that was compiled before would run past every hook."""
+    """Refuse a compiled model: its graph would run without the hooks."""
     if any(map(_compiled, model.modules())):
         raise UnsupportedUsageError(
             "the model, or a part of it, was compiled (torch.compile) before the method was attached, "
@@ -31,7 +31,7 @@ def _compiled(module: nn.Module) -> bool:
 
 
 def check_embeddings(adapter: Adapter, given: Kwargs) -> None:
-    """Embeddings without ids are text; those of placeholders would stay what they are, without their video.
+    """Refuse embeddings of placeholders without ids, which would stay without their video.
 
     Args:
         adapter: the model.
@@ -52,7 +52,7 @@ def check_embeddings(adapter: Adapter, given: Kwargs) -> None:
 
 
 def check_owner(adapter: Adapter, foreign: bool) -> None:
-    """Features that another run encoded lack what this method reads, and chunks lack their video."""
+    """Refuse features of another run, which lack what this method reads, and videos in chunks."""
     if foreign:
         raise UnsupportedUsageError(
             "these video features were encoded before this method was attached, or cut by "
@@ -61,7 +61,7 @@ def check_owner(adapter: Adapter, foreign: bool) -> None:
 
 
 def check_nothing_missing(adapter: Adapter, ids: Tensor | None, cache: Any, came: bool) -> None:
-    """A prompt with placeholders but without their videos is no prompt to answer.
+    """Refuse a prompt with placeholders whose videos are missing.
 
     Args:
         adapter: the model.
@@ -85,7 +85,7 @@ def check_nothing_missing(adapter: Adapter, ids: Tensor | None, cache: Any, came
 
 
 def check_no_gap(adapter: Adapter, layout: Layout, seen: int) -> None:
-    """A recurrent state would run on over padding between what it has seen and what follows."""
+    """Refuse padding between the cache and new columns where a recurrent state would run over it."""
     if layout.padded and seen and not all(map(adapter.attends, range(len(adapter.layers)))):
         raise UnsupportedUsageError(
             "rows of several lengths cannot go on over a cache that holds recurrent states, which know "
@@ -94,7 +94,7 @@ def check_no_gap(adapter: Adapter, layout: Layout, seen: int) -> None:
 
 
 def check_mask(mask: Any) -> None:
-    """Rows are packed by a 2D mask `[B, seen + L]`; a prepared one cannot be packed."""
+    """Refuse a prepared mask: rows are packed by a 2D one, `[B, seen + L]`."""
     if mask is not None and (not isinstance(mask, Tensor) or mask.dim() != 2):
         raise UnsupportedUsageError(
             "attention_mask must be 2D (1 at tokens, 0 at padding) while a method is attached"
@@ -102,13 +102,13 @@ def check_mask(mask: Any) -> None:
 
 
 def check_attention(language_model: Any) -> None:
-    """Paged attention keeps its own cache, which cannot hold other numbers of tokens by layer."""
+    """Refuse paged attention, whose cache holds the same tokens in every layer."""
     if str(language_model.config._attn_implementation).startswith("paged"):
         raise UnsupportedUsageError("continuous batching (paged attention) is not supported; use generate")
 
 
 def check_labels(adapter: Adapter, arguments: Kwargs, ids: Tensor, layout: Layout) -> None:
-    """A label that a merged-away token would have to predict has no loss.
+    """Refuse labels that a merged-away token would have to predict.
 
     Args:
         adapter: the model.

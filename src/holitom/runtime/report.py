@@ -18,7 +18,7 @@ Mark = float | torch.cuda.Event
 
 
 def mark(device: torch.device) -> Mark:
-    """Now, on `device`'s own time line; never waits for the device."""
+    """Record the time on `device`'s own time line, without waiting for the device."""
     if device.type != "cuda":
         return time.perf_counter()
     event: torch.cuda.Event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]

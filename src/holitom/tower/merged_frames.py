@@ -154,7 +154,7 @@ class MergedFrames:
             self._hooks.append(layer.register_forward_hook(Hook(_leave(index)), prepend=True))
 
     def detach(self) -> None:
-        """Take every hook off the tower. It may be called again, and does nothing then."""
+        """Take every hook off the tower. Calling it again does nothing."""
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()

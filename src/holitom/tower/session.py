@@ -143,7 +143,7 @@ class ReusedTower:
             self._hooks.append(read.register_forward_pre_hook(Hook(_fill), with_kwargs=True, prepend=True))
 
     def detach(self) -> None:
-        """Take every hook off the tower. It may be called again, and does nothing then."""
+        """Take every hook off the tower. Calling it again does nothing."""
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()

@@ -63,7 +63,7 @@ def timed(
 
 
 def in_seconds(ticks: NDArray[np.int64], tick: Fraction) -> NDArray[np.float64]:
-    """Each the float nearest to the true quotient."""
+    """Convert timestamps to seconds, each the float nearest to the true quotient."""
     return ticks * tick.numerator / tick.denominator
 
 

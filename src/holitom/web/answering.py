@@ -57,7 +57,7 @@ class Request:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Of the method, those that are not what it takes by itself."""
+        """The method's settings that are not its defaults."""
         usual = usual_threshold(self.method, self.retain_ratio)
         chosen: dict[str, Any] = {"retain_ratio": self.retain_ratio}
         if self.reuse:
@@ -79,7 +79,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Update:
-    """What is new.
+    """One update of a running request.
 
     Attributes:
         status: what is going on, or None: as before.
@@ -102,11 +102,11 @@ class Update:
 
 
 class _Gone(Exception):  # noqa: N818  (no error: it ends a run that nobody waits for)
-    """Whoever asked has left."""
+    """Raised where the user who asked has left the page."""
 
 
 class _Streamed(TextStreamer):
-    """Hands on the answer as far as it is there."""
+    """Passes the answer on as its tokens come."""
 
     def __init__(self, tokenizer: Any, hand_on: Callable[[str], None]) -> None:
         super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
@@ -140,7 +140,7 @@ class _Turn:
 
 
 class Desk:
-    """One model, and whoever asks it.
+    """One model and the queue of requests to it.
 
     A method is attached to the model while it answers, so runs go through one thread, in the order they came;
     videos are read meanwhile by the threads of those who ask.

@@ -132,5 +132,5 @@ def vllm(request: Request, loaded: Loaded, config: Any) -> str:
 
 
 def _is_demo(request: Request) -> bool:
-    """By what is in it: the page works on copies."""
+    """Whether a file is the demo video, by its content: the page works on copies."""
     return request.video.is_file() and filecmp.cmp(request.video, DEMO_VIDEO, shallow=False)

@@ -41,7 +41,7 @@ class Figures:
 
     @classmethod
     def of(cls, answer: Answer, read_seconds: float) -> Figures:
-        """Of an answer, and the seconds from opening the file to its prompt."""
+        """The figures of an answer and of the seconds from opening the file to its prompt."""
         reuse = answer.report.reuse
         return cls(
             text=answer.text,
@@ -89,7 +89,7 @@ class Times:
 
 
 def times(history: History, request: Request) -> Times:
-    """Of all runs of `request` in the session."""
+    """The times of all runs of `request` in the session."""
     runs = [ran for ran in history if ran.request == request]
     sides = [(ran.merged, ran.full) for ran in runs]
     return Times(

@@ -94,5 +94,5 @@ def _value(value: Any) -> Any:
 
 
 def _whole(value: Any) -> Any:
-    """`--batch_size` arrives as text, and may say `auto`, which `require` then refuses."""
+    """Read `--batch_size`, which arrives as text; `require` then refuses `auto`."""
     return int(value) if isinstance(value, str) and value.isdecimal() else value

@@ -53,7 +53,7 @@ class Generation:
 
 
 class Until(StoppingCriteria):
-    """Ends a row once what it said holds a stop string, whatever tokens that is made of."""
+    """Ends a row once its answer holds a stop string, whatever tokens that is made of."""
 
     def __init__(self, tokenizer: Any, stops: Sequence[str], prompt: int) -> None:
         self._tokenizer, self._stops, self._prompt = tokenizer, stops, prompt

@@ -79,7 +79,7 @@ class HolitomModel(lmms):  # type: ignore[misc]  # lmms-eval is not typed
         return device
 
     def clean(self) -> None:
-        """Let go of the model; lmms-eval calls it when all questions are answered."""
+        """Release the model; lmms-eval calls this when all questions are answered."""
         if self._run is not None:
             self._run.detach()
         self._run = self._adapter = None

@@ -66,6 +66,6 @@ def score(question: dict[str, Any], answers: Sequence[str]) -> dict[str, bool | 
 
 
 def share(right: Sequence[bool | None]) -> float:
-    """Right answers among those that were asked."""
+    """Share of right answers among the questions asked."""
     asked = [r for r in right if r is not None]
     return sum(asked) / len(asked) if asked else float("nan")
