@@ -141,6 +141,7 @@ def test_what_a_method_cannot_meet_is_refused_in_its_own_words(
 # --- answers ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_full_tokens_answer_and_the_count_is_the_prompt_s(bundled: Model, tmp_path: Path) -> None:
     items = held_out_questions(4)
     (file,) = answer(bundled, [FULL], items, tmp_path)
@@ -149,6 +150,7 @@ def test_full_tokens_answer_and_the_count_is_the_prompt_s(bundled: Model, tmp_pa
     assert all(said.levels == (Level(0, 16 * 49 + 1),) for said in file.done)
 
 
+@pytest.mark.slow
 def test_a_setting_answers_in_the_sweep_what_it_answers_alone(
     bundled: Model, settings: list[Setting], swept: Path, tmp_path: Path
 ) -> None:

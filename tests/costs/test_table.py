@@ -230,6 +230,7 @@ def test_dynamic_resolution_is_counted_as_the_familys_processor_does(name: str) 
     assert full_bytes > 5 * outer_bytes > 5 * inner_bytes
 
 
+@pytest.mark.slow
 def test_slices_of_the_whole_pictures_size_are_still_one_frames() -> None:
     """MiniCPM-V cuts 896 x 896 into four slices of 448 x 448, as large as the picture is when it is whole."""
     counted = costs("minicpm-v-4.6", frames=4, ratios=[0.5], methods="holitom-outer", size=(896, 896)).vision

@@ -223,6 +223,7 @@ def test_help_does_not_load_torch() -> None:
     assert done.stdout.endswith("False\n")
 
 
+@pytest.mark.slow
 def test_the_quickstart_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As committed, offline, and it shows the picture."""
     import nbformat

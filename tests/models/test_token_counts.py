@@ -183,7 +183,12 @@ CASES: dict[str, tuple[Callable[[], Any], str]] = {
 SINCE = {"smolvlm2-2.2b": "5.23", "qwen2.5-omni-7b": "5.21", "qwen3-omni-30b-a3b": "5.21"}
 
 
-@pytest.mark.parametrize("name", CASES)
+LONG = ("minicpm-v-4.6", "hyperclovax-seed-think-32b")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LONG)) for name in CASES]
+)
 def test_32_frames_of_640_by_360(name: str, tmp_path: Path) -> None:
     if Version(transformers.__version__) < Version(SINCE.get(name, "0")):
         pytest.skip(f"{name} needs transformers {SINCE[name]}")

@@ -253,7 +253,7 @@ def test_the_threshold_that_each_method_takes() -> None:
 
 def test_the_box_for_merging_inside_shows_what_runs() -> None:
     shown = {name: merging_inside(name) for name in METHODS}
-    for name in ("holitom", "holitom-plus", "flashvid", "earlytom"):
+    for name in ("holitom", "holitom-plus", "flashvid", "earlytom", "unified"):
         assert shown.pop(name) == (True, True)
     assert shown.pop("fastv") == shown.pop("pdrop") == (True, False)
     assert set(shown.values()) == {(False, True)}
@@ -269,9 +269,9 @@ def test_the_box_for_merging_inside_shows_what_runs() -> None:
     ("method", "ratio", "threshold", "inner"),
     [
         ("holitom", 0.2, 0.7, False),
-        ("visionzip", 0.25, None, True),
-        ("fastv", 0.25, None, True),
-        ("flashvid", 0.25, None, False),
+        pytest.param("visionzip", 0.25, None, True, marks=pytest.mark.slow),
+        pytest.param("fastv", 0.25, None, True, marks=pytest.mark.slow),
+        pytest.param("flashvid", 0.25, None, False, marks=pytest.mark.slow),
     ],
 )
 def test_what_is_to_be_copied_gives_the_same_answer(

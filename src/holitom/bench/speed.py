@@ -3,7 +3,7 @@
 A round runs every setting once, full tokens among them, every other round in reverse, so that a machine
 that slows down slows them all; ratios are taken within a round. All settings encode the same frames, so
 the vision tower runs once a round (once a run where time is short) and its time counts for each of them;
-what a method reads of the tower's last attention is read anew for it.
+what a method reads of the tower's attention is read anew for it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import inspect
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import wraps
 from typing import Any, NamedTuple
@@ -38,7 +38,7 @@ class Timing(NamedTuple):
 
     Attributes:
         vision: vision tower and projector.
-        reading: of the tower's last attention, for methods that need it.
+        reading: of the tower's attention, for methods that need it.
         outer: merging before the language model.
         inner: merging inside it.
         prefill: language model, without `inner`.
@@ -309,16 +309,19 @@ class Encoding:
         adapter = adapter_for(model)
         self._trunk: Any = adapter.trunk
         self._encoder = adapter.encoder
-        self._attention: Any = adapter.vision_attention
+        read: list[Any] = [adapter.vision_attention]
+        if adapter.early:
+            read.append(adapter.reading(adapter.shallow_layer).vision_attention)
         encode: Any = getattr(adapter.trunk, adapter.encoder)
         given = {name: inputs[name] for name in inspect.signature(encode).parameters if name in inputs}
         calls: list[Any] = []
 
         def see(module: Any, args: Any, kwargs: Any) -> None:
-            calls.append((args, kwargs))
+            calls.append((module, args, kwargs))
 
-        hook = self._attention.register_forward_pre_hook(see, with_kwargs=True)
-        with hook, peak_memory(model.device) as peak:
+        with ExitStack() as hooks, peak_memory(model.device) as peak:
+            for attention in dict.fromkeys(read):
+                hooks.enter_context(attention.register_forward_pre_hook(see, with_kwargs=True))
             began = mark(model.device)
             output = encode(**given, return_dict=True)
             self.seconds = seconds_between(began, mark(model.device))
@@ -331,17 +334,17 @@ class Encoding:
 
     @contextmanager
     def replayed(self) -> Iterator[None]:
-        """Give the model what was encoded inside the block; methods still read the last layer's attention."""
-        encode, attention, output = getattr(self._trunk, self._encoder), self._attention, self._output
+        """Give the model what was encoded inside the block; methods still read their attention."""
+        encode, output = getattr(self._trunk, self._encoder), self._output
 
         @wraps(encode)
         def get_features(*args: Any, **kwargs: Any) -> Any:
-            attention.forward = wraps(attention.forward)(lambda *args, **kwargs: None)  # hooks, and no more
-            try:
-                for given, named in self._calls:
+            for attention, given, named in self._calls:
+                attention.forward = wraps(attention.forward)(lambda *args, **kwargs: None)  # hooks, no more
+                try:
                     attention(*given, **named)
-            finally:
-                del attention.forward
+                finally:
+                    del attention.forward
             return type(output)(**output)
 
         setattr(self._trunk, self._encoder, get_features)
