@@ -317,7 +317,7 @@ def test_bad_uploads_are_a_sentence_and_the_next_works(show: Open, tmp_path: Pat
         ask(tab)
         assert refused(tab).startswith(sentence)
         assert answers(tab) == {"full": "", "merged": ""}
-    click(tab, tab.locator("button.example").first)
+    click(tab, tab.locator("button.example:has-text('Which shape flashes')").first)
     done(tab)
     assert answers(tab)["full"] == "ring"
 
