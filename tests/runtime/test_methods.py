@@ -15,7 +15,7 @@ from torch.testing import assert_close
 
 from holitom import HoliTom, Method
 from holitom.methods import METHODS, VidCom2, get_method
-from holitom.runtime.inner import foremost
+from holitom.runtime.inner import by_attention, first_of_each
 
 CHOSEN: dict[str, Method] = {
     **{name: get_method(name, retain_ratio=0.5) for name in METHODS},
@@ -87,7 +87,8 @@ def test_something_of_each_video_stays(tiny: Tiny, label: str, frames: int) -> N
 )
 def test_the_foremost_token_of_each_video(scores: list[float], count: int, data: st.DataObject) -> None:
     videos = data.draw(st.lists(st.integers(-1, count - 1), min_size=len(scores), max_size=len(scores)))
-    found = foremost(torch.tensor(scores), torch.tensor(videos), count).nonzero()[:, 0].tolist()
+    order = by_attention(torch.tensor(scores))
+    found = first_of_each(order, torch.tensor(videos), count).nonzero()[:, 0].tolist()
     wanted = []
     for one in range(count):
         own = [

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from holitom.contract import AnyStage, InnerStage, TextAwareStage, needs_text
 from holitom.ops.attention import query_attention
-from holitom.ops.merging import most_attended
 from holitom.runtime.layout import Layout
 from holitom.runtime.precision import without_autocast
 from holitom.runtime.report import Mark, Report, mark
@@ -154,34 +153,44 @@ class InnerMerge:
             return kept, merged
         video = self.videos[row]
         stays = torch.zeros_like(video, dtype=torch.bool).index_fill(0, kept, True)
-        group = torch.where((video < 0) | (video >= count), count, video)
-        has = torch.zeros(count + 1, dtype=torch.bool, device=video.device)
-        has = has.index_fill(0, group.index_select(0, kept), True)
-        needed = foremost(attention, video, count) & ~has.index_select(0, group)
-        needed = needed | foremost(attention, video.masked_fill(~stays, -1), count)
-        # No attention is above 1: needed tokens come first, then those that the stage has kept.
-        chosen, _ = most_attended(attention.nan_to_num() + 2 * stays + 4 * needed, max(len(kept), count))
+        order = marked_first(by_attention(attention), stays)
+        order = marked_first(order, first_of_each(order, video, count))
+        chosen = order[: max(len(kept), count)].sort().values
         return chosen, hidden.index_copy(0, kept, merged.to(hidden.dtype)).index_select(0, chosen)
 
 
-def foremost(attention: Tensor, video: Tensor, count: int) -> Tensor:
-    """The most attended token of each of the first `count` videos; of equals the first.
+def by_attention(attention: Tensor) -> Tensor:
+    """Token indices `[V]` int64 by falling `attention` `[V]`, of equals the first; NaN is last."""
+    return attention.nan_to_num(nan=-torch.inf).argsort(descending=True, stable=True)
+
+
+def marked_first(order: Tensor, marked: Tensor) -> Tensor:
+    """`order` with the marked tokens before the others; each in the order it had.
 
     Args:
-        attention: `[V]`; what is not a number ranks last.
+        order: `[V]` int64: token indices.
+        marked: `[V]` bool, by token.
+    """
+    return order.index_select(0, marked.index_select(0, order).int().argsort(descending=True, stable=True))
+
+
+def first_of_each(order: Tensor, video: Tensor, count: int) -> Tensor:
+    """The tokens that come first in `order` of each of the first `count` videos.
+
+    Args:
+        order: `[V]` int64: token indices.
         video: `[V]` int64: the video that each token is of; -1: none.
         count: of videos.
 
     Returns:
-        `[V]` bool.
+        `[V]` bool, by token.
     """
-    total = len(attention)
-    order = attention.nan_to_num(nan=-torch.inf).argsort(descending=True, stable=True)
+    total, device = len(order), order.device
     group = video.index_select(0, order)
     group = torch.where((group < 0) | (group >= count), count, group)
-    rank = torch.arange(total, device=order.device)
-    best = torch.full((count + 1,), total, device=order.device).scatter_reduce(0, group, rank, "amin")
-    none = torch.full((1,), total, device=order.device)  # where a video has no token here
+    rank = torch.arange(total, device=device)
+    best = torch.full((count + 1,), total, device=device).scatter_reduce(0, group, rank, "amin")
+    none = torch.full((1,), total, device=device)  # where a video has no token here
     at = torch.cat([order, none]).index_select(0, best[:count])
-    found = torch.zeros(total + 1, dtype=torch.bool, device=order.device)
+    found = torch.zeros(total + 1, dtype=torch.bool, device=device)
     return found.index_fill(0, at, True)[:total]

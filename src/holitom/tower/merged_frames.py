@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from holitom.contract import FrameMerging
 from holitom.errors import SettingsError, UnsupportedModelError
@@ -24,10 +24,8 @@ from holitom.ops.frame_groups import FrameMerge, merge_frames
 from holitom.ops.host import to_device
 from holitom.tower.base import Ints, Mask
 from holitom.tower.framed import FramedTower
+from holitom.tower.hooks import Arguments, hook_layers
 from holitom.tower.kinds import KINDS
-from holitom.wrapping import Hook
-
-Arguments = dict[str, Any]
 
 LAYERS, OF = (10, 21, 23), 26
 """Layers behind which frames merge in most of the authors' scripts, of SigLIP's 26."""
@@ -62,6 +60,11 @@ class Call:
         if index == 0:
             self.grid = torch.empty_strided(hidden.shape, hidden.stride(), device="meta")
         return self.left(hidden) if index - 1 in self.reads else hidden
+
+    def other(self, argument: Any) -> Any:
+        """What enters a layer for another `argument`: of all frames' masks `[F, 1, P, P]`, those left."""
+        every = isinstance(argument, Tensor) and argument.dim() == 4 and len(argument) == len(self.grid)
+        return self.left(argument) if every else argument
 
     def leave(self, index: int, hidden: Tensor) -> Tensor:
         """What leaves layer `index`, for the `hidden` states that it made."""
@@ -147,11 +150,7 @@ class MergedFrames:
         self.tower = FramedTower(adapter, KINDS[name])
         read = next(i for i, each in enumerate(self.tower.attentions) if each is adapter.vision_attention)
         self.behind = _behind(merging, read + 1)
-        self._hooks: list[Any] = []
-        for index, layer in enumerate(self.tower.layers):
-            self._hooks.append(layer.register_forward_pre_hook(Hook(_enter(index)), with_kwargs=True))
-            # Before transformers' own hooks, which record what leaves a layer.
-            self._hooks.append(layer.register_forward_hook(Hook(_leave(index)), prepend=True))
+        self._hooks = hook_layers(self.tower, _call)
 
     def detach(self) -> None:
         """Take every hook off the tower. Calling it again does nothing."""
@@ -196,43 +195,3 @@ def _behind(merging: FrameMerging, depth: int) -> tuple[int, ...]:
             f"{merging.layers!r}"
         )
     return merging.layers
-
-
-def _enter(index: int) -> Any:
-    def enter(module: nn.Module, args: tuple[Any, ...], kwargs: Arguments) -> Any:
-        call = _call.get()
-        if call is None or call.tower.layers[index] is not module:
-            return None
-        if args:
-            hidden, *others = args
-            return (call.enter(index, hidden), *map(_masked(call), others)), _mapped(call, kwargs)
-        hidden = kwargs["hidden_states"]
-        return args, {**_mapped(call, kwargs), "hidden_states": call.enter(index, hidden)}
-
-    return enter
-
-
-def _masked(call: Call) -> Any:
-    """Masks of all frames `[F, 1, P, P]`, of those that layers work on."""
-
-    def masked(value: Any) -> Any:
-        every = isinstance(value, Tensor) and value.dim() == 4 and len(value) == len(call.grid)
-        return call.left(value) if every else value
-
-    return masked
-
-
-def _mapped(call: Call, kwargs: Arguments) -> Arguments:
-    return {name: _masked(call)(value) for name, value in kwargs.items()}
-
-
-def _leave(index: int) -> Any:
-    def leave(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        call = _call.get()
-        if call is None or call.tower.layers[index] is not module:
-            return None
-        if isinstance(output, tuple):
-            return (call.leave(index, output[0]), *output[1:])
-        return call.leave(index, output)
-
-    return leave

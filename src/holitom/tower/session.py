@@ -25,13 +25,12 @@ from holitom.errors import UnsupportedUsageError
 from holitom.models.base import Adapter
 from holitom.tower.base import Tower
 from holitom.tower.framed import FramedTower
+from holitom.tower.hooks import Arguments, hook_layers
 from holitom.tower.kinds import kind_of
 from holitom.tower.packed import PackedTower
 from holitom.tower.packing import Packing, Stretches
 from holitom.tower.reuse import ReuseReport
 from holitom.wrapping import Hook, Wrapped
-
-Arguments = dict[str, Any]
 
 
 @dataclass
@@ -57,6 +56,10 @@ class Call:
         if index == 0:
             self.grid = torch.empty_strided(hidden.shape, hidden.stride(), device="meta")
         return self._pack(hidden) if index == 0 or index - 1 in self.reads else hidden
+
+    def other(self, argument: Any) -> Any:
+        """What enters a layer for another `argument` of it: the same, which `attend` packs."""
+        return argument
 
     def leave(self, index: int, hidden: Tensor) -> Tensor:
         """What leaves layer `index`, for the `hidden` states that it made."""
@@ -129,11 +132,7 @@ class ReusedTower:
         self.tower = (FramedTower if kind.frames == "stacked" else PackedTower)(adapter, kind)
         if any(isinstance(each.__dict__.get("forward"), Wrapped) for each in self.tower.attentions):
             raise UnsupportedUsageError("reuse is attached to this vision tower already; detach it first")
-        self._hooks: list[Any] = []
-        for index, layer in enumerate(self.tower.layers):
-            self._hooks.append(layer.register_forward_pre_hook(Hook(_enter(index)), with_kwargs=True))
-            # Before transformers' own hooks, which record what leaves a layer.
-            self._hooks.append(layer.register_forward_hook(Hook(_leave(index)), prepend=True))
+        self._hooks = hook_layers(self.tower, _call)
         self._wrapped = [
             Wrapped(attention, "forward", partial(_attend, attention, signature(attention.forward)))
             for attention in self.tower.attentions
@@ -185,30 +184,6 @@ class ReusedTower:
             yield report
         finally:
             _call.reset(token)
-
-
-def _enter(index: int) -> Any:
-    def enter(module: nn.Module, args: tuple[Any, ...], kwargs: Arguments) -> Any:
-        call = _call.get()
-        if call is None or call.tower.layers[index] is not module:
-            return None
-        if args:
-            return (call.enter(index, args[0]), *args[1:]), kwargs
-        return args, {**kwargs, "hidden_states": call.enter(index, kwargs["hidden_states"])}
-
-    return enter
-
-
-def _leave(index: int) -> Any:
-    def leave(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        call = _call.get()
-        if call is None or call.tower.layers[index] is not module:
-            return None
-        if isinstance(output, tuple):
-            return (call.leave(index, output[0]), *output[1:])
-        return call.leave(index, output)
-
-    return leave
 
 
 def _fill(module: nn.Module, args: tuple[Any, ...], kwargs: Arguments) -> Any:
