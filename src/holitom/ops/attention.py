@@ -1,21 +1,21 @@
-"""Attention read-outs: what a method needs to know of an attention layer, without its full matrix."""
+"""Attention that tokens receive, computed in chunks so that the full attention matrix is never held."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-# One chunk of attention weights (float32) may take this much; small enough to stay near the cores' caches.
+# Bytes of one chunk of float32 attention weights; small enough that it stays in the cores' caches.
 CHUNK_BYTES = 64 * 2**20
 
 
 def frames_per_chunk(heads: int, patches: int, chunk_bytes: int = CHUNK_BYTES) -> int:
-    """How many frames' `heads x patches x patches` float32 attention fits one chunk (at least one)."""
+    """Number of frames whose `heads x patches x patches` float32 attention fits one chunk, at least one."""
     return max(1, chunk_bytes // (4 * heads * patches * patches))
 
 
 def received_attention(query: Tensor, key: Tensor, scale: float) -> Tensor:
-    """Attention that each token receives, averaged over heads and queries (HoliTom, section 3.2).
+    """Compute the attention that each token receives, averaged over heads and queries (HoliTom, section 3.2).
 
     Args:
         query: `[F, heads, P, d]`, any floating dtype.
@@ -23,7 +23,7 @@ def received_attention(query: Tensor, key: Tensor, scale: float) -> Tensor:
         scale: factor on the logits, `d ** -0.5` as a rule.
 
     Returns:
-        `[F, P]` float32; every row sums to one. The softmax is taken in float32 as eager attention does.
+        `[F, P]` float32; every row sums to one. The softmax is taken in float32, as in eager attention.
     """
     logits = torch.matmul(query, key.transpose(-1, -2)) * scale
     return logits.softmax(dim=-1, dtype=torch.float32).mean(dim=(1, 2))
@@ -36,17 +36,19 @@ def query_attention(
     visible: Tensor | None = None,
     chunk_bytes: int = CHUNK_BYTES,
 ) -> Tensor:
-    """Attention of a few queries a row over all keys, averaged over heads: some lines of the full matrix.
+    """Compute the attention of a few queries of each row over all keys, averaged over heads.
 
     Args:
         query: `[B, heads, Q, d]`.
         key: `[B, kv_heads, S, d]`; `heads` is a multiple of `kv_heads` (grouped-query attention).
         scale: factor on the logits.
-        visible: `[B or 1, Q, S]` bool, False where a query must not look; None: each sees every key.
-        chunk_bytes: weights of at most this size are held at once, or those of one query.
+        visible: `[B or 1, Q, S]` bool, False where a query does not attend to a key; None: each attends to
+            every key.
+        chunk_bytes: largest size of the weights held at once; those of one query are held whatever their
+            size.
 
     Returns:
-        `[B, Q, S]` float32, zero where not visible; not a number where a query sees no key.
+        `[B, Q, S]` float32, zero where not visible; not a number where a query attends to no key.
     """
     batch, heads, queries, width = query.shape
     kv_heads, columns = key.shape[1:3]

@@ -9,15 +9,15 @@ from holitom.ops.ragged import Sizes
 
 
 def exact_total(ratio: float, frames: int, tokens: int) -> int:
-    """`round(r T N)` of a video's tokens, at least one."""
+    """Tokens that a retain ratio leaves of a video, `round(r T N)`, at least one."""
     return max(1, round(ratio * frames * tokens))
 
 
 def largest_remainder(sizes: Sizes, total: int) -> Sizes:
     """Share `total` among groups in proportion to their sizes, to the token (Hamilton's method).
 
-    Each group gets the whole part of its quota; the rest goes, one each, to the largest fractions, of
-    equals to the first. Integer arithmetic throughout.
+    Each group gets the whole part of its quota; the rest goes, one each, to the largest fractions; ties go to
+    the first group. All arithmetic is in integers.
 
     Args:
         sizes: `[G]`, their sum at least `total`.
@@ -43,7 +43,7 @@ def largest_remainder_within(sizes: Sizes, totals: Sizes, members: Sizes) -> Siz
     start = members.cumsum() - members
     family = np.arange(len(members)).repeat(members)
     share, fraction = np.divmod(sizes * totals[family], np.maximum(1, np.add.reduceat(sizes, start))[family])
-    order = np.lexsort((-fraction, family))  # stable: of equals the first
+    order = np.lexsort((-fraction, family))  # stable: ties go to the first
     place = np.empty_like(order)
     place[order] = np.arange(len(order))
     left = totals - np.add.reduceat(share, start)
@@ -53,12 +53,16 @@ def largest_remainder_within(sizes: Sizes, totals: Sizes, members: Sizes) -> Siz
 def apportion(weights: npt.NDArray[np.float64], total: int, caps: Sizes) -> Sizes:
     """Share `total` among groups in proportion to `weights`, none above its cap, to the token.
 
-    What a group cannot use goes to the others in proportion; then largest remainders, as above.
+    The part of a group's quota above its cap is shared among the other groups in proportion. Fractions are
+    then rounded by largest remainders.
 
     Args:
         weights: `[G]`, positive.
         total: what the shares sum to, at most `caps.sum()`.
-        caps: `[G]`.
+        caps: `[G]`: the largest share of each group.
+
+    Returns:
+        `[G]`: shares, none above its cap.
     """
     full = np.zeros(len(caps), dtype=bool)
     while True:
@@ -74,5 +78,5 @@ def apportion(weights: npt.NDArray[np.float64], total: int, caps: Sizes) -> Size
 
 
 def kept_share(share: float, tokens: int) -> int:
-    """`round(share * tokens)`, half to even, and one where that keeps none of them."""
+    """Round `share * tokens` half to even; one where that is 0 and there are tokens."""
     return max(min(1, tokens), round(share * tokens))

@@ -17,7 +17,7 @@ from holitom.ops.host import to_device
 from holitom.ops.ragged import Sizes, compact, gather_bags, top_mask
 from holitom.ops.similarity import unit_vectors
 
-# A distance that is not finite counts as this one, the largest (squared).
+# Squared distance that stands for one that is not finite.
 FARTHEST = torch.finfo(torch.float32).max
 
 # Float32 elements that one batch of padded groups may hold (256 MiB).
@@ -31,7 +31,7 @@ class Clusters:
     Attributes:
         centers: `[C]` int64, ascending: the tokens that became centres.
         features: `[C, D]` float32: each centre merged with those that joined it.
-        size: `[C]` int64: how many tokens each stands for, itself included.
+        size: `[C]` int64: number of tokens in each cluster, its centre included.
         owner: `[P]` int64: the centre `0..C-1` that each token belongs to.
     """
 
@@ -53,16 +53,18 @@ def dpc_knn(
 ) -> Clusters:
     """Choose `budgets[g]` centres in each group and merge every other token into its nearest one.
 
-    A token that is not finite is as far as can be from every token; what it joins is not finite either.
+    A token that is not finite has the largest distance to every token; the centre that it joins becomes not
+    finite too.
 
     Args:
         tokens: `[P, D]`: the groups one after another; computed with in float32.
         sizes: `[G]` on the host: tokens of each group; `G >= 1`.
         budgets: `[G]` on the host: centres of each group, `1 <= budgets[g] <= sizes[g]`.
         knn: neighbours that a density averages over, the token itself among them; fewer in a smaller group.
-        center_weight: the centre's share of its cluster; the mean of those that joined has the rest.
-            None: the plain mean of the cluster.
-        width: distances are of the first `width` columns; None: of all. The others merge along.
+        center_weight: the centre's weight in its cluster; the mean of the tokens that joined has the rest.
+            None: the cluster becomes the plain mean of its tokens.
+        width: number of leading columns that distances are measured in; None: all. Merging averages all
+            columns.
         capped: whether a density averages over no more than `budgets[g]` neighbours (HoliTom, FlashVID), or
             over `knn` whatever the budget (PruneVid, FastVID).
     """
@@ -76,7 +78,7 @@ def dpc_knn(
 def density_peaks(
     tokens: Tensor, sizes: Sizes, budgets: Sizes, *, knn: int, capped: bool
 ) -> tuple[Tensor, Tensor]:
-    """The centres and owners of `dpc_knn`, with nothing merged; arguments as there.
+    """Find the centres and owners of `dpc_knn` without merging; arguments as there.
 
     Returns:
         `centers` and `owner` of `Clusters`.
@@ -90,7 +92,7 @@ def density_peaks(
 
 
 def join_most_similar(tokens: Tensor, sizes: Sizes, heads: Tensor, counts: Sizes) -> Tensor:
-    """Give every token to the most cosine-similar head of its group; of equals to the first.
+    """Assign every token to the most cosine-similar head of its group; ties go to the first head.
 
     Args:
         tokens: `[P, D]`: the groups one after another; computed with in float32.
@@ -107,7 +109,7 @@ def join_most_similar(tokens: Tensor, sizes: Sizes, heads: Tensor, counts: Sizes
 
 
 def _joined(unit: Tensor, sizes: Sizes, heads: Tensor, counts: Sizes, batch: slice) -> Tensor:
-    """Owners in one batch of groups, padded to the most tokens and the most heads of any."""
+    """Assign the tokens of one batch of groups, padded to the most tokens and the most heads of any group."""
     index = np.stack([sizes, counts, sizes.cumsum() - sizes, counts.cumsum() - counts])[:, batch, None]
     size, count, first_token, first_head = to_device(index, unit.device).unbind()  # [G, 1] each
     slot = torch.arange(int(sizes[batch].max()), device=unit.device)
@@ -120,7 +122,7 @@ def _joined(unit: Tensor, sizes: Sizes, heads: Tensor, counts: Sizes, batch: sli
 
 
 def _batches(sizes: Sizes, width: int) -> Iterator[slice]:
-    """All groups in one batch, unless padding them would outgrow the workspace."""
+    """Split the groups into batches whose padded tensors fit `WORKSPACE`; one batch where all of them fit."""
     largest = int(sizes.max())
     step = max(1, WORKSPACE // (largest * max(largest, width)))
     return (slice(first, first + step) for first in range(0, len(sizes), step))
@@ -129,18 +131,24 @@ def _batches(sizes: Sizes, width: int) -> Iterator[slice]:
 def _assign(
     points: Tensor, sizes: Sizes, budgets: Sizes, batch: slice, knn: int, capped: bool
 ) -> tuple[Tensor, Tensor]:
-    """Centres and owners in one batch of groups, padded to the largest of them, `m`.
+    """Choose the centres and owners in one batch of groups, padded to the largest group's size `m`.
+
+    Groups of 3, 1 and 2 tokens, the tokens numbered over all groups, `m = 3`:
+
+        first_token + slot    0 1 2      real    1 1 1      padded    0 1 2
+        (rows are groups)     3 4 5              1 0 0                3 3 3
+                              4 5 6              1 1 0                4 5 4
 
     Returns:
-        For the batch's tokens in order: whether each is a centre, and which centre owns it (counted
-        over all groups).
+        For the batch's tokens in order, `[P]` bool: whether each is a centre, and `[P]` int64: the centre
+        that owns it, numbered over all groups.
     """
     index = np.stack([sizes, budgets, sizes.cumsum() - sizes, budgets.cumsum() - budgets])[:, batch, None]
     size, budget, first_token, first_center = to_device(index, points.device).unbind()  # [G, 1] each
     slot = torch.arange(int(sizes[batch].max()), device=points.device)
     real = slot < size  # [G, m]
     padding = ~real[:, None, :]
-    # Padding repeats its group's first token: it moves no maximum, and no column is read from it.
+    # Padding repeats its group's first token, which changes no maximum; its columns are masked.
     padded = points.detach()[first_token + slot * real]
 
     # dist^2 = ||u - v||^2 / D, norms from the same product: exactly 0 from a token to itself.
@@ -158,8 +166,8 @@ def _assign(
     uncounted = (slot[: nearest.shape[-1]] >= k)[:, None, :]
     density = torch.exp(-nearest.masked_fill(uncounted, 0).sum(-1) / k)
 
-    # delta: the distance to the nearest denser token; the densest has the largest of the set.
-    # Of equal densities the lower index counts as the denser.
+    # delta: the distance to the nearest denser token; the densest token has the largest distance of its
+    # group. Among equal densities the lower index counts as the denser.
     rank = density.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
     not_denser = rank[:, None, :] >= rank[:, :, None]
     delta = distance.masked_fill(not_denser, torch.inf).amin(-1).minimum(farthest)

@@ -1,8 +1,8 @@
-"""Which frames to show a model: adaptive keyframe sampling (AKS, arXiv 2502.21271, CVPR 2025).
+"""Choose the frames to show a model: adaptive keyframe sampling (AKS, arXiv 2502.21271, CVPR 2025).
 
-AKS scores every candidate frame against the question with BLIP or CLIP, which costs more than it saves unless
-something cheaper stands in: `novelty` is a score of our own from thumbnails, which knows no question. An
-independent implementation; the authors' code (ncTimTang/AKS) states no licence.
+AKS scores every candidate frame against the question with BLIP or CLIP. That costs more time than merging
+saves, so `novelty`, a score of our own from thumbnails that ignores the question, is a cheap replacement.
+This is an independent implementation; the authors' code (ncTimTang/AKS) states no licence.
 """
 
 from __future__ import annotations
@@ -16,18 +16,19 @@ Scores = npt.NDArray[np.float64]
 def choose_frames(
     scores: npt.ArrayLike, count: int, *, threshold: float = 0.8, spread: float = -100.0, max_depth: int = 5
 ) -> list[int]:
-    """Choose at most `count` frames, where scores are high, or all over the video where they are even.
+    """Choose at most `count` frames: those of high scores, spread over the video where scores are even.
 
-    Scores are scaled to [0, 1]. A span of frames is halved, at its length divided by two, until its `count`
-    largest scores exceed its mean by more than `threshold` on average, or it was halved `max_depth` times. A
-    span halved `k` times gives its `int(count / 2^k)` best frames.
+    Scores are scaled to [0, 1]. A span of frames is halved until its `count` largest scores exceed its mean
+    by more than `threshold` on average, or until it was halved `max_depth` times. A span that was halved `k`
+    times gives its `int(count / 2^k)` frames of highest score.
 
     Args:
-        scores: `[F]`, one a candidate frame; what is not finite counts as the lowest.
-        count: frames wanted, from 1 up. Below `2^max_depth` there may be none.
-        threshold: by how much the best exceed the mean where a span is final.
-        spread: standard deviation that a final span's scores exceed; the paper's value always holds.
-        max_depth: halvings at most.
+        scores: `[F]`, one for each candidate frame; a score that is not finite counts as the lowest.
+        count: frames wanted, from 1 up. Below `2^max_depth` the choice may be empty.
+        threshold: least excess of the largest scores over the mean at which a span is not halved.
+        spread: least standard deviation of the scores of a span that is not halved; the paper's value has no
+            effect.
+        max_depth: largest number of halvings.
 
     Returns:
         Ascending indices; all of them where there are fewer candidates than `count`.
@@ -54,14 +55,14 @@ def choose_frames(
 
 
 def novelty(frames: npt.NDArray[np.uint8], side: int = 16) -> Scores:
-    """How much of each frame was not to be seen in the one before: a cheap score for `choose_frames`.
+    """Score each frame by its change since the frame before: a cheap score for `choose_frames`.
 
-    Frames are reduced to `side x side` means of brightness; the score is the mean absolute change since the
-    frame before, in [0, 1]. The first frame has the mean of the others'.
+    Frames are reduced to thumbnails of `side x side` mean brightnesses; the score is the mean absolute
+    difference from the thumbnail before, in [0, 1]. The first frame gets the mean of the other scores.
 
     Args:
         frames: `[F, H, W, 3]` uint8.
-        side: cells of a thumbnail, each way, at most `H` and `W`.
+        side: rows and columns of a thumbnail, at most `H` and `W`.
 
     Returns:
         `[F]` float64.
@@ -83,7 +84,7 @@ def novelty(frames: npt.NDArray[np.uint8], side: int = 16) -> Scores:
 
 
 def _scaled(values: Scores) -> Scores:
-    """To [0, 1]; a constant becomes 0."""
+    """Scale scores to [0, 1]; equal scores become 0, and so do those that are not finite."""
     finite = np.isfinite(values)
     low = values[finite].min() if finite.any() else 0.0
     values = np.where(finite, values, low)

@@ -1,7 +1,7 @@
-"""Groups of alike frames, and merging whole frames within them (EarlyTom, arXiv 2605.30010).
+"""Groups of similar frames, and merging whole frames within them (EarlyTom, arXiv 2605.30010).
 
-Both stages of EarlyTom need how alike frames are that stand a few apart. The device works that out, one copy
-brings it to the host, and what follows is arithmetic on a few numbers a frame.
+Both stages of EarlyTom need the similarity of frames that are a few frames apart. The device computes it, one
+copy brings it to the host, and the rest is host arithmetic on a few numbers per frame.
 """
 
 from __future__ import annotations
@@ -21,16 +21,18 @@ Groups = list[tuple[int, int]]
 
 
 def lagged_similarity(features: Tensor, lags: int) -> Similarities:
-    """Mean cosine similarity of each frame's tokens with those at the same places some frames later.
+    """Mean cosine similarity of each frame's tokens with those at the same positions 1 to `lags` frames
+    later.
 
     One device synchronisation; `lags` products, each over the whole video.
 
     Args:
         features: `[T, S, D]`, any floating dtype; computed with in float32.
-        lags: how many frames later at most.
+        lags: largest distance in frames.
 
     Returns:
-        `[lags + 1, T]` on the host: entry `(k, t)` is that of frames `t` and `t + k`; 0 where there is none.
+        `[lags + 1, T]` float32 on the host: entry `(k, t)` is the similarity of frames `t` and `t + k`; 0 in
+        row 0 and where there is no frame `t + k`.
     """
     frames, tokens, _ = features.shape
     unit = unit_vectors(features).flatten(1)
@@ -42,17 +44,18 @@ def lagged_similarity(features: Tensor, lags: int) -> Similarities:
 
 
 def frame_groups(similarity: Similarities, threshold: float, max_frames: int, momentum: float) -> Groups:
-    """Stretches of frames that stay like their first one.
+    """Split a video into groups of successive frames that stay similar to the first frame of their group.
 
-    For each next frame `e <- momentum * m + (1 - momentum) * e`, `m` its similarity with the first frame of
-    the open group, `e = 1` when the group opens. The group ends before a frame where `e` is below `threshold`
-    or with which it would hold `max_frames`.
+    A running similarity `e` starts at 1 in each group. For each next frame `e <- momentum * m + (1 -
+    momentum)
+    * e`, where `m` is the frame's similarity with the first frame of the group. The group ends before the
+    frame at which `e` falls below `threshold`, and before it would hold `max_frames` frames.
 
     Args:
         similarity: `[L + 1, T]`, from `lagged_similarity`, `L >= max_frames - 2` or `L >= T - 1`.
-        threshold: of `e`.
-        max_frames: a group holds fewer.
-        momentum: share of the newest frame in `e`.
+        threshold: least `e` within a group.
+        max_frames: every group holds fewer frames than this.
+        momentum: weight of the newest frame in `e`.
 
     Returns:
         First and last frame (inclusive) of each group.
@@ -70,15 +73,14 @@ def frame_groups(similarity: Similarities, threshold: float, max_frames: int, mo
 
 @dataclass(frozen=True)
 class FrameMerge:
-    """Which frames merge: each that is left is one frame, or a mean of two.
+    """A merge of `T` input frames into `T'` output frames, each one input frame or a weighted mean of two.
 
     Attributes:
-        source: `[T']` int64 on the host, ascending: the number, among the frames that came in, of the first
-            (or only) source of each frame that is left.
-        other: `[T']` int64: the number of its second source; the first again where there is none.
-        share: `[T']` float64: the first source's share in it; the second has the rest.
-        groups: first and last frame (inclusive) of each group of the frames that came in.
-        count: frames `T` that came in.
+        source: `[T']` int64 on the host, ascending: the first (or only) input frame of each output frame.
+        other: `[T']` int64: its second input frame; `source` again where there is none.
+        share: `[T']` float64: weight of `source`; `other` has the rest.
+        groups: first and last input frame (inclusive) of each group.
+        count: number of input frames, `T`.
     """
 
     source: npt.NDArray[np.int64]
@@ -89,9 +91,9 @@ class FrameMerge:
 
     @property
     def weights(self) -> npt.NDArray[np.float64]:
-        """`[T', T]`: each frame that is left as a mean of what came in; rows sum to 1.
+        """`[T', T]`: weights of the input frames in each output frame; rows sum to 1.
 
-        Of several merges one after another the product says how much of each frame a token stands for.
+        For several merges in succession, the product of their weights is that of the whole.
         """
         weights = np.zeros((len(self.source), self.count))
         left = np.arange(len(self.source))
@@ -100,9 +102,9 @@ class FrameMerge:
         return weights
 
     def __call__(self, frames: Tensor) -> Tensor:
-        """The merged frames `[T', ...]` of `frames` `[T, ...]`, in their dtype; computed in float32.
+        """Merge `frames` `[T, ...]` into `[T', ...]`, of the same dtype; computed in float32.
 
-        A frame that stays alone stays as it is, bit for bit.
+        An output frame of one input frame equals it bit for bit.
         """
         if len(self.source) == self.count:
             return frames
@@ -117,20 +119,21 @@ class FrameMerge:
 def merge_frames(
     hidden: Tensor, *, segment_threshold: float = 0.6, max_frames: int = 6, momentum: float = 0.9
 ) -> FrameMerge:
-    """EarlyTom's stage I behind one layer of the vision tower: whole frames merge, places stay.
+    """Decide which whole frames merge behind one layer of the vision tower (EarlyTom's stage I).
 
-    Groups of one and two frames stay. In a longer one the first and the last stay, and the frames between are
-    walked: frame `i` merges with the next where the two are more alike (`s_i`) than the group's first and
-    last, and the next is less like the one after it (`s_i > s_{i+1}`, or there is none). The two become
-    `w f_i + (1 - w) f_{i+1}`, `w = s_i / (s_i + s_{i+1})`, and 1/2 where there is no `s_{i+1}` (ours, and
-    so is that a negative similarity counts as 0).
+    Groups of one and two frames stay. In a longer group the first and the last frame stay, and the frames
+    between are visited in order. With `s_i` the similarity of frames `i` and `i + 1`, frame `i` merges with
+    the next where `s_i` is above the similarity of the group's first and last frame and above `s_{i+1}` (or
+    there is no `s_{i+1}` within the group). The two become `w f_i + (1 - w) f_{i+1}`, `w = s_i / (s_i +
+    s_{i+1})`. Two details are ours: `w = 1/2` where there is no `s_{i+1}`, and a negative similarity counts
+    as 0.
 
-    `holitom.tower.merged_frames` calls it behind some layers of a tower. One device synchronisation, and one
-    step on the host for each frame, each after the other.
+    `holitom.tower.merged_frames` calls this behind some layers of a tower. One device synchronisation, and
+    one sequential step on the host for each frame.
 
     Args:
         hidden: `[T, S, D]`: hidden states that leave the layer, any floating dtype.
-        segment_threshold: as in `frame_groups`.
+        segment_threshold: `threshold` in `frame_groups`.
         max_frames: as in `frame_groups`.
         momentum: as in `frame_groups`.
     """
@@ -144,7 +147,7 @@ def merge_frames(
 
 
 def _walked(similarity: Similarities, first: int, last: int) -> list[tuple[int, int, float]]:
-    """What is left of one group: of each frame its first and second source, and the first one's share."""
+    """Merge one group: `source`, `other` and `share` (see `FrameMerge`) of each output frame."""
     if last - first < 2:
         return [(frame, frame, 1.0) for frame in range(first, last + 1)]
     bound = similarity[last - first, first]

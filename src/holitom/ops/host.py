@@ -1,7 +1,8 @@
-"""The one door between device and host.
+"""Copies between device and host.
 
-Every device-to-host copy of the library's mathematics goes through `to_host`: what passes here is
-all that can stall a GPU stream, so it can be counted (`holitom.bench.overhead`) and read off a page.
+Every device-to-host copy in `ops/` and `methods/` goes through `to_host` or `host_values`. A GPU stream
+stalls nowhere else, so counting calls of these two counts the device synchronisations
+(`holitom.bench.overhead`).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 def to_host(tensor: Tensor) -> np.ndarray[Any, Any]:
     """Copy `tensor` to the host and wait for it: one device synchronisation.
 
-    It copies on the CPU too, so that a count made there is the count on a GPU.
+    A tensor on the CPU is copied too, so that a count of synchronisations made there holds on a GPU.
     """
     return tensor.detach().to("cpu", copy=True).numpy()
 
@@ -26,10 +27,11 @@ _FETCHED: Any = WeakTensorKeyDictionary()
 
 
 def host_values(*tensors: Tensor) -> list[Tensor]:
-    """Tensors of whole numbers or booleans on the host, fetched from the device in one piece.
+    """Fetch integer or boolean tensors from the device in one copy.
 
-    One device synchronisation, or none where all are known: what was fetched of a tensor is remembered for as
-    long as the tensor lives and nothing is written to it. What lies on the host already is returned as it is.
+    This takes one device synchronisation, or none where the host knows the values of all: a tensor's fetched
+    values are remembered for as long as the tensor lives and is not written to. A tensor that is on the host
+    already is returned as it is.
     """
     known = {id(tensor): _known(tensor) for tensor in tensors}
     missing = [tensor for tensor in tensors if known[id(tensor)] is None]
@@ -40,13 +42,13 @@ def host_values(*tensors: Tensor) -> list[Tensor]:
         for tensor, part in zip(missing, parts, strict=True):
             fetched = part.view(tensor.shape).to(tensor.dtype)
             known[id(tensor)] = fetched
-            if not tensor.is_inference():  # writing to such a tensor would not be noticed
+            if not tensor.is_inference():  # an inference tensor has no version, so a write would go unnoticed
                 _FETCHED[tensor] = (tensor._version, fetched)
     return [values for tensor in tensors if (values := known[id(tensor)]) is not None]
 
 
 def _known(tensor: Tensor) -> Tensor | None:
-    """What the host knows of a tensor."""
+    """The values of `tensor` on the host; None where they have to be fetched."""
     if tensor.device.type in ("cpu", "meta"):
         return tensor.detach()
     version, values = _FETCHED.get(tensor, (None, None))
@@ -54,13 +56,14 @@ def _known(tensor: Tensor) -> Tensor | None:
 
 
 def to_device(values: np.ndarray[Any, Any], device: torch.device) -> Tensor:
-    """Send a small host array to `device` without waiting for the device."""
+    """Copy a small host array to `device` without waiting for the device."""
     return sent(torch.from_numpy(values), device)
 
 
 def sent(values: Tensor, device: torch.device) -> Tensor:
-    """A small host tensor on `device`, without waiting for the device.
+    """Copy a small host tensor to `device` without waiting for the device.
 
-    CUDA stages pageable memory before the call returns, so `values` may be freed at once.
+    CUDA stages pageable memory before the call returns, so `values` may be freed at once. MPS may read the
+    memory later, so there the copy blocks.
     """
-    return values.to(device, non_blocking=device.type != "mps")  # which may read them later
+    return values.to(device, non_blocking=device.type != "mps")

@@ -1,4 +1,4 @@
-"""Cosine k-means over all tokens of a video: dispersed seeds, then Lloyd's rounds."""
+"""Cosine k-means over all tokens of a video, from farthest-first seeds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from holitom.ops.pairs import WORKSPACE, Products
 
-EPSILON = 1e-6  # the least norm that a vector is divided by
+EPSILON = 1e-6  # least norm that a vector is divided by
 
 
 @dataclass(frozen=True)
@@ -18,10 +18,10 @@ class _Groups:
     """Tokens by cluster; the prototype of a cluster is their mean, scaled to length 1.
 
     Attributes:
-        member: `[M]` int64: tokens, cluster after cluster.
-        start: `[C]` int64: where in `member` each cluster begins.
-        count: `[C]` int64: how many members each has.
-        stand_in: `[C]` int64: the token that is the prototype of a cluster without members.
+        member: `[M]` int64: indices of tokens, cluster after cluster.
+        start: `[C]` int64: index in `member` at which each cluster begins.
+        count: `[C]` int64: number of members of each cluster.
+        stand_in: `[C]` int64: index of the token that is the prototype of the cluster if it has no members.
     """
 
     member: Tensor
@@ -33,16 +33,17 @@ class _Groups:
 def cosine_kmeans(unit: Tensor, count: int, rounds: int) -> Tensor:
     """Gather tokens into `count` clusters, none of them empty.
 
-    The first seed is token 0, each next one the token whose largest similarity to the seeds so far is the
-    least: `count` dependent steps. Then, `rounds` times, every token goes to the most similar prototype and a
-    prototype becomes the normalised mean of its tokens. An empty cluster takes for its prototype the token
-    that is least similar to its own, each empty cluster another one. Of equals the first wins everywhere. A
-    round after the last change changes nothing, so none is looked for, and the device is never waited for.
+    The first seed is token 0; each next seed is the token whose largest similarity to the seeds so far is
+    lowest, which takes `count` dependent steps. Then, `rounds` times, every token is assigned to the most
+    similar prototype, and each prototype becomes the normalised mean of its tokens. The prototype of an empty
+    cluster becomes the token that is least similar to its own prototype, a different token for each empty
+    cluster. Ties go to the lowest index. Convergence is not tested, since rounds after it change nothing and
+    the test would be a device synchronisation.
 
     Args:
         unit: `[P, D]` float32: tokens scaled to length 1, or zero.
-        count: clusters, in `1..P`.
-        rounds: Lloyd's rounds.
+        count: number of clusters, in `1..P`.
+        rounds: number of Lloyd's rounds.
 
     Returns:
         `[P]` int64: the cluster `0..count-1` of each token.
@@ -58,7 +59,7 @@ def cosine_kmeans(unit: Tensor, count: int, rounds: int) -> Tensor:
 
 
 def _farthest_first(products: Products, count: int) -> Tensor:
-    """`[count]` int64: the seeds."""
+    """Indices `[count]` int64 of the seeds."""
     seed = torch.zeros(1, dtype=torch.int64, device=products.points.device)
     seeds, best = [seed], products.row(seed).clone()
     for _ in range(count - 1):
@@ -69,7 +70,8 @@ def _farthest_first(products: Products, count: int) -> Tensor:
 
 
 def _nearest(products: Products, groups: _Groups) -> tuple[Tensor, Tensor]:
-    """Each token's largest similarity to a prototype (`[P]`), and that prototype (`[P]` int64)."""
+    """Find each token's largest similarity to a prototype (`[P]`), and that prototype's cluster (`[P]`
+    int64)."""
     if products.whole is not None:
         return _nearest_by_products(products.whole, groups)
     points = products.points
@@ -82,7 +84,10 @@ def _nearest(products: Products, groups: _Groups) -> tuple[Tensor, Tensor]:
 
 
 def _nearest_by_products(whole: Tensor, groups: _Groups) -> tuple[Tensor, Tensor]:
-    """As `_nearest`. A similarity to a sum is a sum of products, so no prototype is worked out."""
+    """Compute what `_nearest` does from scalar products of tokens, without computing prototypes.
+
+    The scalar product with a sum of tokens is the sum of the scalar products.
+    """
     bag = torch.repeat_interleave(groups.count, output_size=len(groups.member))
     empty = groups.count == 0
     sums = F.embedding_bag(groups.member, whole, groups.start, mode="sum")  # [C, P]: z . sum of the cluster
@@ -96,7 +101,7 @@ def _nearest_by_products(whole: Tensor, groups: _Groups) -> tuple[Tensor, Tensor
 
 
 def _grouped(owner: Tensor, best: Tensor, count: int) -> _Groups:
-    """The clusters after a round; the n-th that is empty takes the n-th least similar token."""
+    """Group tokens by cluster; the n-th empty cluster gets the n-th least similar token as its prototype."""
     size = torch.zeros(count, dtype=torch.int64, device=owner.device)
     size = size.scatter_add(0, owner, torch.ones_like(owner))
     nth = ((size == 0).cumsum(0) - 1).clamp_min(0)
@@ -109,10 +114,10 @@ def _grouped(owner: Tensor, best: Tensor, count: int) -> _Groups:
 
 
 def _filled(owner: Tensor, best: Tensor, count: int) -> Tensor:
-    """`owner`, with every empty cluster given the token least similar to its own prototype.
+    """Give every empty cluster one token of another cluster, the one least similar to its own prototype.
 
-    Clusters are filled by number, and never from a cluster of one. What a cluster may give is therefore all
-    but its most similar token, and the n-th empty cluster takes the n-th least similar of what all may give.
+    Every cluster keeps its most similar token, so that none becomes empty. Of all other tokens the n-th empty
+    cluster gets the n-th least similar one.
     """
     size = torch.zeros(count, dtype=torch.int64, device=owner.device)
     size = size.scatter_add(0, owner, torch.ones_like(owner))
@@ -121,7 +126,7 @@ def _filled(owner: Tensor, best: Tensor, count: int) -> Tensor:
     given = torch.where(rank == last[owner], len(owner), rank).argsort()
     empty = size == 0
     taken = given[(empty.cumsum(0) - 1).clamp_min(0)]
-    # Clusters that are not empty write into a place of their own behind the tokens.
+    # The scatter has one entry for every cluster; those of clusters that are not empty go behind the tokens.
     cluster = torch.arange(count, device=owner.device)
     into = torch.where(empty, taken, len(owner) + cluster)
     return torch.cat([owner, cluster]).scatter(0, into, cluster)[: len(owner)]

@@ -10,11 +10,11 @@ from holitom.ops.similarity import unit_vectors
 
 
 def most_attended(attention: Tensor, keep: int) -> tuple[Tensor, Tensor]:
-    """Split tokens into the `keep` most attended and the rest; of equals the lowest index is kept.
+    """Split tokens into the `keep` most attended and the rest; ties go to the lowest index.
 
     Args:
         attention: `[V]`; what is not a number ranks behind all numbers.
-        keep: how many are kept, at most `V`.
+        keep: number of tokens to keep, at most `V`.
 
     Returns:
         `[keep]` and `[V - keep]` int64 indices, each ascending.
@@ -25,15 +25,15 @@ def most_attended(attention: Tensor, keep: int) -> tuple[Tensor, Tensor]:
 
 
 def merge_into_most_similar(hidden: Tensor, kept: Tensor, dropped: Tensor) -> Tensor:
-    """Halve every dropped token, in order, into the kept token most cosine-similar to it.
+    """Average every dropped token, in order, into the kept token most cosine-similar to it.
 
-    One after another `h_i <- (h_i + h_j) / 2` for the `j_1 < ... < j_n` that join `i` is
-    `2^-n h_i + sum over p of 2^(p-n-1) h_{j_p}`: a weighted sum, computed in one go.
+    The steps `h_i <- (h_i + h_j) / 2` for the `j_1 < ... < j_n` that join `i`, one after another, give
+    `2^-n h_i + sum over p of 2^(p-n-1) h_{j_p}`: a weighted sum, which is computed at once.
 
     Args:
         hidden: `[V, D]`.
         kept: `[K]` int64, ascending.
-        dropped: `[V - K]` int64, ascending: all the others.
+        dropped: `[V - K]` int64, ascending: all other indices.
 
     Returns:
         `[K, D]`, the dtype of `hidden`.
@@ -47,5 +47,5 @@ def merge_into_most_similar(hidden: Tensor, kept: Tensor, dropped: Tensor) -> Te
     owner[dropped] = (unit[dropped] @ unit[kept].T).argmax(-1)
 
     bags = gather_bags(kept, owner)
-    halvings = bags.size - bags.rank.clamp_min(1)  # how often a member was halved; far back it is 0
+    halvings = bags.size - bags.rank.clamp_min(1)  # number of times that each member is halved
     return bags.weighted_sum(hidden, torch.exp2(-halvings.float()))

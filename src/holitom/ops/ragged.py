@@ -1,6 +1,7 @@
-"""Groups of unequal size without loops and without asking the device how large they are.
+"""Operations on groups of unequal size, without loops over groups and without device synchronisations.
 
-Sizes and budgets are known to the host beforehand; the device only finds out *which* tokens.
+The host knows the size and the budget of every group beforehand; the device finds out which tokens they are.
+Groups stand one after another in one tensor (ragged), so a group is its first index and its size.
 """
 
 from __future__ import annotations
@@ -19,11 +20,16 @@ Sizes = npt.NDArray[np.int64]
 
 
 def compact(mask: Tensor, count: int) -> Tensor:
-    """Where `mask` is true, in ascending flat order: `nonzero` with a count the host already knows.
+    """Find the flat indices of true entries, ascending: `nonzero` without its device synchronisation.
+
+    With the running count of true entries, the n-th of them is the first entry whose count is n:
+
+        mask          0 1 1 0 1
+        cumsum        0 1 2 2 3       first 1 at index 1, first 2 at 2, first 3 at 4: [1, 2, 4]
 
     Args:
         mask: bool, any shape.
-        count: how many entries are true.
+        count: number of true entries, which the host knows.
 
     Returns:
         `[count]` int64 indices into `mask.flatten()`.
@@ -33,11 +39,11 @@ def compact(mask: Tensor, count: int) -> Tensor:
 
 
 def top_mask(score: Tensor, budget: Tensor | int, offered: Tensor | None = None) -> Tensor:
-    """The `budget[g]` highest scores of every row `g`; of equals the lowest index.
+    """Mark the `budget[g]` highest scores of every row `g`; ties go to the lowest index.
 
     Args:
         score: `[G, m]`; what is not a number ranks behind all numbers.
-        budget: `[G, 1]` int64, or one for all rows.
+        budget: `[G, 1]` int64, or one number for all rows.
         offered: `[G, m]` bool: entries to choose from, at least `budget[g]` in row `g`. None: all.
 
     Returns:
@@ -52,19 +58,19 @@ def top_mask(score: Tensor, budget: Tensor | int, offered: Tensor | None = None)
 
 
 def rank_within(score: Tensor, group: Tensor) -> Tensor:
-    """How many scores of its group stand before each one: higher ones, and equal ones of lower index.
+    """Rank every score within its group, which may be several rows; ties go to the lower index.
 
     Args:
-        score: `[R, m]`: rows, those of one group one after another.
+        score: `[R, m]`: the rows of one group one after another.
         group: `[R]` int64, ascending: the number of each row's group.
 
     Returns:
-        `[R, m]` int64.
+        `[R, m]` int64: rank of each score, 0 for the highest of its group.
     """
     of_row = group[:, None].expand_as(score).flatten().contiguous()
     order = score.flatten().argsort(descending=True, stable=True)
     order = order[of_row[order].argsort(stable=True)]
-    first = torch.searchsorted(of_row, of_row)  # the group's first place, in `score` as in `order`
+    first = torch.searchsorted(of_row, of_row)  # the group's first flat index, in `score` as in `order`
     place = torch.empty_like(order).index_copy_(0, order, torch.arange(len(order), device=order.device))
     return (place - first).view_as(score)
 
@@ -72,20 +78,27 @@ def rank_within(score: Tensor, group: Tensor) -> Tensor:
 def run_means(
     rows: Tensor, first: Tensor, lengths: Sizes, stride: int, skip: Tensor | None = None, skipped: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Mean of each strided run of rows: `first[k], first[k] + stride, ...`, `lengths[k]` of them.
+    """Average strided runs of rows: run `k` is the `lengths[k]` rows `first[k], first[k] + stride, ...`.
 
-    Rows are read where they lie and summed in float32; no copy of them is made.
+    The index of each row is its run's first row plus the stride times its rank in the run. With `first = [1,
+    0]`, `lengths = [3, 2]` and `stride = 4`:
+
+        run                          0 0 0 1 1
+        arange - start[run]          0 1 2 0 1
+        index                        1 5 9 0 4        means of rows 1, 5, 9 and of rows 0, 4
+
+    Rows are summed in float32 and not copied.
 
     Args:
         rows: `[R, D]`.
         first: `[K]` int64, `K >= 1`.
         lengths: `[K]` on the host, all positive.
-        stride: rows from one to the next of a run.
-        skip: `[R]` bool: rows that count in no mean; never all of a run.
-        skipped: how many rows of the runs that leaves out.
+        stride: distance between successive rows of a run.
+        skip: `[R]` bool: rows to leave out of the means; never all rows of a run.
+        skipped: number of rows of the runs that `skip` leaves out.
 
     Returns:
-        `[K, D]`, the dtype of `rows`, and `[K]` int64: how many rows each mean is over.
+        `[K, D]`, the dtype of `rows`, and `[K]` int64: number of rows in each mean.
     """
     total, device = int(lengths.sum()), rows.device
     start, length = to_device(np.stack([lengths.cumsum() - lengths, lengths]), device).unbind()
@@ -101,14 +114,20 @@ def run_means(
 
 @dataclass(frozen=True)
 class Bags:
-    """Tokens gathered around heads, bag after bag: its head, then those that joined, by index.
+    """Tokens gathered around heads: bag after bag, each its head and then the tokens that joined, ascending.
+
+    Tokens 0..5 with heads 1 and 4, where 0 and 3 join 1, and 2 and 5 join 4 (owner = [0, 0, 1, 0, 1, 1]):
+
+        member    1 0 3 | 4 2 5
+        rank      0 1 2 | 0 1 2
+        size      3 3 3 | 3 3 3        start [0, 3], count [3, 3]
 
     Attributes:
-        member: `[P]` int64: the token in each place.
-        rank: `[P]` int64: its rank in its bag; 0 is the head.
-        size: `[P]` int64: the size of that bag.
-        start: `[C]` int64: the place of each head.
-        count: `[C]` int64: the size of each bag.
+        member: `[P]` int64: indices of the tokens, bag after bag.
+        rank: `[P]` int64: rank of each member in its bag; the head has 0.
+        size: `[P]` int64: size of each member's bag.
+        start: `[C]` int64: index in `member` of each head.
+        count: `[C]` int64: size of each bag.
     """
 
     member: Tensor
@@ -118,11 +137,11 @@ class Bags:
     count: Tensor
 
     def shares(self, head: float | Tensor | None) -> Tensor:
-        """`[P]`, by place: what each member counts for in its bag's mean.
+        """Weights `[P]`, in the order of `member`, of each token in the mean of its bag; each bag's sum to 1.
 
         Args:
-            head: the head's share, one for all or by place (`[P]`); those that joined split the rest evenly,
-                and a head that none joined has all. None: every member counts alike.
+            head: weight of the heads, one number or `[P]` in the order of `member`; the tokens that joined
+                split the rest evenly, and a head that no token joined has weight 1. None: equal weights.
         """
         if head is None:
             return 1.0 / self.size
@@ -130,14 +149,15 @@ class Bags:
         return torch.where(self.rank == 0, of_head, (1.0 - head) / (self.size - 1))
 
     def weighted_sum(self, tokens: Tensor, weight: Tensor) -> Tensor:
-        """`[C, D]`: each bag's sum of `tokens` (`[P, D]`) times `weight` (`[P]`, by place)."""
+        """Sums `[C, D]` over each bag of `tokens` (`[P, D]`) times `weight` (`[P]`, in the order of
+        `member`)."""
         return F.embedding_bag(
             self.member, tokens, self.start, mode="sum", per_sample_weights=weight.to(tokens.dtype)
         )
 
 
 def gather_bags(heads: Tensor, owner: Tensor) -> Bags:
-    """Put every token into the bag of its owner.
+    """Sort tokens by the bag that owns them.
 
     Args:
         heads: `[C]` int64, ascending: the tokens that own a bag.

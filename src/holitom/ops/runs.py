@@ -1,9 +1,15 @@
-"""Runs: for how many frames each position of a video stays what it is, and what comes and goes.
+"""Runs: stretches of frames over which one position of a video is static.
 
-HoliTom (section 3.1) averages a position over time only where it is static throughout a whole segment, so
-that one cut, or one object that passes, breaks every average of its frames. A run is broken by its own
-position alone: it begins where that position differs from one frame earlier. Runs so prune every repeat that
-there is, which bounds from above what any segmentation can prune.
+HoliTom (section 3.1) averages a position over time only where it is static throughout a whole segment, so a
+cut, or an object that passes, ends the averages of all positions in its frames. A run depends on its own
+position alone: it begins in the first frame and wherever the position differs from one frame earlier. Runs
+prune every token that repeats the one before it, which is an upper bound of what any segmentation can prune.
+
+Two positions over five frames, `|` where a run begins:
+
+    frame         0   1   2   3   4       run_of (places t * 2 + n)     average_runs: at, end, size
+    position 0    |a  a   a   |b  b        0  0  0  6  6                 0 4 3,  6 8 2
+    position 1    |c  |d  d   d   d        1  3  3  3  3                 1 1 1,  3 9 4
 """
 
 from __future__ import annotations
@@ -42,16 +48,16 @@ def frame_similarity(features: Tensor) -> Tensor:
 
 
 def comes_and_goes(similarity: Tensor) -> tuple[Tensor, Tensor]:
-    """How little of each token is to be found anywhere in the frame before, and in the frame after.
+    """Measure how much each token differs from every token of the frame before, and of the frame after.
 
-    An object that moves is found again next to where it was; one that enters, leaves or flashes is not.
+    An object that moves has a match next to where it was; one that enters, leaves or flashes has none.
 
     Args:
         similarity: `[T - 1, N, N]`, from `frame_similarity`.
 
     Returns:
-        `[T, N]` each, in 0..1: 1 minus the similarity of the best match. What has no frame before (after) it
-        is found nowhere there.
+        Two tensors `[T, N]`, in 0..1: 1 minus the largest similarity with a token of the frame before
+        (after); 1 in the first (last) frame.
     """
     nowhere = similarity.new_ones((1, similarity.shape[1]))
     comes = torch.cat([nowhere, 1 - similarity.amax(1)])
@@ -60,18 +66,19 @@ def comes_and_goes(similarity: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def run_heads(similarity: Tensor, threshold: float, least: int) -> tuple[Tensor, int]:
-    """Where runs begin: in the first frame, and where a token is no repeat of the frame before.
+    """Mark the first token of each run: all of the first frame, and tokens that do not repeat the frame
+    before.
 
-    Where that gives fewer than `least`, the least similar of the repeats begin runs too; of equals the
+    Where these are fewer than `least`, the repeats that are least similar begin runs too; ties go to the
     earliest. One device synchronisation.
 
     Args:
-        similarity: `[T - 1, N]`: of each position with itself one frame later.
-        threshold: similarity above which it repeats, at most 1: then nothing does.
-        least: runs that there are at least, at most `T * N`.
+        similarity: `[T - 1, N]`: cosine similarity of each position with itself one frame later.
+        threshold: similarity above which a token repeats the one before; at 1 none does.
+        least: smallest number of runs, at most `T * N`.
 
     Returns:
-        `[T, N]` bool, and how many are true.
+        `[T, N]` bool, and the number of true entries.
     """
     tokens = similarity.shape[1]
     begins = int(to_host((~above(similarity, threshold)).sum()))
@@ -81,7 +88,7 @@ def run_heads(similarity: Tensor, threshold: float, least: int) -> tuple[Tensor,
 
 
 def run_of(heads: Tensor) -> Tensor:
-    """`[T, N]` int64: the place `t * N + n` where each token's run begins, from `run_heads`'s `heads`."""
+    """Places `t * N + n`, `[T, N]` int64, at which each token's run begins, given `heads` of `run_heads`."""
     frames, tokens = heads.shape
     frame = torch.arange(frames, device=heads.device)[:, None]
     begun = torch.where(heads, frame, 0).cummax(0).values
@@ -90,14 +97,14 @@ def run_of(heads: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Runs:
-    """Runs of a video: for how long each position stays what it is, and the averages over that time.
+    """The `R` runs of a video, and averages over their frames.
 
     Attributes:
-        at: `[R]` int64, ascending: each run's first place `t * N + n`.
-        end: `[R]` int64: its last place.
-        means: `[R, D]`: average of its tokens.
+        at: `[R]` int64, ascending: first place `t * N + n` of each run.
+        end: `[R]` int64: last place of each run.
+        means: `[R, D]`: average of the run's tokens.
         importance: `[R]`: average of their importance.
-        size: `[R]` int64: how many frames it lasts.
+        size: `[R]` int64: number of frames of the run.
     """
 
     at: Tensor
@@ -113,11 +120,11 @@ def average_runs(rows: Tensor, importance: Tensor, heads: Tensor, count: int) ->
     Args:
         rows: `[T * N, D]`: the video's tokens.
         importance: `[T, N]`.
-        heads: `[T, N]` bool, all true in the first frame: where runs begin.
-        count: how many are true.
+        heads: `[T, N]` bool, all true in the first frame: whether a run begins there.
+        count: number of true entries of `heads`.
     """
     frames, tokens = heads.shape
-    # Position by position, each run's tokens stand together.
+    # In the order of positions, then frames, the tokens of each run are neighbours.
     place = torch.arange(frames * tokens, device=rows.device).view(frames, tokens).T.flatten()
     start = compact(heads.T, count)
     means = F.embedding_bag(place, rows, start, mode="mean")

@@ -1,10 +1,18 @@
 """Global redundancy-aware temporal segmentation (HoliTom, arXiv 2505.21334, section 3.1).
 
 A position is *static* between two frames when its features hardly change. A segment `[i..j]` can
-prune `P(i, j) = (j - i) * #{positions static all the way from i to j}` tokens; the partition of the
-video into segments that prunes the most is found exactly, by dynamic programming. The device counts
-static positions for all pairs of frames at once, one copy brings the counts to the host, and from
-there on every size is known to the host.
+prune `P(i, j) = (j - i) * #{positions static all the way from i to j}` tokens. Dynamic programming finds
+the partition of the video into segments that prunes the most, exactly. The device counts static positions
+for all pairs of frames at once and one copy brings the counts to the host; every size after that follows
+from them on the host.
+
+Three positions over four frames, `=` where a position is static to the next frame:
+
+    frame         0   1   2   3       static_until     static_counts, from i (row) to j (column)
+    position 0      =   =   =         3 3 3 3          3 2 2 1
+    position 1      =   =   x         2 2 2 3            3 2 1      [0..2] prunes (2 - 0) * 2 = 4 tokens,
+    position 2      x   =   =         0 3 3 3              3 2      [0..3] prunes (3 - 0) * 1 = 3
+                                                             3
 """
 
 from __future__ import annotations
@@ -26,14 +34,14 @@ SLICES = 3
 
 
 def neighbour_similarity(features: Tensor, apart: int = 1) -> Tensor:
-    """Cosine similarity of each position with itself one frame, or some frames, later.
+    """Cosine similarity of each position with itself `apart` frames later.
 
-    The features are read where they lie: one batched product of every token with itself and with its
-    successor gives norms and scalar products, and nothing the size of the video is stored.
+    One batched product of every token with itself and with its successor, on strided views of the features,
+    gives norms and scalar products; no other tensor of the video's size is stored.
 
     Args:
         features: `[T, N, D]`, any floating dtype.
-        apart: frames from one to the other, from 1 up.
+        apart: distance between the two frames, from 1 up.
 
     Returns:
         `[T - apart, N]` float32, or `[0, N]`; 0 where a feature vector is zero or not finite.
@@ -78,35 +86,35 @@ def static_until(static: Tensor) -> Tensor:
 
 
 def static_counts(until: Tensor) -> Counts:
-    """How many positions are static throughout each span of frames: the one device-to-host copy.
+    """Count the positions that are static throughout each span of frames; one device synchronisation.
 
     Args:
         until: `[T, N]` int64, from `static_until`.
 
     Returns:
-        `[T, T]` int64 on the host: entry `(i, j)`, `j >= i`, counts the positions static in every
-        step from `i` to `j`. O(T N + T^2) for all pairs.
+        `[T, T]` int64 on the host: entry `(i, j)`, `j >= i`, counts the positions static between all
+        neighbouring frames from `i` to `j`. O(T N + T^2) for all pairs.
     """
     frames = until.shape[0]
     row = torch.arange(0, frames * frames, frames, device=until.device)[:, None]
     cell = (row + until).flatten()
     ending = torch.zeros(frames * frames, dtype=torch.int32, device=until.device)
     ending.scatter_add_(0, cell, torch.ones_like(cell, dtype=torch.int32))
-    # Static from i to j means: the run that starts at i ends at j or later.
+    # A position is static from i to j if static_until at frame i is j or later.
     ends = to_host(ending).reshape(frames, frames)
     return np.ascontiguousarray(ends[:, ::-1].cumsum(1, dtype=np.int64)[:, ::-1])
 
 
 def best_segments(counts: Counts) -> tuple[list[tuple[int, int]], int]:
-    """The partition into contiguous segments that prunes the most tokens (equation 3).
+    """Find the partition into contiguous segments that prunes the most tokens (equation 3).
 
-    `best[e] = max over L of best[e - L] + P(e - L, e - 1)`, and of equals the shortest last segment.
+    `best[e] = max over L of best[e - L] + P(e - L, e - 1)`; ties go to the shortest last segment.
 
     Args:
         counts: `[T, T]`, from `static_counts`.
 
     Returns:
-        First and last frame (inclusive) of each segment, and how many tokens they prune.
+        First and last frame (inclusive) of each segment, and the number of tokens that they prune.
     """
     frames = len(counts)
     frame = np.arange(frames)
@@ -129,7 +137,7 @@ def segments_between(cuts: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
     """First and last frame (inclusive) of each segment.
 
     Args:
-        cuts: `[T - 1]`: whether frame `t + 1` begins a new one.
+        cuts: `[T - 1]`: whether frame `t + 1` begins a new segment.
     """
     first = [0, *map(int, np.flatnonzero(cuts) + 1)]
     return list(zip(first, [*(frame - 1 for frame in first[1:]), len(cuts)], strict=True))
@@ -138,13 +146,17 @@ def segments_between(cuts: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
 def cut_scenes(features: Tensor, threshold: float, least: int) -> list[tuple[int, int]]:
     """Dynamic segmentation (FastVID, arXiv 2503.11187): cut where consecutive frames differ.
 
-    A cut falls where the frames' mean features are less cosine-similar than `threshold`, and at the
-    `least - 1` least similar places in any case; of equals at the first. One device synchronisation.
+    A cut falls between two frames whose mean features have a cosine similarity below `threshold`, and between
+    the `least - 1` least similar pairs of frames in any case; ties go to the first. One device
+    synchronisation.
 
     Args:
         features: `[T, N, D]`, any floating dtype.
-        threshold: similarity below which there is a cut.
-        least: segments that there are at least, frames permitting.
+        threshold: cosine similarity below which two frames are cut apart.
+        least: smallest number of segments; a video of fewer frames has one segment a frame.
+
+    Returns:
+        First and last frame (inclusive) of each segment.
     """
     similarity = neighbour_similarity(features.float().mean(1, keepdim=True)).flatten()
     cuts = top_mask(-similarity[None], min(least, len(features)) - 1)[0] | (similarity < threshold)

@@ -1,7 +1,7 @@
-"""Cosine similarity of features as they come: any floating dtype, and not always finite.
+"""Cosine similarity of features in any floating dtype, finite or not.
 
-Towers in float16 overflow, so a feature may be infinite or not a number. Such a vector counts as a zero one:
-it is similar to nothing (cosine similarity 0), and every comparison stays a comparison of numbers.
+Towers in float16 overflow, so a feature may be infinite or not a number. Such a vector counts as a zero
+vector, whose cosine similarity with every vector is 0, so that comparisons and rankings are of numbers.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 def unit_vectors(features: Tensor) -> Tensor:
-    """Features scaled to length 1.
+    """Scale features to length 1.
 
     Args:
         features: `[..., D]`, any floating dtype; computed with in float32.
@@ -24,13 +24,13 @@ def unit_vectors(features: Tensor) -> Tensor:
 
 
 def finite_vectors(features: Tensor) -> Tensor:
-    """Features in float32, zero where one is not finite, so that it spoils no mean.
+    """Copy features in float32, with zeros for a vector that is not finite, so that it changes no mean.
 
     Args:
         features: `[..., D]`, any floating dtype.
 
     Returns:
-        `[..., D]` float32, finite: a new tensor.
+        `[..., D]` float32, finite; a new tensor.
     """
     features = features.detach().float()
     bounded = torch.linalg.vector_norm(features, dim=-1, keepdim=True) < torch.inf
@@ -38,12 +38,13 @@ def finite_vectors(features: Tensor) -> Tensor:
 
 
 def finite_similarity(similarity: Tensor) -> Tensor:
-    """A fresh tensor of cosine similarities, changed in place: 0 where it is not a number."""
+    """Make a tensor of cosine similarities finite, in place: 0 for what is not a number, 1 and -1 for
+    infinities."""
     return similarity.nan_to_num_(nan=0.0, posinf=1.0, neginf=-1.0)
 
 
 def above(similarity: Tensor, threshold: float) -> Tensor:
-    """Where cosine similarities are above `threshold`: nowhere at 1, which rounding may exceed."""
+    """Whether each cosine similarity is above `threshold`; none is above 1, which rounding may exceed."""
     if threshold >= 1:
         return torch.zeros_like(similarity, dtype=torch.bool)
     return similarity > threshold

@@ -1,6 +1,6 @@
-"""What vectors span: principal directions, distances to a past, a basis that grows.
+"""Principal directions, distances to the span of earlier vectors, and an orthonormal basis that grows.
 
-The parts of GleanVID (arXiv 2609.37042) that know no budget.
+These are the parts of GleanVID (arXiv 2609.37042) that do not depend on a budget.
 """
 
 from __future__ import annotations
@@ -12,23 +12,29 @@ from torch import Tensor
 from holitom.ops.host import to_device, to_host
 from holitom.ops.pairs import WORKSPACE
 
-# Up to this many channels principal directions come from the whole covariance.
+# Largest width at which principal directions are computed from the whole covariance.
 WHOLE_WIDTH = 512
 
-# Beyond: rounds and vectors a round of the block Krylov space. Each round reads the video once.
+# For wider vectors: rounds of the block Krylov space, and vectors per round. Each round reads the video once.
 ROUNDS, BLOCK = 6, 8
 
-RIDGE = 1e-4  # of the mean square of a past
+RIDGE = 1e-4  # of the mean squared length of the earlier vectors
 
-# Of a residual with less than this share of its vector's energy nothing is left but rounding.
+# A residual with less than this share of its vector's squared length is rounding error.
 ENERGY = 1e-5
 
 
 class Cells:
-    """Blocks of places of a frame's grid, smaller at its far edges.
+    """Square blocks of a frame's grid, smaller at the right and the lower edge.
+
+    A grid of 3 x 5 positions in cells of side 2 has `C = 6` cells:
+
+        0 0 1 1 2
+        0 0 1 1 2       size [4, 4, 2, 2, 2, 1]
+        3 3 4 4 5
 
     Attributes:
-        size: `[C]` float32: places of each cell.
+        size: `[C]` float32: number of positions in each cell.
     """
 
     def __init__(self, grid: tuple[int, int], side: int, device: torch.device) -> None:
@@ -44,27 +50,28 @@ class Cells:
         self._share = within / self.size[:, None]  # [C, N]
 
     def means(self, features: Tensor) -> Tensor:
-        """`[T, C, D]`: means of `features` `[T, N, D]` over the cells."""
+        """Means `[T, C, D]` of `features` `[T, N, D]` over the cells."""
         return self._share @ features
 
     def spread(self, means: Tensor) -> Tensor:
-        """`[T, N, D]`: to each place what its cell has in `means` `[T, C, D]`."""
+        """Values `[T, N, D]` of each position's cell in `means` `[T, C, D]`."""
         return means[:, self._of]
 
 
 def principal_directions(points: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """The directions in which points spread most, and their mean.
+    """Compute the mean of points and the directions of largest variance.
 
-    Up to `WHOLE_WIDTH` channels from the whole covariance. Beyond, from a Krylov space of `BLOCK` fixed
-    vectors and `ROUNDS` products with the covariance: as exact where the first directions stand out, as those
-    of visual features do, and near them in variance where they do not.
+    Up to a width of `WHOLE_WIDTH` they come from the whole covariance. For wider points they come from a
+    Krylov space of `BLOCK` fixed vectors and `ROUNDS` products with the covariance. That is as exact where
+    the first directions have much more variance than the others, as in visual features; elsewhere the
+    directions have nearly the largest variance.
 
     Args:
         points: `[P, D]` float32, finite.
-        rank: directions, at most `D` are found.
+        rank: number of directions; at most `D` are found.
 
     Returns:
-        `[D]`: the mean; `[rank, D]`: directions of length 1, of rising variance. Where all points are equal
+        `[D]`: the mean; `[rank, D]`: directions of length 1, by rising variance. Where all points are equal
         the directions are zero.
     """
     width = points.shape[1]
@@ -91,9 +98,10 @@ def principal_directions(points: Tensor, rank: int) -> tuple[Tensor, Tensor]:
 
 
 def _largest(matrix: Tensor, rank: int) -> Tensor:
-    """Eigenvectors `[rank, n]` of the largest eigenvalues of a symmetric matrix `[n, n]`, made on the host.
+    """Eigenvectors `[rank, n]` of the largest eigenvalues of a symmetric matrix `[n, n]`, computed on the
+    host.
 
-    Those of eigenvalues that are not above 0 are zero.
+    An eigenvector is zero where its eigenvalue is not above 0.
     """
     values, vectors = np.linalg.eigh(np.nan_to_num(to_host(matrix).astype(np.float64)))
     found = np.where(values[-rank:] > 0, vectors[:, -rank:], 0.0).T
@@ -101,12 +109,12 @@ def _largest(matrix: Tensor, rank: int) -> Tensor:
 
 
 def past_novelty(series: Tensor) -> Tensor:
-    """How far each vector is from the span of those before it, in each of several series.
+    """Distance of each vector to the span of the vectors before it, in each of several series.
 
     `rho = sqrt(z . z - b^T G^-1 b)` with `b = Z z`, `G = Z Z^T + 1e-4 (trace(Z Z^T) / t) I` and `Z` `[t, D]`
-    the vectors before; the first has `|z|`. Scalar products and the systems are in float64 where the device
-    has it: what a still scene leaves is a millionth of what it is the difference of. All are solved at once,
-    in batches of times as `T^3` outgrows the workspace.
+    the vectors before `z`; the first vector has `rho = |z|`. Scalar products and systems are in float64 where
+    the device has it, since in a still scene the difference is a millionth of its terms. The systems of all
+    times are solved at once, or in batches of times that fit `WORKSPACE`.
 
     Args:
         series: `[T, C, D]` float32: `C` series of `T` vectors.
@@ -122,7 +130,7 @@ def past_novelty(series: Tensor) -> Tensor:
     floor = torch.finfo(gram.dtype).tiny
     found, first = [], 0
     while first < times:
-        # As many times at once as the workspace holds systems of; each is as large as the last one's past.
+        # Take as many times as fit the workspace; every system is padded to the size of the batch's last one.
         last = first + 1
         while last < times and cells * (last + 1 - first) * (last + 1) ** 2 <= WORKSPACE:
             last += 1
@@ -142,19 +150,23 @@ def past_novelty(series: Tensor) -> Tensor:
 
 
 class Span:
-    """An orthonormal basis `[D, q]` that grows; columns that nothing joined are zero."""
+    """An orthonormal basis `[D, q]` that grows; columns of rejected directions are zero."""
 
     def __init__(self, width: int, device: torch.device) -> None:
         self._basis = torch.zeros(width, 0, device=device)
 
     def residual(self, vectors: Tensor) -> Tensor:
-        """What the span leaves of `vectors` `[n, D]`: zero below `ENERGY` of a vector's square."""
+        """Components `[n, D]` of `vectors` `[n, D]` orthogonal to the basis.
+
+        A component below `ENERGY` of its vector's squared length is zero.
+        """
         left = vectors - (vectors @ self._basis) @ self._basis.T
         energy = left.square().sum(-1, keepdim=True)
         return left.masked_fill(energy <= ENERGY * vectors.square().sum(-1, keepdim=True), 0.0)
 
     def add(self, residual: Tensor, tolerance: float) -> None:
-        """Take in directions of `residual` `[n, D]`, in order, those above `tolerance` of the largest."""
+        """Add the directions of `residual` `[n, D]`, in order, whose length exceeds `tolerance` of the
+        largest."""
         directions, factor = torch.linalg.qr(residual.T)
         length = factor.diagonal().abs()
         joins = length > tolerance * length.max()

@@ -15,25 +15,24 @@ def sinkhorn(
     iterations: int,
     tolerance: float,
 ) -> Tensor:
-    """Transport plans between uniform masses, by Sinkhorn's scaling.
+    """Compute transport plans between uniform masses by Sinkhorn's scaling.
 
     With `M = exp(-cost / regularisation)`, `c = 1` and masses `u`, `v` that sum to 1 it repeats
-    `r <- u / (M c)`, `c <- v / (M^T r)`. A problem stops after the round in which `r` moved by less than
-    `tolerance` on average (before the first, `r = 1`). Whether all have stopped is not asked, so the device
-    is never waited for: `iterations` rounds of some ten operations run in any case, and move nothing any
-    more.
+    `r <- u / (M c)`, `c <- v / (M^T r)`, starting from `r = 1`. A problem is frozen after the round in which
+    `r` changed by less than `tolerance` on average. All `iterations` rounds, some ten operations each, run
+    in any case: testing whether all problems are frozen would be a device synchronisation.
 
     Args:
         cost: `[G, m, k]` float32, finite: `G` problems.
-        rows: `[G, m]` bool: which rows are there.
-        columns: `[G, k]` bool: which columns are there.
-        regularisation: above 0.
-        iterations: rounds at most.
-        tolerance: mean change of `r` at which a problem stops.
+        rows: `[G, m]` bool: whether each row is real rather than padding.
+        columns: `[G, k]` bool: whether each column is real rather than padding.
+        regularisation: weight of the entropy, above 0.
+        iterations: number of rounds.
+        tolerance: mean change of `r` below which a problem is frozen.
 
     Returns:
-        `[G, m, k]`: plans, zero where a row or column is not there. After a round every column sums to
-        `1 / columns`.
+        `[G, m, k]`: plans, zero in padding. Every real column sums to 1 / the problem's number of real
+        columns.
     """
     tiny = torch.finfo(cost.dtype).tiny
     there = rows[:, :, None] & columns[:, None, :]
