@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
 
 from holitom.errors import ModelError, SettingsError
-from holitom.video import Video, load_video
+from holitom.video import Fit, Sampling, Video, load_sampled
+from holitom.video.fitting import fit_of, fitted
 from holitom.video.metadata import TimedMetadata
 
 ASSUMED_FPS = 2.0
@@ -51,10 +53,21 @@ def prompt(
         VideoError: the file cannot be read.
         ModelError: the processor takes no videos or has no chat template.
     """
+    conversation = asking(processor, question)
+    return prompts(processor, [conversation], [as_video(video, frames, fps, fit_of(processor))])
+
+
+def asking(processor: Any, question: str) -> list[dict[str, Any]]:
+    """A conversation that asks one question about one video.
+
+    Raises:
+        SettingsError: the question holds one of the model's placeholders.
+        ModelError: the processor takes no videos or has no chat template.
+    """
     content = [{"type": "video"}, {"type": "text", "text": question}]
     conversation = [{"role": "user", "content": content}]
     _check(processor, [conversation])
-    return prompts(processor, [conversation], [as_video(video, frames, fps)])
+    return conversation
 
 
 def prompts(
@@ -76,15 +89,42 @@ def prompts(
         ModelError: the processor takes no videos or has no chat template.
     """
     _check(processor, conversations)
+    together = getattr(processor.video_processor, "temporal_patch_size", 1)
+    fit = fit_of(processor)
+    videos = [fitted(_at_least(video, together), fit) for video in videos]
+    small = all(video.fitted for video in videos)
+    frames = [video.frames for video in videos]
+    return inputs_of(processor, conversations, frames, list(map(timed, videos)), images, fitted=small)
+
+
+def inputs_of(
+    processor: Any,
+    conversations: Sequence[Sequence[dict[str, Any]]],
+    videos: Sequence[Any],
+    metadata: Sequence[TimedMetadata],
+    images: Sequence[Sequence[Any]] = (),
+    *,
+    fitted: bool = False,
+) -> Any:
+    """What the processor makes of conversations that were looked over.
+
+    Args:
+        processor: as in `prompts`.
+        conversations: likewise.
+        videos: frames of each, as the processor takes them.
+        metadata: of each.
+        images: as in `prompts`.
+        fitted: whether the frames have the size that the processor resizes them to.
+    """
     text = [processor.apply_chat_template(list(row), add_generation_prompt=True) for row in conversations]
     seen: dict[str, Any] = {}
-    together = getattr(processor.video_processor, "temporal_patch_size", 1)
-    videos = [_at_least(video, together) for video in videos]
-    metadata = [timed(video).in_seconds() for video in videos]
+    metadata = [each.in_seconds() for each in metadata]
     if videos:
-        seen["videos"] = [video.frames for video in videos]
+        seen["videos"] = list(videos)
         seen["video_metadata"] = metadata
         seen["do_sample_frames"] = False
+        if fitted:
+            seen["videos_kwargs"] = {"do_resize": False}
         if (
             getattr(processor.video_processor, "stack_frames", 1) > 1
         ):  # MiniCPM-V: joins what it sampled itself
@@ -110,15 +150,16 @@ def as_video(
     video: Video | str | os.PathLike[str] | NDArray[np.uint8] | Sequence[Any],
     frames: int | None = None,
     fps: float | None = None,
+    fit: Fit | None = None,
 ) -> Video:
-    """What `prompt` takes, as a `Video`.
+    """What `prompt` takes, as a `Video`; of a file, with frames resized by `fit` as they are read.
 
     Raises:
         SettingsError: frames are no `[F, H, W, 3]` uint8, or a setting does not go with what is given.
         VideoError: a file cannot be read.
     """
     if isinstance(video, (str, os.PathLike)):
-        return load_video(video, frames, fps=fps)
+        return load_sampled(video, Sampling(frames, fps), fit=fit)
     if frames is not None:
         raise SettingsError(f"frames={frames} samples a file; these frames are sampled already")
     if isinstance(video, Video):
@@ -148,12 +189,12 @@ def timed(video: Video) -> TimedMetadata:
     return TimedMetadata.of(times, numbers, total, rate, duration, (width, height))
 
 
-def _at_least(video: Video, frames: int) -> Video:
+def _at_least(video: Video, wanted: int) -> Video:
     """A video of at least so many frames, its last one repeated.
 
     A tower that takes two frames together doubles an odd last one; some processors refuse a single one.
     """
-    missing = frames - len(video.frames)
+    missing = wanted - len(video.frames)
     if missing <= 0:
         return video
     known = timed(video)
@@ -166,7 +207,8 @@ def _at_least(video: Video, frames: int) -> Video:
         float(known.duration or 0),
         (int(known.width or 0), int(known.height or 0)),
     )
-    return Video(np.concatenate([video.frames, *[video.frames[-1:]] * missing]), metadata)
+    frames = np.concatenate([video.frames, *[video.frames[-1:]] * missing])
+    return replace(video, frames=frames, metadata=metadata)
 
 
 def _stacked(frames: NDArray[np.uint8] | Sequence[Any]) -> NDArray[np.uint8]:

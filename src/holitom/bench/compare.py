@@ -21,7 +21,8 @@ from holitom.ask import Answer, ask, prompt
 from holitom.bundled import DEMO_QUESTION, DEMO_VIDEO, check_question
 from holitom.errors import HolitomError, OutputError, SettingsError
 from holitom.methods.base import Method
-from holitom.video import Video, load_video
+from holitom.video import Fit, Sampling, Video, load_sampled
+from holitom.video.fitting import fit_of
 
 Record = dict[str, Any]
 
@@ -181,10 +182,10 @@ def compare(
     if not open_cases:
         return
     runs = {"full": Method(retain_ratio=1), "merged": method}
-    demo = prompt(processor, load_video(DEMO_VIDEO, frames), DEMO_QUESTION)
+    demo = prompt(processor, DEMO_VIDEO, DEMO_QUESTION, frames=frames)
     for how in runs.values():  # what a first run pays for memory and caches must not be timed
         ask(model, processor, demo, how, max_new_tokens=2)
-    videos = _Last()
+    videos = _Last(fit_of(processor))
     for index in open_cases:
         case = results.cases[index]
         try:
@@ -202,13 +203,15 @@ def compare(
 class _Last:
     """The last video that was read: questions about one video often follow one another."""
 
-    def __init__(self) -> None:
+    def __init__(self, fit: Fit) -> None:
+        self._fit = fit
         self._key: tuple[Path, int] | None = None
         self._video: Video | None = None
 
     def load(self, path: Path, frames: int) -> Video:
         if self._video is None or self._key != (path, frames):
-            self._video, self._key = load_video(path, frames), (path, frames)
+            self._video = load_sampled(path, Sampling(frames), fit=self._fit)
+            self._key = path, frames
         return self._video
 
 

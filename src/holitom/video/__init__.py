@@ -10,8 +10,9 @@ reading.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ from holitom.video.decoding import Progress, UntrustedError
 from holitom.video.opening import Opened, open_video
 from holitom.video.reading import Picture, Reading, ShortError, Source
 from holitom.video.sampling import MAX_FRAMES, Sampling
+from holitom.video.upright import Array
 
 if TYPE_CHECKING:
     from transformers.video_utils import VideoMetadata
@@ -30,9 +32,11 @@ if TYPE_CHECKING:
     from holitom.video.metadata import TimedMetadata
 
 __all__ = [
+    "Fit",
     "Header",
     "Progress",
     "Reading",
+    "Resize",
     "Sampling",
     "Video",
     "iter_frames",
@@ -40,6 +44,13 @@ __all__ = [
     "load_video",
     "look_over",
 ]
+
+Resize = Callable[[Array], Array]
+"""From a frame `[H, W, 3]` uint8 RGB to the size in which a processor takes it, `[h, w, 3]` uint8."""
+
+Fit = Callable[[int, int, int], Resize | None]
+"""From a video's number of frames, height and width to how one of its frames is resized; None where they
+cannot be resized apart from each other. `holitom.video.fitting.fit_of(processor)` is one."""
 
 MAX_SAMPLED_BYTES = 8 * 2**30
 TRIES = 4
@@ -54,11 +65,13 @@ class Video:
         frames: `[F, H, W, 3]` uint8 RGB, upright (turned and mirrored as the file says).
         metadata: transformers' metadata of the file, with `frames_indices` and `timestamps` of these frames.
         reading: how the frames were read; None where they did not come from a file.
+        fitted: whether the frames have the size that a processor resizes them to, rather than the file's.
     """
 
     frames: NDArray[np.uint8]
     metadata: VideoMetadata
     reading: Reading | None = None
+    fitted: bool = False
 
     @property
     def times(self) -> list[float]:
@@ -77,7 +90,7 @@ class Video:
         metadata = TimedMetadata.of(
             times, numbers, total, rate, told.duration or total / rate, (width, height)
         )
-        return Video(self.frames[:count], metadata, self.reading)
+        return replace(self, frames=self.frames[:count], metadata=metadata)
 
 
 @dataclass(frozen=True)
@@ -136,12 +149,17 @@ def load_sampled(
     sampling: Sampling,
     progress: Progress | None = None,
     max_seconds: float | None = None,
+    fit: Fit | None = None,
 ) -> Video:
-    """`load_video` of settings that stand together; its errors are the same."""
-    source = _source(path, sampling, max_seconds)
+    """`load_video` of settings that stand together; its errors are the same.
+
+    With `fit`, frames are resized one after another as they are read, so that memory holds one of the file's
+    size. The times and the rest of the metadata stay those of the file.
+    """
+    source = opened_source(path, sampling, max_seconds)
     for _ in range(TRIES):
         try:
-            return _whole(source, progress)
+            return _whole(source, progress, fit)
         except UntrustedError:
             continue
         except ShortError:
@@ -192,24 +210,42 @@ def _look_over(file: Path, max_seconds: float | None) -> Opened:
     return known
 
 
-def _source(path: str | os.PathLike[str], sampling: Sampling, max_seconds: float | None) -> Source:
+def opened_source(
+    path: str | os.PathLike[str], sampling: Sampling, max_seconds: float | None = None
+) -> Source:
+    """A file that was looked over, and which of its frames are wanted."""
     return Source(_look_over(Path(path), max_seconds), sampling)
 
 
-def _whole(source: Source, progress: Progress | None) -> Video:
+def _whole(source: Source, progress: Progress | None, fit: Fit | None) -> Video:
     """All wanted frames at once."""
     width, height = source.file.view.size
     count = len(source.numbers)
-    size = count * width * height * 3
+    resize = None if fit is None else fit(count, height, width)
+    frames = np.empty((0, height, width, 3), np.uint8)
+    for i, picture in enumerate(source.pictures(progress)):
+        image = picture.image if resize is None else resize(picture.image)
+        if not i:
+            frames = room(source, image.shape)
+        frames[i] = image
+    return Video(frames, metadata_of(source, source.numbers), source.reading, resize is not None)
+
+
+def room(source: Source, shape: tuple[int, ...]) -> Array:
+    """Memory for all wanted frames, `[h, w, 3]` each.
+
+    Raises:
+        VideoError: it is more than `MAX_SAMPLED_BYTES`.
+    """
+    count = len(source.numbers)
+    size = count * prod(shape)
     if size > MAX_SAMPLED_BYTES:
+        height, width, _ = shape
         raise VideoError(
             f"{source.file.file.name}: {count} frames of {width} x {height} take {size / 2**30:.0f} GiB, "
             f"more than {MAX_SAMPLED_BYTES // 2**30}: ask for fewer frames"
         )
-    frames = np.empty((count, height, width, 3), np.uint8)
-    for i, picture in enumerate(source.pictures(progress)):
-        frames[i] = picture.image
-    return Video(frames, _metadata(source, source.numbers), source.reading)
+    return np.empty((count, *shape), np.uint8)
 
 
 def _batches(
@@ -219,7 +255,7 @@ def _batches(
     progress: Progress | None,
     size: int,
 ) -> Iterator[Video]:
-    source = _source(path, sampling, max_seconds)
+    source = opened_source(path, sampling, max_seconds)
     if source.doubt is not None:
         source.recount()
     kept: list[Picture] = []
@@ -247,10 +283,11 @@ def _batches(
 
 def _batch(source: Source, pictures: list[Picture]) -> Video:
     frames = np.stack([picture.image for picture in pictures])
-    return Video(frames, _metadata(source, [picture.number for picture in pictures]), source.reading)
+    return Video(frames, metadata_of(source, [picture.number for picture in pictures]), source.reading)
 
 
-def _metadata(source: Source, numbers: Sequence[int]) -> TimedMetadata:
+def metadata_of(source: Source, numbers: Sequence[int]) -> TimedMetadata:
+    """transformers' metadata of a file with these frames of it."""
     from holitom.video.metadata import TimedMetadata
 
     line = source.timeline

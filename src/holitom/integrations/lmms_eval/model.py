@@ -20,7 +20,8 @@ from holitom.integrations.lmms_eval.generation import Generation, Until
 from holitom.integrations.lmms_eval.messages import Question, read_messages
 from holitom.models import adapter_for
 from holitom.prompts import prompts
-from holitom.video import Video, load_video
+from holitom.video import Sampling, Video, load_sampled
+from holitom.video.fitting import fit_of
 
 try:
     contract.check()
@@ -162,7 +163,8 @@ class HolitomModel(lmms):  # type: ignore[misc]  # lmms-eval is not typed
     def _read(self, question: Question) -> tuple[Question, list[Video]]:
         try:
             frames = self._arguments.max_frames_num
-            return question, [load_video(path, frames) for path in question.videos]
+            fit = fit_of(self._processor)
+            return question, [load_sampled(path, Sampling(frames), fit=fit) for path in question.videos]
         except VideoError as error:
             raise VideoError(f"{question.name}: {error}") from error
 

@@ -1,0 +1,114 @@
+"""Frames of the size that a processor resizes them to, one at a time as they are read.
+
+A processor's first step on a video is to resize all of its frames at once, which takes the whole video in
+full size and copies of it. The same step on one frame after another gives the same bytes, so that only frames
+of the size that goes into the model need be kept.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers.image_utils import SizeDict
+from transformers.video_processing_utils import BaseVideoProcessor
+
+from holitom.video import Fit, Resize, Video
+from holitom.video.upright import Array
+
+
+class _CalledError(Exception):
+    """Ends a processor's call at its first step, with the arguments of that step."""
+
+
+def fit_of(processor: Any) -> Fit:
+    """How `processor` resizes the frames of a video, for `load_sampled` and `fitted`.
+
+    The processor says so itself: it is called for a video without pixels (on PyTorch's meta device) of that
+    many frames, up to where it resizes. Some families give each frame a share of a budget of pixels, so how
+    many frames there are decides.
+
+    Args:
+        processor: the model's own, with a `video_processor`.
+    """
+    together = getattr(processor.video_processor, "temporal_patch_size", 1)
+
+    def fit(frames: int, height: int, width: int) -> Resize | None:
+        return _resize(processor, max(frames, together), height, width)
+
+    return fit
+
+
+def fitted(video: Video, fit: Fit) -> Video:
+    """`video` with frames resized by `fit`, unless they are; itself where they cannot be."""
+    count, height, width = video.frames.shape[:3]
+    resize = None if video.fitted else fit(count, height, width)
+    if resize is None:
+        return video
+    return replace(video, frames=np.stack([resize(frame) for frame in video.frames]), fitted=True)
+
+
+def _resize(processor: Any, frames: int, height: int, width: int) -> Resize | None:
+    whole = torch.empty(frames, 3, height, width, dtype=torch.uint8, device="meta")
+    try:
+        # Two frames tell a processor that resizes all of them from one that cuts each first (MiniCPM-V).
+        apart = _first_step(processor, whole if frames > 1 else whole.expand(2, -1, -1, -1))
+        step = _first_step(processor, whole)
+        if step is None or apart is None:
+            return None
+        size = step(whole[None]).shape[-2:]
+    except Exception:  # whatever it is, the processor's own call will say it
+        return None
+    if not _same_alone(step, whole, size):  # the number of frames decides
+        goal, how = SizeDict(height=size[0], width=size[1]), step.keywords.get("resample")
+        step = partial(BaseVideoProcessor.resize, processor.video_processor, size=goal, resample=how)
+
+    def resize(frame: Array) -> Array:
+        # A view whose channels come last in memory is resized several times as fast, to the same bytes.
+        video = torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1)[None, None]
+        found: Array = step(video)[0, 0].permute(1, 2, 0).numpy()
+        return found
+
+    return resize
+
+
+def _first_step(processor: Any, video: Tensor) -> partial[Tensor] | None:
+    """The video processor's own `resize` as it is called first for `video` `[F, 3, H, W]`, without the video.
+
+    None where something else than all frames is resized first, or nothing is.
+    """
+    resize = processor.video_processor.resize
+
+    def stop(*args: Any, **kwargs: Any) -> None:
+        given = inspect.signature(resize).bind(*args, **kwargs).arguments
+        others = given.pop("kwargs", {})
+        raise _CalledError({**given, **others})
+
+    probe = copy.copy(processor)
+    probe.video_processor = copy.copy(processor.video_processor)
+    probe.video_processor.resize = stop
+    try:
+        probe(
+            text=[getattr(processor, "video_token", "<video>")],
+            videos=[video],
+            do_sample_frames=False,
+            return_tensors="pt",
+        )
+    except _CalledError as called:
+        (_, resized), *others = called.args[0].items()
+        return partial(resize, **dict(others)) if resized.shape[:2] == (1, len(video)) else None
+    return None
+
+
+def _same_alone(step: partial[Tensor], whole: Tensor, size: torch.Size) -> bool:
+    """Whether a single frame of the video comes out as large as each of all of them."""
+    try:
+        return step(whole[None, :1]).shape[-2:] == size
+    except ValueError:  # too few frames for a temporal patch
+        return False
