@@ -7,12 +7,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from support.families import FAMILIES, small
 from support.tiny import build_model, video
 from transformers import AutoModelForImageTextToText
 
+from holitom.bench.loading import Load, Loading
 from holitom.bench.machine import peak_memory
 from holitom.bench.random_weights import (
     TEXT_TOKENS,
@@ -23,11 +25,13 @@ from holitom.bench.random_weights import (
 )
 from holitom.bench.settings import FULL, Setting, budgets
 from holitom.bench.speed import Encoding, Ratio, Row, Speed, Timing, measure
+from holitom.bundled import DEMO_VIDEO
 from holitom.cli import main
 from holitom.costs import skeleton
-from holitom.errors import SettingsError
+from holitom.errors import SettingsError, VideoError
 from holitom.methods import METHODS, Method, get_method
 from holitom.methods.choose import read_methods
+from holitom.video import Sampling, load_sampled
 
 CPU = torch.device("cpu")
 
@@ -51,9 +55,9 @@ def settings(names: str, ratio: float = 0.5) -> list[Setting]:
     return budgets(read_methods(names), [ratio])
 
 
-def timing(**seconds: float) -> Timing:
-    zero = dict(vision=0.0, reading=0.0, outer=0.0, inner=0.0, prefill=0.0, decoding=0.0)
-    return Timing(**{**zero, **seconds}, peak=None)
+def timing(load: Load | None = None, **seconds: float) -> Timing:
+    zero = dict(vision=0.0, attention=0.0, outer=0.0, inner=0.0, prefill=0.0, decoding=0.0)
+    return Timing(**{**zero, **seconds}, load=load, peak=None)
 
 
 # --- what is timed ----------------------------------------------------------------------------------
@@ -135,7 +139,7 @@ def test_rounds_alternate_and_the_first_does_not_count(tiny: Any, prompts: Any) 
         assert len(row.timings) == 2
         for each in row.timings:
             assert min(each.vision, each.prefill, each.decoding) > 0
-            parts = each.vision + each.reading + each.outer + each.inner + each.prefill
+            parts = each.vision + each.attention + each.outer + each.inner + each.prefill
             assert each.ttft == pytest.approx(parts)
     full, outer, inner = speed.rows
     assert (full.visual_tokens, speed.video, speed.prompt_tokens) == (
@@ -192,6 +196,60 @@ def test_every_method_can_be_timed(tiny: Any, prompts: Any, name: str) -> None:
     assert len(speed.rows) == 2
 
 
+def test_a_setting_with_reuse_runs_the_tower_itself(tiny: Any, prompts: Any) -> None:
+    still = tiny.inputs("<video> w1 w2", videos=[video(1).repeat(6, 0)])
+    with Watch(tiny.model) as watch:
+        speed = measure(tiny.model, still, prompts[1], settings("holitom,holitom[reuse=true]"), 2, repeats=1)
+    assert watch.encoded == 2 + 2 * 2  # on one frame, then in two rounds: once for all, once under reuse
+    full, stock, reused = speed.rows
+    assert (full.computed, stock.computed) == (None, None)
+    assert reused.computed < 0.5  # six equal frames
+    assert stock.visual_tokens == reused.visual_tokens
+    (shared,), (own,) = stock.timings, reused.timings
+    assert shared.vision == full.timings[0].vision != own.vision
+    assert shared.attention > own.attention == 0  # it is read while the tower runs
+    assert own.peak is None
+
+
+# --- from the file ----------------------------------------------------------------------------------
+
+
+def test_both_ways_load_the_same_frames() -> None:
+    clips: list[Any] = []
+    wanted = load_sampled(DEMO_VIDEO, Sampling(5))
+    loading = Loading(DEMO_VIDEO, Sampling(5), wanted.metadata.frames_indices, clips.append)
+    for load in (loading.stock(), loading.own()):
+        assert load.reading > 0
+        assert load.preprocessing >= 0
+    assert all(np.array_equal(clip.frames, wanted.frames) for clip in clips)
+
+
+def test_a_round_loads_full_tokens_as_transformers_does(tiny: Any, prompts: Any) -> None:
+    class Known:
+        """Loads in times that are known."""
+
+        file = DEMO_VIDEO
+
+        def stock(self) -> Load:
+            return Load(40, 2)
+
+        def own(self) -> Load:
+            return Load(4, 1)
+
+    speed = measure(tiny.model, *prompts, settings("holitom"), 2, repeats=1, loading=Known())
+    (full,), (merged,) = (row.timings for row in speed.rows)
+    assert (full.load, merged.load) == ((40, 2), (4, 1))
+    assert full.whole == 42 + full.ttft
+    assert merged.whole == 5 + merged.ttft
+    assert speed.speedups(speed.rows[1])["file_to_first_token"].median == full.whole / merged.whole
+
+
+def test_a_file_that_transformers_cannot_read_is_told(tmp_path: Path) -> None:
+    (tmp_path / "clip.mp4").write_bytes(b"no video")
+    with pytest.raises(VideoError, match=r"clip.mp4: transformers' \w+ loader fails: "):
+        Loading(tmp_path / "clip.mp4", Sampling(2), [0, 1], print).stock()
+
+
 # --- figures by hand --------------------------------------------------------------------------------
 
 
@@ -201,7 +259,7 @@ def test_ratios_are_taken_within_rounds() -> None:
 
     slow = timing(vision=2, prefill=8, decoding=5)
     full = row("full", slow, timing(vision=2, prefill=10, decoding=7), slow)
-    outer = row("holitom-outer", *3 * [timing(vision=2, reading=0.5, outer=0.5, prefill=2, decoding=4)])
+    outer = row("holitom-outer", *3 * [timing(vision=2, attention=0.5, outer=0.5, prefill=2, decoding=4)])
     inside = [timing(vision=2, outer=1, inner=0.5, prefill=each, decoding=1) for each in (1, 1.3, 2)]
     speed = Speed({}, 5, [full, outer, row("holitom", *inside)], {})
 
@@ -304,6 +362,8 @@ def test_table_of_the_bundled_model(capfd: pytest.CaptureFixture[str]) -> None:
     # Times and gains, each in two tables.
     assert sum(line.startswith("HoliTom w/o M 20% ") for line in lines) == 4
     assert sum(line.startswith("HoliTom 20% ") for line in lines) == 4
+    assert "Full tokens: the file read by transformers' loader (" in out
+    assert "file to first" in out
     assert "Inner merging at 20%: prefill and inner merging take " in out
     assert "Refused: DyCoke 20%: DyCoke keeps the first of every 4 frames whole" in out
 

@@ -1,9 +1,11 @@
-"""Speed: what each setting takes from a processed prompt to its tokens, beside full tokens, in one process.
+"""Speed: what each setting takes from the video file to its tokens, beside full tokens, in one process.
 
 A round runs every setting once, full tokens among them, every other round in reverse, so that a machine
-that slows down slows them all; ratios are taken within a round. All settings encode the same frames, so
-the vision tower runs once a round (once a run where time is short) and its time counts for each of them;
-what a method reads of the tower's attention is read anew for it.
+that slows down slows them all; ratios are taken within a round. The file is loaded once a round as
+transformers loads it, for full tokens, and once as this library does, for the methods. Settings that leave
+the vision tower as it is share its run, once a round (once in all where time is short); what a method reads
+of the tower's attention is read anew for it. Settings with reuse, or that merge frames in the tower, run it
+themselves.
 """
 
 from __future__ import annotations
@@ -12,16 +14,17 @@ import inspect
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import wraps
 from typing import Any, NamedTuple
 
 import torch
 
+from holitom.bench.loading import Load, Loading, stock_loader
 from holitom.bench.machine import describe, peak_memory
 from holitom.bench.settings import FULL, Setting
-from holitom.contract import Reuse
+from holitom.bench.shared import run_of_tower
 from holitom.errors import SettingsError
 from holitom.methods import Method
 from holitom.methods.base import require
@@ -37,17 +40,20 @@ class Timing(NamedTuple):
     """One setting in one round, in seconds.
 
     Attributes:
+        load: from the file to the inputs; None where there is no file.
         vision: vision tower and projector.
-        reading: of the tower's attention, for methods that need it.
+        attention: reading the tower's attention, for methods that need it; 0 where it is part of `vision`.
         outer: merging before the language model.
         inner: merging inside it.
         prefill: language model, without `inner`.
         decoding: all new tokens after the first.
-        peak: bytes of memory above what was in use, from `reading` to the last token; None where unknown.
+        peak: bytes of memory above what was in use, from `attention` to the last token; None where unknown
+            or where the tower ran meanwhile.
     """
 
+    load: Load | None
     vision: float
-    reading: float
+    attention: float
     outer: float
     inner: float
     prefill: float
@@ -67,7 +73,24 @@ class Timing(NamedTuple):
     @property
     def ttft(self) -> float:
         """Time to first token; reading the video file and the processor are not in it."""
-        return self.vision + self.reading + self.merging + self.prefill
+        return self.vision + self.attention + self.merging + self.prefill
+
+    @property
+    def loaded(self) -> Load:
+        """As `load`, of no seconds where there is no file."""
+        return self.load or Load(0.0, 0.0)
+
+    @property
+    def whole(self) -> float:
+        """Seconds from the file to the first token; without a file, as `ttft`."""
+        return self.ttft + sum(self.loaded)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Its seconds and its peak, for JSON."""
+        load = self.load._asdict() if self.load else {}
+        parts = {name: value for name, value in self._asdict().items() if name != "load"}
+        whole = {"file_to_first_token": self.whole} if self.load else {}
+        return {**load, **parts, "ttft": self.ttft, **whole}
 
 
 class Ratio(NamedTuple):
@@ -80,12 +103,17 @@ class Ratio(NamedTuple):
 
 @dataclass
 class Row:
-    """A setting's timings, one a round, and what it kept (the same in every round)."""
+    """A setting's timings, one a round, and what it kept (the same in every round).
+
+    Attributes:
+        computed: share of the vision tower that reuse computes; None without reuse.
+    """
 
     setting: Setting
     timings: list[Timing] = field(default_factory=list)
     visual_tokens: int = 0
     kv_bytes: int = 0
+    computed: float | None = None
 
     def median(self, of: Callable[[Timing], float]) -> float:
         return statistics.median(map(of, self.timings))
@@ -117,7 +145,8 @@ class Speed:
         video: frames, and visual tokens of each.
         prompt_tokens: of the prompt with full tokens.
         warm_up_round: whether a whole round ran before those that count.
-        encodings: how often the vision tower was timed.
+        encodings: how often the vision tower that settings share was timed.
+        loader: of transformers, for full tokens; None where there is no file.
         vision_peak: bytes of memory that it took; None where unknown.
     """
 
@@ -129,6 +158,7 @@ class Speed:
     prompt_tokens: int = 0
     warm_up_round: bool = False
     encodings: int = 0
+    loader: str | None = None
     vision_peak: int | None = None
 
     @property
@@ -153,6 +183,7 @@ class Speed:
         """How many times faster than full tokens."""
         full = self.rows[0]
         return {
+            **({"file_to_first_token": full.over(row, lambda timing: timing.whole)} if self.loader else {}),
             "ttft": full.over(row, lambda timing: timing.ttft),
             "prefill": full.over(row, lambda timing: timing.language),
             "decoding": full.over(row, lambda timing: timing.decoding),
@@ -169,6 +200,7 @@ class Speed:
             "rounds": self.rounds,
             "warm_up_round": self.warm_up_round,
             "vision_timings": self.encodings,
+            "stock_loader": self.loader,
             "vision_peak_bytes": self.vision_peak,
             "settings": [
                 {
@@ -178,9 +210,10 @@ class Speed:
                     "visual_tokens": row.visual_tokens,
                     "kv_cache_bytes": row.kv_bytes,
                     "peak_bytes": row.peak,
-                    "rounds": [{**timing._asdict(), "ttft": timing.ttft} for timing in row.timings],
+                    "tower_computed": row.computed,
+                    "rounds": [timing.to_dict() for timing in row.timings],
                     "merging_share": row.share(lambda timing: timing.merging),
-                    "reading_share": row.share(lambda timing: timing.reading),
+                    "attention_share": row.share(lambda timing: timing.attention),
                     "decode_tokens_per_second": self.decode_rate(row),
                     "speedup": {part: ratio._asdict() for part, ratio in self.speedups(row).items()},
                 }
@@ -201,6 +234,7 @@ def measure(
     repeats: int | None = None,
     deadline: float | None = None,
     notify: Callable[[str], None] = lambda doing: None,
+    loading: Loading | None = None,
 ) -> Speed:
     """Time `settings` on one prompt.
 
@@ -217,19 +251,15 @@ def measure(
         repeats: rounds that count. None: as many as end before `deadline`, from 1 to 7.
         deadline: on the clock of `time.monotonic`; None: there is none.
         notify: told what is about to run.
+        loading: of the file that `inputs` were made of; None: they come from none.
 
     Raises:
         SettingsError: `new_tokens` or `repeats` is too small.
+        VideoError: transformers' loader cannot read the file.
     """
     require("new_tokens", new_tokens, "a whole number from 2 up", lambda n: n >= 2, whole=True)
     if repeats is not None:
         require("repeats", repeats, "a whole number from 1 up", lambda n: n >= 1, whole=True)
-    methods = [setting.method for setting in settings if setting.method]
-    if any(Reuse.of(method.reuse) or method.frame_merging for method in methods):
-        raise SettingsError(
-            "the vision tower runs once for all settings here, so none may reuse or merge frames in it; "
-            "`holitom bench reuse` and `holitom drift` measure reuse"
-        )
     inputs, short = _moved(inputs, model), _moved(short, model)
     rows = [Row(setting) for setting in settings if not setting.refused]
     refused = {setting.title: setting.refused for setting in settings if setting.refused}
@@ -238,6 +268,8 @@ def measure(
     speed = Speed(
         describe(model.device) | {"dtype": dtype, "attention": attention}, new_tokens, rows, refused
     )
+    if loading is not None:
+        speed.loader = stock_loader()
 
     notify("warm-up on one frame")
     encoding = Encoding(model, short)
@@ -252,12 +284,23 @@ def measure(
         speed.vision_peak = encoding.peak
         return encoding
 
+    def load(number: int) -> dict[bool, Load | None]:
+        """By whether it is transformers' way, what loading took."""
+        if loading is None:
+            return {True: None, False: None}
+        ways = {True: loading.stock, False: loading.own}
+        notify(f"round {number + 1}: loading {loading.file.name}")
+        return {stock: ways[stock]() for stock in ((False, True) if number % 2 else (True, False))}
+
     def take_round() -> float:
         began, before = time.monotonic(), speed.rounds
+        loads = load(before)
         for row in rows[:: -1 if before % 2 else 1]:
             notify(f"round {before + 1}: {row.setting.title}")
             try:
-                timing, report = _run(model, encoding, inputs, row.setting, new_tokens)
+                timing, report = _run(
+                    model, encoding, inputs, row.setting, new_tokens, loads[row.setting is FULL]
+                )
             except SettingsError as error:
                 if row.setting is FULL:
                     raise
@@ -267,6 +310,7 @@ def measure(
             row.timings.append(timing)
             row.visual_tokens = sum(video.visual for video in report.videos)
             row.kv_bytes = report.kv_bytes
+            row.computed = None if report.reuse is None else report.reuse.computed_share
             if row.setting is FULL:
                 speed.video = (report.videos[0].steps, report.videos[0].tokens_per_step)
                 speed.prompt_tokens = report.prompt_tokens[0]
@@ -355,22 +399,33 @@ class Encoding:
 
 
 def _run(
-    model: Any, encoding: Encoding, inputs: Mapping[str, Any], setting: Setting, new_tokens: int
+    model: Any,
+    encoding: Encoding,
+    inputs: Mapping[str, Any],
+    setting: Setting,
+    new_tokens: int,
+    load: Load | None = None,
 ) -> tuple[Timing, Report]:
     method = setting.method or Method(retain_ratio=1)  # full tokens through the same hooks, on the same clock
-    with peak_memory(model.device) as peak, encoding.replayed(), method(model) as run:
+    shares = run_of_tower(method) == run_of_tower(None)
+    with (
+        peak_memory(model.device) as peak,
+        encoding.replayed() if shares else nullcontext(),
+        method(model) as run,
+    ):
         model.generate(**inputs, do_sample=False, min_new_tokens=new_tokens, max_new_tokens=new_tokens)
         report = run.last
         assert report is not None, "the prompt holds a video"
         seconds, inner = report.seconds, report.inner_seconds
     timing = Timing(
-        vision=encoding.seconds,
-        reading=seconds["vision"],
+        load=load,
+        vision=encoding.seconds if shares else seconds["vision"],
+        attention=seconds["vision"] if shares else 0.0,
         outer=seconds["merging"] - inner,
         inner=inner,
         prefill=seconds["prefill"],
         decoding=seconds["decoding"],
-        peak=peak.bytes,
+        peak=peak.bytes if shares else None,
     )
     return timing, report
 
