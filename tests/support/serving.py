@@ -16,7 +16,8 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -211,6 +212,12 @@ class Transformers:
 
         self.model, self.processor = load_model(str(BUNDLED_MODEL), "float32", "cpu")
         self.method = HoliTom(retain_ratio, budget="exact", inner_drop=None)
+
+    def with_reuse(self) -> Transformers:
+        """The same model with reuse in its vision tower."""
+        other = copy(self)
+        other.method = replace(self.method, reuse=True)
+        return other
 
     def ask(self, question: str, videos: Sequence[Clip] = (), images: Sequence[Any] = ()) -> Reply:
         """Greedy answer, tokens sent into the language model, log-probabilities of the answer's tokens."""

@@ -125,14 +125,7 @@ class Tower(ABC):
 
     def plans(self, reuse: Reuse, layout: Layout) -> list[Plan]:
         """What is to be computed of each video: one device synchronisation for all of them."""
-        threshold = self.kind.threshold if reuse.threshold is None else float(reuse.threshold)
-        std = self.kind.std if reuse.pixel_std is None else reuse.pixel_std
-        masks = [changed(cells(video, std), threshold, reuse.reach) for video in layout.pixels]
-        if not masks:
-            return []
-        host = to_host(torch.cat([mask.flatten() for mask in masks]))
-        parts = np.split(host, np.cumsum([mask.numel() for mask in masks])[:-1])
-        return [plan(part.reshape(mask.shape)) for part, mask in zip(parts, masks, strict=True)]
+        return plan_videos(layout.pixels, self.kind, reuse)
 
     def project(self, attention: Any, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values `[n, heads, d]` of `rows` `[n, D]`."""
@@ -186,3 +179,15 @@ class Tower(ABC):
             stretches.attend(query, key, value, kernel)
         )
         return found
+
+
+def plan_videos(videos: list[Tensor], kind: Kind, reuse: Reuse) -> list[Plan]:
+    """What is to be computed of each of `videos`, as `Layout.pixels` has them, in a tower of `kind`."""
+    threshold = kind.threshold if reuse.threshold is None else float(reuse.threshold)
+    std = kind.std if reuse.pixel_std is None else reuse.pixel_std
+    masks = [changed(cells(video, std), threshold, reuse.reach) for video in videos]
+    if not masks:
+        return []
+    host = to_host(torch.cat([mask.flatten() for mask in masks]))
+    parts = np.split(host, np.cumsum([mask.numel() for mask in masks])[:-1])
+    return [plan(part.reshape(mask.shape)) for part, mask in zip(parts, masks, strict=True)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,7 +69,8 @@ class FramedTower(Tower):
         found = self.batch(arguments, frames)
         if found is None:
             return None
-        places = [self._places(found.pixels[torch.from_numpy(video)]) for video in found.at]
+        size = self.module.config.patch_size
+        places = [patches_of(found.pixels[torch.from_numpy(video)], size) for video in found.at]
         return Frames(places, found.at, len(found.pixels), self.kind.leading)
 
     def batch(self, arguments: dict[str, Any], frames: list[list[int]] | None) -> Batch | None:
@@ -92,15 +93,6 @@ class FramedTower(Tower):
         if mask is not None and not bool(mask.all()):
             return None  # attention that is masked differs between frames
         return Batch(pixels, at)
-
-    def _places(self, frames: Tensor) -> Tensor:
-        """The patches `[T, S, C, 1, h, w]` of frames `[T, C, H, W]`."""
-        size = self.module.config.patch_size
-        height, width = (size, size) if isinstance(size, int) else size
-        rows, columns = frames.shape[2] // height, frames.shape[3] // width
-        whole = frames[:, :, : rows * height, : columns * width]
-        parted = whole.reshape(*whole.shape[:2], rows, height, columns, width)
-        return parted.permute(0, 2, 4, 1, 3, 5).flatten(1, 2).unsqueeze(3)
 
     def stretches(self, arguments: dict[str, Any], grid: Tensor) -> Iterable[Ints]:
         frames, tokens = grid.shape[:2]
@@ -129,3 +121,12 @@ class FramedTower(Tower):
         return torch.empty_strided(
             filled.shape, grid.stride(), dtype=filled.dtype, device=filled.device
         ).copy_(filled)
+
+
+def patches_of(frames: Tensor, size: int | Sequence[int]) -> Tensor:
+    """The patches `[T, S, C, 1, h, w]` of frames `[T, C, H, W]`; `size`: of a patch, its height and width."""
+    height, width = (size, size) if isinstance(size, int) else size
+    rows, columns = frames.shape[2] // height, frames.shape[3] // width
+    whole = frames[:, :, : rows * height, : columns * width]
+    parted = whole.reshape(*whole.shape[:2], rows, height, columns, width)
+    return parted.permute(0, 2, 4, 1, 3, 5).flatten(1, 2).unsqueeze(3)

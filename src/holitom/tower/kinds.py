@@ -98,11 +98,19 @@ def kind_of(adapter: Adapter) -> Kind:
         UnsupportedModelError: its tower cannot reuse, or is not known.
     """
     trunk: Any = adapter.trunk
-    name = trunk.config.vision_config.model_type
+    return kind_named(trunk.config.vision_config.model_type, type(trunk).__name__)
+
+
+def kind_named(name: str, model: str) -> Kind:
+    """The kind of a vision tower whose config's `model_type` is `name`, in a model of class `model`.
+
+    Raises:
+        UnsupportedModelError: such a tower cannot reuse, or is not known.
+    """
     if name not in KINDS:
         why = CANNOT.get(name, f"supported: {', '.join(sorted(KINDS))}")
         raise UnsupportedModelError(
-            f"reuse in the vision tower is not supported for {type(trunk).__name__}'s tower of type "
-            f"{name!r}: {why}; leave reuse off"
+            f"reuse in the vision tower is not supported for {model}'s tower of type {name!r}: {why}; leave "
+            "reuse off"
         )
     return KINDS[name]

@@ -13,8 +13,8 @@ from holitom.bundled import DEMO_VIDEO
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[Server]:
-    """The bundled model at `RETAIN`, compiled as `vllm serve` compiles by default."""
-    with serving({"retain_ratio": RETAIN}) as running:
+    """The bundled model at `RETAIN` with reuse, compiled as `vllm serve` compiles by default."""
+    with serving({"retain_ratio": RETAIN, "reuse": True}) as running:
         yield running
 
 
@@ -33,3 +33,9 @@ def demo() -> bytes:
 @pytest.fixture(scope="session")
 def transformers_path() -> Transformers:
     return Transformers()
+
+
+@pytest.fixture(scope="session")
+def transformers_reusing(transformers_path: Transformers) -> Transformers:
+    """The same model as the server's runs it."""
+    return transformers_path.with_reuse()

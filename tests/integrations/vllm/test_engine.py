@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,11 @@ from support.serving import FRAMES, Transformers, decode, environment, squares
 from torch import Tensor
 from torch.testing import assert_close
 
-from holitom import HoliTom, Method, VideoTokens
+from holitom import HoliTom, Method, Reuse, VideoTokens
 from holitom.bundled import BUNDLED_MODEL
 from holitom.methods import get_method
 from holitom.models import adapter_for
+from holitom.tower import ReusedTower
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1500)]
 
@@ -70,6 +72,14 @@ def model_of(made: Any) -> Any:
     return made.llm_engine.model_executor.driver_worker.worker.model_runner.model
 
 
+def same(output: Any, expected: tuple[list[int], list[float], int]) -> None:
+    """Whether an answer is that of the transformers path, see `generated`."""
+    ids, scores, length = expected
+    assert len(output.prompt_token_ids) == length
+    assert list(output.outputs[0].token_ids) == ids
+    assert logprobs_of(output) == pytest.approx(scores, abs=2e-3)
+
+
 def logprobs_of(output: Any) -> list[float]:
     made = output.outputs[0]
     return [at[token].logprob for at, token in zip(made.logprobs, made.token_ids, strict=True)]
@@ -77,37 +87,59 @@ def logprobs_of(output: Any) -> list[float]:
 
 @pytest.fixture(scope="module")
 def llava() -> Iterator[Any]:
-    with engine(BUNDLED_MODEL, {"retain_ratio": 0.1}) as made:
+    with engine(BUNDLED_MODEL, {"retain_ratio": 0.1, "reuse": True}) as made:
         yield model_of(made)
 
 
-def on_transformers(path: Transformers, pixels: Tensor) -> VideoTokens:
+@contextmanager
+def run_by(model: Any, method: Method) -> Iterator[None]:
+    """Have the model of an engine that was started with reuse run by `method`, with reuse or without."""
+    own = model._method, model._reuse
+    model._method = model._last_attention._method = method
+    if not method.reuse:
+        model._reuse = None
+    yield
+    model._method, model._reuse = own
+    model._last_attention._method = model._method
+
+
+def on_transformers(path: Transformers, pixels: Tensor, reuse: bool) -> VideoTokens:
     """One video's tokens as the transformers adapter reads them."""
     adapter = adapter_for(path.model)
+    tower = ReusedTower(adapter)
     seen: list[Tensor] = []
     hook = adapter.vision_attention.register_forward_pre_hook(
         lambda module, args, kwargs: seen.append(kwargs.get("hidden_states", *args[:1])), with_kwargs=True
     )
-    with torch.inference_mode():
-        encoded = path.model.get_video_features(pixels)
+    arguments = {"pixel_values_videos": pixels}
+    with torch.inference_mode(), tower.call(Reuse(reach=8 if reuse else 1), arguments) as report:
+        encoded = path.model.get_video_features(**arguments)
         given = {"hidden_states": seen[0]}
         importance, keys = adapter.importance(given), adapter.keys(given)
     hook.remove()
-    return adapter.videos(encoded, {"pixel_values_videos": pixels}, importance, keys)[0]
+    tower.detach()
+    assert (report.computed_share < 0.5) == reuse
+    return adapter.videos(encoded, arguments, importance, keys)[0]
 
 
-@pytest.mark.parametrize("name", METHODS)
+# What is reused is equal to the last bit, so EVS and DyCoke, which rank by change alone, rank it by rounding.
+RANK_BY_CHANGE = ("evs", "dycoke")
+
+
+@pytest.mark.parametrize(
+    ("name", "reuse"),
+    [(name, False) for name in METHODS] + [(name, True) for name in METHODS if name not in RANK_BY_CHANGE],
+)
 def test_embeddings_are_those_of_the_transformers_path(
-    llava: Any, transformers_path: Transformers, demo: bytes, name: str
+    llava: Any, transformers_path: Transformers, demo: bytes, name: str, reuse: bool
 ) -> None:
-    method: Method = METHODS[name]
+    method: Method = replace(METHODS[name], reuse=reuse)
     video = decode(demo)
     pixels = transformers_path.processor(text=["<video>"], videos=[video], return_tensors="pt")
     pixels = pixels["pixel_values_videos"]
-    tokens = on_transformers(transformers_path, pixels)
+    tokens = on_transformers(transformers_path, pixels, reuse)
     expected = adapter_for(transformers_path.model).send(tokens, method.merge(tokens)).features
-    llava._method = llava._last_attention._method = method
-    with torch.inference_mode():
+    with torch.inference_mode(), run_by(llava, method):
         (embeddings,) = llava.embed_multimodal(pixel_values_videos=pixels)
     assert len(embeddings) == method.merged_count(FRAMES, 49) + 1
     assert_close(embeddings, expected, atol=2e-4, rtol=1e-3)
@@ -128,6 +160,23 @@ def test_without_a_method_the_class_is_vllms_own(llava: Any, transformers_path: 
     assert all(torch.equal(one, other) for one, other in zip(ours, stock, strict=True))
 
 
+def quiet(frames: Any) -> Any:
+    """The first frame all along, but for its upper left corner."""
+    still = np.repeat(frames[:1], len(frames), axis=0)
+    still[:, :28, :28] = frames[:, :28, :28]
+    return still
+
+
+def afresh(made: Any, method: Method, request: Any, sampling: Any) -> Any:
+    """An answer by `method` of an engine that remembers nothing, where it was started with reuse."""
+    made.reset_prefix_cache()
+    made.reset_mm_cache()
+    made.llm_engine.reset_encoder_cache()
+    with run_by(model_of(made), method):
+        (output,) = made.generate(request, sampling, use_tqdm=False)
+    return output
+
+
 def generated(model: Any, method: Method, inputs: Any, steps: int) -> tuple[list[int], list[float], int]:
     """Greedy ids on the transformers path, their log-probabilities, and the merged prompt's length."""
     length = inputs["input_ids"].shape[1]
@@ -137,6 +186,7 @@ def generated(model: Any, method: Method, inputs: Any, steps: int) -> tuple[list
         )
     scores = [logits[0].log_softmax(-1).max().item() for logits in made.logits]
     merged = sum(video.tokens - video.sent for video in run.last.videos)
+    assert not method.reuse or run.last.reuse.computed_share < 0.5
     return made.sequences[0, length:].tolist(), scores, length - merged
 
 
@@ -162,20 +212,33 @@ def test_llava_next_video_answers_as_the_transformers_path(llava_next: Path) -> 
     model.generation_config.eos_token_id = None
     video = squares(1, frames=12, side=64)
     prompt = "w1 <video> w2 w3"
-    inputs = AutoProcessor.from_pretrained(llava_next)(text=[prompt], videos=[video], return_tensors="pt")
-    ids, scores, length = generated(model, method, inputs, steps)
+    processor = AutoProcessor.from_pretrained(llava_next)
+    inputs, still = (
+        processor(text=[prompt], videos=[shown], return_tensors="pt") for shown in (video, quiet(video))
+    )
+    expected = [
+        generated(model, method, inputs, steps),
+        generated(model, replace(method, reuse=True), still, steps),
+    ]
     sampling = SamplingParams(temperature=0, max_tokens=steps, logprobs=0, ignore_eos=True)
     limits = {"limit_mm_per_prompt": {"video": 1}}
-    with engine(llava_next, {"retain_ratio": 0.3}, long_prefill_token_threshold=8, **limits) as made:
-        request = {"prompt": prompt, "multi_modal_data": {"video": [video]}}
-        (output,) = made.generate(request, sampling, use_tqdm=False)
+    entry = {"retain_ratio": 0.3, "reuse": True}
+    with engine(llava_next, entry, long_prefill_token_threshold=8, **limits) as made:
+        outputs = [
+            afresh(
+                made,
+                replace(method, reuse=reuse),
+                {"prompt": prompt, "multi_modal_data": {"video": [shown]}},
+                sampling,
+            )
+            for shown, reuse in ((video, False), (quiet(video), True))
+        ]
         # Methods that read keys, which the class token has too.
-        model_of(made)._method = model_of(made)._last_attention._method = get_method("visionzip")
-        (embeddings,) = model_of(made).embed_multimodal(pixel_values_videos=inputs["pixel_values_videos"])
+        with run_by(model_of(made), get_method("visionzip")):
+            (embeddings,) = model_of(made).embed_multimodal(pixel_values_videos=inputs["pixel_values_videos"])
     assert len(embeddings) == get_method("visionzip").merged_count(12, 16)
-    assert len(output.prompt_token_ids) == length
-    assert list(output.outputs[0].token_ids) == ids
-    assert logprobs_of(output) == pytest.approx(scores, abs=2e-3)
+    for output, wanted in zip(outputs, expected, strict=True):
+        same(output, wanted)
 
 
 @pytest.fixture(scope="module")
@@ -189,8 +252,8 @@ def intern(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", ["holitom", "visionzip"])
-def test_internvl_answers_as_the_transformers_path(intern: Path, name: str) -> None:
+@pytest.mark.parametrize(("name", "reuse"), [("holitom", False), ("visionzip", True)])
+def test_internvl_answers_as_the_transformers_path(intern: Path, name: str, reuse: bool) -> None:
     """Two videos and an image; the text between frames stays, each "Frame" before what is left of its own."""
     from transformers import AutoProcessor, InternVLForConditionalGeneration
     from vllm import SamplingParams
@@ -198,19 +261,20 @@ def test_internvl_answers_as_the_transformers_path(intern: Path, name: str) -> N
     method, steps = get_method(name, retain_ratio=0.3, **(EXACT if name == "holitom" else {})), 8
     model = InternVLForConditionalGeneration.from_pretrained(intern).eval()
     model.generation_config.eos_token_id = None
+    method = replace(method, reuse=reuse)
     videos, image = [squares(1, frames=8, side=48), squares(2, frames=8, side=48)], squares(3, 1, side=48)[0]
+    videos = [quiet(video) for video in videos] if reuse else videos
     prompt = "a <video> b <IMG_CONTEXT> c <video> d"
     given = {"videos": videos, "images": [image], "do_sample_frames": False, "return_tensors": "pt"}
     inputs = AutoProcessor.from_pretrained(intern)(text=[prompt], **given)
     ids, scores, length = generated(model, method, inputs, steps)
     sampling = SamplingParams(temperature=0, max_tokens=steps, logprobs=0, ignore_eos=True)
     data = {"video": videos, "image": [Image.fromarray(image)]}
-    with engine(intern, {"method": name, "retain_ratio": 0.3}, long_prefill_token_threshold=8) as made:
+    entry = {"method": name, "retain_ratio": 0.3, "reuse": reuse}
+    with engine(intern, entry, long_prefill_token_threshold=8) as made:
         request = {"prompt": prompt, "multi_modal_data": data}
         (output,) = made.generate(request, sampling, use_tqdm=False)
-    assert len(output.prompt_token_ids) == length
-    assert list(output.outputs[0].token_ids) == ids
-    assert logprobs_of(output) == pytest.approx(scores, abs=2e-3)
+    same(output, (ids, scores, length))
 
 
 # Qwen's families: random weights, and the transformers path at the same budget.
@@ -297,45 +361,59 @@ def test_qwen_answers_as_the_transformers_path(qwen: tuple[str, Path]) -> None:
     family, folder = qwen
     steps = 8
     videos, image = [clip(1, 12), clip(2, 8)], Image.fromarray(clip(3, 1)[0][0])
-    ids, scores, length = on_transformers_path(folder, family, HoliTom(0.3, **EXACT), videos, image, steps)
-    settings = {"retain_ratio": 0.3}
+    method = HoliTom(0.3, **EXACT)
+    expected = on_transformers_path(folder, family, method, videos, image, steps)
+    reusing = replace(method, reuse=True)
+    still = [(quiet(frames), meta) for frames, meta in videos]
+    expected_still = on_transformers_path(folder, family, reusing, still, image, steps)
     sampling = SamplingParams(temperature=0, max_tokens=steps, logprobs=0, ignore_eos=True)
     request = {"prompt": PROMPT, "multi_modal_data": {"video": shown(family, videos), "image": [image]}}
     small = {"max_num_batched_tokens": 64, "long_prefill_token_threshold": 8}
+    of_still = {"prompt": PROMPT, "multi_modal_data": {"video": shown(family, still), "image": [image]}}
+    settings = {"retain_ratio": 0.3, "reuse": True}
     with engine(folder, settings, enforce_eager=family != "Qwen3VL", **small) as made:
         the_gpu_runner_is_told_the_same_positions(model_of(made))
-        first, again = (made.generate(request, sampling, use_tqdm=False)[0] for _ in range(2))
+        reused = made.generate(of_still, sampling, use_tqdm=False)[0]
+        first = afresh(made, method, request, sampling)
         # A neighbour whose positions run ahead, in the same batch.
         other = {
             "prompt": f"w7 w7 w7 {tiny_qwen.VIDEO} w8",
             "multi_modal_data": {"video": shown(family, [clip(4, 12)])},
         }
-        beside, _ = made.generate([request, other], sampling, use_tqdm=False)
+        with run_by(model_of(made), method):
+            again = made.generate(request, sampling, use_tqdm=False)[0]
+            beside, _ = made.generate([request, other], sampling, use_tqdm=False)
     assert again.num_cached_tokens >= 32
+    same(reused, expected_still)
     for output in (first, again, beside):
-        assert len(output.prompt_token_ids) == length
-        assert list(output.outputs[0].token_ids) == ids
-        assert logprobs_of(output) == pytest.approx(scores, abs=2e-3)
+        same(output, expected)
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("family", "name"), [("Qwen2VL", "visionzip"), ("Qwen3VL", "holitom")])
-def test_qwen_on_two_ranks(tmp_path: Path, family: str, name: str) -> None:
-    """Each rank has half of the tower's heads; attention and keys (VisionZip reads both) are those of all."""
+@pytest.mark.parametrize(
+    ("family", "name", "reuse"), [("Qwen2VL", "visionzip", True), ("Qwen3VL", "holitom", False)]
+)
+def test_qwen_on_two_ranks(tmp_path: Path, family: str, name: str, reuse: bool) -> None:
+    """Each rank has half of the tower's heads; attention and keys (VisionZip reads both) are those of all.
+
+    Under reuse too, of a still video beside one that is computed whole.
+    """
     from vllm import SamplingParams
 
     steps = 4
     tiny_qwen.save(tmp_path, family)
     method = get_method(name, retain_ratio=0.3, **(EXACT if name == "holitom" else {}))
-    videos, image = [clip(1, 12), clip(2, 8)], Image.fromarray(clip(3, 1)[0][0])
-    ids, scores, length = on_transformers_path(tmp_path, family, method, videos, image, steps)
+    method = replace(method, reuse=reuse)
+    videos, image = [clip(1, 12), clip(2, 2)], Image.fromarray(clip(3, 1)[0][0])
+    if reuse:
+        videos[0] = quiet(videos[0][0]), videos[0][1]
+    expected = on_transformers_path(tmp_path, family, method, videos, image, steps)
     sampling = SamplingParams(temperature=0, max_tokens=steps, logprobs=0, ignore_eos=True)
     request = {"prompt": PROMPT, "multi_modal_data": {"video": shown(family, videos), "image": [image]}}
-    with engine(tmp_path, {"method": name, "retain_ratio": 0.3}, tensor_parallel_size=2) as made:
+    entry = {"method": name, "retain_ratio": 0.3, "reuse": reuse}
+    with engine(tmp_path, entry, tensor_parallel_size=2) as made:
         (output,) = made.generate(request, sampling, use_tqdm=False)
-    assert len(output.prompt_token_ids) == length
-    assert list(output.outputs[0].token_ids) == ids
-    assert logprobs_of(output) == pytest.approx(scores, abs=2e-3)
+    same(output, expected)
 
 
 @torch.no_grad()

@@ -97,7 +97,14 @@ def test_without_an_entry_nothing_changes() -> None:
 
 def test_settings_are_part_of_a_videos_cache_key_and_of_no_images() -> None:
     clip, picture = squares(1), Image.fromarray(squares(3, frames=1)[0])
-    entries = [None, {"retain_ratio": 0.1}, {"retain_ratio": 0.2}, {"method": "evs", "retain_ratio": 0.2}]
+    entries: list[dict[str, Any] | None] = [
+        None,
+        {"retain_ratio": 0.1},
+        {"retain_ratio": 0.2},
+        {"method": "evs", "retain_ratio": 0.2},
+        {"retain_ratio": 0.1, "reuse": True},
+        {"retain_ratio": 0.1, "reuse": {"threshold": 8}},
+    ]
     hashes = [
         processed(processor(entry), "<video> <image>", video=[clip], image=[picture])["mm_hashes"]
         for entry in entries
@@ -106,6 +113,22 @@ def test_settings_are_part_of_a_videos_cache_key_and_of_no_images() -> None:
     assert len({image for found in hashes for image in found["image"]}) == 1
     again = processed(processor({"retain_ratio": 0.1}), "<video>", video=[clip])["mm_hashes"]
     assert again["video"] == hashes[1]["video"]
+
+
+@pytest.mark.parametrize("family", ["llava", "Qwen2_5_VL"])
+def test_the_profiling_run_leaves_nothing_to_reuse(qwen: Callable[[str], Path], family: str) -> None:
+    """Else memory would be planned for a tower that hardly computes anything. Without reuse: vLLM's own."""
+    from vllm.multimodal import MULTIMODAL_REGISTRY
+
+    folder = BUNDLED_MODEL if family == "llava" else qwen(family)
+    for entry, alike in (({"retain_ratio": 0.1}, True), ({"retain_ratio": 0.1, "reuse": True}, False)):
+        config = configured(entry, folder)
+        made = MULTIMODAL_REGISTRY.create_processor(config)
+        (video,) = made.dummy_inputs.get_dummy_mm_data(2048, {"video": 1}, {})["video"]
+        frames = video[0] if isinstance(video, tuple) else video
+        assert len(frames) >= 2
+        apart = np.abs(frames[1:].astype(int) - frames[:-1]).max(-1)
+        assert (apart == 0).all() if alike else (apart >= 85).all()
 
 
 def test_the_profiling_run_ends_however_little_is_kept() -> None:

@@ -63,16 +63,18 @@ def same(served: Reply, expected: Reply) -> None:
 
 @pytest.mark.parametrize("question", QUESTIONS)
 def test_the_demo_is_answered_as_by_transformers(
-    client: Any, demo: bytes, transformers_path: Transformers, question: str
+    client: Any, demo: bytes, transformers_reusing: Transformers, question: str
 ) -> None:
-    same(ask(client, [video_part(demo)], question), transformers_path.ask(question, videos=[decode(demo)]))
+    same(ask(client, [video_part(demo)], question), transformers_reusing.ask(question, videos=[decode(demo)]))
 
 
-def test_several_videos_and_images_in_one_request(client: Any, transformers_path: Transformers) -> None:
-    files = [encode(squares(seed)) for seed in (1, 2, 3)]
+def test_several_videos_and_images_in_one_request(
+    client: Any, demo: bytes, transformers_reusing: Transformers
+) -> None:
+    files = [encode(squares(1)), demo, encode(squares(3))]
     data, picture = png(4)
     served = ask(client, [*map(video_part, files), image_part(data)], DEMO_QUESTION)
-    same(served, transformers_path.ask(DEMO_QUESTION, videos=[*map(decode, files)], images=[picture]))
+    same(served, transformers_reusing.ask(DEMO_QUESTION, videos=[*map(decode, files)], images=[picture]))
 
 
 def test_videos_of_several_lengths_in_one_request(client: Any) -> None:
@@ -214,16 +216,17 @@ def test_bench_serve_prints_one_server_against_another(
 
 
 @pytest.mark.parametrize(
-    "more", [("--tensor-parallel-size", "2"), ("--data-parallel-size", "2")], ids=" ".join
+    ("more", "reuse"), [("--tensor-parallel-size", True), ("--data-parallel-size", False)]
 )
-def test_two_ranks_answer_alike(transformers_path: Transformers, demo: bytes, more: tuple[str, ...]) -> None:
+def test_two_ranks_answer_alike(transformers_path: Transformers, demo: bytes, more: str, reuse: bool) -> None:
     from openai import OpenAI
 
     files = [demo, encode(squares(1)), encode(squares(2, frames=8))]
-    with serving({"retain_ratio": RETAIN}, "--enforce-eager", *more) as server:
+    path = transformers_path.with_reuse() if reuse else transformers_path
+    with serving({"retain_ratio": RETAIN, "reuse": reuse}, "--enforce-eager", more, "2") as server:
         client = OpenAI(base_url=f"{server.url}/v1", api_key="none", timeout=600, max_retries=0)
         for file in files:
-            expected = transformers_path.ask(DEMO_QUESTION, videos=[decode(file)])
+            expected = path.ask(DEMO_QUESTION, videos=[decode(file)])
             for _ in range(2):
                 same(ask(client, [video_part(file)], DEMO_QUESTION), expected)
 

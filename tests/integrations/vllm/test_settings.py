@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from support.tiny import build_config
 
-from holitom import HoliTom, SettingsError
+from holitom import HoliTom, Reuse, SettingsError
 from holitom.integrations.vllm import check
 from holitom.integrations.vllm.contract import READ, TESTED, known
 from holitom.integrations.vllm.settings import method_of
@@ -75,6 +75,32 @@ def test_holitom_plus_comes_without_its_inner_stage(entry: dict[str, Any]) -> No
     assert method_of(config(entry)) == get_method("holitom-plus", retain_ratio=0.2, inner_drop=None)
 
 
+@pytest.mark.parametrize(
+    ("given", "reuse"),
+    [
+        (True, True),
+        (False, False),
+        ({}, Reuse()),
+        ({"threshold": 8, "reach": 4}, Reuse(threshold=8, reach=4)),
+        ({"pixel_std": [0.5, 0.5, 0.25]}, Reuse(pixel_std=(0.5, 0.5, 0.25))),
+    ],
+    ids=str,
+)
+def test_reuse_is_written_as_in_python_or_as_its_settings(given: object, reuse: Reuse | bool) -> None:
+    assert check(served({"reuse": given}), "0.32.0") == HoliTom(**EXACT, reuse=reuse)
+
+
+def test_a_tower_that_cannot_reuse_is_refused_before_anything_loads() -> None:
+    from holitom import UnsupportedModelError
+
+    model = served({"reuse": True})
+    model.hf_config.vision_config.model_type = "pixtral"
+    with pytest.raises(UnsupportedModelError, match=r"'pixtral'.*supported: .*siglip"):
+        check(model, "0.32.0")
+    model.hf_config.holitom = {"reuse": False}
+    assert check(model, "0.32.0") is not None
+
+
 def test_without_an_inner_stage_written_out_it_is_the_same() -> None:
     for entry in ({"inner": False}, {"method": "holitom-outer"}, {"method": "holitom[inner_drop=none]"}):
         assert method_of(config(entry)) == HoliTom(**EXACT)
@@ -90,6 +116,10 @@ def test_without_an_inner_stage_written_out_it_is_the_same() -> None:
         ({"ratio": 0.1}, "no setting 'ratio'"),
         ({"method": "tome"}, "unknown method 'tome'"),
         ({"method": ["evs"]}, "unknown method"),
+        ({"reuse": 8}, "reuse must be True, False or a holitom.Reuse, got 8"),
+        ({"reuse": {"treshold": 8}}, "reuse has no setting 'treshold'; known: threshold, reach, pixel_std"),
+        ({"reuse": {"threshold": 300}}, "threshold must be a number in [0, 255]"),
+        ({"method": "earlytom", "in_tower": True, "inner": False}, "leave in_tower out"),
         ({"inner_drop": 0.5}, "paged KV cache"),
         ({"inner": True}, "paged KV cache"),
         ({"inner": "no"}, "inner must be true or false, got 'no'"),

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from holitom.contract import Reuse
 from holitom.errors import UnsupportedModelError, UnsupportedUsageError
 from holitom.integrations.vllm.contract import check_interfaces, check_version, known
 from holitom.integrations.vllm.settings import method_of
+from holitom.tower.kinds import kind_named
 
 if TYPE_CHECKING:
     from holitom.methods.base import Method
@@ -72,7 +74,7 @@ def check(model_config: Any, version: str) -> Method | None:
 
     Raises:
         UnsupportedUsageError: vLLM's `version` was neither tested nor read, or vLLM is to prune videos too.
-        UnsupportedModelError: the architecture is none of `FAMILIES`.
+        UnsupportedModelError: the architecture is none of `FAMILIES`, or its vision tower cannot reuse.
         SettingsError: the settings are wrong, or the method cannot work in vLLM.
     """
     if getattr(model_config.hf_config, "holitom", None) is None:
@@ -89,6 +91,8 @@ def check(model_config: Any, version: str) -> Method | None:
             'video; leave one of them out ({"holitom": {"method": "evs"}} and {"method": "vidcom2"} are '
             "vLLM's two methods in holitom)"
         )
+    if method is not None and Reuse.of(method.reuse):
+        kind_named(model_config.hf_config.vision_config.model_type, model_config.architecture)
     return method
 
 

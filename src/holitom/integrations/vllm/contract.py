@@ -43,6 +43,7 @@ vllm.config.multimodal
     MultiModalConfig.is_multimodal_pruning_enabled()
     MultiModalConfig.video_pruning_rate
     MultiModalConfig.mm_encoder_tp_mode
+    MultiModalConfig.mm_encoder_attn_dtype
 
 vllm.config.vllm
     VllmConfig.model_config
@@ -72,6 +73,7 @@ vllm.model_executor.layers.attention.mm_encoder_attention
     MMEncoderAttention.num_heads
     MMEncoderAttention.head_size
     MMEncoderAttention.scale
+    MMEncoderAttention.forward_native(query, key, value)
 
 # Processors: counts, and keys of the caches.
 
@@ -96,6 +98,8 @@ vllm.multimodal.processing
     BaseProcessingInfo.get_tokenizer()
     BaseProcessingInfo.get_hf_processor()
     BaseMultiModalProcessor.info
+    BaseDummyInputsBuilder.info
+    BaseDummyInputsBuilder._get_dummy_videos(width, height, num_frames, num_videos)
 
 vllm.multimodal.processing.processor
     calls _get_mm_hashes
@@ -143,6 +147,7 @@ vllm.model_executor.models.siglip
     SiglipVisionModel.vision_model
     SiglipVisionTransformer.encoder
     SiglipEncoder.layers
+    SiglipEncoderLayer.forward(hidden_states)
     SiglipEncoderLayer.self_attn
     SiglipAttention.attn
 
@@ -150,6 +155,7 @@ vllm.model_executor.models.clip
     CLIPVisionModel.vision_model
     CLIPVisionTransformer.encoder
     CLIPEncoder.layers
+    CLIPEncoderLayer.forward(hidden_states)
     CLIPEncoderLayer.self_attn
     CLIPAttention.attn
 
@@ -173,6 +179,7 @@ vllm.model_executor.models.interns1
 vllm.model_executor.models.interns1_vit
     InternS1VisionModel.encoder
     InternS1VisionEncoder.layer
+    InternS1VisionLayer.forward(hidden_states)
     InternS1VisionLayer.attention
     InternSdpaAttention.attn
 
@@ -206,6 +213,7 @@ vllm.model_executor.models.qwen2_vl
     Qwen2VisionTransformer.spatial_merge_size
     Qwen2VisionTransformer.out_hidden_size
     Qwen2VisionTransformer.forward(x, grid_thw)
+    Qwen2VisionBlock.forward(x, cu_seqlens, rotary_pos_emb_cos, rotary_pos_emb_sin)
     Qwen2VisionBlock.attn
     Qwen2VisionAttention.attn
     Qwen2VisionAttention.qkv
@@ -230,6 +238,8 @@ vllm.model_executor.models.qwen2_5_vl
     Qwen2_5_VisionTransformer.out_hidden_size
     Qwen2_5_VisionTransformer.forward(x, grid_thw)
     Qwen2_5_VisionTransformer.get_rope_by_thw(t, h, w)
+    Qwen2_5_VisionTransformer.fullatt_block_indexes
+    Qwen2_5_VisionBlock.forward(x, cu_seqlens, rotary_pos_emb_cos, rotary_pos_emb_sin, max_seqlen)
     Qwen2_5_VisionBlock.attn
     Qwen2_5_VisionAttention.attn
     Qwen2_5_VisionAttention.qkv
@@ -255,6 +265,8 @@ vllm.model_executor.models.qwen3_vl
     Qwen3_VisionTransformer.spatial_merge_size
     Qwen3_VisionTransformer.out_hidden_size
     Qwen3_VisionTransformer.forward(x, grid_thw)
+    Qwen3_VisionTransformer.deepstack_visual_indexes
+    Qwen3_VisionBlock.forward(x, cu_seqlens, rotary_pos_emb_cos, rotary_pos_emb_sin, max_seqlen, sequence_lengths)
     Qwen3_VisionBlock.attn
 
 vllm.multimodal.processing

@@ -16,8 +16,9 @@ from vllm.multimodal import MULTIMODAL_REGISTRY
 from vllm.tokenizers import cached_tokenizer_from_config
 
 from holitom.errors import VideoError
+from holitom.integrations.vllm.reuse import reuse_of, stacked
 from holitom.integrations.vllm.settings import method_of
-from holitom.integrations.vllm.vision import KeyedBySettings, LastAttention, among_text
+from holitom.integrations.vllm.vision import KeyedBySettings, LastAttention, among_text, worst_case
 from holitom.methods.base import Method
 from holitom.tokens import VideoTokens
 
@@ -47,7 +48,9 @@ class MultiModalProcessor(KeyedBySettings, stock.InternS1MultiModalProcessor):
 
 
 @MULTIMODAL_REGISTRY.register_processor(
-    MultiModalProcessor, info=stock.InternS1ProcessingInfo, dummy_inputs=stock.InternS1DummyInputsBuilder
+    MultiModalProcessor,
+    info=stock.InternS1ProcessingInfo,
+    dummy_inputs=worst_case(stock.InternS1DummyInputsBuilder),
 )
 class HoliTomInternVLForConditionalGeneration(stock.InternS1ForConditionalGeneration):
     """Merges the videos of vLLM's model where its config asks for a method."""
@@ -57,8 +60,10 @@ class HoliTomInternVLForConditionalGeneration(stock.InternS1ForConditionalGenera
         self._method = method_of(self.config)
         if self._method is not None:
             self._tokenizer = cached_tokenizer_from_config(vllm_config.model_config)
-            last = self.vision_tower.encoder.layer[-1].attention
-            self._last_attention = LastAttention(last.attn, self._method, vllm_config)
+            layers = list(self.vision_tower.encoder.layer)
+            attentions = [layer.attention.attn for layer in layers]
+            self._reuse = reuse_of(self._method, self.config, layers, attentions, vllm_config)
+            self._last_attention = LastAttention(attentions[-1], self._method, vllm_config, reuse=self._reuse)
 
     def _process_vision_input(self, image_input: Any) -> Any:
         if self._method is None or image_input["type"] != "pixel_values_videos":
@@ -69,7 +74,8 @@ class HoliTomInternVLForConditionalGeneration(stock.InternS1ForConditionalGenera
     def _merged(self, method: Method, pixels: Tensor) -> Tensor:
         """`[M + m, D]`: one video's merged tokens and the `m` of text between its frames."""
         frames = len(pixels)
-        with self._last_attention as last:
+        size = self.config.vision_config.patch_size
+        with stacked(self._reuse, pixels, size), self._last_attention as last:
             features = self.extract_feature(pixels)
             importance, keys = last.importance(frames), last.keys(frames)
         tokens = features.shape[1]

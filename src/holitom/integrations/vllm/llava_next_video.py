@@ -11,7 +11,7 @@ from vllm.multimodal import MULTIMODAL_REGISTRY
 from holitom.errors import UnsupportedModelError
 from holitom.integrations.vllm.settings import method_of
 from holitom.integrations.vllm.stacked_frames import CountedFrames, StackedFrames
-from holitom.integrations.vllm.vision import KeyedBySettings
+from holitom.integrations.vllm.vision import KeyedBySettings, worst_case
 
 
 class ProcessingInfo(CountedFrames, stock.LlavaNextVideoProcessingInfo):
@@ -23,7 +23,7 @@ class MultiModalProcessor(KeyedBySettings, stock.LlavaNextVideoMultiModalProcess
 
 
 @MULTIMODAL_REGISTRY.register_processor(
-    MultiModalProcessor, info=ProcessingInfo, dummy_inputs=stock.LlavaNextVideoDummyInputsBuilder
+    MultiModalProcessor, info=ProcessingInfo, dummy_inputs=worst_case(stock.LlavaNextVideoDummyInputsBuilder)
 )
 class HoliTomLlavaNextVideoForConditionalGeneration(
     StackedFrames, stock.LlavaNextVideoForConditionalGeneration

@@ -7,7 +7,7 @@ from vllm.model_executor.models import llava_onevision as stock
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from holitom.integrations.vllm.stacked_frames import CountedFrames, StackedFrames
-from holitom.integrations.vllm.vision import KeyedBySettings
+from holitom.integrations.vllm.vision import KeyedBySettings, worst_case
 
 
 class ProcessingInfo(CountedFrames, stock.LlavaOnevisionProcessingInfo):
@@ -22,7 +22,7 @@ class MultiModalProcessor(KeyedBySettings, stock.LlavaOnevisionMultiModalProcess
 
 
 @MULTIMODAL_REGISTRY.register_processor(
-    MultiModalProcessor, info=ProcessingInfo, dummy_inputs=stock.LlavaOnevisionDummyInputsBuilder
+    MultiModalProcessor, info=ProcessingInfo, dummy_inputs=worst_case(stock.LlavaOnevisionDummyInputsBuilder)
 )
 class HoliTomLlavaOnevisionForConditionalGeneration(
     StackedFrames, stock.LlavaOnevisionForConditionalGeneration

@@ -12,6 +12,7 @@ from vllm.multimodal import MULTIMODAL_REGISTRY
 from holitom.errors import UnsupportedModelError
 from holitom.integrations.vllm.settings import method_of
 from holitom.integrations.vllm.three_axes import CountedByGrid, OnThreeAxes
+from holitom.integrations.vllm.vision import worst_case
 
 
 class MultiModalProcessor(CountedByGrid, stock.Qwen2_5_VLMultiModalProcessor):
@@ -19,7 +20,9 @@ class MultiModalProcessor(CountedByGrid, stock.Qwen2_5_VLMultiModalProcessor):
 
 
 @MULTIMODAL_REGISTRY.register_processor(
-    MultiModalProcessor, info=stock.Qwen2_5_VLProcessingInfo, dummy_inputs=stock.Qwen2_5_VLDummyInputsBuilder
+    MultiModalProcessor,
+    info=stock.Qwen2_5_VLProcessingInfo,
+    dummy_inputs=worst_case(stock.Qwen2_5_VLDummyInputsBuilder),
 )
 class HoliTomQwen25VLForConditionalGeneration(OnThreeAxes, stock.Qwen2_5_VLForConditionalGeneration):
     """Merges the videos of vLLM's model where its config asks for a method."""

@@ -6,6 +6,7 @@ from vllm.model_executor.models import qwen2_vl as stock
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from holitom.integrations.vllm.three_axes import CountedByGrid, OnThreeAxes
+from holitom.integrations.vllm.vision import worst_case
 
 
 class MultiModalProcessor(CountedByGrid, stock.Qwen2VLMultiModalProcessor):
@@ -13,7 +14,9 @@ class MultiModalProcessor(CountedByGrid, stock.Qwen2VLMultiModalProcessor):
 
 
 @MULTIMODAL_REGISTRY.register_processor(
-    MultiModalProcessor, info=stock.Qwen2VLProcessingInfo, dummy_inputs=stock.Qwen2VLDummyInputsBuilder
+    MultiModalProcessor,
+    info=stock.Qwen2VLProcessingInfo,
+    dummy_inputs=worst_case(stock.Qwen2VLDummyInputsBuilder),
 )
 class HoliTomQwen2VLForConditionalGeneration(OnThreeAxes, stock.Qwen2VLForConditionalGeneration):
     """Merges the videos of vLLM's model where its config asks for a method."""

@@ -16,6 +16,7 @@ from vllm.model_executor.models import qwen3_vl_moe as stock_moe
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from holitom.integrations.vllm.three_axes import CountedByGrid, OnThreeAxes
+from holitom.integrations.vllm.vision import worst_case
 
 
 class MultiModalProcessor(CountedByGrid, stock.Qwen3VLMultiModalProcessor):
@@ -38,14 +39,18 @@ class Merging(OnThreeAxes):
 
 
 @MULTIMODAL_REGISTRY.register_processor(
-    MultiModalProcessor, info=stock.Qwen3VLProcessingInfo, dummy_inputs=stock.Qwen3VLDummyInputsBuilder
+    MultiModalProcessor,
+    info=stock.Qwen3VLProcessingInfo,
+    dummy_inputs=worst_case(stock.Qwen3VLDummyInputsBuilder),
 )
 class HoliTomQwen3VLForConditionalGeneration(Merging, stock.Qwen3VLForConditionalGeneration):
     """Merges the videos of vLLM's model where its config asks for a method."""
 
 
 @MULTIMODAL_REGISTRY.register_processor(
-    MultiModalProcessor, info=stock_moe.Qwen3VLMoeProcessingInfo, dummy_inputs=stock.Qwen3VLDummyInputsBuilder
+    MultiModalProcessor,
+    info=stock_moe.Qwen3VLMoeProcessingInfo,
+    dummy_inputs=worst_case(stock.Qwen3VLDummyInputsBuilder),
 )
 class HoliTomQwen3VLMoeForConditionalGeneration(Merging, stock_moe.Qwen3VLMoeForConditionalGeneration):
     """Merges the videos of vLLM's model where its config asks for a method."""

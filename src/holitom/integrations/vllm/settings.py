@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 from holitom.contract import Reuse
@@ -19,6 +19,8 @@ def method_of(hf_config: Any) -> Method | None:
 
         {"retain_ratio": 0.1}
         {"method": "visionzip", "retain_ratio": 0.25}
+        {"retain_ratio": 0.1, "reuse": true}
+        {"retain_ratio": 0.1, "reuse": {"threshold": 8, "reach": 4}}
 
     A paged KV cache rules out stages inside the language model, so HoliTom and HoliTom+ come without theirs,
     and HoliTom merges to `budget="exact"`.
@@ -36,6 +38,8 @@ def method_of(hf_config: Any) -> Method | None:
     text, inner = settings.pop("method", "holitom"), settings.pop("inner", None)
     if inner not in (None, True, False):
         raise SettingsError(f"inner must be true or false, got {inner!r}")
+    if isinstance(settings.get("reuse"), dict):
+        settings["reuse"] = _reuse(settings["reuse"])
     choice = read_method(text, settings, inner)
     if choice.name == "holitom":
         choice = replace(choice, settings={"budget": "exact", **choice.settings})
@@ -52,10 +56,6 @@ def method_of(hf_config: Any) -> Method | None:
             'one length in a paged KV cache; set "inner": false to merge before it alone, or take a method '
             "that does"
         )
-    if Reuse.of(method.reuse):
-        raise SettingsError(
-            "reuse in the vision tower is for transformers' towers, not vLLM's; leave reuse out"
-        )
     if method.frame_merging:
         raise SettingsError(
             "merging frames in the vision tower is for transformers' towers, not vLLM's; leave in_tower out"
@@ -63,3 +63,15 @@ def method_of(hf_config: Any) -> Method | None:
     # Whatever a method refuses for its settings' sake it refuses for this video, longer than any.
     method.merged_count(2**14, 2**8)
     return method
+
+
+def _reuse(given: dict[str, Any]) -> Reuse:
+    """The settings of reuse that are written as `given`; JSON has lists for tuples."""
+    known = [field.name for field in fields(Reuse)]
+    for name in given:
+        if name not in known:
+            raise SettingsError(f"reuse has no setting {name!r}; known: {', '.join(known)}")
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in given.items()
+    }
+    return Reuse(**values)

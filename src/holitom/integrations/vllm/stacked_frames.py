@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from holitom.integrations.vllm.reuse import reuse_of, stacked
 from holitom.integrations.vllm.settings import method_of
 from holitom.integrations.vllm.vision import LastAttention
 from holitom.methods.base import Method
@@ -67,8 +68,10 @@ class StackedFrames:
         self._method = method_of(self.config)
         if self._method is not None:
             # vLLM builds the tower up to the layer whose output becomes the features.
-            last = self.vision_tower.vision_model.encoder.layers[-1].self_attn
-            self._last_attention = LastAttention(last.attn, self._method, vllm_config)
+            layers = list(self.vision_tower.vision_model.encoder.layers)
+            attentions = [layer.self_attn.attn for layer in layers]
+            self._reuse = reuse_of(self._method, self.config, layers, attentions, vllm_config)
+            self._last_attention = LastAttention(attentions[-1], self._method, vllm_config, reuse=self._reuse)
 
     def _process_video_pixels(self, inputs: Any) -> Any:
         if self._method is None:
@@ -79,7 +82,8 @@ class StackedFrames:
     def _merged(self, method: Method, pixels: Tensor) -> Tensor:
         """`[M + separators, D]`: what the language model gets for one video's `pixels` `[T, 3, H, W]`."""
         model: Any = self
-        with self._last_attention as last:
+        size = self.config.vision_config.patch_size
+        with stacked(self._reuse, pixels, size), self._last_attention as last:
             features: Tensor = model._video_pixels_to_features(self.vision_tower, pixels)
             importance, keys = last.importance(len(pixels)), last.keys(len(pixels))
         side = round(features.shape[1] ** 0.5)

@@ -22,6 +22,7 @@ from torch import Tensor
 from vllm.multimodal.inputs import PlaceholderRange
 
 from holitom.errors import UnsupportedUsageError, VideoError
+from holitom.integrations.vllm.reuse import packed, reuse_of
 from holitom.integrations.vllm.settings import method_of
 from holitom.integrations.vllm.vision import KeyedBySettings, LastAttention, among_text
 from holitom.methods.base import Method
@@ -90,8 +91,22 @@ class OnThreeAxes:
         if method is not None:
             self.supports_multimodal_pruning = True
             self.is_multimodal_pruning_enabled = False  # here, merging takes its place
-            last = self.visual.blocks[-1].attn
-            self._last_attention = LastAttention(last.attn, method, vllm_config, last.qkv)
+            layers = list(self.visual.blocks)
+            attentions = [layer.attn.attn for layer in layers]
+            deep = getattr(self.visual, "deepstack_visual_indexes", ())
+            whole = getattr(self.visual, "fullatt_block_indexes", range(len(layers)))
+            self._reuse = reuse_of(
+                method,
+                self.config,
+                layers,
+                attentions,
+                vllm_config,
+                deep=deep,
+                windowed=set(range(len(layers))).difference(whole),
+            )
+            self._last_attention = LastAttention(
+                attentions[-1], method, vllm_config, layers[-1].attn.qkv, self._reuse
+            )
 
     def _process_video_input(self, video_input: Any) -> Any:
         if self._method is None:
@@ -108,7 +123,8 @@ class OnThreeAxes:
         """`[M, D + 6]`: what stands in one video's placeholders, and where: relative to the video's first."""
         frames = grid_thw[0]
         rows, columns = (side // self.visual.spatial_merge_size for side in grid_thw[1:])
-        with self._last_attention as last:
+        size = self.config.vision_config.patch_size
+        with packed(self._reuse, pixels, grid_thw, self.visual, size), self._last_attention as last:
             encoded: Tensor = self.visual(pixels, grid_thw=[grid_thw])
             importance, keys = last.importance(frames), last.keys(frames)
         features = encoded.view(frames, rows * columns, -1)

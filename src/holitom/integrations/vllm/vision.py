@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from vllm.distributed import (
@@ -15,7 +16,9 @@ from vllm.distributed import (
 )
 from vllm.model_executor.layers.linear import QKVParallelLinear
 
+from holitom.contract import Reuse
 from holitom.errors import UnsupportedUsageError
+from holitom.integrations.vllm.reuse import TowerReuse
 from holitom.integrations.vllm.settings import method_of
 from holitom.methods.base import Method
 from holitom.ops.attention import frames_per_chunk, received_attention
@@ -30,13 +33,19 @@ class LastAttention:
         method: says what is worked out of them.
         vllm_config: the engine's.
         projection: for a tower that rotates queries and keys, the layer that makes them; keys are read there.
+        reuse: what the tower reuses; a patch that was not computed has what its reference has.
 
     Raises:
         UnsupportedUsageError: the engine compiles the tower, which would then run past what reads here.
     """
 
     def __init__(
-        self, attention: nn.Module, method: Method, vllm_config: Any, projection: nn.Module | None = None
+        self,
+        attention: nn.Module,
+        method: Method,
+        vllm_config: Any,
+        projection: nn.Module | None = None,
+        reuse: TowerReuse | None = None,
     ) -> None:
         compilation = vllm_config.compilation_config
         if compilation.compile_mm_encoder or compilation.cudagraph_mm_encoder:
@@ -46,6 +55,7 @@ class LastAttention:
             )
         self._attention: Any = attention
         self._method = method
+        self._reuse = reuse
         self._ranks = get_tensor_model_parallel_world_size()
         # Else each rank has a piece of the three side by side, and heads are told apart only put together.
         self._own_heads = isinstance(projection, QKVParallelLinear)
@@ -101,11 +111,14 @@ class LastAttention:
     def _see_attention(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self._open:
             given = dict(zip(("query", "key"), args, strict=False)) | kwargs
-            self._attending = (given["query"], given["key"])
+            self._attending = (self._whole(given["query"]), self._whole(given["key"]))
 
     def _see_projection(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if self._open and self._method.needs_keys:
-            self._projected = output[0]
+            self._projected = self._whole(output[0])
+
+    def _whole(self, states: Tensor) -> Tensor:
+        return states if self._reuse is None else self._reuse.whole(states)
 
     @property
     def _heads(self) -> int:
@@ -167,3 +180,29 @@ class KeyedBySettings:
             return hashes
         settings = hashlib.sha256(repr(method).encode()).hexdigest()[:16]
         return {**hashes, "video": [f"{video}-{settings}" for video in hashes["video"]]}
+
+
+def worst_case(builder: type) -> type:
+    """vLLM's `builder` of the profiling run's inputs, whose videos leave nothing to reuse.
+
+    Its own show one picture all along. With reuse, the vision tower would hardly compute any of it, and vLLM
+    would plan too little memory.
+    """
+
+    def _get_dummy_videos(self: Any, **given: Any) -> list[Any]:
+        videos: list[Any] = builder._get_dummy_videos(self, **given)  # type: ignore[attr-defined]
+        method = method_of(self.info.get_hf_config())
+        if method is None or not Reuse.of(method.reuse):
+            return videos
+        return [
+            (_colours(video[0]), *video[1:]) if isinstance(video, tuple) else _colours(video)
+            for video in videos
+        ]
+
+    return type(f"WorstCase{builder.__name__}", (builder,), {"_get_dummy_videos": _get_dummy_videos})
+
+
+def _colours(frames: Any) -> Any:
+    """Frames of the same shape, each of any 64 successive ones in a colour of its own."""
+    digits = np.arange(len(frames))[:, None] // [1, 4, 16] % 4
+    return np.broadcast_to((85 * digits).astype(np.uint8)[:, None, None], frames.shape).copy()
