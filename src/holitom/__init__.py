@@ -7,7 +7,7 @@
         ids = model.generate(**inputs, max_new_tokens=64)
     print(run.last)
 
-Names load on first use, so that `import holitom` and the command line's help stay light.
+Names are imported on first use, so that `import holitom` and the command line's help do not import torch.
 """
 
 from __future__ import annotations

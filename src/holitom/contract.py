@@ -1,8 +1,8 @@
-"""What a merging method is to those that run it: the models and the runtime know this and no method.
+"""The protocol of a merging method, through which the models and the runtime use methods.
 
-A method reduces a video's visual tokens twice. Its outer stage, `Merges.merge`, acts on one video before the
-language model. Its inner stages, `Merges.inner`, act on one row of a batch between two layers of the language
-model.
+A method has an outer stage, `Merges.merge`, which merges one video's visual tokens before the language model,
+and inner stages, `Merges.inner`, which reduce the visual tokens of one row of a batch between two layers of
+the language model.
 """
 
 from __future__ import annotations
@@ -17,64 +17,57 @@ from holitom.errors import SettingsError
 from holitom.tokens import MergedTokens, VideoTokens
 
 
-class InnerStage(Protocol):
-    """One reduction of the visual tokens inside the language model, for one row of a batch."""
+class Stage(Protocol):
+    """What every inner stage has."""
 
     @property
     def layer(self) -> int:
-        """0-based: the stage acts on the hidden states that enter this layer."""
+        """Layer (0-based) whose incoming hidden states the stage acts on."""
 
     @property
     def own_attention(self) -> bool:
-        """Whether the attention that ranks is `layer`'s own, worked out before it runs; else it is read in
-        the layer before."""
+        """Whether the attention that ranks is that of `layer`, computed before it runs; else that of the
+        layer before, read as it runs."""
 
     def keep(self, visual: int) -> int:
-        """How many of `visual` tokens remain: known to the host, monotone, at least one of any."""
+        """Number of `visual` tokens that stay: known to the host, rising with `visual`, at least one of
+        any."""
+
+
+class InnerStage(Stage, Protocol):
+    """An inner stage that ranks visual tokens by the attention of one query."""
 
     def __call__(self, hidden: Tensor, attention: Tensor) -> tuple[Tensor, Tensor]:
         """Reduce one row's visual tokens.
 
         Args:
             hidden: `[V, D]`: the visual tokens that enter `layer`.
-            attention: `[V]`: the attention that the last query gave them in `layer - 1` (or gives them
-                in `layer`, see `own_attention`), averaged over heads.
+            attention: `[V]`: attention that the last query gives them in `layer - 1` (or in `layer`, see
+                `own_attention`), averaged over heads.
 
         Returns:
             Indices of the `keep(V)` kept tokens, ascending, and their features `[keep(V), D]`.
         """
 
 
-class TextAwareStage(Protocol):
-    """An `InnerStage` that is also given the text, told by its attribute `needs_text`.
+class TextAwareStage(Stage, Protocol):
+    """An inner stage that ranks visual tokens by the text, too.
 
-    `layer`, `own_attention` and `keep` are as in `InnerStage`. The text is what stands behind the row's last
-    video, up to the token that asks (images there count as text). A row that ends in a video token has that
-    token for its text, which is not among the visual ones then.
+    The text is every token behind the row's last video, up to the question's last token (images there count
+    as text). In a row that ends in a video token, that token is the text and not among the visual tokens.
     """
 
     @property
-    def layer(self) -> int:
-        """As in `InnerStage`."""
-
-    @property
-    def own_attention(self) -> bool:
-        """As in `InnerStage`."""
-
-    @property
     def needs_text(self) -> bool:
-        """True."""
-
-    def keep(self, visual: int) -> int:
-        """As in `InnerStage`."""
+        """True, which tells this stage from an `InnerStage`."""
 
     def __call__(self, hidden: Tensor, attention: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
         """Reduce one row's visual tokens.
 
         Args:
             hidden: `[V, D]`: the visual tokens that enter `layer`.
-            attention: `[Q, V]`: attention to them of each of the `Q >= 1` text tokens behind the row's last
-                video, in `layer - 1` (or in `layer`, see `own_attention`), averaged over heads.
+            attention: `[Q, V]`: attention that each of the `Q >= 1` text tokens gives them in `layer - 1` (or
+                in `layer`, see `own_attention`), averaged over heads.
             text: `[Q, D]`: hidden states of those text tokens that enter `layer`.
 
         Returns:
@@ -83,7 +76,7 @@ class TextAwareStage(Protocol):
 
 
 AnyStage = InnerStage | TextAwareStage
-"""What a method's `inner` returns."""
+"""Either kind of inner stage."""
 
 
 def needs_text(stage: AnyStage) -> bool:
@@ -93,20 +86,21 @@ def needs_text(stage: AnyStage) -> bool:
 
 @dataclass(frozen=True)
 class Reuse:
-    """Reuse a reference frame's tokens at the places of a video that have not changed.
+    """Settings of reuse: in the vision tower, unchanged parts of a frame take the values of a reference
+    frame.
 
-    A place is one patch of a frame, or one block of patches where the tower merges blocks. It has changed if
-    the mean of any 2 x 2 pixels of it differs from the reference frame's by more than `threshold` in any
-    channel. Places that have not changed take keys, values and output of the reference frame; all others
-    are computed and attend to every place of their frame. The number of visual tokens stays as it is.
+    The unit is one patch, or one block of patches where the tower merges blocks. It has changed if the mean
+    of any 2 x 2 of its pixels differs from the reference frame's by more than `threshold` in any channel.
+    Unchanged units take keys, values and output of the reference frame; changed units are computed and attend
+    to every unit of their frame. The number of visual tokens stays as it is.
 
     Attributes:
         threshold: largest difference, in levels of 0..255 of the frame as the processor resized it, at which
-            a place counts as unchanged; 0 reuses equal pixels only. None: the vision tower's default
+            a unit counts as unchanged; 0 reuses equal pixels only. None: the vision tower's default
             (`holitom.tower.kinds`), 16.
-        reach: frames that one reference serves at most, itself included; 1 reuses nothing.
-        pixel_std: what the processor divided each channel by after scaling pixels to 0..1. None: as the
-            family's published checkpoints do.
+        reach: largest number of frames that share a reference frame, itself included; 1 reuses nothing.
+        pixel_std: divisors of the channels in the processor's normalisation, after scaling pixels to 0..1.
+            None: those of the family's published checkpoints.
 
     Raises:
         SettingsError: a field is out of its range.
@@ -135,10 +129,10 @@ class Reuse:
 
     @classmethod
     def of(cls, reuse: Reuse | bool) -> Reuse | None:
-        """The settings that `reuse` stands for: True the defaults, False none.
+        """Resolve a method's `reuse`: True gives the defaults, False None.
 
         Raises:
-            SettingsError: it is something else.
+            SettingsError: `reuse` is neither a bool nor a `Reuse`.
         """
         if isinstance(reuse, cls):
             return reuse
@@ -149,18 +143,18 @@ class Reuse:
 
 @dataclass(frozen=True)
 class FrameMerging:
-    """Merge whole frames that are alike between layers of the vision tower (EarlyTom's stage I).
+    """Settings for merging whole frames between layers of the vision tower (EarlyTom's stage I).
 
-    See `ops.frame_groups.merge_frames`. Frames that the tower merged away take the tokens of the frame that
-    they are part of, so the number of visual tokens stays as it is; `VideoTokens.left` says which frames are
-    left. Attention is read in the last of the layers.
+    `ops.frame_groups.merge_frames` decides which frames merge. A frame that merged into another gets that
+    frame's tokens, so the number of visual tokens stays as it is; `VideoTokens.left` lists the frames left.
+    Importance is read in the last of the layers.
 
     Attributes:
         layers: layers of the tower (0-based, ascending) behind which frames merge. None: 10, 21 and 23 of 26,
             in proportion in deeper and shallower towers.
         segment_threshold: see `merge_frames`.
-        max_frames: likewise.
-        momentum: likewise.
+        max_frames: see `merge_frames`.
+        momentum: see `merge_frames`.
     """
 
     layers: tuple[int, ...] | None = None
@@ -174,7 +168,7 @@ def _is_number(value: object, least: float, most: float) -> bool:
 
 
 class Merges(Protocol):
-    """What merges a video's visual tokens; `holitom.Method` is the one that a user subclasses."""
+    """A merging method; users subclass `holitom.Method`, which has these members."""
 
     @property
     def retain_ratio(self) -> float:
@@ -182,16 +176,16 @@ class Merges(Protocol):
 
     @property
     def positions(self) -> Literal["packed", "own"]:
-        """How position ids are given: "packed" numbers what is left of a prompt without gaps, "own" keeps the
-        ids of the unmerged prompt."""
+        """Position ids of the tokens left: "packed" numbers them without gaps, "own" keeps the ids of the
+        unmerged prompt."""
 
     @property
     def reuse(self) -> Reuse | bool:
-        """Whether the vision tower reuses a reference frame's tokens, and how; True: as `Reuse()` does."""
+        """Settings of reuse in the vision tower; True: the defaults, False: none."""
 
     @property
     def frame_merging(self) -> FrameMerging | None:
-        """How the vision tower merges whole frames; None: it does not."""
+        """Settings with which the vision tower merges whole frames; None: it does not."""
 
     @property
     def needs_importance(self) -> bool:
@@ -203,13 +197,13 @@ class Merges(Protocol):
 
     @property
     def needs_shallow(self) -> bool:
-        """Whether `merge` reads `VideoTokens.shallow`, of towers that have it."""
+        """Whether `merge` reads `VideoTokens.shallow`; only then is an early attention of the tower read."""
 
     def merge(self, video: VideoTokens) -> MergedTokens:
-        """The outer stage: the tokens that one video sends into the language model.
+        """Merge one video's tokens before the language model (the outer stage).
 
-        It decides on `features`, `importance` and `keys`, and merges `streams` as it merges `features`.
+        Decisions depend on `features`, `importance` and `keys`; `streams` merge as `features` do.
         """
 
     def inner(self, num_layers: int) -> tuple[AnyStage, ...]:
-        """The stages inside a language model of `num_layers` layers, by rising layer."""
+        """The inner stages for a language model of `num_layers` layers, by rising layer."""

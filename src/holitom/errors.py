@@ -1,4 +1,4 @@
-"""The library's errors: one family, each message says what was wrong and what would work."""
+"""The library's errors. Every message says what was wrong and what would work."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ class SettingsError(HolitomError, ValueError):
 
 
 class UnsupportedModelError(HolitomError, TypeError):
-    """No adapter knows this model class, or this variant of it."""
+    """There is no adapter for the model's class, or for this variant of it."""
 
 
 class UnsupportedUsageError(HolitomError, RuntimeError):
-    """The model is used in a way that merging cannot serve (a static cache, say)."""
+    """The model is used in a way that merging does not support, such as with a static cache."""
 
 
 class InterfaceError(UnsupportedModelError):
-    """An installed package is not built as holitom needs it: an argument or a module has another name."""
+    """An installed package differs from the tested versions: an argument or a module has another name."""
 
     @classmethod
     def of(cls, package: str, tested: str, found: str) -> InterfaceError:
-        """The error that names both versions of `package`: the installed one, and those in `tested`.
+        """Make an error that names the installed and the tested versions of `package`.
 
         Args:
             package: its name on the package index.
             tested: the versions that holitom was tested with, e.g. "5.19 to 5.24".
-            found: a clause that says what is otherwise, and where.
+            found: a clause that says what differs, and where.
         """
         return cls(
             f"{found}; {package} {version(package)} is installed, and holitom was tested with {tested}: "
@@ -40,11 +40,11 @@ class InterfaceError(UnsupportedModelError):
 
 
 class OutputError(HolitomError, OSError):
-    """A file cannot be written where it was asked for."""
+    """A file cannot be written at the given path."""
 
 
 class VideoError(HolitomError, ValueError):
-    """A video file cannot be read, or holds nothing to sample."""
+    """A video file cannot be read, or holds no frames."""
 
 
 class ModelError(HolitomError, ValueError):

@@ -1,7 +1,7 @@
-"""Where a checkpoint is: a folder, a copy in the Hugging Face cache, or the hub.
+"""Find a checkpoint: a folder, a copy in the Hugging Face cache, or an id on the Hugging Face Hub.
 
-transformers asks the hub for every file, and retries for half a minute where there is no network. Here the
-hub is asked once, with a short limit.
+transformers requests every file from the Hub, and retries for half a minute where there is no network. Here
+one request with a short limit finds out whether the Hub can be reached.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from pathlib import Path
 
 from holitom.errors import ModelError
 
-SECONDS = 10.0  # that the hub may take to answer
+SECONDS = 10.0  # limit of a request to the Hub
 
 _ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 
 
 def check_name(name: str) -> None:
-    """Raise a `ModelError` for what is neither a folder nor written as a hub id, `owner/name`."""
+    """Raise a `ModelError` unless `name` is a folder, or has the form of a Hub id, `owner/name`."""
     if Path(name).is_dir():
         return
     if (url := re.match(r"[a-zA-Z][\w+.-]*://[^/]*/?", name)) is not None:
@@ -31,13 +31,13 @@ def check_name(name: str) -> None:
 
 
 def located(name: str) -> str:
-    """`name` itself where it is a folder or the hub has it; the cached copy where the hub cannot be asked.
+    """Return `name` where it is a folder or the Hub has it; the cached copy's folder where the Hub fails.
 
     Args:
         name: a checkpoint's folder, or an id on the Hugging Face Hub.
 
     Raises:
-        ModelError: it is neither, the hub has no such model, or there is no copy here and no network.
+        ModelError: `name` is neither, the Hub has no such model, or there is neither a copy nor a network.
     """
     check_name(name)
     if Path(name).is_dir():
@@ -58,7 +58,7 @@ def located(name: str) -> str:
         except HfHubHTTPError as error:
             code = error.response.status_code if error.response is not None else "no status"
             why = f"{where} answers with an error ({code})"
-        except Exception:  # whatever its HTTP library raises where there is no network
+        except Exception:  # HTTP libraries raise errors of their own where there is no network
             why = f"{where} cannot be reached"
         else:
             return name

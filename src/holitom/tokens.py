@@ -1,4 +1,4 @@
-"""What flows between the vision tower and the language model."""
+"""Tokens of a video between the vision tower and the language model, before and after merging."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class VideoTokens:
         grid: `(rows, columns)` of one frame, `rows * columns == N`.
         keys: `[T, N, d]`: keys of the vision tower's last layer, averaged over heads, pooled as the
             features are; None where the method needs none.
-        shallow: `[T, N]` float32: as `importance`, of an early layer of the vision tower (layer 5, 0-based,
-            of 26, in proportion in other towers); None where the method needs none, or where the tower merges
-            patches or frames on its way.
-        streams: `[T, N, E]`: further features of the same tokens (DeepStack), which merge just as `features`
-            do and decide nothing; None where the model has none.
-        left: numbers of the frames that are left where the tower has merged whole frames, frame 0 among
-            them, ascending; each other frame repeats the nearest of them before it. None: all are.
+        shallow: `[T, N]` float32: importance in an early layer of the vision tower (layer 5, 0-based, of 26,
+            in proportion in other towers); None where the method needs none, or where the tower merges
+            patches or frames behind that layer.
+        streams: `[T, N, E]`: further features of the same tokens (DeepStack), which merge as `features` do
+            and enter no decision; None where the model has none.
+        left: numbers of the frames that are left where the tower has merged whole frames, ascending, with
+            frame 0; every other frame repeats the nearest of them before it. None: all frames are left.
     """
 
     features: Tensor
@@ -39,21 +39,22 @@ class VideoTokens:
 
     @property
     def carried(self) -> Tensor:
-        """`[T * N, D + E]`: what is averaged when tokens merge. Its first `D` columns are `features`."""
+        """Features and streams side by side, `[T * N, D + E]`, which are averaged when tokens merge."""
         flat = self.features.flatten(0, 1)
         return flat if self.streams is None else torch.cat([flat, self.streams.flatten(0, 1)], dim=-1)
 
 
 @dataclass(frozen=True)
 class Origins:
-    """Where each token of a video went. A token's place is `t * N + n`.
+    """For each token of a video, the merged token that it is part of.
 
-    Places and not indices of `MergedTokens`, so that they hold in whatever order a model is sent them.
+    Tokens are named by their place `t * N + n` in the video, which does not depend on the order in which a
+    model is sent merged tokens.
 
     Attributes:
-        via: `[T, N]` int64: the place where it was averaged over time, before anything was merged in space;
-            its own where it was not.
-        into: `[T, N]` int64: the place of the merged token that it is part of; -1: dropped.
+        via: `[T, N]` int64: the place at which each token was averaged over time, before any merging in
+            space; its own place if it was not.
+        into: `[T, N]` int64: the place of the merged token that each token is part of; -1: it was dropped.
     """
 
     via: Tensor
@@ -66,15 +67,15 @@ class MergedTokens:
 
     Attributes:
         features: `[M, D]`, the dtype of the video's features.
-        frame: `[M]` int64: the frame that each token is shown in (a merged token: its first frame).
-        position: `[M]` int64: its place `0..N-1` in that frame's grid.
-        size: `[M]` int64: how many of the `T * N` tokens it stands for (1: kept as it was).
-        segments: first and last frame (inclusive) of each temporal segment; one `(t, t)` a frame
-            where the method has no segments.
+        frame: `[M]` int64: the frame that each token is sent with (for a merged token, its first frame).
+        position: `[M]` int64: its position `0..N-1` in that frame's grid.
+        size: `[M]` int64: number of the `T * N` tokens that each stands for (1: kept as it was).
+        segments: first and last frame (inclusive) of each temporal segment; one `(t, t)` for each frame where
+            the method has no segments.
         stages: token counts after each stage, in order, e.g. `{"temporal": 4210, "spatial": 628}`.
         streams: `[M, E]`: the video's `streams`, merged as `features` are; None where it has none.
-        origins: works out where every token of the video went. Until it is called that costs nothing; None
-            where a method does not say.
+        origins: computes the origins of all tokens of the video when it is called; None where the method
+            does not record them.
     """
 
     features: Tensor

@@ -1,8 +1,8 @@
-"""Hooks and wrapped methods that belong to one attached method, and take nothing of it into a copy.
+"""Hooks and wrapped functions of an attached method, which a copy of the model does not share.
 
-`copy.deepcopy` and `pickle` go through `__reduce__`: in the place of a hook, a copy of the model gets one
-that does nothing, and in the place of a wrapped method its own stock method. So a copy is a model of its own,
-without the method.
+`copy.deepcopy` and `pickle` go through `__reduce__`: a copy of the model gets a hook that does nothing in the
+place of a hook, and its own stock function in the place of a wrapped function. So a copy has no method
+attached.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import nn
 
 
 def no_hook(*args: Any, **kwargs: Any) -> None:
-    """What copies of an attached model have in the place of its hooks."""
+    """Do nothing: the hook of a copy of an attached model."""
 
 
 def _no_hook() -> Callable[..., None]:
@@ -37,13 +37,13 @@ class Hook:
 
 
 class Wrapped:
-    """A method of a module, set on the module itself, which calls `instead` in the place of the stock one.
+    """A replacement for a function of a module (such as `generate`), set on the one module object.
 
     Attributes:
-        module: whose method it is.
-        name: of the method.
-        own: the stock method: bound to the module, or what had been set on the module.
-        instead: called with the stock method, its arguments and its arguments by name; None once released.
+        module: the module.
+        name: name of the function.
+        own: the stock function: bound to the module, or what had been set on the module before.
+        instead: called with the stock function, its arguments and its keyword arguments; None once released.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Wrapped:
         return self.own(*args, **kwargs) if instead is None else instead(self.own, args, kwargs)
 
     def release(self) -> None:
-        """Give the module back what it had; where somebody has wrapped this meanwhile, pass calls on."""
+        """Restore the stock function; if another wrapper has been set over this one, only pass calls on."""
         self.instead = None
         if self.module.__dict__.get(self.name) is self:
             if self.had_own:

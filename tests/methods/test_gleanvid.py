@@ -11,8 +11,9 @@ from support.videos import clip
 
 from holitom.errors import SettingsError
 from holitom.methods import GleanVID
-from holitom.methods.gleanvid import debiased, gini, scaled
+from holitom.methods.gleanvid import debiased, gini
 from holitom.ops import spans
+from holitom.ops.ragged import unit_range
 from holitom.ops.spans import Cells, Span, past_novelty, principal_directions
 from holitom.tokens import VideoTokens
 
@@ -100,7 +101,7 @@ def test_gini_of_alike_and_of_one() -> None:
     assert gini(np.full(4, 0.25)) == pytest.approx(0)
     assert gini(np.array([0, 0, 0, 1.0])) == pytest.approx(0.75)
     assert gini(np.ones(1)) == 0
-    assert scaled(torch.tensor([[1.0, 3, 2], [4, 4, 4]])).tolist() == [[0, 1, 0.5], [0, 0, 0]]
+    assert unit_range(torch.tensor([[1.0, 3, 2], [4, 4, 4]])).tolist() == [[0, 1, 0.5], [0, 0, 0]]
 
 
 def test_repeated_frames_get_less_than_new_ones() -> None:

@@ -289,7 +289,7 @@ def test_the_papers_layers_of_the_papers_tower() -> None:
 
 
 def test_reuse_and_merging_are_not_both() -> None:
-    with pytest.raises(SettingsError, match="take one of them"):
+    with pytest.raises(SettingsError, match="set in_tower=False or reuse=False"):
         EarlyTom(in_tower=True, reuse=True)
     assert Method(1.0).frame_merging is None
 

@@ -1,7 +1,7 @@
-"""What a prompt with a video costs, by method and budget: the paper's formula, true counts, KV cache.
+"""Costs of a prompt with a video, by method and budget: the paper's formula, counted operations, KV cache.
 
 `decoder.py` computes costs from a config, `counting.py` counts operations of the real model class on the meta
-device, `plans.py` says how many tokens a method leaves, and `table.py` puts them together.
+device, `plans.py` computes how many tokens a method leaves, and `table.py` makes the table of all costs.
 """
 
 from holitom.costs.counting import CacheGroup, PrefillCount, VisionCount, count_prefill, count_vision

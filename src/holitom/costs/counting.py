@@ -1,4 +1,4 @@
-"""True operation counts: the real model on the meta device, where tensors have shapes and no values.
+"""Operation counts of the real model class on the meta device, where tensors have shapes and no values.
 
 `FlopCounterMode` counts matrix products and convolutions, two operations for each multiply-add: linear
 layers, attention's scores and weighted sums (the whole square, also where a causal kernel skips half of
@@ -28,14 +28,14 @@ from holitom.tokens import VideoTokens
 
 @dataclass(frozen=True)
 class VisionCount:
-    """What encoding one video takes.
+    """Operations of encoding one video, and the number of its tokens.
 
     Attributes:
-        operations: by module class (vision tower, projector).
-        importance: of reading the last layer's attention once more, for methods that need it.
-        keys: of reading its keys, likewise.
-        frames, tokens: visual tokens that come out: `tokens` for each of `frames` (of two, where the
-            tower makes one of two).
+        operations: operations by module class (vision tower, projector).
+        importance: operations of computing importance, for methods that need it.
+        keys: operations of computing keys, for methods that need them.
+        frames: grids of tokens: one for each frame, or for two frames where the tower makes one grid of two.
+        tokens: visual tokens of each grid.
         separators: further tokens in the prompt (newlines).
     """
 
@@ -49,7 +49,13 @@ class VisionCount:
 
 @dataclass(frozen=True)
 class CacheGroup:
-    """Layers `first` to `last` (0-based, both included) that get as many tokens; bytes they all cache."""
+    """Layers that get equally many tokens.
+
+    Attributes:
+        first, last: numbers of the first and the last layer (0-based, inclusive).
+        tokens: tokens that each layer gets.
+        bytes: bytes that all of them cache.
+    """
 
     first: int
     last: int
@@ -59,7 +65,7 @@ class CacheGroup:
 
 @dataclass(frozen=True)
 class PrefillCount:
-    """What one prompt takes in the language model, head of the last token included."""
+    """Operations and cache of one prompt in the language model, with the head for the last token."""
 
     operations: int
     cache: tuple[CacheGroup, ...]
@@ -72,7 +78,14 @@ class PrefillCount:
 
 @torch.no_grad()
 def count_vision(adapter: Adapter, frames: int, width: int, height: int) -> VisionCount:
-    """Count encoding one video by the model on the meta device that `adapter` belongs to."""
+    """Count the operations of encoding one video by `adapter`'s model, which is on the meta device.
+
+    Args:
+        adapter: the model's adapter.
+        frames: frames of the video.
+        width: width of a frame in pixels, before the model's processor resizes it.
+        height: height of a frame in pixels, likewise.
+    """
     trunk: Any = adapter.trunk
     probe = probe_of(adapter)
     given, parts = probe.part(probe.arguments(frames, width, height), frames)
@@ -104,7 +117,7 @@ def count_vision(adapter: Adapter, frames: int, width: int, height: int) -> Visi
 
 
 def _video(adapter: Adapter, encoded: VideoTokens | EncodedImages, frames: int) -> tuple[int, int, int]:
-    """Frames, tokens a frame and placeholders of one encoded video; of images, all are its `frames`."""
+    """Frames, tokens per frame and placeholders of one encoded video; all images are its `frames`."""
     if isinstance(encoded, EncodedImages):
         return frames, len(encoded.features) // frames, len(encoded.features)
     return (*encoded.features.shape[:2], adapter.slots(encoded))
@@ -112,12 +125,12 @@ def _video(adapter: Adapter, encoded: VideoTokens | EncodedImages, frames: int) 
 
 @torch.no_grad()
 def count_prefill(model: Any, adapter: Adapter, levels: Sequence[Level]) -> PrefillCount:
-    """Count the prefill of one prompt by `model`, which is on the meta device.
+    """Count the operations of prefilling one prompt by `model`, which is on the meta device.
 
     Args:
-        model: with `get_output_embeddings`, the head.
-        adapter: the model's.
-        levels: from layer 0 on, by rising layer. What is merged where a level starts is not counted.
+        model: the whole model, with its head at `get_output_embeddings`.
+        adapter: the model's adapter.
+        levels: tokens by layer, from layer 0 on. The operations of merging between levels are not counted.
     """
     language: Any = adapter.language_model
     width, dtype = language.config.hidden_size, next(language.parameters()).dtype
@@ -137,18 +150,18 @@ def count_prefill(model: Any, adapter: Adapter, levels: Sequence[Level]) -> Pref
 
 
 def _held(layers: Sequence[Any], tokens: int) -> int:
-    """Tokens that the first of `layers` with keys holds; recurrent layers get `tokens`, and hold a state."""
+    """Tokens that the first attention layer of `layers` caches; `tokens` if all of them are recurrent."""
     return next((int(layer.get_seq_length()) for layer in layers if isinstance(layer, DynamicLayer)), tokens)
 
 
 def _experts(tokens: tuple[int, ...], experts: tuple[int, ...], *args: Any, **kwargs: Any) -> int:
-    """Products of tokens `[M, K]` with their own of the experts `[E, K, N]`; torch does not count them."""
+    """Operations of tokens `[M, K]` times their experts' weights `[E, K, N]`, which torch does not count."""
     return 2 * tokens[0] * tokens[1] * experts[-1]
 
 
 @contextmanager
 def _shortened(layers: nn.ModuleList, levels: Sequence[Level]) -> Iterator[None]:
-    """Give every level's first layer, and those after it, its number of tokens."""
+    """Make each level's first layer, and all layers after it, run on the level's number of tokens."""
     hooks = [
         layer.register_forward_pre_hook(_shorten(level.tokens), with_kwargs=True)
         for level in levels
@@ -162,7 +175,7 @@ def _shortened(layers: nn.ModuleList, levels: Sequence[Level]) -> Iterator[None]
 
 
 def _shorten(tokens: int) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], Any]:
-    """A hook that leaves a layer the first `tokens` of what it gets; which ones does not change counts."""
+    """Make a hook that cuts a layer's input to its first `tokens` tokens; counts do not depend on which."""
 
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         cos, sin = kwargs["position_embeddings"]

@@ -1,7 +1,4 @@
-"""A language model as costs know it: how wide each layer is, and what it caches of a token.
-
-Nothing here knows weights or modules: all of it follows from the model's config.
-"""
+"""Costs of a language model from its config alone: widths of layers, operations, and bytes of the cache."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ from typing import Any, NamedTuple
 
 
 class Level(NamedTuple):
-    """From layer `start` (0-based) on, the language model works on `tokens` tokens."""
+    """A number of tokens that the language model works on, from layer `start` (0-based) on."""
 
     start: int
     tokens: int
@@ -28,8 +25,8 @@ def spans(levels: Sequence[Level], layers: int) -> list[Span]:
     """The layers of each level, in order.
 
     Args:
-        levels: by rising start; the first starts at 0.
-        layers: of the language model; where the last level ends.
+        levels: levels by rising start; the first starts at 0.
+        layers: number of layers of the language model.
     """
     ends = [*(level.start for level in levels[1:]), layers]
     return [Span(range(level.start, end), level.tokens) for level, end in zip(levels, ends, strict=True)]
@@ -39,12 +36,12 @@ class Layer(NamedTuple):
     """One layer of a language model.
 
     Attributes:
-        ffn: width of the feed-forward that each token goes through; in a mixture of experts, the widths of
-            the experts that are chosen for it and of those that all tokens share, together.
-        attends: whether it attends to keys; else it carries a recurrent state from token to token.
-        cached: numbers in the keys and values that it caches of one token; 0 where it does not attend.
-        convolved: numbers in the window of the short convolution before its state, in the model's dtype.
-        state: numbers in its recurrent state, which is float32.
+        ffn: width of the feed-forward network that each token goes through; in a mixture of experts, the sum
+            of the widths of a token's own experts and of the experts that all tokens share.
+        attends: whether the layer attends to keys; else it carries a recurrent state from token to token.
+        cached: elements of the keys and values cached for one token; 0 where the layer does not attend.
+        convolved: elements of the window of the short convolution before the state, in the model's dtype.
+        state: elements of the recurrent state, which is float32.
     """
 
     ffn: int
@@ -59,8 +56,8 @@ class Decoder:
     """A language model.
 
     Attributes:
-        width: of the hidden states.
-        layers: from the first on.
+        width: width of the hidden states.
+        layers: all layers, from the first on.
     """
 
     width: int
@@ -68,7 +65,7 @@ class Decoder:
 
     @classmethod
     def of(cls, config: Any) -> Decoder:
-        """The language model of a transformers config, of a video model or of the language model alone."""
+        """Read a transformers config, of a video model or of a language model alone."""
         text: Any = config.get_text_config()
         kinds = getattr(text, "layer_types", None) or ["full_attention"] * text.num_hidden_layers
         head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
@@ -84,7 +81,7 @@ class Decoder:
         )
 
     def prefill(self, levels: Sequence[Level]) -> int:
-        """The paper's cost of `levels` in all layers, see `layer_operations`."""
+        """Operations of a prefill in all layers by the paper's formula, see `layer_operations`."""
         return sum(
             layer_operations(span.tokens, self.width, self.layers[index].ffn, self.layers[index].attends)
             for span in spans(levels, len(self.layers))
@@ -92,11 +89,11 @@ class Decoder:
         )
 
     def kv_bytes(self, levels: Sequence[Level], itemsize: int) -> int:
-        """Bytes of the keys and values of `levels` in all layers that cache any.
+        """Bytes of the keys and values of all layers that cache any.
 
         Args:
             levels: tokens by layer.
-            itemsize: bytes of one number of the cache.
+            itemsize: bytes of one element of the cache.
         """
         return itemsize * sum(
             span.tokens * self.layers[index].cached
@@ -105,10 +102,10 @@ class Decoder:
         )
 
     def state_bytes(self, itemsize: int) -> int:
-        """Bytes of all recurrent states of one row, whatever its length.
+        """Bytes of all recurrent states of one row, which do not depend on its length.
 
         Args:
-            itemsize: bytes of one number of the model.
+            itemsize: bytes of one element of the model's weights.
         """
         return sum(itemsize * layer.convolved + 4 * layer.state for layer in self.layers)
 
@@ -122,15 +119,15 @@ class Decoder:
 def layer_operations(tokens: int, width: int, ffn: int, attends: bool = True) -> int:
     """The paper's prefill cost of `n` visual tokens in one layer: `4 n d^2 + 2 n^2 d + 2 n d m`.
 
-    HoliTom (arXiv 2505.21334), as FastV (2403.06764) before it. It counts multiply-adds of four square
-    projections, of attention, and of a feed-forward network with two matrices. Qwen2 has narrower keys
-    and values and three matrices there, so true counts differ by more than a factor of two. A layer that
-    carries a recurrent state has no term in `n^2`.
+    The formula is HoliTom's (arXiv 2505.21334) and FastV's (2403.06764). It counts multiply-adds of four
+    square projections, of attention, and of a feed-forward network with two matrices. Qwen2 has narrower keys
+    and values and three matrices in that network, so counted operations differ by more than a factor of two.
+    A layer that carries a recurrent state has no term in `n^2`.
 
     Args:
         tokens: `n`.
-        width: `d`, of the hidden states.
-        ffn: `m`, of the feed-forward network.
+        width: `d`, width of the hidden states.
+        ffn: `m`, width of the feed-forward network.
         attends: whether the layer attends to keys.
     """
     attention = 2 * tokens**2 * width if attends else 0
@@ -138,7 +135,7 @@ def layer_operations(tokens: int, width: int, ffn: int, attends: bool = True) ->
 
 
 def _feed_forward(text: Any, layer: int) -> int:
-    """Width of the feed-forward that each token goes through in `layer`."""
+    """`Layer.ffn` of `layer`."""
     if not _has_experts(text, layer):
         return int(text.intermediate_size)
     chosen = text.num_experts_per_tok + (getattr(text, "n_shared_experts", None) or 0)
@@ -147,7 +144,8 @@ def _feed_forward(text: Any, layer: int) -> int:
 
 
 def _has_experts(text: Any, layer: int) -> bool:
-    """Whether `layer` is a mixture of experts: GLM names how many first ones are not, Qwen3 which are not."""
+    """Whether `layer` is a mixture of experts: GLM's configs count the first ones that are not, Qwen3's list
+    them."""
     if not getattr(text, "num_experts_per_tok", None):
         return False
     every = getattr(text, "decoder_sparse_step", None) or 1
@@ -157,7 +155,7 @@ def _has_experts(text: Any, layer: int) -> bool:
 
 
 def _recurrent(text: Any) -> tuple[int, int]:
-    """Numbers in the convolved window and in the state of a gated delta net."""
+    """`Layer.convolved` and `Layer.state` of a gated delta net."""
     keys = text.linear_num_key_heads * text.linear_key_head_dim
     values = text.linear_num_value_heads * text.linear_value_head_dim
     return text.linear_conv_kernel_dim * (2 * keys + values), values * text.linear_key_head_dim

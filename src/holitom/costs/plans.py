@@ -1,8 +1,7 @@
-"""How many visual tokens each layer works on, by method and budget, from shapes alone.
+"""Number of visual tokens in each layer, by method and budget, from shapes alone.
 
-Lengths follow from the methods' own `merged_count` and inner stages. HoliTom's count depends on the video; it
-is taken to send `frames * ceil(tokens * r)`, what it sends of a video without static tokens and what the
-paper's table was computed with.
+Numbers come from the methods' `merged_count` and inner stages. HoliTom's count depends on the video; here it
+is `frames * ceil(tokens * r)`, the count for a video without static tokens, as in the paper's table.
 """
 
 from __future__ import annotations
@@ -20,16 +19,16 @@ from holitom.methods.choose import FULL, Choice
 
 @dataclass(frozen=True)
 class Plan:
-    """One row: how many visual tokens go into the language model, and where inside it they get fewer.
+    """One row of the table: the visual tokens that enter the language model, and its inner stages.
 
     Attributes:
         label: method and budget.
         retain_ratio: the budget.
-        sent: visual tokens, without separators.
-        inner: reductions by rising layer.
-        needs_importance: whether the vision tower's last attention is read besides.
-        needs_keys: whether its keys are.
-        needs_shallow: whether an early attention of it is read.
+        sent: visual tokens that enter the language model, without separators.
+        inner: inner stages by rising layer.
+        needs_importance: whether importance is read in the vision tower.
+        needs_keys: whether keys are read.
+        needs_shallow: whether importance is read in an early layer.
     """
 
     label: str
@@ -41,7 +40,7 @@ class Plan:
     needs_shallow: bool = False
 
     def levels(self, separators: int = 0) -> list[Level]:
-        """Visual tokens by layer, `separators` (newlines) among them, as inner stages count them."""
+        """Visual tokens by layer, with `separators` (newlines), which inner stages count as visual tokens."""
         levels = [Level(0, self.sent + separators)]
         for stage in self.inner:
             levels.append(Level(stage.layer, stage.keep(levels[-1].tokens)))
@@ -51,10 +50,17 @@ class Plan:
 def plans(
     methods: Sequence[Choice], ratios: Sequence[float], frames: int, tokens: int, layers: int
 ) -> tuple[list[Plan], dict[str, str]]:
-    """Full tokens, then `methods` at every ratio, on `frames` of `tokens` each and a decoder of `layers`.
+    """Plan full tokens, then `methods` at every ratio.
+
+    Args:
+        methods: the methods.
+        ratios: retain ratios.
+        frames: frames of the video.
+        tokens: visual tokens of a frame.
+        layers: number of layers of the language model.
 
     Returns:
-        The plans; and by label what cannot be planned, with the reason.
+        The plans; and reasons by label for methods that cannot be planned.
 
     Raises:
         SettingsError: a ratio is not in (0, 1].

@@ -1,4 +1,4 @@
-"""How one video is encoded on the meta device, by the kind of vision tower: arguments and equal parts."""
+"""Encoding one video on the meta device, by the kind of vision tower."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-import transformers  # processors load when they are asked for
+import transformers  # imports its processors on first use
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.vision_utils import get_vision_interpolation_indices_and_weights
@@ -19,7 +19,7 @@ Arguments = dict[str, Any]
 
 
 class Probe:
-    """Encodes one video of shapes alone; here of a tower whose videos come as `[1, F, C, H, W]`."""
+    """Encodes one video on the meta device; here for a tower whose videos are `[1, F, C, H, W]`."""
 
     def __init__(self, adapter: Adapter) -> None:
         self.adapter = adapter
@@ -27,12 +27,12 @@ class Probe:
         self.vision = adapter.config.vision_config
 
     def arguments(self, frames: int, width: int, height: int) -> Arguments:
-        """The encoder's arguments for one video, its pixels on the meta device.
+        """Make the encoder's arguments for one video, with pixels on the meta device.
 
         Args:
-            frames: of the video.
-            width: of its frames in pixels, before the family's processor resizes them.
-            height: likewise.
+            frames: frames of the video.
+            width: width of a frame in pixels, before the family's processor resizes it.
+            height: height of a frame in pixels, likewise.
         """
         return {self.adapter.pixels_name: torch.empty(1, frames, *self.image(), device="meta")}
 
@@ -43,26 +43,31 @@ class Probe:
         return self.vision.num_channels, height, width
 
     def part(self, arguments: Arguments, frames: int) -> tuple[Arguments, int]:
-        """The arguments for one of the equal parts that are encoded apart, and how many parts there are.
+        """Cut the arguments to one of several equal parts, so that counting one part is enough.
 
-        Counting one does for all. `frames`: of the video that `arguments` are for.
+        Args:
+            arguments: the encoder's arguments for a whole video.
+            frames: frames of the video.
+
+        Returns:
+            The arguments for one part, and the number of parts.
         """
         return arguments, 1
 
     def encode(self, arguments: Arguments) -> Any:
-        """What the encoder returns for `arguments`, where there are no values."""
+        """Encode `arguments` and return the encoder's result."""
         return getattr(self.adapter.trunk, self.adapter.encoder)(**arguments, return_dict=True)
 
 
 class Images(Probe):
-    """Frames that come as images `[F, C, H, W]`."""
+    """A tower whose frames are images `[F, C, H, W]`."""
 
     def arguments(self, frames: int, width: int, height: int) -> Arguments:
         return {"pixel_values": torch.empty(frames, *self.image(), device="meta")}
 
 
 class PaddedImages(Probe):
-    """SmolVLM2's: its encoder asks for values, which images are all zero and where their padding is."""
+    """SmolVLM2's tower, encoded without the checks for padding, which read values."""
 
     def encode(self, arguments: Arguments) -> Any:
         tower, pixels = self.tower, arguments["pixel_values"].flatten(0, 1)
@@ -73,7 +78,7 @@ class PaddedImages(Probe):
 
 
 class Packed(Probe):
-    """Patches in one sequence, with `video_grid_thw`."""
+    """A packed tower, whose videos come with `video_grid_thw`."""
 
     def __init__(self, adapter: Adapter, processor: Callable[[], Any]) -> None:
         super().__init__(adapter)
@@ -95,7 +100,7 @@ class Packed(Probe):
         }
 
     def part(self, arguments: Arguments, frames: int) -> tuple[Arguments, int]:
-        """The arguments for one temporal patch row, and how many there are."""
+        """Cut the arguments to one temporal patch row."""
         ((rows, height, width),) = arguments["video_grid_thw"].tolist()
         one = torch.tensor([[1, height, width]])
         pixels: Tensor = arguments["pixel_values_videos"]
@@ -107,7 +112,7 @@ class Packed(Probe):
 
 
 class Interpolated(Packed):
-    """Qwen3-VL's and its descendants': positions are interpolated, at places that values say."""
+    """Qwen3-VL's and derived towers, which interpolate position embeddings at places computed from values."""
 
     def encode(self, arguments: Arguments) -> Any:
         tower = self.tower
@@ -123,21 +128,21 @@ class Interpolated(Packed):
 
 
 class Uncompressed(Packed):
-    """VideoLLaMA3's: the processor drops no token."""
+    """VideoLLaMA3's tower, with the processor set to drop no token."""
 
     def settings(self) -> Arguments:
         return {"patch_size": self.vision.patch_size, "use_token_compression": False}
 
 
 class Crops(Packed):
-    """MiniCPM-V's: frames in slices of several sizes."""
+    """MiniCPM-V's tower, whose frames are crops of several sizes."""
 
     def settings(self) -> Arguments:
         mode = self.adapter.config.downsample_mode
         return {"patch_size": self.vision.patch_size, "downsample_mode": mode}
 
     def part(self, arguments: Arguments, frames: int) -> tuple[Arguments, int]:
-        """The arguments for one frame, and how many there are."""
+        """Cut the arguments to one frame."""
         sizes = arguments["target_sizes_videos"]
         one = sizes[: len(sizes) // frames]
         pixels = arguments["pixel_values_videos"][..., : int(one.prod(1).sum()) * self.vision.patch_size]
@@ -153,7 +158,7 @@ def _packed(kind: type[Packed], processor: Callable[[], Any]) -> Callable[[Adapt
 
 
 _QWEN2 = _packed(Packed, lambda: transformers.Qwen2VLVideoProcessor())
-# What the checkpoints' own settings say; the class's defaults would leave 36 tokens a frame.
+# Sizes in the checkpoints' own settings; the class's defaults would give 36 tokens per frame.
 _QWEN3_SIZE = {"shortest_edge": 4096, "longest_edge": 25165824}
 _QWEN3 = _packed(Interpolated, lambda: transformers.Qwen3VLVideoProcessor(size=_QWEN3_SIZE))
 _GLM = _packed(Packed, lambda: transformers.Glm4vVideoProcessor())
@@ -161,7 +166,7 @@ _MINICPM = _packed(Crops, lambda: transformers.MiniCPMV4_6VideoProcessor())
 
 
 def _omni(processor: Any) -> Any:
-    """Qwen2-VL's video processor as an Omni processor sets it."""
+    """Qwen2-VL's video processor with the settings of an Omni processor."""
     return transformers.Qwen2VLVideoProcessor(**processor.videos_kwargs)
 
 
@@ -189,10 +194,10 @@ PROBES: dict[str, Callable[[Adapter], Probe]] = {
 
 
 def probe_of(adapter: Adapter) -> Probe:
-    """The probe for the vision tower of `adapter`'s model.
+    """Make the probe for the vision tower of `adapter`'s model.
 
     Raises:
-        UnsupportedModelError: there is none for its kind.
+        UnsupportedModelError: there is no probe for this type of tower.
     """
     kind = adapter.config.vision_config.model_type
     if kind not in PROBES:
@@ -205,8 +210,11 @@ def probe_of(adapter: Adapter) -> Probe:
 
 @contextmanager
 def _following(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Grids stay on the host, where their values are asked; meanwhile what is made of them follows the pixels
-    onto the meta device as it enters `modules`."""
+    """Move tensors to the meta device as they enter `modules`.
+
+    Grids of patches are on the host, where the tower reads their values; tensors that it computes from them
+    must be on the meta device with the pixels.
+    """
 
     def follow(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         return tuple(each.to("meta") if isinstance(each, Tensor) else each for each in args)
@@ -221,13 +229,13 @@ def _following(modules: Iterable[nn.Module]) -> Iterator[None]:
 
 @contextmanager
 def _bounds_on_the_host(tower: Any, target_sizes: Tensor) -> Iterator[None]:
-    """MiniCPM-V's attention gets the bounds of what it may see from the host, which asks for their values."""
+    """Give MiniCPM-V's attention its `cu_seqlens` on the host, since it reads their values."""
 
     def bounds(module: nn.Module, args: tuple[Any, ...], kwargs: Arguments) -> Any:
         patches = kwargs["hidden_states"].shape[1]
         stretches = len(kwargs["cu_seqlens"]) - 1
         areas = target_sizes.prod(1)
-        # Crops, of which the tower keeps a part from its merger on, or windows of one size.
+        # Stretches are crops, of which the tower keeps a part from its merger on, or windows of one size.
         lengths = areas * patches // int(areas.sum())
         if stretches != len(areas):
             lengths = torch.full((stretches,), patches // stretches)

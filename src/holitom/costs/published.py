@@ -1,4 +1,4 @@
-"""Published shapes by name, so that costs can be counted without a checkpoint at hand.
+"""Published shapes by name, with which costs are counted without a checkpoint.
 
 LLaVA-OneVision (arXiv 2408.03326): language models of the Qwen2 Technical Report (arXiv 2407.10671, table 1),
 vocabularies padded as in the checkpoints; SigLIP So400m/14 at 384 pixels (arXiv 2303.15343) without its last
@@ -17,7 +17,7 @@ from holitom.models.modeling_llava_video import SIGLIP
 
 
 class Shape(NamedTuple):
-    """A config class of transformers, and what its two parts are made of."""
+    """A config class of transformers, with the arguments of its two parts and its own."""
 
     config: str
     text: dict[str, Any]
@@ -203,8 +203,8 @@ PUBLISHED |= {
     ),
 }
 
-# The thinkers of Qwen/Qwen2.5-Omni-7B (2503.20215) and Qwen/Qwen3-Omni-30B-A3B-Instruct (2509.17765): the
-# vision language models of their generation, with ears.
+# The thinkers of Qwen/Qwen2.5-Omni-7B (2503.20215) and Qwen/Qwen3-Omni-30B-A3B-Instruct (2509.17765), which
+# are the vision language models of their generation with an audio tower.
 PUBLISHED |= {
     "qwen2.5-omni-7b": PUBLISHED["qwen2.5-vl-7b"]._replace(
         config="Qwen2_5OmniThinkerConfig",
@@ -227,7 +227,7 @@ PUBLISHED |= {
 
 
 def published_config(name: str) -> Any:
-    """The transformers config of a name in `PUBLISHED`."""
+    """Make the transformers config of a name in `PUBLISHED`."""
     shape = PUBLISHED[name]
     own: Any = getattr(modeling_llava_video, shape.config, None)
     kind: Any = own or getattr(transformers, shape.config)

@@ -1,4 +1,4 @@
-"""Models without weights, on the meta device, to count on."""
+"""Models on the meta device, without weights, on which operations are counted."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from holitom.models import config_of
 
 
 def skeleton(name: str, dtype: torch.dtype = torch.bfloat16) -> Any:
-    """The model's real class on the meta device: all of its shapes, none of its weights.
+    """Make a model of its real class on the meta device, with shapes and without weights.
 
     Args:
         name: a name in `costs.published.PUBLISHED`, a checkpoint's folder, a config's JSON file, or an id
             on the Hugging Face Hub.
-        dtype: of its parameters, and so of its KV cache.
+        dtype: dtype of the parameters, and so of the KV cache.
 
     Raises:
         ModelError: there is no such config, or no video model can be made of it.

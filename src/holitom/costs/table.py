@@ -1,6 +1,6 @@
-"""What a prompt with a video costs, by method and budget: the paper's formula, true counts, KV cache.
+"""The table of costs of a prompt with a video, by method and budget.
 
-Counts are in single operations, a multiply-add being two; the paper's formula counts as the paper does.
+Counted operations are single ones, two for a multiply-add; the paper's formula counts multiply-adds.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from holitom.methods.base import require
 from holitom.methods.choose import read_methods
 from holitom.models import adapter_for
 
-# The rows of the paper's table that differ; PyramidDrop as in its own paper: half at each quarter.
+# The methods of the paper's table; PyramidDrop as in its own paper, where half stays at each quarter.
 USUAL = "fastv,pdrop[retain_ratio=0.46875],holitom-outer,holitom"
 MOST_FRAMES = 8_192  # an hour at two frames a second
 
@@ -30,9 +30,9 @@ class Cost:
     """One row of the table.
 
     Attributes:
-        plan: what it is about.
-        paper: prefill by the paper's formula.
-        prefill: counted, with text and separators.
+        plan: method, budget and numbers of tokens.
+        paper: multiply-adds of the prefill by the paper's formula.
+        prefill: counted operations and cache of the prefill, with text and separators.
     """
 
     plan: Plan
@@ -42,15 +42,15 @@ class Cost:
 
 @dataclass(frozen=True)
 class Costs:
-    """A model's costs: full tokens first, then every method at every budget.
+    """Costs of one model for every method and budget.
 
     Attributes:
-        model: its name.
-        text_tokens: tokens of the prompt beside the video's.
-        dtype: of the KV cache.
-        vision: what all rows encode.
-        rows: full tokens first.
-        refused: methods that cannot meet a budget, or whose count shapes do not tell, with the reason.
+        model: the model's name.
+        text_tokens: tokens of the prompt besides the video's.
+        dtype: dtype of the KV cache.
+        vision: costs of encoding the video, the same for all rows.
+        rows: full tokens first, then every method at every budget.
+        refused: reasons by label for methods that cannot meet a budget or whose count depends on the video.
     """
 
     model: str
@@ -61,7 +61,7 @@ class Costs:
     refused: dict[str, str]
 
     def vision_operations(self, row: Cost) -> int:
-        """Of vision tower and projector, and of reading importance or keys where the row's method does."""
+        """Operations of vision tower and projector, and of reading importance and keys if the method does."""
         encoding = sum(self.vision.operations.values())
         importance = self.vision.importance * (row.plan.needs_importance + row.plan.needs_shallow)
         return encoding + importance + (self.vision.keys if row.plan.needs_keys else 0)
@@ -106,21 +106,21 @@ def costs(
 ) -> Costs:
     """Count one prompt with one video for every method and ratio.
 
+    LLaVA-Video's newlines are counted as for full tokens, although those of empty grid rows are not sent.
+
     Args:
         name: see `skeleton`.
-        frames: of the video.
-        ratios: shares of the visual tokens to keep.
-        methods: as `read_methods` reads them.
-        text_tokens: tokens of the prompt beside the video's, at least the one that is asked for the answer.
-        dtype: of the KV cache: float32, bfloat16 or float16.
-        size: width and height of a frame, before the model's own processor resizes it.
-
-    LLaVA-Video's newlines are counted as for full tokens; of grid rows that merge away they are not sent.
+        frames: frames of the video.
+        ratios: retain ratios.
+        methods: methods as `read_methods` reads them.
+        text_tokens: tokens of the prompt besides the video's, from 1 up.
+        dtype: dtype of the KV cache: "float32", "bfloat16" or "float16".
+        size: width and height of a frame in pixels, before the model's own processor resizes it.
 
     Raises:
-        SettingsError: a number is out of its range, or a name unknown.
+        SettingsError: a number is out of its range, or a method or dtype is unknown.
         ModelError: there is no such model.
-        UnsupportedModelError: no adapter knows it.
+        UnsupportedModelError: there is no adapter for the model.
     """
     require("frames", frames, f"in 1..{MOST_FRAMES}", lambda count: 1 <= count <= MOST_FRAMES, whole=True)
     require("text_tokens", text_tokens, "in 1..1000000", lambda n: 1 <= n <= 10**6, whole=True)
@@ -129,7 +129,7 @@ def costs(
     if dtype not in ("float32", "bfloat16", "float16"):
         raise SettingsError(f"dtype must be float32, bfloat16 or float16, not {dtype!r}")
     named = read_methods(methods)
-    plans(named, ratios, frames, tokens=1, layers=28)  # bad settings before big models
+    plans(named, ratios, frames, tokens=1, layers=28)  # refuse bad settings before building the model
 
     model = skeleton(name, getattr(torch, dtype))
     adapter = adapter_for(model)

@@ -1,6 +1,6 @@
-"""One file a paper: its hyper-parameters, and what it does with a video's tokens.
+"""Merging methods, one file for each paper.
 
-Names load on first use, so that asking which methods there are loads none of them.
+Names are imported on first use, so that listing the methods imports none of them.
 """
 
 from __future__ import annotations

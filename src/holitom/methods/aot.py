@@ -1,6 +1,6 @@
-"""AOT (arXiv 2603.01400, CVPR 2026): anchors that take in the rest of the video by optimal transport.
+"""AOT (arXiv 2603.01400, CVPR 2026): anchors into which optimal transport merges the rest of the video.
 
-An independent implementation; the authors' code comes with an Apache-2.0 file, its README says MIT
+This is an independent implementation; the authors' code comes with an Apache-2.0 file, its README says MIT
 (TyroneLi/AOT).
 """
 
@@ -17,55 +17,56 @@ from holitom.methods.base import Method, require
 from holitom.methods.parts import Part, all_of, assemble
 from holitom.ops.budgets import apportion, exact_total, largest_remainder
 from holitom.ops.host import to_device
-from holitom.ops.ragged import Sizes, compact, top_mask
+from holitom.ops.ragged import Sizes, compact, rankable, top_mask
 from holitom.ops.similarity import finite_vectors, unit_vectors
 from holitom.ops.transport import sinkhorn
 from holitom.tokens import MergedTokens, VideoTokens
 
-WINDOWS = 3  # each way, of a frame
+WINDOWS = 3  # rows, and columns, of windows in a frame
 
 
 @dataclass(frozen=True, repr=False)
 class AOT(Method):
-    """Anchors in every frame take in the frame's other tokens; those of a clip's first frame the later ones.
+    """Merge the tokens of each frame into its anchors, and anchors of later frames into those of a clip's
+    first.
 
     Clips of `clip` frames share `B = max(1, round(r T N))` tokens by their lengths. A clip with `b` tokens
-    and `l` frames has `K = round(b / (1 + keep_ratio (l - 1)))` anchors in every frame, and its later frames
-    keep `b - K` of theirs, as many each, the first ones one more.
+    and `l` frames has `K = round(b / (1 + keep_ratio (l - 1)))` anchors in every frame. Its later frames keep
+    `b - K` of their anchors, split evenly, the remainder from the first of them on.
 
-    1. *Anchors.* `int(K (1 - global_ratio))` are the most important by the shallow importance in each of 3 x
-       3 windows of the frame, spread over the windows evenly; the others are the most important by `a[t,n]`.
+    1. *Anchors.* `int(K (1 - global_ratio))` anchors are the most important tokens, by shallow importance, of
+       3 x 3 windows of the frame, split evenly among windows; the others are the most important by `a[t,n]`.
     2. *Inside the frame* all other tokens are transported to the anchors at the cost `1 - cos` plus
-       `spatial_weight` times their distance in the frame (`ops.transport`). With the plan `Q` an anchor
+       `spatial_weight` times their distance in the frame (`ops.transport`). With the plan `Q` an anchor `y`
        becomes `(1 - nearest_weight) (y + sum Q x) / (1 + sum Q) + nearest_weight * mean(y and the tokens
        nearest to it)`.
-    3. *Over the clip.* `Y` are the first frame's anchors. Of frame `i = 1 .. l-1` the anchors `X` are
-       transported to `Y` at the cost `1 - cos`, less its smallest entry, times `1 - exp(-i^2 / (2 sigma^2))`,
-       rows of the plan scaled to 1. Those whose largest share is the smallest are kept as they are, the
-       others go into `Y <- (Y + sum p X) / (1 + sum p)`.
-    4. `Y` is sent at its places in the first frame, and what was kept at its own.
+    3. *Over the clip.* `Y` are the first frame's anchors. The anchors `X` of each later frame `i = 1 .. l-1`
+       are transported to `Y` at the cost `1 - cos`, less its smallest entry, times `1 - exp(-i^2 / (2
+       sigma^2))`, rows of the plan scaled to sum to 1. The anchors whose largest share is smallest are kept
+       as they are; the others merge into `Y <- (Y + sum p X) / (1 + sum p)`.
+    4. `Y` is sent at its places in the first frame, and kept anchors at their own places.
 
-    Ours: the budget and the order. The shallow importance is that of layer 5 (0-based) of 26 of the vision
-    tower, in proportion in other towers (`VideoTokens.shallow`); where a tower has none (MiniCPM-V's, and in
-    vLLM), that of the last layer stands in. No token is left out, so `size` and `origins` count each to the
-    anchor most like it, and on to the one that gets the largest share of that. A token that is not finite
-    adds nothing to an anchor.
+    Details of our own: the budget and the order of tokens. Shallow importance is that of layer 5 (0-based) of
+    26 of the vision tower, in proportion in other towers (`VideoTokens.shallow`); where a tower has none
+    (MiniCPM-V's, and in vLLM), importance takes its place. Every token is part of several anchors; `size` and
+    `origins` count it to the most similar anchor, and then to the anchor with the largest share of that one.
+    A token that is not finite adds nothing to an anchor.
 
-    No device synchronisation. For clips of `l` frames `l` transports follow from one another, each of
-    `iterations` rounds of some ten operations: 400 rounds for clips of 4 frames. Every token is compared with
-    its frame's anchors and added to them, too, so it takes longer than HoliTom.
+    It takes no device synchronisation. Clips of `l` frames take `l` sequential transports, each of
+    `iterations` rounds of some ten operations: 400 rounds for clips of 4 frames. It takes longer than
+    HoliTom, since every token is compared with its frame's anchors and added to them.
 
     Attributes:
         retain_ratio: share of the visual tokens that goes into the language model, in (0, 1].
-        clip: frames of a clip. None: 4, and 8 from 64 frames on.
+        clip: frames of a clip. None: 4 frames, or 8 in videos of 64 frames and more.
         keep_ratio: share of a later frame's anchors that are kept, in [0, 1].
         global_ratio: share of the anchors chosen from the whole frame, in [0, 1].
-        regularisation: of the transport, from 0.05 up.
-        iterations: rounds of the transport at most, from 1 up.
-        tolerance: mean change at which the transport stops.
-        spatial_weight: what a distance of one frame's width or height costs.
-        nearest_weight: share of an anchor that is a plain mean of what is nearest to it, in [0, 1].
-        sigma: frames over which the cost of transport over time rises, above 0.
+        regularisation: weight of the entropy in the transport, from 0.05 up.
+        iterations: largest number of rounds of a transport, from 1 up.
+        tolerance: mean change at which a transport stops.
+        spatial_weight: cost of a distance of one frame's width or height.
+        nearest_weight: weight of the plain mean of an anchor and the tokens nearest to it, in [0, 1].
+        sigma: number of frames over which the cost of transport over time rises, above 0.
     """
 
     clip: int | None = None
@@ -109,7 +110,7 @@ class AOT(Method):
         most, device = int(anchors.max()), video.features.device
 
         chosen = self.anchors(video, anchors)
-        at = (~chosen).byte().argsort(dim=1, stable=True)[:, :most]  # [T, K]: their places, ascending
+        at = (~chosen).byte().argsort(dim=1, stable=True)[:, :most]  # [T, K]: positions of anchors, ascending
         wanted, keeps = to_device(np.stack([anchors, kept])[:, :, None], device).unbind()
         there = torch.arange(most, device=device) < wanted
         merged, slot = self.in_space(video, chosen, at, there)
@@ -128,18 +129,18 @@ class AOT(Method):
         return assemble(video, [part], segments=segments, stages={"anchors": int(anchors.sum())})
 
     def clip_length(self, frames: int) -> int:
-        """Frames of a clip in a video of `frames`."""
+        """Number of frames of a clip in a video of `frames`."""
         if self.clip is not None:
             return min(self.clip, frames)
         return min(8 if frames >= 64 else 4, frames)
 
     def plan(self, frames: int, tokens: int) -> tuple[Sizes, Sizes]:
-        """`[T]` each: anchors of every frame, and how many of them are kept (0 in a clip's first frame)."""
+        """Count the anchors of every frame, and the kept ones (0 in a clip's first frame), `[T]` each."""
         size = self.clip_length(frames)
         length = np.diff([*range(0, frames, size), frames])
         budget = largest_remainder(length * tokens, self.merged_count(frames, tokens))
         wanted = np.maximum(1, np.rint(budget / (1 + self.keep_ratio * (length - 1)))).astype(np.int64)
-        # The later frames cannot keep more than all their anchors.
+        # Later frames keep at most all their anchors, so there must be at least budget / length of them.
         anchors = np.minimum(np.maximum(wanted, -(-budget // length)), np.minimum(tokens, budget))
         later = np.maximum(1, length - 1)
         offset = np.arange(frames) % size
@@ -148,7 +149,7 @@ class AOT(Method):
         return anchors.repeat(length), np.where(offset > 0, kept, 0)
 
     def anchors(self, video: VideoTokens, anchors: Sizes) -> Tensor:
-        """Step 1: `[T, N]` bool, `anchors[t]` true in frame `t`."""
+        """Step 1: whether each token is an anchor, `[T, N]` bool, `anchors[t]` of them in frame `t`."""
         rows, columns = video.grid
         shallow = video.importance if video.shallow is None else video.shallow
         cuts = [np.arange(1, WINDOWS) * side // WINDOWS for side in (rows, columns)]
@@ -162,13 +163,13 @@ class AOT(Method):
         kinds, kind = np.unique(local, return_inverse=True)
         quota = np.stack([apportion(np.ones(len(size)), int(total), size) for total in kinds])[kind]
 
-        # In the order of windows and, within, of importance, a token's rank in its window is its place.
+        # With tokens sorted by window, then by importance, rank is the index of each one within its window.
         by_window = np.sort(window)
         rank = np.arange(len(window)) - (size.cumsum() - size)[by_window]
         device = video.features.device
         table = to_device(np.stack([window, rank]), device)
         most = to_device(quota[:, by_window], device)
-        order = _numbers(shallow).argsort(dim=1, descending=True, stable=True)
+        order = rankable(shallow).argsort(dim=1, descending=True, stable=True)
         order = order.gather(1, table[0][order].argsort(dim=1, stable=True))
         locals_ = torch.zeros_like(order, dtype=torch.bool).scatter(1, order, table[1] < most)
 
@@ -178,17 +179,17 @@ class AOT(Method):
     def in_space(
         self, video: VideoTokens, chosen: Tensor, at: Tensor, there: Tensor
     ) -> tuple[list[Tensor], Tensor]:
-        """Step 2.
+        """Step 2: merge the tokens of each frame into its anchors.
 
         Args:
-            video: what is merged.
-            chosen: `[T, N]` bool: anchors.
-            at: `[T, K]` int64: their places in the frame, then any others.
-            there: `[T, K]` bool: which of these are anchors.
+            video: the video's tokens.
+            chosen: `[T, N]` bool: whether each token is an anchor.
+            at: `[T, K]` int64: positions of the anchors, then filling.
+            there: `[T, K]` bool: whether an entry of `at` is an anchor.
 
         Returns:
-            `[T, K, D]` float32, and `[T, K, E]` where the video has streams: anchors that have taken in their
-            frame; `[T, N]` int64: which of a frame's anchors each token is or is most like.
+            Merged anchors `[T, K, D]` float32, and `[T, K, E]` where the video has streams; `[T, N]` int64:
+            the anchor `0..K-1` of its frame that each token is, or is most similar to.
         """
         unit = unit_vectors(video.features)
         similarity = torch.bmm(unit, _rows(unit, at).mT)  # [T, N, K]
@@ -204,7 +205,7 @@ class AOT(Method):
         weight = plan.mul_((1 - beta) / total[:, None]).add_(closest.mul_(beta / joined[:, None])).mT
         own = ((1 - beta) / total + beta / joined)[:, :, None]
         merged = []
-        for values in (video.features, video.streams):  # apart, so that streams change nothing of features
+        for values in (video.features, video.streams):  # one at a time: streams must not change rounding
             if values is not None:
                 taken = torch.bmm(weight, finite_vectors(values))
                 merged.append(own * _rows(values.detach(), at).float() + taken)
@@ -213,16 +214,17 @@ class AOT(Method):
     def _over_time(
         self, merged: list[Tensor], there: Tensor, keeps: Tensor, length: int
     ) -> tuple[Tensor, Tensor]:
-        """Step 3, in place: frame after frame of all clips at once.
+        """Step 3: merge later frames into first ones, in place, frame after frame and all clips at once.
 
         Args:
             merged: from `in_space`; the rows of the clips' first frames change.
-            there: `[T, K]` bool: which rows are anchors.
-            keeps: `[T, 1]` int64: how many a frame keeps, 0 in first frames.
-            length: frames of a clip; the last one may be shorter.
+            there: `[T, K]` bool: whether a row is an anchor.
+            keeps: `[T, 1]` int64: number of anchors that a frame keeps, 0 in first frames.
+            length: frames of a clip; the last clip may be shorter.
 
         Returns:
-            `[T, K]` int64: the row `t K + k` that each anchor ends in; `[T, K]` bool: which rows are sent.
+            `[T, K]` int64: the row `t K + k` that each anchor merges into, its own if it is kept; `[T, K]`
+            bool: whether a row is sent.
         """
         own = torch.arange(there.numel(), device=there.device).view_as(there)
         goes, sent = own.clone(), there.clone()
@@ -241,7 +243,7 @@ class AOT(Method):
         return goes, sent
 
     def _shares(self, later: Tensor, first: Tensor, rows: Tensor, columns: Tensor, step: int) -> Tensor:
-        """`[C, K, K]`: how each anchor `step` frames later is shared among the first frame's."""
+        """Shares `[C, K, K]` of each anchor `step` frames later that merge into the first frame's anchors."""
         similarity = torch.bmm(unit_vectors(later), unit_vectors(first).mT)
         there = rows[:, :, None] & columns[:, None, :]
         cost = 1 - similarity.clamp(-1 + 1e-6, 1 - 1e-6)
@@ -262,17 +264,11 @@ class AOT(Method):
 
 
 def _rows(values: Tensor, at: Tensor) -> Tensor:
-    """`[T, K, D]`: rows of `values` `[T, N, D]` at the places `at` `[T, K]` of each frame."""
+    """Rows `[T, K, D]` of `values` `[T, N, D]` at the positions `at` `[T, K]` of each frame."""
     return values.gather(1, at[:, :, None].expand(-1, -1, values.shape[2]))
 
 
 def _coordinates(grid: tuple[int, int], device: torch.device) -> Tensor:
-    """`[N, 2]`: row and column of each place, 0 to 1."""
+    """Row and column `[N, 2]` of each position, each scaled to 0..1."""
     sides = [torch.arange(side, device=device) / max(1, side - 1) for side in grid]
     return torch.stack(torch.meshgrid(*sides, indexing="ij"), dim=-1).flatten(0, 1)
-
-
-def _numbers(importance: Tensor) -> Tensor:
-    """Importance in float32; what is not a number ranks behind all numbers."""
-    lowest = torch.finfo(torch.float32).min
-    return importance.detach().float().nan_to_num(nan=lowest, posinf=-lowest, neginf=lowest)

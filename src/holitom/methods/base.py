@@ -1,4 +1,4 @@
-"""What every merging method is: a few validated numbers, and what they do with a video's tokens."""
+"""The base of every merging method: validated settings, and two stages that merge a video's tokens."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, repr=False)
 class Method:
-    """Keep everything; the methods say what to merge.
+    """A method that keeps every token; subclasses override what they merge.
 
     A method is a value: hyper-parameters, validated on construction, and no state. Calling it on a
-    model switches it on for a `with` block; `attach` switches it on until the handle is detached.
+    model attaches it for a `with` block; `attach` attaches it until the handle is detached.
 
     Attributes:
         retain_ratio: share of the visual tokens that goes into the language model, in (0, 1]; at least one
-            token of a video does. For methods that average what repeats over time and promise no exact count
-            (HoliTom with `budget="ratio"`, PruneVid) it is an upper bound: of a video that repeats they send
-            less, at 1 too.
-        positions: "packed": what is left of a prompt is numbered without gaps, as the paper does. "own": each
-            token keeps the position id that it has in the unmerged prompt, and so does all that follows, as
-            models with several rotary axes do in any case.
-        reuse: whether the vision tower computes of a frame only what differs from a reference frame, and how:
-            False, True (as `Reuse()` does) or a `holitom.Reuse`. It is not exact: `holitom drift` shows what
-            it changes.
+            token of a video does. For methods that average repeated tokens over time and have no exact count
+            (HoliTom with `budget="ratio"`, PruneVid) it is an upper bound: they send fewer tokens of a video
+            that repeats, also at 1.
+        positions: "packed": the tokens left of a prompt get position ids without gaps, as in the paper.
+            "own": every token, the text behind the video too, keeps the position id that it has in the
+            unmerged prompt; models with several rotary axes always do that.
+        reuse: whether the vision tower computes only those parts of a frame that differ from a reference
+            frame: False, True (the defaults of `Reuse`) or a `holitom.Reuse`. The result is approximate:
+            `holitom drift` shows by how much it differs.
 
     Raises:
         SettingsError: a hyper-parameter is out of its range.
@@ -63,16 +63,16 @@ class Method:
         Reuse.of(self.reuse)
 
     def __repr__(self) -> str:
-        """Every field with the value in force: where None stands for a default, that default."""
+        """Show every field, with the default in force in the place of None."""
         shown = {field.name: getattr(self, field.name) for field in fields(self)} | self.in_force()
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
     def in_force(self) -> dict[str, object]:
-        """What stands for the fields that are None, by name."""
+        """Defaults in force for fields that are None, by field name, as numbers or words."""
         return {}
 
     def merged_count(self, frames: int, tokens: int) -> int:
-        """How many tokens `merge` returns for `frames` of `tokens` each, whatever they show.
+        """Number of tokens that `merge` returns for `frames` of `tokens` each, whatever they show.
 
         Raises:
             SettingsError: the count depends on what the video shows, or the budget cannot be met.
@@ -84,9 +84,9 @@ class Method:
         return frames * tokens
 
     def merge(self, video: VideoTokens) -> MergedTokens:
-        """The outer stage: the tokens that one video sends into the language model.
+        """Merge one video's tokens before the language model (the outer stage).
 
-        It decides on `features`, `importance` and `keys`, and merges `streams` as it merges `features`.
+        Decisions depend on `features`, `importance` and `keys`; `streams` merge as `features` do.
         """
         frames, tokens, _ = video.features.shape
         place = torch.arange(frames * tokens, device=video.features.device)
@@ -103,23 +103,23 @@ class Method:
 
     @property
     def frame_merging(self) -> FrameMerging | None:
-        """How the vision tower merges whole frames; None: it does not."""
+        """Settings with which the vision tower merges whole frames; None: it does not."""
         return None
 
     def inner(self, num_layers: int) -> tuple[AnyStage, ...]:
-        """The stages inside a language model of `num_layers` layers, by rising layer."""
+        """The inner stages for a language model of `num_layers` layers, by rising layer."""
         return ()
 
     @property
     def merges_inside(self) -> bool:
-        """Whether the method, with these settings, has stages inside the language model."""
+        """Whether the method, with these settings, has inner stages."""
         return type(self).inner is not Method.inner
 
     def with_inner(self, inside: Method) -> Method:
-        """What it merges before the language model, with the inner stages of `inside` in it.
+        """Combine this method's outer stage with the inner stages of `inside`.
 
         Raises:
-            SettingsError: it has inner stages of its own, or `inside` has none.
+            SettingsError: this method has inner stages of its own, or `inside` has none.
         """
         return Combined(self, inside)
 
@@ -127,7 +127,8 @@ class Method:
         """The method without its inner stages, at the same budget; itself where it has none.
 
         Raises:
-            SettingsError: it merges nowhere else (FastV, PyramidDrop), or has no such form.
+            SettingsError: the method has no outer stage (FastV, PyramidDrop), or no settings without inner
+                stages.
         """
         if not self.merges_inside:
             return self
@@ -139,13 +140,13 @@ class Method:
         raise SettingsError(f"{name} has no form without its inner stages")
 
     def __call__(self, model: Any) -> AbstractContextManager[Run]:
-        """Switch the method on for `model` inside a `with` block."""
+        """Attach the method to `model` for a `with` block."""
         from holitom.runtime import attached
 
         return attached(self, model)
 
     def attach(self, model: Any) -> Handle:
-        """Switch the method on for `model` until the handle's `detach()`."""
+        """Attach the method to `model` until the handle's `detach()`."""
         from holitom.runtime import attach
 
         return attach(self, model)
@@ -153,11 +154,11 @@ class Method:
 
 @dataclass(frozen=True)
 class Combined(Method):
-    """What `outer.with_inner(inside)` gives: `outer` before the language model, `inside` in it.
+    """The outer stage of one method and the inner stages of another, from `outer.with_inner(inside)`.
 
     Attributes:
-        outer: its `merge` is used; it has no inner stages.
-        inside: its inner stages are used, its `merge` is not.
+        outer: the method whose `merge` is used; it has no inner stages.
+        inside: the method whose inner stages are used; its `merge` is not.
 
     Raises:
         SettingsError: `outer` has inner stages of its own, or `inside` has none.
@@ -187,7 +188,7 @@ class Combined(Method):
         super().__post_init__()
 
     @property
-    def needs_importance(self) -> bool:  # type: ignore[override]  # the one method whose needs are another's
+    def needs_importance(self) -> bool:  # type: ignore[override]  # a class variable elsewhere
         return self.outer.needs_importance
 
     @property
@@ -222,9 +223,9 @@ class Combined(Method):
 def require(
     field: str, value: object, allowed: str, holds: Callable[[Any], bool], *, whole: bool = False
 ) -> None:
-    """Raise a `SettingsError` that names field, value and range unless `value` is a number that `holds`.
+    """Raise a `SettingsError` that names field, value and range unless `holds(value)`.
 
-    No setting is infinite, not a number or, if whole, beyond 64 bits.
+    A value that is infinite, not a number or beyond 64 bits is refused for every field.
     """
     number = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
     if not number or not abs(cast(float, value)) < 2**63 or not holds(value):
@@ -234,6 +235,14 @@ def require(
 def require_threshold(field: str, value: object) -> None:
     """Raise a `SettingsError` unless `value` is a cosine similarity."""
     require(field, value, "a number in [-1, 1]", lambda v: -1 <= v <= 1)
+
+
+def require_layer(layer: int, num_layers: int) -> None:
+    """Raise a `SettingsError` unless a model of `num_layers` layers has `layer` as its `inner_layer`."""
+    if layer >= num_layers:
+        raise SettingsError(
+            f"inner_layer must be in 1..{num_layers - 1} of the model's {num_layers} layers, got {layer}"
+        )
 
 
 def choose(field: str, value: object, *names: str) -> None:

@@ -1,14 +1,15 @@
-"""The one reader of which method is wanted, with which settings, and whether it merges inside the model.
+"""Read a method as users write it: name, settings, and whether it has an inner stage.
 
-The command line, the web page, the benchmarks, lmms-eval and vLLM all read a method here. It is written
+The command line, the web page, the benchmarks, lmms-eval and vLLM all read methods here. A method is written
 
     name                    fastvid
     name[setting=value,...] fastvid[knn=5], holitom[inner_drop=none], pdrop[borders=(0.1,0.5)]
-    name+inner              fastvid+inner: with HoliTom's inner stage; fastvid+inner[inner_drop=0.3]: set so
+    name+inner              fastvid+inner: with HoliTom's inner stage
+    name+inner[setting=...] fastvid+inner[inner_drop=0.3]: with these settings of the inner stage
 
-Settings may also come apart from the text, as options of a command or entries of a mapping. So may the wish
-for an inner stage (`--inner`, `--no-inner`, `inner=true`). Which inner stages a method takes, and whether it
-can do without, is the method's own rule: `Method.with_inner` and `Method.without_inner`.
+Settings may also be given apart from the text, as options of a command or entries of a mapping, and so may
+the choice of an inner stage (`--inner`, `--no-inner`, `inner=true`). `Method.with_inner` and
+`Method.without_inner` decide which inner stages a method takes, and whether it works without.
 """
 
 from __future__ import annotations
@@ -33,14 +34,14 @@ _WORDS = {"true": True, "false": False, "none": None}
 
 @dataclass(frozen=True)
 class Choice:
-    """One method with some of its settings, at whatever budget.
+    """One method and some of its settings, from which methods of any budget are made.
 
     Attributes:
-        text: as it was written.
-        name: in `METHODS`, or "full".
-        settings: those that were given.
-        inner: True: with HoliTom's inner stage. False: without inner stages. None: as the method comes.
-        inner_settings: of the HoliTom whose inner stage is added.
+        text: the method as it was written.
+        name: a name in `METHODS`, or "full".
+        settings: the settings that were given.
+        inner: True: with HoliTom's inner stage. False: without inner stages. None: the method's default.
+        inner_settings: settings of the HoliTom whose inner stage is added.
     """
 
     text: str
@@ -51,13 +52,13 @@ class Choice:
 
     @property
     def retain_ratio(self) -> float | None:
-        """The budget, where it was given."""
+        """The retain ratio among the settings; None where it was not given."""
         ratio: float | None = self.settings.get("retain_ratio")
         return ratio
 
     @property
     def label(self) -> str:
-        """For tables: `HoliTom w/o M`, `VisionZip + inner`, `HoliTom [knn=5]`."""
+        """The name in tables: `HoliTom w/o M`, `VisionZip + inner`, `HoliTom [knn=5]`."""
         if self.name == FULL:
             return "full tokens"
         label = method_class(self.name).__name__
@@ -73,11 +74,14 @@ class Choice:
         return label + written
 
     def make(self, retain_ratio: float | None = None) -> Method:
-        """The method, at a budget where none was given as a setting; None: the method's own.
+        """Make the method.
+
+        Args:
+            retain_ratio: the budget, unless it is among the settings; None: the method's default.
 
         Raises:
-            SettingsError: a setting is out of its range, the budget cannot be met, or the method cannot be
-                with or without inner stages as asked.
+            SettingsError: a setting is out of its range, the budget cannot be met, or the method does not
+                work with or without inner stages as chosen.
         """
         if self.name == FULL:
             return Method(retain_ratio=1, **self.settings)
@@ -87,7 +91,7 @@ class Choice:
             return method
         if not self.inner:
             return method.without_inner()
-        if method.merges_inside and isinstance(method, method_class("holitom")):  # it is its own
+        if method.merges_inside and isinstance(method, method_class("holitom")):  # HoliTom's stage is its own
             if self.inner_settings:
                 raise SettingsError(
                     f"{self.text}: {self.name} has that inner stage; write its settings as {self.name}[...]"
@@ -97,16 +101,17 @@ class Choice:
 
 
 def read_method(text: str, settings: Mapping[str, Any] | None = None, inner: bool | None = None) -> Choice:
-    """The method that is written as `text`, see above; `full` keeps every token.
+    """Read one method, written as at the top of this file; `full` keeps every token.
 
     Args:
         text: name, settings in brackets, `+inner`.
-        settings: more of them, by field.
+        settings: further settings, by field.
         inner: as `Choice.inner`.
 
     Raises:
-        SettingsError: it is not written so, there is no such method or setting, something is set twice, a
-            value is out of its range, or the method cannot be with or without inner stages as asked.
+        SettingsError: the text is written otherwise, there is no such method or setting, a setting is given
+            twice, a value is out of its range, or the method does not work with or without inner stages as
+            chosen.
     """
     if not isinstance(text, str):
         raise SettingsError(f"unknown method {text!r}; known: {', '.join((*NAMES, FULL))}")
@@ -143,7 +148,7 @@ def read_method(text: str, settings: Mapping[str, Any] | None = None, inner: boo
 
 
 def read_methods(text: str) -> list[Choice]:
-    """The methods in `text`, each as `read_method` takes it, with commas between; `all` is every name.
+    """Read a list of methods with commas between, each as in `read_method`; `all` stands for every name.
 
     Raises:
         SettingsError: as `read_method`.
@@ -178,4 +183,4 @@ def _value(text: str) -> Any:
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
-        return text  # a name
+        return text  # such as budget=exact

@@ -1,8 +1,9 @@
-"""DPP: a determinantal point process a frame, the selection of CDPruner (NeurIPS 2025, arXiv 2506.10967).
+"""DPP: one determinantal point process per frame, the selection of CDPruner (NeurIPS 2025, arXiv 2506.10967).
 
-CDPruner weighs an image's tokens by their relevance to the question, which it takes from CLIP's text tower.
-The video models here have none, so importance stands in: a baseline with a well-known algorithm, to which no
-paper's figures belong. An independent implementation; the authors' code is Apache-2.0 (Theia-4869/CDPruner).
+CDPruner weights an image's tokens by their relevance to the question, from CLIP's text tower. The video
+models here have no text tower, so importance takes its place: a baseline with a well-known algorithm, for
+which no paper states figures. This is an independent implementation; the authors' code is Apache-2.0
+(Theia-4869/CDPruner).
 """
 
 from __future__ import annotations
@@ -25,24 +26,24 @@ from holitom.tokens import MergedTokens, VideoTokens
 
 @dataclass(frozen=True)
 class DPP(Method):
-    """In every frame the tokens that are likeliest together: important, and unlike one another.
+    """Keep the set of tokens of each frame that are important and dissimilar to one another.
 
     With quality `q = (a - min + floor) / (max - min)` over the video and the kernel
     `L = q_i cos(x_i, x_j) q_j` of a frame, its tokens are picked one by one, each the one that raises
-    `log det L` most. They stay as they are. The video keeps `max(1, round(r T N))` tokens, as many in every
-    frame, the first ones one more where that does not come out even.
+    `log det L` most. They stay as they are. The video keeps `max(1, round(r T N))` tokens, split evenly among
+    frames, the remainder from the first frame on.
 
-    Ours: where all importance is equal, so is quality; a token of which less than 1e-6 is left that the picks
-    do not span counts as spanned, and of such the first is picked.
+    Details of our own: where all importance is equal, so is quality; a token counts as spanned by the picks
+    where less than 1e-6 of its `L_ii` is outside their span, and spanned tokens are picked in order.
 
-    No device synchronisation. As many steps follow from one another as a frame has tokens to keep, for all
-    frames at once, some ten operations each. It compares all tokens of a frame with one another, `2 T N^2 D`
-    = 8.8 GFLOP for 32 frames of 196 tokens, 3584 wide, and takes longer than HoliTom, which compares each
-    with one other.
+    It takes no device synchronisation. Picking is sequential: as many steps as a frame keeps tokens, for all
+    frames at once, of some ten operations. All tokens of a frame are compared with one another, `2 T N^2 D` =
+    8.8 GFLOP for 32 frames of 196 tokens, 3584 wide, so it takes longer than HoliTom, which compares each
+    token with one other.
 
     Attributes:
         retain_ratio: share of the visual tokens that goes into the language model, in (0, 1].
-        floor: what is added to every importance, so that no quality is 0; from 1e-12 up.
+        floor: constant added to every importance, so that no quality is 0; from 1e-12 up.
     """
 
     floor: float = 1e-6
@@ -64,7 +65,7 @@ class DPP(Method):
         budget = largest_remainder(np.full(frames, tokens), count)
         unit = unit_vectors(video.features)
         kernel = torch.bmm(unit, unit.mT)
-        # A token is exactly as like itself as any other is, so that equals rank by place.
+        # The similarity of a token to itself is exactly 1, so that equal tokens rank by position.
         kernel.diagonal(dim1=1, dim2=2).copy_(unit.square().sum(-1) > 0.5)
         quality = self._quality(video.importance)
         kernel.mul_(quality[:, :, None]).mul_(quality[:, None, :])
@@ -74,7 +75,7 @@ class DPP(Method):
         return assemble(video, [unchanged(compact(chosen, count))])
 
     def _quality(self, importance: Tensor) -> Tensor:
-        """`[T, N]` float32, from `floor` up."""
+        """Quality `[T, N]` float32 of each token, at least `floor`."""
         score = importance.detach().float().nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
         low, high = score.aminmax()
         return (score - low + self.floor) / (high - low).clamp_min(self.floor)
@@ -84,14 +85,14 @@ def likeliest(kernel: Tensor, count: int) -> Tensor:
     """Greedy maximum a posteriori inference in determinantal point processes (Chen et al., NeurIPS 2018).
 
     Args:
-        kernel: `[G, n, n]` float32, positive semidefinite: one process a group.
-        count: picks of each, at most `n`; of equals the first is picked.
+        kernel: `[G, n, n]` float32, positive semidefinite: one process per group.
+        count: number of picks in each, at most `n`; ties go to the lowest index.
 
     Returns:
-        `[G, count]` int64: the picks, in their order.
+        `[G, count]` int64: indices in the order in which they are picked.
     """
     groups, size, _ = kernel.shape
-    left = kernel.diagonal(dim1=1, dim2=2).clone()  # of each token's L_ii, what the picks do not span
+    left = kernel.diagonal(dim1=1, dim2=2).clone()  # the part of each token's L_ii outside the picks' span
     spanned = 1e-6 * left
     chosen = torch.zeros_like(left, dtype=torch.bool)
     directions = kernel.new_zeros(groups, count, size)

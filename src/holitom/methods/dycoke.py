@@ -1,4 +1,4 @@
-"""DyCoke: dynamic compression of tokens (arXiv 2411.15024), its temporal token merging."""
+"""DyCoke: dynamic compression of tokens (arXiv 2411.15024), the paper's temporal token merging."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from holitom.tokens import MergedTokens, VideoTokens
 
 @dataclass(frozen=True, repr=False)
 class DyCoke(Method):
-    """Windows of 4 frames: the first stays whole, the others keep what changed.
+    """Keep the first frame of every window of 4 whole, and the tokens of the others that changed.
 
-    Frames 2 and 4 are compared with the one before them, frame 3 with frame 1, position by position;
-    each keeps its `1 - p` least cosine-similar tokens. The paper's `p` = 0.7 keeps
-    `(1 + 3 * 0.3) / 4 = 0.475` of all, the default here; other ratios solve for `p`. In all
-    `max(W N, round(r T N))` tokens, where `W = ceil(T / 4)` frames are whole: a last window cut short
-    may cost a little more than asked. No device synchronisation.
+    Frames 2 and 4 are compared with the frame before them, frame 3 with frame 1, position by position; each
+    keeps the share `1 - p` of its tokens that is least cosine-similar. The paper's `p` = 0.7 keeps
+    `(1 + 3 * 0.3) / 4 = 0.475` of all tokens, the default here; for other ratios `p` is solved. In total
+    `max(W N, round(r T N))` tokens stay, where `W = ceil(T / 4)` frames are whole: a last window of fewer
+    frames may keep a little more than asked. It takes no device synchronisation.
 
     The paper's second part, dropping keys and values while decoding, is not included.
 
     Attributes:
         retain_ratio: share of the visual tokens that goes into the language model, in [1 / window, 1].
-        prune: `p`, in [0, 1]: frames that are not whole keep `int((1 - p) N)` tokens. None: solved for
-            `retain_ratio`; else that is not looked at.
-        window: frames of a window, from 2 up. In longer ones every second frame is compared with the one
-            before it, the others with the one two before.
+        prune: `p`, in [0, 1]: frames that are not whole keep `int((1 - p) N)` tokens, and `retain_ratio` is
+            ignored. None: solved for `retain_ratio`.
+        window: frames of a window, from 2 up. In longer windows too, every second frame is compared with the
+            frame before it, and the others with the frame two before.
     """
 
     retain_ratio: float = 0.475
@@ -66,13 +66,14 @@ class DyCoke(Method):
         odd, keep = to_device(table, video.features.device).unbind()
 
         one, two = (neighbour_similarity(video.features, apart=apart) for apart in (1, 2))
-        first = video.features.new_ones((2, tokens), dtype=torch.float32)  # has none before it
+        first = video.features.new_ones((2, tokens), dtype=torch.float32)  # no frame to compare with
         one, two = torch.cat([first[:1], one]), torch.cat([first[:frames], two])
         kept = top_mask(1 - torch.where(odd > 0, one, two), keep)
         return assemble(video, [unchanged(compact(kept, int(budget.sum())))])
 
     def _budget(self, frames: int, tokens: int) -> Sizes:
-        """Tokens that each frame keeps: all of every first one, of the others equal parts of the rest."""
+        """Number of tokens that each frame keeps: all in the first of a window, equal shares in the
+        others."""
         whole = np.arange(frames) % self.window == 0
         if self.prune is not None:
             return np.where(whole, tokens, int((1 - self.prune) * tokens + 1e-9))

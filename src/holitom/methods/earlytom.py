@@ -1,6 +1,6 @@
-"""EarlyTom (arXiv 2605.30010, CVPR 2026): whole frames merge inside the vision tower, tokens behind it.
+"""EarlyTom (arXiv 2605.30010, CVPR 2026): merge whole frames inside the vision tower, then select tokens.
 
-This file is stage II, behind the tower, and asks for stage I, which is `holitom.tower.merged_frames`. An
+This file is stage II, behind the tower; it sets up stage I, which is `holitom.tower.merged_frames`. It is an
 independent implementation; the authors' code is Apache-2.0 (viridisGreen/EarlyTom).
 """
 
@@ -23,54 +23,55 @@ from holitom.methods.parts import assemble, unchanged
 from holitom.ops.budgets import exact_total, largest_remainder
 from holitom.ops.frame_groups import Groups, frame_groups, lagged_similarity
 from holitom.ops.host import to_device
-from holitom.ops.ragged import Sizes, compact, top_mask
+from holitom.ops.ragged import Sizes, compact, rankable, top_mask
 from holitom.tokens import MergedTokens, Origins, VideoTokens
 
 
 @dataclass(frozen=True, repr=False)
 class EarlyTom(Method):
-    """Important tokens of the frames that bound a group, evenly spread ones of those between.
+    """Keep the most important tokens of a group's first and last frame, and evenly spread ones of those
+    between.
 
-    1. A group is a stretch of frames that stay like its first one: with `m` the mean cosine similarity of a
-       frame's tokens with those at the same places of the group's first frame,
-       `e <- momentum * m + (1 - momentum) * e`, `e = 1` at first. It ends before a frame where `e` is below
-       `segment_threshold` or with which it would hold `max_frames`.
-    2. The first and the last frame of a group keep their `ceil(r N)` most important tokens by `a[t,n]`; the
-       frames between are cut into `max(1, round(r N))` windows of consecutive places, the first ones one
-       longer, and keep the most important token of each. All stay as they are.
-    3. Inside the language model HoliTom's inner merge, by default half of the visual tokens before layer 18
-       of 28.
+    1. Groups are stretches of frames similar to their first one. With `m` the mean cosine similarity of a
+       frame's tokens with those at the same positions of the group's first frame, a running similarity
+       `e <- momentum * m + (1 - momentum) * e` starts at 1. A group ends before the frame at which `e` falls
+       below `segment_threshold`, and before it would hold `max_frames` frames.
+    2. The first and the last frame of a group keep their `ceil(r N)` most important tokens by `a[t,n]`. The
+       frames between are cut into `max(1, round(r N))` windows of consecutive positions, the first windows
+       one longer, and keep the most important token of each. Kept tokens stay as they are.
+    3. HoliTom's inner stage acts inside the language model; by default it merges half of the visual tokens
+       before layer 18 of 28.
 
     With `in_tower` whole frames merge inside the vision tower, behind three of its layers, by the same
-    groups (`ops.frame_groups.merge_frames`): that is where the paper's gain in time is. Steps 1 and 2 then
-    act on the `T'` frames that are left of `T`, with `r' = min(1, r T / T')`, and importance is that of the
-    last of these layers. It takes a tower whose frames are a batch (SigLIP, CLIP, InternViT, SmolVLM's);
-    others refuse it. Off by default, so that the method is the same for every family.
+    groups (`ops.frame_groups.merge_frames`); this is the part that saves time in the paper. Steps 1 and 2
+    then act on the `T'` frames that are left of `T`, with `r' = min(1, r T / T')`, and importance is that of
+    the last of these layers. It needs a tower whose frames are a batch (SigLIP, CLIP, InternViT, SmolVLM's);
+    other towers refuse it. It is off by default, so that the method is the same for every family.
 
-    The authors set threshold and layers for every benchmark and ratio (0.3 to 0.8): one value for all is
-    ours. They compare with the group's first frame in their code and with the frame before in the paper; this
-    follows the code. Faults of the code that are not copied: it loses the last middle frame of every group of
-    four or more, and of frames with newlines all but the first of a group.
+    The authors set threshold and layers for every benchmark and ratio (0.3 to 0.8); one value for all is our
+    choice. Their code compares with the group's first frame, their paper with the frame before; this follows
+    the code. Two faults of the code are not copied: it loses the last middle frame of every group of four or
+    more, and all but the first frame of a group if frames have newlines.
 
-    One device synchronisation, and one more for each video behind each of the tower's layers. Groups are one
-    step on the host for each frame, each after the other. It takes longer than HoliTom, which compares each
-    frame with the next one alone: here it is `max_frames - 2` next ones.
+    It takes one device synchronisation, and one more for each video behind each of the tower's layers. Groups
+    take one sequential step on the host for each frame. It takes longer than HoliTom, which compares each
+    frame with the next one, since it compares each with the `max_frames - 2` next ones.
 
     Attributes:
         retain_ratio: share of the visual tokens that goes into the language model, in (0, 1].
         segment_threshold: similarity below which a group ends, in [-1, 1].
-        max_frames: a group holds fewer frames than this, from 2 up.
-        momentum: share of the newest frame in the running similarity, in [0, 1].
-        budget: "ratio": the paper's, rounded for every frame, so that the count depends on the groups.
-            "exact": `merged_count(T, N)` tokens; the frames have as many each, the first ones one more.
-        frames_before: frames that the tower took in, where a stage I elsewhere left fewer of them: `r` is a
-            share of theirs. None: as many as there are.
-        in_tower: whether whole frames merge inside the vision tower. The count of tokens depends on the video
-            then, whatever the budget. Not together with `reuse`.
-        tower_layers: layers of the tower (0-based) behind which they do, rising. None: 10, 21 and 23 of 26,
-            in proportion in other towers.
-        inner_layer: layer of the inner merge, as in `HoliTom`.
-        inner_drop: share of the visual tokens merged away there, as in `HoliTom`; None or 0: none.
+        max_frames: every group holds fewer frames than this, from 2 up.
+        momentum: weight of the newest frame in the running similarity, in [0, 1].
+        budget: "ratio": the paper's rounding for every frame, so that the count depends on the groups.
+            "exact": `merged_count(T, N)` tokens, split evenly among frames.
+        frames_before: number of frames before a stage I elsewhere merged some of them: `r` is a share of
+            their tokens. None: the number of frames of the video.
+        in_tower: whether whole frames merge inside the vision tower. The number of tokens then depends on the
+            video with either budget. It excludes `reuse`.
+        tower_layers: layers of the tower (0-based) behind which frames merge, rising. None: 10, 21 and 23 of
+            26, in proportion in other towers.
+        inner_layer: layer of the inner stage, as in `HoliTom`.
+        inner_drop: share of the visual tokens merged away there, as in `HoliTom`; None or 0: no inner stage.
     """
 
     segment_threshold: float = 0.6
@@ -111,11 +112,11 @@ class EarlyTom(Method):
         self._inside()
 
     @property
-    def count_varies(self) -> bool:  # type: ignore[override]  # with one setting it does, with the other not
+    def count_varies(self) -> bool:  # type: ignore[override]  # a class variable elsewhere
         return self.budget != "exact" or self.in_tower
 
     def merged_count(self, frames: int, tokens: int) -> int:
-        """How many tokens `merge` returns.
+        """Number of tokens that `merge` returns.
 
         Raises:
             SettingsError: the budget is not "exact", or frames merge inside the tower, so the count depends
@@ -126,7 +127,8 @@ class EarlyTom(Method):
         return exact_total(self._share(frames), frames, tokens)
 
     def _share(self, frames: int) -> float:
-        """`r'`: the share of `frames` frames' tokens that meets `retain_ratio` of what the tower took in."""
+        """`r'`: share of the tokens of `frames` frames that is `retain_ratio` of the tokens before stage
+        I."""
         if self.frames_before is None:
             return self.retain_ratio
         return min(1.0, self.retain_ratio * self.frames_before / frames)
@@ -140,8 +142,8 @@ class EarlyTom(Method):
         windowed, budget = self._plan(groups, frames, tokens)
         windows, plan = to_device(np.stack([windowed, budget])[:, :, None], video.features.device)
 
-        # A window's best token is the first of its stretch in the order of windows, then importance.
-        score = video.importance.detach().float().nan_to_num(nan=torch.finfo(torch.float32).min)
+        # With tokens sorted by window, then by importance, a window's best token is its first.
+        score = rankable(video.importance)
         order = score.argsort(dim=1, descending=True, stable=True)
         window = window_of(tokens, plan)
         order = order.gather(1, window.gather(1, order).argsort(dim=1, stable=True))
@@ -155,7 +157,7 @@ class EarlyTom(Method):
         return assemble(video, [unchanged(at)], segments=groups)
 
     def groups(self, features: Tensor) -> Groups:
-        """Step 1, of features `[T, N, D]`: first and last frame (inclusive) of each group."""
+        """Step 1: first and last frame (inclusive) of each group, from features `[T, N, D]`."""
         lags = min(self.max_frames - 2, len(features) - 1)
         similarity = lagged_similarity(features, lags)
         return frame_groups(similarity, self.segment_threshold, self.max_frames, self.momentum)
@@ -174,11 +176,10 @@ class EarlyTom(Method):
             for layer in layers:
                 require("tower_layers", layer, "layers from 0 up", lambda v: v >= 0, whole=True)
             if list(layers) != sorted(set(layers)):
-                raise SettingsError(f"tower_layers must rise, got {layers!r}")
+                raise SettingsError(f"tower_layers must be in rising order, got {layers!r}")
         if self.in_tower and Reuse.of(self.reuse):
             raise SettingsError(
-                "in_tower merges the frames that reuse would compare; take one of them (in_tower=False or "
-                "reuse=False)"
+                "in_tower merges the frames that reuse would compare; set in_tower=False or reuse=False"
             )
 
     @property
@@ -186,11 +187,11 @@ class EarlyTom(Method):
         return bool(self.inner_drop)
 
     def without_inner(self) -> EarlyTom:
-        """Stage II alone: `inner_drop=None`."""
+        """The method with `inner_drop=None`."""
         return replace(self, inner_drop=None)
 
     def inner(self, num_layers: int) -> tuple[InnerStage, ...]:
-        """Step 3.
+        """HoliTom's inner stage (step 3).
 
         Raises:
             SettingsError: the model has no such layer.
@@ -201,7 +202,7 @@ class EarlyTom(Method):
         return HoliTom(inner_layer=self.inner_layer, inner_drop=self.inner_drop)
 
     def _plan(self, groups: Groups, frames: int, tokens: int) -> tuple[Sizes, Sizes]:
-        """`[T]` each: whether a frame is cut into windows, and how many tokens it keeps."""
+        """Decide whether a frame is cut into windows, and how many tokens it keeps (`[T]` each)."""
         windowed = np.ones(frames, dtype=np.int64)
         windowed[np.array(groups).ravel()] = 0
         if self.budget == "exact":
@@ -214,13 +215,13 @@ class EarlyTom(Method):
 def of_frames_left(
     video: VideoTokens, left: tuple[int, ...], merge: Callable[[VideoTokens], MergedTokens]
 ) -> MergedTokens:
-    """What `merge` makes of the frames that the tower has left, told in numbers of all frames.
+    """Apply `merge` to the frames that the tower has left, and give the result in the numbers of all frames.
 
-    A token stands for those at its place in every frame that is part of its own.
+    `size` counts a token once for every frame that the tower merged into its frame.
 
     Args:
-        video: with a token for every frame, those that are gone repeating one that is left.
-        left: numbers of those that are left.
+        video: tokens of all frames, in which a merged frame repeats the one that it is part of.
+        left: numbers of the frames that are left, ascending.
         merge: an outer stage.
     """
     frames, tokens, _ = video.features.shape
@@ -250,7 +251,8 @@ def of_frames_left(
         known = found()
 
         def of_all(place: Tensor) -> Tensor:
-            """Places among the frames left, of their tokens, as places of all frames, of all tokens."""
+            """Convert places among the frames left to places among all frames, for the tokens of all
+            frames."""
             kept = place.clamp_min(0)
             return torch.where(place < 0, place, at[kept // tokens] * tokens + kept % tokens)[own]
 
@@ -267,14 +269,14 @@ def of_frames_left(
 
 
 def window_of(tokens: int, windows: Tensor) -> Tensor:
-    """The window of each place: consecutive places, the first `tokens mod windows` windows one longer.
+    """Divide positions into windows of consecutive ones, the first `tokens mod windows` windows one longer.
 
     Args:
-        tokens: places.
-        windows: `[T, 1]` int64: how many in each row; 0 counts as 1.
+        tokens: number of positions.
+        windows: `[T, 1]` int64: number of windows in each row; 0 counts as 1.
 
     Returns:
-        `[T, tokens]` int64.
+        `[T, tokens]` int64: the window of each position.
     """
     windows = windows.clamp_min(1)
     place = torch.arange(tokens, device=windows.device)

@@ -1,4 +1,4 @@
-"""EVS: efficient video sampling (arXiv 2510.14624): drop what did not change since the frame before."""
+"""EVS: efficient video sampling (arXiv 2510.14624): drop tokens that equal the frame before."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from holitom.tokens import MergedTokens, VideoTokens
 
 @dataclass(frozen=True)
 class EVS(Method):
-    """The whole first frame, then the tokens with the least `cos(x[t-1,n], x[t,n])` of the whole video.
+    """Keep the whole first frame, and the tokens of the video with the least `cos(x[t-1,n], x[t,n])`.
 
-    In all `max(N, int(r T N))` of them: a count that depends on the shape alone, and never falls short of
-    one frame, so below `r = 1 / T` more is kept than asked. No device synchronisation.
+    In total `max(N, int(r T N))` tokens stay, a count that depends on the shape alone. It is at least one
+    frame, so more tokens stay than asked where `r` is below `1 / T`. It takes no device synchronisation.
 
     Attributes:
         retain_ratio: share of the visual tokens that goes into the language model, in (0, 1]; the first frame
-            goes whole at any.
+            stays whole at any ratio.
     """
 
     def merged_count(self, frames: int, tokens: int) -> int:

@@ -1,4 +1,4 @@
-"""FastV (arXiv 2403.06764): after two layers, an image is worth half of its tokens."""
+"""FastV (arXiv 2403.06764): drop the least attended visual tokens after the first layers."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from torch import Tensor
 
 from holitom.contract import InnerStage
 from holitom.errors import SettingsError
-from holitom.methods.base import Method, choose, require
+from holitom.methods.base import Method, choose, require, require_layer
 from holitom.ops.budgets import kept_share
 from holitom.ops.merging import most_attended
 
 
 @dataclass(frozen=True)
 class FastV(Method):
-    """All tokens enter the language model; from layer `K` on the most attended `r` of them go on.
+    """Keep all tokens before layer `K` of the language model, and the most attended ones from `K` on.
 
-    At layer `K` the `round(r V)` visual tokens stay to which the last query paid most attention in layer
-    `K - 1`, averaged over heads; the rest are dropped. Where that rounds to none, one stays (ours).
+    At layer `K` those `round(r V)` visual tokens stay that get the most attention from the last query in
+    layer `K - 1`, averaged over heads; the rest are dropped. Where that rounds to none, one stays (a detail
+    of our own).
 
     Attributes:
         retain_ratio: share of the visual tokens that layers from `K` on see, in (0, 1].
@@ -42,12 +43,8 @@ class FastV(Method):
         Raises:
             SettingsError: the model has no such layer, or the layers before it exceed the budget.
         """
-        layer = self.inner_layer
-        if layer >= num_layers:
-            raise SettingsError(
-                f"inner_layer must be in 1..{num_layers - 1} of the model's {num_layers} layers, got {layer}"
-            )
-        keep = self.retain_ratio
+        layer, keep = self.inner_layer, self.retain_ratio
+        require_layer(layer, num_layers)
         if self.budget == "mean":
             keep = (keep * num_layers - layer) / (num_layers - layer)
             if keep <= 0:
@@ -61,12 +58,12 @@ class FastV(Method):
 
 @dataclass(frozen=True)
 class DropInside:
-    """The most attended visual tokens stay as they are, the others are dropped.
+    """An inner stage that keeps the most attended visual tokens as they are and drops the others.
 
     Attributes:
-        layer: acts on the hidden states that enter this layer (0-based).
+        layer: layer (0-based) whose incoming hidden states the stage acts on.
         share: share of the visual tokens kept.
-        own_attention: whether `layer` itself ranks them, or the layer before.
+        own_attention: whether the attention that ranks is that of `layer` itself; else of the layer before.
     """
 
     layer: int

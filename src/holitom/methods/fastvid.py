@@ -1,4 +1,4 @@
-"""FastVID (arXiv 2503.11187): in each segment keep what is salient, merge the rest around dense tokens."""
+"""FastVID (arXiv 2503.11187): keep the salient tokens of each segment, and merge the others into anchors."""
 
 from __future__ import annotations
 
@@ -22,31 +22,32 @@ from holitom.tokens import MergedTokens, VideoTokens
 
 @dataclass(frozen=True)
 class FastVID(Method):
-    """Of each segment's budget `1 - d` goes to salient tokens, `d` to anchors that take in the rest.
+    """Keep a share `1 - d` of each segment's budget as salient tokens; merge the others into anchors.
 
-    1. Segments end where consecutive frames' mean features are less similar than `cut_threshold`, and at
-       the `min_segments - 1` least similar places in any case.
-    2. The video keeps `max(1, round(r T N))` tokens, as many in every frame (the first ones one more where
-       that does not come out even). In a segment with a budget of `B` tokens, `c = round(B d)` are anchors;
-       the others, as many in every frame, are salient tokens: the most important by `a[t,n]`, as they are.
-    3. Anchor frames are every `anchor_stride`-th of the segment counted from its last. Their other tokens
-       offer `c` DPC-KNN centres, as many in each (the last ones one more), which are the anchors.
-    4. In each anchor frame the most cosine-similar anchor is joined by every token of the segment that is
-       neither salient nor one of that frame's anchors: so a token joins once for each anchor frame. An
-       anchor becomes `w anchor + (1 - w) mean(joined)`, `w = max(anchor_weight, 1 / (1 + joined))`.
+    1. Segments end where the similarity of two frames' mean features is below `cut_threshold`, and at the
+       `min_segments - 1` least similar pairs of frames in any case.
+    2. The video keeps `max(1, round(r T N))` tokens, split evenly among frames, the remainder from the first
+       frame on. In a segment with a budget of `B` tokens, `c = round(B d)` are anchors. The others, split
+       evenly among frames, are salient tokens: the most important by `a[t,n]`, which stay as they are.
+    3. Anchor frames are every `anchor_stride`-th frame of the segment, counted from its last. The anchors are
+       `c` DPC-KNN centres among their tokens that are not salient, split evenly among anchor frames, the
+       remainder to the last ones.
+    4. Every token of the segment that is not salient joins, in each anchor frame, the anchor that is most
+       cosine-similar to it (an anchor joins only those of other frames), so it joins once for each anchor
+       frame. An anchor becomes `w anchor + (1 - w) mean(joined)`, `w = max(anchor_weight, 1 / (1 + joined))`.
 
-    Where the anchor frames have too few tokens for `c` anchors (`r` near 1), fewer are anchors and more are
-    salient. A frame's anchors follow its salient tokens. `origins` and `size` give each token to the most
-    similar of the anchors that it joins, and an anchor to itself. One device synchronisation. Every token is
-    compared with every anchor of its segment, which HoliTom does for none: it takes several times as long.
+    Where the anchor frames have too few tokens for `c` anchors (`r` near 1), there are fewer anchors and more
+    salient tokens. A frame's anchors follow its salient tokens. `origins` and `size` count each token to the
+    most similar of the anchors that it joins, and an anchor to itself. It takes one device synchronisation.
+    Every token is compared with every anchor of its segment, so it takes several times as long as HoliTom.
 
     Attributes:
         retain_ratio: share of the visual tokens that goes into the language model, in (0, 1].
         cut_threshold: similarity of consecutive frames below which a segment ends.
-        min_segments: segments that there are at least, frames permitting.
+        min_segments: smallest number of segments; a video of fewer frames has one segment a frame.
         anchor_ratio: `d`, in [0, 1].
-        anchor_stride: frames from one anchor frame to the next.
-        anchor_weight: an anchor's own share of its merged token at the least, in [0, 1].
+        anchor_stride: distance in frames between anchor frames.
+        anchor_weight: least weight of an anchor in its merged token, in [0, 1].
         knn: neighbours that a cluster density averages over, whatever the number of anchors.
     """
 
@@ -85,17 +86,18 @@ class FastVID(Method):
         return assemble(video, parts, segments=segments)
 
     def _plan(self, length: Sizes, budget: Sizes, tokens: int) -> tuple[Sizes, Sizes]:
-        """Salient tokens and anchors of each frame, `[T]` each.
+        """Count the salient tokens and the anchors of each frame, `[T]` each.
 
-        What does not come out even in a segment: its last anchor frames have one anchor more, its first
-        frames one salient token more.
+        Remainders in a segment: its last anchor frames have one anchor more, its first frames one salient
+        token more.
         """
         start = length.cumsum() - length
         total, most = np.add.reduceat(budget, start), np.maximum.reduceat(budget, start)
         sources = -(-length // self.anchor_stride)  # anchor frames
         wanted = np.rint(total * self.anchor_ratio).astype(np.int64)
-        # An anchor frame must hold c / sources anchors beside the most - c / length tokens that are salient;
-        # rounding may take one more of either, so one of three slacks will do.
+        # An anchor frame must hold c / sources anchors and most - c / length salient tokens. Rounding up may
+        # add one to both, so a count lowered for 0, 1 or 2 tokens of slack fits: the first that does is
+        # taken.
         slack = np.arange(3)[:, None]
         room = np.maximum(0, tokens - most - slack) * sources * length // np.maximum(1, length - sources)
         tried = np.where(length > sources, np.minimum(wanted, room), wanted)
@@ -113,7 +115,7 @@ class FastVID(Method):
         return left // length + (frame < left % length), anchors
 
     def _anchors(self, video: VideoTokens, rest: Tensor, sizes: Sizes, anchors: Sizes, length: Sizes) -> Part:
-        """Anchors among the tokens `rest` (`[T, N]` bool, `sizes` a frame), and what joins them."""
+        """Choose anchors among the tokens `rest` (`[T, N]` bool, `sizes` in each frame) and merge `rest`."""
         flat, offers = video.features.flatten(0, 1), anchors > 0
         offered = compact(rest & to_device(offers[:, None], rest.device), int(sizes[offers].sum()))
         centers, _ = density_peaks(flat[offered], sizes[offers], anchors[offers], knn=self.knn, capped=False)
@@ -129,14 +131,14 @@ class FastVID(Method):
 
 
 class Joins(NamedTuple):
-    """Which anchors tokens join: one of every anchor frame of their segment.
+    """Pairs of a token and an anchor that it joins, one pair for every anchor frame of the token's segment.
 
     Attributes:
-        token: `[E]` int64: place `t * N + n` of the token that joins; an anchor joins itself in its frame.
-        head: `[E]` int64: the anchor `0..C-1` that it joins.
-        of_head: `[C]` int64: which of the `E` is each anchor's joining of itself.
-        member: `[P]` int64: places of the tokens that join any, each once.
-        nearest: `[P]` int64: the most similar of the anchors that each joins; an anchor's is itself.
+        token: `[E]` int64: place `t * N + n` of the token; in its own frame an anchor joins itself.
+        head: `[E]` int64: the anchor `0..C-1`.
+        of_head: `[C]` int64: index of the pair of each anchor with itself.
+        member: `[P]` int64: places of the tokens in any pair, each once.
+        nearest: `[P]` int64: the most similar anchor that each of them joins; an anchor itself for an anchor.
     """
 
     token: Tensor
@@ -149,15 +151,21 @@ class Joins(NamedTuple):
 def join_every_offer(
     features: Tensor, rest: Tensor, heads: Tensor, sizes: Sizes, anchors: Sizes, length: Sizes
 ) -> Joins:
-    """Let every token join the most cosine-similar anchor of each anchor frame of its segment.
+    """Find the most cosine-similar anchor of each anchor frame for every token of the segment.
+
+    The anchors of a frame's segment stand in a table `[T, A, c]`, padded to the most anchor frames `A` and
+    the most anchors `c` of any. One segment of three frames, whose frames 0 and 2 have anchors 0, 1 and 2:
+
+        offering (frames)    0 2      first    0 2      count    2 1      number (anchors)    [0 1] [2 -]
+        the same row for frames 0, 1 and 2
 
     Args:
         features: `[T, N, D]`, any floating dtype; computed with in float32.
-        rest: `[T, N]` bool: tokens that join.
+        rest: `[T, N]` bool: tokens that join anchors.
         heads: `[C]` int64, ascending: places of the anchors, which are among `rest`.
-        sizes: `[T]` on the host: how many of `rest` each frame has.
-        anchors: `[T]` on the host: anchors of each frame.
-        length: `[S]` on the host: frames of each segment.
+        sizes: `[T]` on the host: number of tokens of `rest` in each frame.
+        anchors: `[T]` on the host: number of anchors in each frame.
+        length: `[S]` on the host: number of frames of each segment.
     """
     frames, tokens, width = features.shape
     segment = np.arange(len(length)).repeat(length)
@@ -165,7 +173,7 @@ def join_every_offer(
     offers = np.add.reduceat((anchors > 0).astype(np.int64), start)  # anchor frames of each segment
     most, widest = int(offers.max()), int(anchors.max())
 
-    # Of each segment the anchor frames, the number of their first anchor, and how many anchors they have.
+    # For each segment: its anchor frames, the number of the first anchor in each, and their anchor counts.
     table = np.zeros((3, len(length), most), dtype=np.int64)
     table[0] = -1
     at = np.flatnonzero(anchors)
@@ -186,8 +194,8 @@ def join_every_offer(
 
     head = first[:, None] + nearest
     place = torch.arange(frames * tokens, device=heads.device)
-    itself = torch.zeros_like(place).index_fill_(0, heads, 1)  # whether it is an anchor
-    mine = (itself.cumsum(0) - 1).view(frames, tokens, 1)  # and which
+    itself = torch.zeros_like(place).index_fill_(0, heads, 1)  # 1 for a token that is an anchor
+    mine = (itself.cumsum(0) - 1).view(frames, tokens, 1)  # its number as an anchor
     is_head = itself.view(frames, tokens, 1) > 0
     own = is_head & (offering == place[:frames, None])[:, None]
     head = torch.where(own, mine, head)
@@ -208,16 +216,17 @@ def join_every_offer(
 
 
 def _most_similar(tokens: Tensor, anchors: Tensor, exists: Tensor) -> tuple[Tensor, Tensor]:
-    """The nearest anchor in each anchor frame.
+    """Find the most similar anchor in each anchor frame.
 
     Args:
-        tokens: `[F, N, D]` float32: tokens of some frames. How long they are changes none of their rankings.
-        anchors: `[F, A, c, D]`: of each of them the anchors in the anchor frames of its segment, normalised.
-        exists: `[F, A, c]` bool: which of them there are.
+        tokens: `[F, N, D]` float32: tokens of some frames, not normalised: a token's length scales all its
+            similarities alike and leaves their order.
+        anchors: `[F, A, c, D]`: normalised anchors in the anchor frames of each frame's segment.
+        exists: `[F, A, c]` bool: whether an entry of `anchors` is one or padding.
 
     Returns:
-        `[F, N, A]` each: its similarity times the token's length, -inf where there is none, and its number
-        `0..c-1`.
+        `[F, N, A]` float32: similarity times the token's length, -inf in padding; `[F, N, A]` int64: the
+        anchor's number `0..c-1` in its frame.
     """
     found = torch.bmm(tokens, anchors.flatten(1, 2).mT).view(*tokens.shape[:2], *exists.shape[1:])
     found = found.nan_to_num_(nan=0.0)

@@ -1,4 +1,5 @@
-"""FlashVID (arXiv 2602.08024, ICLR 2026): diverse tokens, trees over time, and a last cut in the model."""
+"""FlashVID (arXiv 2602.08024, ICLR 2026): diverse tokens, trees over time, and dropping in the last
+layers."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from holitom.contract import InnerStage
 from holitom.errors import SettingsError
-from holitom.methods.base import Method, require, require_threshold
+from holitom.methods.base import Method, require, require_layer, require_threshold
 from holitom.methods.fastv import DropInside
 from holitom.methods.parts import Part, assemble, clustered, unchanged
 from holitom.ops.budgets import exact_total, largest_remainder, largest_remainder_within
@@ -24,40 +25,42 @@ from holitom.tokens import MergedTokens, VideoTokens
 
 @dataclass(frozen=True, repr=False)
 class FlashVID(Method):
-    """More than the budget before the language model, less of it in the last layers.
+    """Send more tokens than the budget into the language model, and drop some before its last layers.
 
-    Before it, with `R = min(1, expansion * r)` of the tokens, as many in every frame:
+    Before the language model a share `R = min(1, expansion * r)` of the tokens stays, evenly split among
+    frames:
 
-    1. Segments end as in FastVID: at similarities of frames below `cut_threshold`, and at the
-       `min_segments - 1` least similar places in any case.
-    2. Of a frame's budget `b`, `ceil(diverse_ratio * b)` tokens are chosen one by one to be far apart, by
-       `a[t,i] e[t,i] (1 - cos(x[t,i], x[t,j]))` from candidate `i`: the first has the farthest nearest
-       neighbour, each next one the largest least distance to those chosen. They stay as they are. The event
-       relevance `e[t,i]` is the mean over the segment's frames `f` of `x[t,i] . mean over n of x[f,n]`
-       (1 without `event_relevance`).
-    3. Every other token links to its most cosine-similar one that is not chosen in the frame before, if that
-       is in its segment and the similarity is above `link_threshold`. Of a segment with `l` frames and a
-       budget of `B`, the `l N - B` most similar links stand at the most, so that the budget can be met. The
-       trees are averaged at their roots.
-    4. The rest of a segment's budget goes to its frames in proportion to their roots, which DPC-KNN gathers
-       into as many cluster means (unweighted). In all `max(1, round(R T N))` tokens are sent.
+    1. Segments end as in FastVID: where the similarity of two frames is below `cut_threshold`, and at the
+       `min_segments - 1` least similar pairs in any case.
+    2. Of a frame's budget `b`, `ceil(diverse_ratio * b)` tokens are chosen one by one to be far apart, with
+       the distance `a[t,i] e[t,i] (1 - cos(x[t,i], x[t,j]))` from candidate `i`. The first has the farthest
+       nearest neighbour; each next one has the largest distance to its nearest chosen token. They stay as
+       they are. The event relevance `e[t,i]` is the mean over the segment's frames `f` of `x[t,i] . mean over
+       n of x[f,n]` (1 without `event_relevance`).
+    3. Every other token links to the most cosine-similar token of the frame before that is not chosen, if the
+       frame is in its segment and the similarity is above `link_threshold`. Of a segment with `l` frames and
+       a budget of `B` at most the `l N - B` most similar links remain, so that the budget can be met. The
+       tokens of each tree are averaged at its root.
+    4. The rest of a segment's budget is split among its frames in proportion to their roots, and DPC-KNN
+       clusters the roots of a frame into that many plain means. In total `max(1, round(R T N))` tokens are
+       sent.
 
-    Inside, at `inner_layer`, the tokens with the last query's most attention in the layer before stay, as
-    many as bring the mean over all layers to `r`: 0.3 of them at layer 20 of 28.
+    At `inner_layer` those tokens stay that get the most attention from the last query in the layer before, so
+    many that the mean over all layers is `r`: a share of 0.3 at layer 20 of 28.
 
-    The picks of step 2 follow from one another, so they are a loop, over picks and for all frames at
-    once. Two device synchronisations. Steps 2, 3 and 4 each compare every token with all of a frame, three
-    products of `T N^2 D` that HoliTom has no need of: it takes many times as long.
+    It takes two device synchronisations. The choices of step 2 are sequential, one loop for all frames at
+    once. Steps 2, 3 and 4 each compare every token with all tokens of a frame, three products of `T N^2 D`
+    that HoliTom does not make, so the method takes many times as long.
 
     Attributes:
         retain_ratio: share of the visual tokens that the layers see on average, in (0, 1].
-        expansion: how much more of them enters the language model, from 1 up.
+        expansion: `R / r`, tokens that enter the language model in proportion to the average, from 1 up.
         cut_threshold: similarity of consecutive frames below which a segment ends.
-        min_segments: segments that there are at least, frames permitting.
+        min_segments: smallest number of segments; a video of fewer frames has one segment a frame.
         diverse_ratio: share of a frame's budget for diverse tokens, in [0, 1].
-        link_threshold: similarity above which a token joins one of the frame before.
+        link_threshold: similarity above which a token links to one of the frame before.
         knn: neighbours that a cluster density averages over.
-        event_relevance: whether diverse tokens are those of the segment's event.
+        event_relevance: whether distances are weighted by `e[t,i]`.
         inner_layer: layer that drops tokens, 0-based, from 1 on. None: `int(layers * 20 / 28)`.
     """
 
@@ -90,7 +93,7 @@ class FlashVID(Method):
 
     @property
     def sent_ratio(self) -> float:
-        """`R`: the share of the tokens that enters the language model."""
+        """`R`: share of the visual tokens that goes into the language model."""
         return min(1, self.expansion * self.retain_ratio)
 
     @property
@@ -98,7 +101,7 @@ class FlashVID(Method):
         return self.sent_ratio > self.retain_ratio
 
     def without_inner(self) -> FlashVID:
-        """The same budget, all of it met before the language model: `expansion=1` leaves nothing to cut."""
+        """The method with `expansion=1`, which meets the budget before the language model."""
         return replace(self, expansion=1)
 
     def merged_count(self, frames: int, tokens: int) -> int:
@@ -135,20 +138,20 @@ class FlashVID(Method):
     def _clusters(
         self, video: VideoTokens, at: Tensor, root: Tensor, heads: Tensor, roots: Sizes, shares: Sizes
     ) -> Part:
-        """Steps 3 and 4: averages of the trees of the tokens `at`, and their clusters in each frame."""
-        # Every token goes into the bag of its root; only some frames' roots are clustered.
+        """Steps 3 and 4: average the trees of the tokens `at` and cluster them in each frame."""
+        # All trees are averaged, although only roots of frames with a share are clustered: one bag a root.
         number = heads.flatten().cumsum(0) - 1
         trees = gather_bags(compact(heads.flatten()[at], int(roots.sum())), number[root.flatten()[at]])
         means = trees.weighted_sum(video.carried[at].float(), trees.shares(None))
 
-        lives = shares > 0
-        shown = heads & to_device(lives[:, None], heads.device)
-        at = compact(shown, int(roots[lives].sum()))
+        budgeted = shares > 0
+        shown = heads & to_device(budgeted[:, None], heads.device)
+        at = compact(shown, int(roots[budgeted].sum()))
         return clustered(
             means[number[at]],
             at,
-            roots[lives],
-            shares[lives],
+            roots[budgeted],
+            shares[budgeted],
             knn=self.knn,
             center_weight=None,
             width=video.features.shape[-1],
@@ -162,10 +165,7 @@ class FlashVID(Method):
             SettingsError: the model has no such layer, or the layers before it exceed the budget.
         """
         layer = max(1, num_layers * 20 // 28) if self.inner_layer is None else self.inner_layer
-        if layer >= num_layers:
-            raise SettingsError(
-                f"inner_layer must be in 1..{num_layers - 1} of the model's {num_layers} layers, got {layer}"
-            )
+        require_layer(layer, num_layers)
         keep = (self.retain_ratio / self.sent_ratio * num_layers - layer) / (num_layers - layer)
         if keep <= 0:
             raise SettingsError(
@@ -176,12 +176,12 @@ class FlashVID(Method):
 
 
 def event_relevance(features: Tensor, start: Sizes, length: Sizes) -> Tensor:
-    """`[T, N]` float32: the scalar product of each token and the mean token of its segment.
+    """Scalar product `[T, N]` float32 of each token with the mean token of its segment.
 
     Args:
         features: `[T, N, D]`, any floating dtype.
-        start: `[S]` on the host: the first frame of each segment.
-        length: `[S]` on the host: its frames.
+        start: `[S]` on the host: first frame of each segment.
+        length: `[S]` on the host: number of its frames.
     """
     features = features.detach().float()
     mean, _ = run_means(features.mean(1), to_device(start, features.device), length, stride=1)
@@ -190,19 +190,19 @@ def event_relevance(features: Tensor, start: Sizes, length: Sizes) -> Tensor:
 
 
 def diverse(unit: Tensor, scale: Tensor, count: Tensor, most: int) -> Tensor:
-    """Greedy max-min diversity in every frame: step 2.
+    """Choose tokens of every frame by greedy max-min diversity (step 2).
 
     Args:
         unit: `[T, N, D]` float32, normalised.
-        scale: `[T, N]`: what the distances from each candidate are multiplied with.
-        count: `[T, 1]` int64: tokens to choose in each frame.
-        most: the largest of them.
+        scale: `[T, N]`: factor on the distances from each candidate.
+        count: `[T, 1]` int64: number of tokens to choose in each frame.
+        most: largest entry of `count`.
 
     Returns:
-        `[T, N]` bool.
+        `[T, N]` bool: whether each token is chosen.
     """
     distance = (1 - torch.bmm(unit, unit.mT)).clamp_min(0) * scale[:, :, None].float()
-    distance = distance.nan_to_num_(nan=0.0)  # of infinite importance, the largest and smallest numbers
+    distance = distance.nan_to_num_(nan=0.0)  # infinite importance gives the largest numbers
     itself = torch.eye(unit.shape[1], dtype=torch.bool, device=unit.device)
     least = distance.masked_fill(itself, torch.inf).amin(-1)
     chosen = torch.zeros_like(scale, dtype=torch.bool)
@@ -217,18 +217,18 @@ def diverse(unit: Tensor, scale: Tensor, count: Tensor, most: int) -> Tensor:
 def tree_roots(
     unit: Tensor, chosen: Tensor, segment: Tensor, threshold: float, most: Tensor | None = None
 ) -> Tensor:
-    """The root of every token's tree, by place `t * N + n`: step 3. One that links to nothing is its own.
+    """Find the root of every token's tree (step 3).
 
     Args:
         unit: `[T, N, D]` float32, normalised.
-        chosen: `[T, N]` bool: tokens that link to nothing and that nothing links to.
+        chosen: `[T, N]` bool: tokens that neither link nor are linked to.
         segment: `[T, 1]` int64, ascending: the number of each frame's segment.
         threshold: similarity above which a token links.
-        most: `[T, 1]` int64: how many links stand in each frame's segment, the most similar; of equals those
-            of the lowest places. None: all.
+        most: `[T, 1]` int64: largest number of links in each frame's segment; the most similar remain, ties
+            go to the lowest place. None: all remain.
 
     Returns:
-        `[T, N]` int64.
+        `[T, N]` int64: place `t * N + n` of the root; a token without a link is its own root.
     """
     frames, tokens, _ = unit.shape
     place = torch.arange(frames * tokens, device=unit.device).view(frames, tokens)
@@ -238,6 +238,6 @@ def tree_roots(
     if most is not None:
         links = links & (rank_within(best.masked_fill(~links, -torch.inf), segment[1:, 0]) < most[1:])
     root = torch.cat([place[:1], torch.where(links, place[:-1, :1] + nearest, place[1:])]).flatten()
-    for _ in range((frames - 1).bit_length()):  # each round doubles how far back a link reaches
+    for _ in range((frames - 1).bit_length()):  # each round doubles the number of frames that a link spans
         root = root[root]
     return root.view(frames, tokens)

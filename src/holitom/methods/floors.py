@@ -1,4 +1,4 @@
-"""The floors of every table: what chance keeps, and what sampling fewer frames keeps."""
+"""Baselines that no method should fall below: random tokens, and fewer frames."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Random(Method):
 
     Attributes:
         retain_ratio: share of the visual tokens that goes into the language model, in (0, 1].
-        seed: of the draw, which is made on the host: the same on every device, for every video of
-            one shape.
+        seed: seed of the draw. It is made on the host, so it is the same on every device and for all videos
+            of one shape.
     """
 
     seed: int = 0
@@ -43,18 +43,18 @@ class Random(Method):
 
 @dataclass(frozen=True)
 class Uniform(Method):
-    """Keep as many whole frames as the budget pays for, evenly spread: the middles of `f` equal parts.
+    """Keep as many whole frames as fit the budget, evenly spread: the middles of `f` equal parts.
 
     Attributes:
-        retain_ratio: share of the visual tokens that goes into the language model, in (0, 1]; of `T`
-            frames `floor(r T)` stay, so `merge` refuses ratios below `1 / T`.
+        retain_ratio: share of the visual tokens that goes into the language model, in (0, 1]; `floor(r T)` of
+            `T` frames stay, so `merge` refuses ratios below `1 / T`.
     """
 
     def kept_frames(self, frames: int) -> int:
-        """How many of `frames` stay.
+        """Number of frames that stay.
 
         Raises:
-            SettingsError: not one would.
+            SettingsError: the budget is below one frame.
         """
         kept = math.floor(self.retain_ratio * frames + 1e-9)  # 0.29 * 100 is a little less than 29
         if kept == 0:

@@ -1,6 +1,6 @@
-"""GleanVID (arXiv 2609.37042): frames are paid for what their past does not span, and so are tokens.
+"""GleanVID (arXiv 2609.37042): budgets and tokens by what earlier frames do not span.
 
-An independent implementation from the paper; no code is public.
+This is an independent implementation from the paper; no code is public.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from holitom.methods.base import Method, require
 from holitom.methods.parts import all_of, assemble, unchanged
 from holitom.ops.budgets import apportion
 from holitom.ops.host import to_device, to_host
-from holitom.ops.ragged import Sizes, compact, top_mask
+from holitom.ops.ragged import Sizes, compact, top_mask, unit_range
 from holitom.ops.similarity import finite_vectors, unit_vectors
 from holitom.ops.spans import Cells, Span, past_novelty, principal_directions
 from holitom.tokens import MergedTokens, VideoTokens
@@ -25,38 +25,39 @@ from holitom.tokens import MergedTokens, VideoTokens
 
 @dataclass(frozen=True)
 class GleanVID(Method):
-    """Tokens as they are: those that the tokens kept so far do not span, and that stand out in their cell.
+    """Keep tokens that the span of earlier kept tokens does not contain and that differ from their frame.
 
-    1. *Debias.* `x' = x` without what all tokens share: the first `rank` principal directions of the video.
-    2. *Novelty.* Frames are cut into cells of `cell x cell` places, smaller at odd edges. `rho[t,c]` is how
-       far the mean of `x'` over a cell is from the span of that cell's means in all earlier frames (ridge
-       1e-4); `R[t]` sums it over the frame's tokens.
+    1. *Debias.* `x'` is `x` without its part along the first `rank` principal directions of the video.
+    2. *Novelty.* Frames are cut into cells of `cell x cell` positions, smaller at the right and lower edge.
+       `rho[t,c]` is the distance of the mean of `x'` over a cell to the span of that cell's means in all
+       earlier frames (ridge 1e-4); `R[t]` sums it over the frame's tokens.
     3. *Budgets.* With the Gini coefficient `G` of `R` and `al = alpha_max - (alpha_max - alpha_min) G` a
-       frame gets `al B / T + (1 - al) B R[t] / sum R`, to the token, none above `N`; `B = max(1, floor(r T
-       N))`.
-    4. *Tokens*, frame by frame: `v[n]` is how far `x'` is from the span of what earlier frames keep, and
-       `u[n] = softplus(s (cos(x, mean of its cell) - cos(x, mean of the frame))) / s`, `s = sharpness`. Each
-       is scaled to [0, 1] over the frame; the tokens with the largest `u + v` stay. Then what they add to the
-       span joins it, by a QR decomposition in order of place, directions above `tolerance` of the largest.
+       frame gets `al B / T + (1 - al) B R[t] / sum R` tokens, at most `N`; `B = max(1, floor(r T N))`.
+    4. *Tokens*, frame by frame: `v[n]` is the distance of `x'` to the span of the tokens kept in earlier
+       frames, and `u[n] = softplus(s (cos(x, mean of its cell) - cos(x, mean of the frame))) / s` with `s =
+       sharpness`. Both are scaled to [0, 1] over the frame; the tokens with the largest `u + v` stay. A QR
+       decomposition in order of position then adds their new directions to the span, those longer than
+       `tolerance` times the longest.
 
-    Ours: what a full frame cannot use goes to the others in proportion; of a residual below 1e-5 of a token's
-    energy nothing counts; where all novelty is 0, frames share alike.
+    Details of our own: a budget above `N` is shared among the other frames in proportion; a residual below
+    1e-5 of its token's squared length counts as 0; where all novelty is 0, frames get equal budgets.
 
-    It reads neither importance nor keys. Two device synchronisations. The frames follow from one another: `T`
-    steps of some 25 operations and one QR decomposition of `[D, b[t]]` each. The span holds at most `D`
-    directions; from there on `u` alone ranks. Up to 512 channels principal directions are exact; beyond, they
-    are those of a block Krylov space (`ops.spans`). Tokens are compared with all that is kept before them, `2
-    P B D` = 28 GFLOP for 32 frames of 196 tokens, 3584 wide, at a tenth: it takes many times as long as
-    HoliTom.
+    It reads neither importance nor keys. It takes two device synchronisations. Frames are processed one after
+    another: `T` steps of some 25 operations and one QR decomposition of `[D, b[t]]`. The span holds at most
+    `D` directions; once it is full `u` alone ranks. Principal directions are exact up to 512 channels; for
+    more they come from a block Krylov space (`ops.spans`). Each token is compared with all tokens kept before
+    it, `2 P B D` = 28 GFLOP for 32 frames of 196 tokens, 3584 wide, at a retain ratio of 0.1, many times as
+    long as HoliTom takes.
 
     Attributes:
         retain_ratio: share of the visual tokens that goes into the language model, in (0, 1].
-        alpha_min: share of the budget that frames get alike where all novelty is in one frame, in [0, 1].
+        alpha_min: share of the budget split evenly among frames where all novelty is in one frame, in [0, 1].
         alpha_max: the same where all frames are equally novel, in [0, 1].
-        sharpness: of the softplus, above 0.
-        tolerance: share of a frame's largest new direction up to which another one does not join, in [0, 1).
-        cell: places of a cell each way, from 1 up.
-        rank: principal directions taken out, from 0 up.
+        sharpness: sharpness of the softplus, above 0.
+        tolerance: length of a new direction, as a share of the frame's longest, up to which it is not added
+            to the span, in [0, 1).
+        cell: side of a cell in positions, from 1 up.
+        rank: number of principal directions removed, from 0 up.
     """
 
     alpha_min: float = 0.2
@@ -91,7 +92,7 @@ class GleanVID(Method):
         return assemble(video, [unchanged(compact(self._tokens(view, budget), count))])
 
     def novelty(self, features: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Steps 1 and 2: `R`, `[T]`, of features `[T, N, D]` on a grid `(rows, columns)`."""
+        """Compute `R` `[T]` (steps 1 and 2) of features `[T, N, D]` on a grid `(rows, columns)`."""
         return self._view(features, grid).novelty
 
     def _view(self, features: Tensor, grid: tuple[int, int]) -> _View:
@@ -103,7 +104,7 @@ class GleanVID(Method):
         return _View(features, mean, directions, cells.spread(means), novelty)
 
     def _budgets(self, novelty: npt.NDArray[np.float64], count: int, tokens: int) -> Sizes:
-        """Step 3: `[T]` tokens of each frame."""
+        """Step 3: number of tokens `[T]` of each frame."""
         frames, total = len(novelty), novelty.sum()
         even = np.full(frames, 1 / frames)
         share = novelty / total if total > 0 else even
@@ -112,18 +113,18 @@ class GleanVID(Method):
         return apportion(weight, count, np.full(frames, tokens))
 
     def _tokens(self, view: _View, budget: Sizes) -> Tensor:
-        """Step 4: `[T, N]` bool, `budget[t]` true in frame `t`."""
+        """Step 4: whether each token stays, `[T, N]` bool, `budget[t]` of them in frame `t`."""
         features = view.features
         unit = unit_vectors(features)
         contrast = (unit * (unit_vectors(view.local) - unit_vectors(features.mean(1, keepdim=True)))).sum(-1)
-        prominence = scaled(F.softplus(self.sharpness * contrast, threshold=torch.inf) / self.sharpness)
+        prominence = unit_range(F.softplus(self.sharpness * contrast, threshold=torch.inf) / self.sharpness)
 
         wanted = to_device(budget[:, None], features.device)
         kept, span = torch.zeros_like(prominence, dtype=torch.bool), Span(features.shape[2], features.device)
         for frame in range(len(budget)):
             tokens_here = debiased(features[frame], view.mean, view.directions)
             residual = span.residual(tokens_here)
-            score = prominence[frame] + scaled(torch.linalg.vector_norm(residual, dim=-1)[None])[0]
+            score = prominence[frame] + unit_range(torch.linalg.vector_norm(residual, dim=-1))
             kept[frame] = top_mask(score[None], wanted[frame : frame + 1])[0]
             if budget[frame] and frame + 1 < len(budget):
                 span.add(residual[compact(kept[frame], int(budget[frame]))], self.tolerance)
@@ -132,13 +133,13 @@ class GleanVID(Method):
 
 @dataclass(frozen=True)
 class _View:
-    """A video as the steps see it.
+    """A video's features, and what steps 1 and 2 compute from them.
 
     Attributes:
         features: `[T, N, D]` float32, zero where a token is not finite.
-        mean, directions: `[D]` and `[rank, D]`: what all tokens share, see `debiased`.
+        mean, directions: `[D]` and `[rank, D]`: the video's mean and principal directions, see `debiased`.
         local: `[T, N, D]`: the mean of each token's cell.
-        novelty: `[T]`: what each frame's past does not span.
+        novelty: `[T]`: `R`.
     """
 
     features: Tensor
@@ -149,19 +150,12 @@ class _View:
 
 
 def debiased(features: Tensor, mean: Tensor, directions: Tensor) -> Tensor:
-    """Features less their part along `directions` (`[rank, D]`), about `mean` (`[D]`)."""
+    """Subtract from features `[..., D]` their part along `directions` (`[rank, D]`), about `mean` (`[D]`)."""
     return features - (features - mean) @ directions.T @ directions
 
 
 def gini(share: npt.NDArray[np.float64]) -> float:
-    """Gini coefficient of shares that sum to 1: 0 where all are alike."""
+    """Gini coefficient of shares that sum to 1; 0 where all are equal."""
     count = len(share)
     rank = np.arange(1, count + 1)
     return float(2 * (rank * np.sort(share)).sum() / count - (count + 1) / count)
-
-
-def scaled(score: Tensor) -> Tensor:
-    """Rows `[G, N]` scaled to [0, 1]; a constant row becomes 0."""
-    low, high = score.aminmax(dim=1, keepdim=True)
-    spread = high - low
-    return torch.where(spread > 0, (score - low) / spread, 0.0)

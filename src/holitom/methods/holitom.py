@@ -1,8 +1,8 @@
 """HoliTom: holistic token merging (arXiv 2505.21334, NeurIPS 2025).
 
-Before the language model ("outer"): the video is cut into segments so that the most tokens repeat,
-what repeats is averaged over time, and what is left is thinned in space. Inside it ("inner"): half
-of the visual tokens are merged into the other half.
+The outer stage, before the language model, cuts the video into the segments that let it prune the most
+tokens, averages static tokens over each segment, and keeps the most important tokens of each frame. The inner
+stage, inside the language model, merges half of the visual tokens into the other half.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from holitom.contract import InnerStage
 from holitom.errors import SettingsError
-from holitom.methods.base import Method, choose, require, require_threshold
+from holitom.methods.base import Method, choose, require, require_layer, require_threshold
 from holitom.methods.parts import Part, assemble, averaged_at, clustered, unchanged
 from holitom.ops.budgets import exact_total, kept_share, largest_remainder
 from holitom.ops.host import to_device
@@ -35,29 +35,29 @@ from holitom.tokens import MergedTokens, VideoTokens
 
 @dataclass(frozen=True, repr=False)
 class HoliTom(Method):
-    """The paper's method with the paper's defaults.
+    """HoliTom with the paper's defaults.
 
     Attributes:
-        retain_ratio: share of the visual tokens that goes into the language model, in (0, 1]. An upper
-            bound, up to rounding: what repeats is averaged over time at any ratio, so of the bundled demo
-            video 24.5% are sent at 0.5 and at 1 alike. `budget="exact"` sends the share itself;
-            `similarity_threshold=1` averages nothing.
+        retain_ratio: share of the visual tokens that goes into the language model, in (0, 1]. It is an upper
+            bound, up to rounding: static tokens are averaged over time at any ratio, so 24.5% of the bundled
+            demo video are sent at 0.5 and at 1 alike. With `budget="exact"` it is the share itself; with
+            `similarity_threshold=1` no token is averaged.
         similarity_threshold: cosine similarity above which a position counts as static from one frame
-            to the next, in [-1, 1]; at 1 nothing does. None: 0.65 for retain ratios up to 0.10, else 0.8.
-        center_weight: a cluster centre's share of its merged token, in [0, 1].
+            to the next, in [-1, 1]; at 1 none is. None: 0.65 for retain ratios up to 0.10, else 0.8.
+        center_weight: weight of a cluster's centre in the merged token, in [0, 1].
         knn: neighbours that a cluster density averages over.
-        contextual_ratio: share of each frame's budget spent on cluster centres rather than on the most
-            important tokens, in [0, 1].
-        inner_layer: layer of the language model before which the inner merge acts (0-based, from 1 on).
+        contextual_ratio: share of each frame's budget for cluster centres rather than for the most important
+            tokens, in [0, 1].
+        inner_layer: layer of the language model before which the inner stage acts (0-based, from 1 on).
             None: 18 of 28, 60 of 80, else in proportion, `round(layers * 18 / 28)`.
-        inner_drop: share of the visual tokens merged away there, in [0, 1). None or 0: outer only.
-        budget: "ratio": the paper's, rounded for every segment and frame, so that the count depends on
-            the video; where it rounds to no token at all (a short still video), one is sent, of the largest
-            static group (ours). "exact": always `merged_count(T, N)` tokens, which an engine can know
-            beforehand.
-        inner_attention: which attention ranks in the inner merge. "before": the paper's, of the layer before
-            `inner_layer`. "own": of `inner_layer` itself, worked out before it runs (PyramidDrop, arXiv
-            2410.17247), so that what this layer is about to read is not dropped.
+        inner_drop: share of the visual tokens merged away there, in [0, 1). None or 0: no inner stage.
+        budget: "ratio": the paper's rounding for every segment and frame, so that the count depends on the
+            video. Where that rounds to no token at all (a short still video), one token of the largest static
+            group is sent (a detail of our own). "exact": always `merged_count(T, N)` tokens, so that an
+            engine knows the count beforehand.
+        inner_attention: attention that ranks tokens in the inner stage. "before": of the layer before
+            `inner_layer`, as in the paper. "own": of `inner_layer` itself, computed before it runs
+            (PyramidDrop, arXiv 2410.17247), so that no token is dropped that this layer would attend to.
 
     Raises:
         SettingsError: a hyper-parameter is out of its range.
@@ -96,7 +96,7 @@ class HoliTom(Method):
 
     @property
     def threshold(self) -> float:
-        """The similarity threshold in force."""
+        """`similarity_threshold`, or its default for the retain ratio."""
         if self.similarity_threshold is not None:
             return self.similarity_threshold
         return 0.65 if self.retain_ratio <= 0.10 else 0.8
@@ -106,11 +106,11 @@ class HoliTom(Method):
         return bool(self.inner_drop)
 
     def without_inner(self) -> HoliTom:
-        """The paper's "w/o M": `inner_drop=None`."""
+        """The method with `inner_drop=None`, which the paper calls "w/o M"."""
         return replace(self, inner_drop=None)
 
     def merged_count(self, frames: int, tokens: int) -> int:
-        """How many tokens `merge` returns for `frames` of `tokens` each, whatever they show.
+        """Number of tokens that `merge` returns for `frames` of `tokens` each, whatever they show.
 
         Raises:
             SettingsError: the budget is not "exact", so the count depends on what the video shows.
@@ -120,7 +120,7 @@ class HoliTom(Method):
         return exact_total(self.retain_ratio, frames, tokens)
 
     def merge(self, video: VideoTokens) -> MergedTokens:
-        """Stages 1 to 5, with one device synchronisation whatever the video's length."""
+        """Merge one video's tokens by stages 1 to 5, with one device synchronisation for any length."""
         frames, tokens, _ = video.features.shape
 
         # Stage 1: cut where the most tokens can be pruned over time.
@@ -128,11 +128,11 @@ class HoliTom(Method):
         counts = static_counts(until)
         segments, pruned = best_segments(counts)
 
-        # Stage 2: what every segment and frame may keep. From here on the host knows every size.
+        # Stage 2: budgets of segments and frames. The host knows every size from here on.
         plan = self._plan(segments, counts, tokens)
         opens, closes, shows, important, contextual = plan.per_frame(until.device)
 
-        # Stages 3 and 4: static tokens once a segment, dynamic tokens frame by frame.
+        # Stages 3 and 4: static tokens once per segment, dynamic tokens in every frame.
         static = until[opens[:, 0]] >= closes  # [T, N]
         chosen = top_mask(video.importance, important, ~static)
         unmerged = self._unmerged(video, static & (shows == 0), plan) if plan.unmerged else None
@@ -142,14 +142,15 @@ class HoliTom(Method):
         if plan.contextual.any():
             parts.append(self._contextual(video, ~(static | chosen) & (contextual > 0), plan))
 
-        # Stage 5: a segment's static tokens first, then each frame's important and contextual ones.
+        # Stage 5: order. A segment's static tokens come first, then each frame's important and contextual
+        # ones.
         stages = {"temporal": frames * tokens - pruned + plan.unmerged}
         return assemble(
             video, parts, segments=segments, stages=stages, via=lambda: averaged_at(opens, static, unmerged)
         )
 
     def inner(self, num_layers: int) -> tuple[InnerStage, ...]:
-        """Stage 6, once, at `inner_layer`.
+        """Stage 6, one inner stage at `inner_layer`.
 
         Raises:
             SettingsError: the model has no such layer.
@@ -159,14 +160,11 @@ class HoliTom(Method):
         layer = self.inner_layer
         if layer is None:
             layer = _PUBLISHED_LAYERS.get(num_layers, round(num_layers * 18 / 28))
-        if layer >= num_layers:
-            raise SettingsError(
-                f"inner_layer must be in 1..{num_layers - 1} of the model's {num_layers} layers, got {layer}"
-            )
+        require_layer(layer, num_layers)
         return (MergeInside(layer, self.inner_drop, self.inner_attention == "own"),)
 
     def _plan(self, segments: list[tuple[int, int]], counts: Counts, tokens: int) -> Plan:
-        """Stages 2 and 4: budgets, in the definitions' float64 arithmetic and half-to-even rounding."""
+        """Budgets of stages 2 and 4, in float64 and rounded half to even, as the paper's code does."""
         first, last = np.array(segments, dtype=np.int64).T
         length = last - first + 1
         static = np.where(length > 1, counts[first, last], 0)
@@ -197,35 +195,28 @@ class HoliTom(Method):
         )
 
     def _unmerged(self, video: VideoTokens, repeats: Tensor, plan: Plan) -> Tensor:
-        """Exact budget: the most important repeats, kept out of their averages to fill it (`[T, N]`)."""
+        """Choose the most important repeats, which fill an exact budget and enter no average (`[T, N]`)."""
         score, offered = video.importance.view(1, -1), repeats.view(1, -1)
         return top_mask(score, plan.unmerged, offered).view_as(repeats)
 
     def _important(self, chosen: Tensor, plan: Plan) -> Part:
-        """Stage 4, dynamic: each frame's most important tokens, kept as they are."""
+        """Stage 4 for dynamic tokens: keep the most important ones of each frame as they are."""
         at = compact(chosen, int(plan.important.sum()) + plan.unmerged)
         return unchanged(at)
 
     def _contextual(self, video: VideoTokens, rest: Tensor, plan: Plan) -> Part:
-        """Stage 4, dynamic: cluster centres among each frame's other tokens (none at ratio 0)."""
-        spends = plan.contextual > 0
-        sizes = (plan.dynamic - plan.important)[spends]
+        """Stage 4 for dynamic tokens: cluster the others of each frame (of frames with a contextual
+        budget)."""
+        budgeted = plan.contextual > 0
+        sizes = (plan.dynamic - plan.important)[budgeted]
         at = compact(rest, int(sizes.sum()))
-        return clustered(
-            video.carried[at],
-            at,
-            sizes,
-            plan.contextual[spends],
-            knn=self.knn,
-            center_weight=self.center_weight,
-            width=video.features.shape[-1],
-        )
+        return self._clustered_part(video, video.carried[at], at, sizes, plan.contextual[budgeted])
 
     def _static(self, video: VideoTokens, heads: Tensor, unmerged: Tensor | None, plan: Plan) -> Part:
-        """Stages 3 and 4, static: averages over each segment, then cluster centres among them."""
-        lives = plan.centers > 0  # the others' static tokens are dropped, so they need no average
-        sizes = plan.static[lives]
-        lengths = plan.length[lives].repeat(sizes)
+        """Stages 3 and 4 for static tokens: average them over each segment, then cluster the averages."""
+        budgeted = plan.centers > 0  # static tokens of other segments are dropped, so they need no average
+        sizes = plan.static[budgeted]
+        lengths = plan.length[budgeted].repeat(sizes)
         at = compact(heads, len(lengths))  # in the segments' first frames
         means, averaged = run_means(
             video.carried,
@@ -235,26 +226,38 @@ class HoliTom(Method):
             skip=None if unmerged is None else unmerged.flatten(),
             skipped=plan.unmerged,
         )
+        return self._clustered_part(video, means, at, sizes, plan.centers[budgeted], averaged)
+
+    def _clustered_part(
+        self,
+        video: VideoTokens,
+        tokens: Tensor,
+        at: Tensor,
+        sizes: Sizes,
+        budgets: Sizes,
+        standing_for: Tensor | None = None,
+    ) -> Part:
+        """Cluster groups of tokens by the method's settings; arguments as in `clustered`."""
         return clustered(
-            means,
+            tokens,
             at,
             sizes,
-            plan.centers[lives],
+            budgets,
             knn=self.knn,
             center_weight=self.center_weight,
             width=video.features.shape[-1],
-            standing_for=averaged,
+            standing_for=standing_for,
         )
 
 
 @dataclass(frozen=True)
 class MergeInside:
-    """Stage 6: the most attended visual tokens stay, the others merge into the most similar of them.
+    """Stage 6: keep the most attended visual tokens and merge each other one into the most similar of them.
 
     Attributes:
-        layer: acts on the hidden states that enter this layer (0-based).
+        layer: layer (0-based) whose incoming hidden states the stage acts on.
         drop: share of the visual tokens merged away.
-        own_attention: whether `layer`'s own attention ranks.
+        own_attention: whether the attention that ranks is that of `layer` itself; else of the layer before.
     """
 
     layer: int
@@ -262,32 +265,32 @@ class MergeInside:
     own_attention: bool = False
 
     def keep(self, visual: int) -> int:
-        """`round(V * (1 - drop))` of `visual` tokens, and one where the paper's rounding keeps none."""
+        """Number of `visual` tokens that stay: `round(V * (1 - drop))`, at least one."""
         return kept_share(1 - self.drop, visual)
 
     def __call__(self, hidden: Tensor, attention: Tensor) -> tuple[Tensor, Tensor]:
-        """Kept indices `[K]`, ascending, and merged features `[K, D]` of `hidden` `[V, D]`."""
+        """Return kept indices `[K]`, ascending, and merged features `[K, D]` of `hidden` `[V, D]`."""
         kept, dropped = most_attended(attention, self.keep(len(hidden)))
         return kept, merge_into_most_similar(hidden, kept, dropped)
 
 
 def effective_ratio(retain_ratio: float, total: int, pruned: int) -> float:
-    """Stage 2: the share of what temporal merging leaves that meets `retain_ratio` of the whole."""
+    """Share of the tokens left by temporal merging that is `retain_ratio` of all tokens (stage 2)."""
     return min(1, retain_ratio / ((total - pruned) / total))
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How many tokens each segment and each frame keeps; all of it on the host.
+    """Budgets of each segment and each frame, on the host.
 
     Attributes:
-        first, last, length: `[S]`: the segments' frames.
-        static: `[S]`: static positions of each segment.
-        centers: `[S]`: cluster centres they are merged into.
-        dynamic: `[T]`: tokens of each frame that are not static.
-        important: `[T]`: how many of them are kept for their importance.
-        contextual: `[T]`: how many cluster centres are kept besides.
-        unmerged: static tokens of the whole video that are left out of their averages and kept.
+        first, last, length: `[S]`: first and last frame of each segment, and its number of frames.
+        static: `[S]`: number of static positions.
+        centers: `[S]`: number of cluster centres that the static positions merge into.
+        dynamic: `[T]`: number of tokens of each frame that are not static.
+        important: `[T]`: number of dynamic tokens kept for their importance.
+        contextual: `[T]`: number of cluster centres of the other dynamic tokens.
+        unmerged: number of static tokens of the whole video that are kept and enter no average.
     """
 
     first: Sizes
@@ -301,12 +304,12 @@ class Plan:
     unmerged: int
 
     def per_frame(self, device: torch.device) -> tuple[Tensor, ...]:
-        """What the device needs to know, `[T, 1]` int64 each, sent at once.
+        """Copy budgets and segments of each frame to the device, `[T, 1]` int64 each, in one copy.
 
         Returns:
-            The first frame of each frame's segment; the frame until which a position must be static
-            there (one that no run reaches in a one-frame segment); whether the frame shows its segment's
-            static tokens; the important and the contextual budget.
+            The first frame of each frame's segment; the frame until which a position must be static there
+            (the number of frames, which no position reaches, in a one-frame segment); whether the frame is
+            the one that static tokens of its segment are sent with; the important and the contextual budget.
         """
         frames = len(self.dynamic)
         opens = self.first.repeat(self.length)
@@ -316,5 +319,5 @@ class Plan:
         return to_device(table[:, :, None], device).unbind()
 
 
-# The layers that the paper names; other depths take the 7B model's in proportion.
+# Layers that the paper states, by number of layers; other depths take the 7B model's in proportion.
 _PUBLISHED_LAYERS = {28: 18, 80: 60}

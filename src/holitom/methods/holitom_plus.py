@@ -1,20 +1,22 @@
-"""HoliTom+: HoliTom (arXiv 2505.21334) with its choices made for the whole video.
+"""HoliTom+: HoliTom (arXiv 2505.21334) with budgets and rankings over the whole video.
 
-Measured beside HoliTom in docs/improvements.md. What it changes before the language model:
+docs/improvements.md compares it with HoliTom. Its outer stage differs as follows:
 
 1. *Runs instead of segments.* Every position is averaged over each of its own static runs, not only where it
-   is static throughout a segment (`ops.runs`). A passing object breaks the averages of the positions that it
-   passes, and no others.
-2. *One ranking instead of one a frame.* The most important runs of the whole video are kept, wherever they
-   are; a frame in which nothing new shows needs no tokens of its own.
-3. *What comes and goes.* A run's importance counts in full where it is found nowhere in the frame before, or
-   nowhere in the frame after (in any place: an object that moves is found again), and little where both
-   have it. So of a moving object the first and the last sight are kept before the many between.
-4. *Clusters where things are new.* A share of the budget goes to DPC-KNN centres among the rest, frame by
-   frame, in proportion to how many runs begin there: a new scene is shown as a whole, a still one only once.
-5. *Exact budgets.* `merged_count(T, N)` tokens, whatever the video shows.
+   is static throughout a segment (`ops.runs`). A passing object ends the averages of the positions that it
+   passes, and of no others.
+2. *One ranking instead of one per frame.* The most important runs of the whole video are kept; a frame that
+   shows nothing new needs no tokens of its own.
+3. *Appearing and disappearing.* A run's importance counts in full where no token of the frame before, or none
+   of the frame after, is like it (at any position, so an object that moves is found again), and little where
+   both frames have a similar token. The first and the last view of a moving object are so kept before the
+   views between.
+4. *Clusters in proportion to new runs.* A share of the budget goes to DPC-KNN centres among the other runs,
+   split among frames in proportion to the runs that begin there: most goes to new scenes, none to still
+       frames.
+5. *Exact budgets.* `merged_count(T, N)` tokens are sent, whatever the video shows.
 
-Inside it, the layer that reads fewer tokens ranks them itself (`inner_attention="own"`).
+In its inner stage, the first layer that has fewer tokens ranks them itself (`inner_attention="own"`).
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from torch import Tensor
 
 from holitom.methods.base import require
 from holitom.methods.holitom import HoliTom
-from holitom.methods.parts import Part, assemble, clustered
+from holitom.methods.parts import Part, assemble
 from holitom.ops.budgets import largest_remainder
 from holitom.ops.host import to_device, to_host
 from holitom.ops.ragged import compact, top_mask
@@ -37,18 +39,18 @@ from holitom.tokens import MergedTokens, VideoTokens
 
 @dataclass(frozen=True, repr=False)
 class HoliTomPlus(HoliTom):
-    """HoliTom's similarity, importance, clustering and inner merge, over runs of the whole video.
+    """HoliTom's similarity, importance, clustering and inner stage, over runs of the whole video.
 
-    It compares every token with all of the next frame, `2 T N^2 D` = 8.8 GFLOP for 32 frames of 196 tokens,
-    3584 wide, and takes longer than HoliTom, which compares it with one. Fields are those of `HoliTom`; these
-    are its own or differ.
+    It compares every token with all tokens of the next frame, `2 T N^2 D` = 8.8 GFLOP for 32 frames of 196
+    tokens, 3584 wide, and takes longer than HoliTom, which compares it with one. Fields are those of
+    `HoliTom`; only those that are new or differ are listed.
 
     Attributes:
         retain_ratio: share of the visual tokens that goes into the language model, in (0, 1], exactly.
         similarity_threshold: None: 0.8 at every ratio.
-        passing_weight: what a run counts for, in [0, 1], that the frames before and after it have as well. 1:
+        passing_weight: weight, in [0, 1], of a run that the frames before and after it both match. 1:
             importance alone ranks.
-        contextual_ratio: share of the whole budget spent on cluster centres rather than on the most important
+        contextual_ratio: share of the whole budget for cluster centres rather than for the most important
             runs, in [0, 1].
         budget: always "exact".
         inner_attention: "own".
@@ -68,7 +70,7 @@ class HoliTomPlus(HoliTom):
         return 0.8 if self.similarity_threshold is None else self.similarity_threshold
 
     def merge(self, video: VideoTokens) -> MergedTokens:
-        """Runs, ranking and clusters, with two device synchronisations whatever the video's length."""
+        """Merge one video's tokens, with two device synchronisations for any length."""
         frames, tokens, _ = video.features.shape
         count = self.merged_count(frames, tokens)
         contextual = round(count * self.contextual_ratio)
@@ -84,36 +86,29 @@ class HoliTomPlus(HoliTom):
         at = compact(important, count - contextual)
         parts = [Part(runs.at[at], runs.size[at], runs.means[at])]
         if contextual:
-            parts.append(self._clustered(video, runs, ~important, contextual))
+            parts.append(self._of_frames(video, runs, ~important, contextual))
         return assemble(video, [_in_order(parts)], stages={"temporal": total}, via=lambda: run_of(heads))
 
-    def _clustered(self, video: VideoTokens, runs: Runs, rest: Tensor, budget: int) -> Part:
-        """Cluster centres among the runs that begin in each frame, `budget` of them in all."""
-        frames, tokens, width = video.features.shape
+    def _of_frames(self, video: VideoTokens, runs: Runs, rest: Tensor, budget: int) -> Part:
+        """Cluster the runs that begin in each frame, into `budget` centres in total."""
+        frames, tokens, _ = video.features.shape
         frame = runs.at // tokens
         sizes = to_host(frame.new_zeros(frames).scatter_add(0, frame, rest.long()))
         budgets = largest_remainder(sizes, budget)
-        spends = budgets > 0
-        at = compact(rest & to_device(spends, rest.device)[frame], int(sizes[spends].sum()))
-        return clustered(
-            runs.means[at],
-            runs.at[at],
-            sizes[spends],
-            budgets[spends],
-            knn=self.knn,
-            center_weight=self.center_weight,
-            width=width,
-            standing_for=runs.size[at],
+        budgeted = budgets > 0
+        at = compact(rest & to_device(budgeted, rest.device)[frame], int(sizes[budgeted].sum()))
+        return self._clustered_part(
+            video, runs.means[at], runs.at[at], sizes[budgeted], budgets[budgeted], runs.size[at]
         )
 
 
 def _in_order(parts: list[Part]) -> Part:
-    """One part of several, by frame and position: the order in which tokens stand in the unmerged prompt."""
+    """Join parts into one, in the order of places, which is that of the unmerged prompt."""
     at, order = torch.cat([part.at for part in parts]).sort()
     merged = torch.cat([part.merged for part in parts if part.merged is not None])
     size = torch.cat([part.size for part in parts])
     if parts[-1].member is None or parts[-1].owner is None:
         return Part(at, size[order], merged[order])
-    # What joined did so at the last part's tokens, which have moved.
+    # `owner` counts the last part's tokens, which have other indices in the sorted part.
     owner = order.argsort()[len(at) - len(parts[-1].at) + parts[-1].owner]
     return Part(at, size[order], merged[order], parts[-1].member, owner)

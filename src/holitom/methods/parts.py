@@ -1,4 +1,4 @@
-"""How methods hand in what survives: a few parts of the video, put in order together."""
+"""Parts of a video that survive merging, and their assembly into `MergedTokens`."""
 
 from __future__ import annotations
 
@@ -15,11 +15,15 @@ from holitom.tokens import MergedTokens, Origins, VideoTokens
 
 
 class Part(NamedTuple):
-    """Surviving tokens of one kind, by frame and position: `at` is their place `t * N + n`.
+    """Surviving tokens of one kind.
 
-    `merged` are their features, with the video's streams (`VideoTokens.carried`), where they differ from what
-    the video has there. `member` `[P]` are the places of the tokens that were gathered into them, and `owner`
-    `[P]` says which of them each joined; None where nothing joined.
+    Attributes:
+        at: `[K]` int64, ascending: places `t * N + n` of the surviving tokens.
+        size: `[K]` int64: number of the video's tokens that each stands for.
+        merged: `[K, D + E]`: their features and streams (as `VideoTokens.carried`); None: those that the
+            video has there.
+        member: `[P]` int64: places of the tokens that merged into them; None where none did.
+        owner: `[P]` int64: index `0..K-1` of the surviving token that each of `member` merged into.
     """
 
     at: Tensor
@@ -30,24 +34,24 @@ class Part(NamedTuple):
 
 
 def unchanged(at: Tensor) -> Part:
-    """Tokens kept as they are."""
+    """Keep the tokens at the places `at` as they are."""
     return Part(at, torch.ones_like(at))
 
 
 def all_of(video: VideoTokens) -> MergedTokens:
-    """Every token as it is: what a budget of all of them sends."""
+    """Keep every token as it is."""
     frames, tokens, _ = video.features.shape
     return assemble(video, [unchanged(torch.arange(frames * tokens, device=video.features.device))])
 
 
 def averaged(video: VideoTokens, at: Tensor, owner: Tensor) -> Part:
-    """Plain means of clusters that divide the whole video; a cluster of one token is that token.
+    """Average clusters that divide the whole video; a cluster of one token keeps that token bit for bit.
 
-    What is not finite adds nothing to a mean.
+    A token that is not finite adds 0 to a mean.
 
     Args:
-        video: what is merged.
-        at: `[C]` int64, ascending: the place of each cluster, that of one of its tokens.
+        video: the video's tokens.
+        at: `[C]` int64, ascending: the place of one token of each cluster, at which its mean is sent.
         owner: `[T * N]` int64: the cluster `0..C-1` of each token.
     """
     place = torch.arange(len(owner), device=owner.device)
@@ -70,18 +74,18 @@ def clustered(
     capped: bool = True,
     standing_for: Tensor | None = None,
 ) -> Part:
-    """DPC-KNN cluster centres, merged with those that join them.
+    """Cluster groups of tokens by DPC-KNN, each centre merged with the tokens that join it.
 
     Args:
         tokens: `[P, D + E]`: groups of tokens, one after another.
         at: `[P]` int64: their places.
-        sizes: `[G]` on the host: tokens of each group.
-        budgets: `[G]` on the host: centres of each group.
+        sizes: `[G]` on the host: number of tokens of each group.
+        budgets: `[G]` on the host: number of centres of each group.
         knn: neighbours that a density averages over.
-        center_weight: the centre's share of its cluster; None: the plain mean.
-        width: `D`: the columns that distances are of; None: all.
+        center_weight: weight of a cluster's centre; None: the plain mean.
+        width: `D`: number of leading columns that distances are measured in; None: all.
         capped: see `dpc_knn`.
-        standing_for: `[P]` int64: how many of the video's tokens each is made of; None: one.
+        standing_for: `[P]` int64: number of the video's tokens that each is an average of; None: one.
     """
     clusters = dpc_knn(
         tokens, sizes, budgets, knn=knn, center_weight=center_weight, width=width, capped=capped
@@ -100,25 +104,25 @@ def assemble(
     stages: dict[str, int] | None = None,
     via: Callable[[], Tensor] | None = None,
 ) -> MergedTokens:
-    """Frame by frame, within a frame part after part, within a part by position.
+    """Put parts into the order in which they are sent: by frame, within a frame by part, then by position.
 
     Args:
-        video: what was merged.
-        parts: what survives; every place in one part at most.
-        segments: None: every frame is one.
+        video: the video's tokens.
+        parts: surviving tokens; every place is in one part at most.
+        segments: `MergedTokens.segments`; None: every frame is a segment.
         stages: token counts before the last stage, which is called "spatial".
-        via: `Origins.via`, for methods that average over time.
+        via: returns `Origins.via`, for methods that average over time; None: nothing is averaged.
     """
     frames, tokens, width = video.features.shape
     at = torch.cat([part.at for part in parts])
-    # Each part is in order of frame and position, so ordering their union by frame alone will do.
+    # Each part is sorted by frame and position, so a stable sort of their union by frame is enough.
     frame, order = torch.sort(at // tokens, stable=True)
     at, place = at[order], torch.split(order.argsort(), [len(part.at) for part in parts])
     carried = video.carried[at]
     for where, part in zip(place, parts, strict=True):
         if part.merged is not None:
             carried.index_copy_(0, where, part.merged.to(carried.dtype))
-    traced = [part._replace(merged=None) for part in parts]  # what is kept to be asked holds no features
+    traced = [part._replace(merged=None) for part in parts]  # so that `origins` keeps no features alive
     return MergedTokens(
         features=carried[:, :width],
         frame=frame,
@@ -132,12 +136,12 @@ def assemble(
 
 
 def averaged_at(opens: Tensor, static: Tensor, unmerged: Tensor | None = None) -> Tensor:
-    """`Origins.via` `[T, N]`: static tokens, less the unmerged ones, in the first frame of their segment.
+    """Compute `Origins.via` `[T, N]`: static tokens are averaged in the first frame of their segment.
 
     Args:
         opens: `[T, 1]` int64: the first frame of each frame's segment.
-        static: `[T, N]` bool.
-        unmerged: `[T, N]` bool.
+        static: `[T, N]` bool: whether each token is static.
+        unmerged: `[T, N]` bool: static tokens that enter no average; None: none.
     """
     tokens = static.shape[1]
     place = torch.arange(static.numel(), device=static.device).view_as(static)
@@ -146,7 +150,7 @@ def averaged_at(opens: Tensor, static: Tensor, unmerged: Tensor | None = None) -
 
 
 def _origins(frames: int, tokens: int, parts: Sequence[Part], via: Callable[[], Tensor] | None) -> Origins:
-    """Follow each token to its average over time, and that to its cluster."""
+    """Map each token to its average over time, and that to its cluster."""
     place = torch.arange(frames * tokens, device=parts[0].at.device)
     into = torch.full_like(place, -1)
     for part in parts:

@@ -1,4 +1,4 @@
-"""PyramidDrop (arXiv 2410.17247): fewer visual tokens from stage to stage of the language model."""
+"""PyramidDrop (arXiv 2410.17247): drop visual tokens in several stages inside the language model."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from holitom.methods.fastv import DropInside
 
 @dataclass(frozen=True, repr=False)
 class PyramidDrop(Method):
-    """Four stages of layers; at each border the share `lambda` of the visual tokens goes on.
+    """Divide the layers into stages, and keep the share `lambda` of the visual tokens at each border.
 
-    They are ranked by the attention of the last instruction token, from the queries and keys of the layer
-    that the border is at. The paper's borders are layers 8, 16 and 24 of 32, its `lambda` is 0.5.
+    Tokens are ranked by the attention of the last instruction token, computed from the queries and keys of
+    the layer behind the border. The paper's borders are layers 8, 16 and 24 of 32, and its `lambda` is 0.5.
 
-    What is budgeted is the mean over all layers: with quarters `(1 + lambda + lambda^2 + lambda^3) / 4`,
-    0.46875 for the paper's, the default here; other ratios solve for `lambda`. The first stage sees all
-    tokens, so ratios up to its share of the layers (1/4) cannot be met; earlier `borders` can. Where `lambda`
-    of a few tokens rounds to none, one goes on (ours).
+    The budget is the mean over all layers: with four equal stages `(1 + lambda + lambda^2 + lambda^3) / 4`,
+    0.46875 for the paper's `lambda`, the default here; for other ratios `lambda` is solved. The first stage
+    sees all tokens, so ratios up to its share of the layers (1/4) cannot be met with these borders, but with
+    earlier ones. Where `lambda` of a few tokens rounds to none, one stays (a detail of our own).
 
     Attributes:
         retain_ratio: share of the visual tokens that the layers see on average, in (0, 1].
-        borders: where stages begin after the first, as shares of the layers, rising, in (0, 1).
-        stage_keep: `lambda`, in (0, 1]; None: solved for `retain_ratio`, else that is not looked at.
+        borders: layers at which stages begin after the first, as shares of all layers, rising, in (0, 1).
+        stage_keep: `lambda`, in (0, 1]; `retain_ratio` is ignored then. None: solved for `retain_ratio`.
     """
 
     retain_ratio: float = 0.46875
@@ -39,7 +39,7 @@ class PyramidDrop(Method):
         for border in self.borders:
             require("borders", border, "numbers in (0, 1)", lambda v: 0 < v < 1)
         if not self.borders or list(self.borders) != sorted(set(self.borders)):
-            raise SettingsError(f"borders must rise, and be one at least, got {self.borders!r}")
+            raise SettingsError(f"borders must be one or more rising numbers, got {self.borders!r}")
         if self.stage_keep is not None:
             require("stage_keep", self.stage_keep, "a number in (0, 1]", lambda v: 0 < v <= 1)
 
@@ -47,10 +47,11 @@ class PyramidDrop(Method):
         return {"stage_keep": "from retain_ratio"} if self.stage_keep is None else {}
 
     def inner(self, num_layers: int) -> tuple[InnerStage, ...]:
-        """One stage at each border, rounded to a layer.
+        """One inner stage at each border, rounded to a layer.
 
         Raises:
-            SettingsError: the model has too few layers, or those before the first border exceed the budget.
+            SettingsError: the model has too few layers, or the layers before the first border exceed the
+                budget.
         """
         layers = [round(num_layers * border) for border in self.borders]
         if layers[0] < 1 or len({*layers, num_layers}) <= len(layers):
@@ -62,7 +63,7 @@ class PyramidDrop(Method):
         return () if keep == 1 else tuple(DropInside(layer, keep, own_attention=True) for layer in layers)
 
     def _solved(self, layers: list[int], num_layers: int) -> float:
-        """The `lambda` whose mean over the layers is `retain_ratio`."""
+        """Solve for the `lambda` at which the mean over the layers is `retain_ratio`."""
         least = layers[0] / num_layers
         if self.retain_ratio <= least:
             raise SettingsError(

@@ -1,4 +1,4 @@
-"""PruneVid (arXiv 2412.16117): merge over time what stays the same, then cluster in space."""
+"""PruneVid (arXiv 2412.16117): average static tokens over time, then cluster all tokens in space."""
 
 from __future__ import annotations
 
@@ -22,26 +22,28 @@ from holitom.tokens import MergedTokens, VideoTokens
 
 @dataclass(frozen=True)
 class PruneVid(Method):
-    """Segments of alike frames; static tokens averaged over them; static and dynamic tokens clustered.
+    """Find segments of similar frames, average their static tokens, and cluster static and dynamic tokens.
 
-    1. DPC-KNN on the frames' mean features finds `max(1, int(T * segment_ratio))` clusters. Of each cluster
-       only its longest runs of consecutive frames stay, none if those are single frames; what lies between
-       goes to the longer of the two runs beside it (of equals to the earlier). The runs are the segments.
-    2. In a segment `n` is static where the mean cosine similarity of `x[t,n]` over all pairs of its frames is
-       above `similarity_threshold`; in a one-frame segment nothing is. Static tokens are averaged over time.
-    3. The static tokens of each segment and the dynamic tokens of each frame are clustered by DPC-KNN, in
-       proportion to their number, into `max(1, round(r T N))` cluster means in all (fewer where
-       averaging leaves fewer; a group whose part rounds to none is dropped).
+    1. DPC-KNN on the frames' mean features finds `max(1, int(T * segment_ratio))` clusters of frames. Of each
+       cluster only its longest runs of consecutive frames remain, and none if these are single frames; frames
+       between two runs go to the longer one, ties to the earlier. The runs are the segments.
+    2. A position `n` is static in a segment where the mean cosine similarity of `x[t,n]` over all pairs of
+    the
+       segment's frames is above `similarity_threshold`; none is in a one-frame segment. Static tokens are
+       averaged over time.
+    3. The static tokens of each segment and the dynamic tokens of each frame are clustered by DPC-KNN into
+       plain means, in proportion to their number and `max(1, round(r T N))` in total (fewer where averaging
+       leaves fewer; a group whose share rounds to none is dropped).
 
-    A segment's static tokens come first, at its first frame, then its dynamic ones frame by frame. Two device
-    synchronisations. Clusters compare the dynamic tokens of a frame with one another, up to `2 T N^2 D`
-    operations that HoliTom has no need of: it takes longer. The paper's third part, selection by the
+    A segment's static tokens come first, at its first frame, then its dynamic tokens frame by frame. It takes
+    two device synchronisations. It takes longer than HoliTom, since clustering compares the dynamic tokens of
+    a frame with one another, up to `2 T N^2 D` operations. The paper's third part, selection by the
     question's attention inside the language model, is not included.
 
     Attributes:
         retain_ratio: share of the visual tokens that goes into the language model, in (0, 1].
-        segment_ratio: clusters of frames, as a share of the frames, in (0, 1].
-        similarity_threshold: mean similarity above which a position is static.
+        segment_ratio: number of clusters of frames, as a share of the frames, in (0, 1].
+        similarity_threshold: mean cosine similarity above which a position is static, in [-1, 1].
         knn: neighbours that a cluster density averages over, of frames and of tokens, whatever the number of
             clusters; all of a group where it has fewer.
     """
@@ -87,7 +89,7 @@ class PruneVid(Method):
         return assemble(video, parts, segments=segments, stages={"temporal": left}, via=via)
 
     def _segments(self, features: Tensor) -> list[tuple[int, int]]:
-        """Step 1: segments of alike frames."""
+        """Step 1: first and last frame (inclusive) of each segment."""
         frames = features.shape[0]
         means = features.float().mean(1)
         clusters = max(1, int(frames * self.segment_ratio))
@@ -98,64 +100,66 @@ class PruneVid(Method):
     def _static(
         self, video: VideoTokens, static: Tensor, first: Sizes, length: Sizes, sizes: Sizes, budgets: Sizes
     ) -> Part:
-        """Steps 2 and 3: averages over each segment, and their clusters."""
-        _, tokens, width = video.features.shape
-        lives = budgets > 0
-        sizes = sizes[lives]
-        heads = compact(static & to_device(lives[:, None], static.device), int(sizes.sum()))
+        """Steps 2 and 3: average static tokens over each segment and cluster the averages."""
+        tokens = video.features.shape[1]
+        budgeted = budgets > 0
+        sizes = sizes[budgeted]
+        heads = compact(static & to_device(budgeted[:, None], static.device), int(sizes.sum()))
         at = to_device(first * tokens, static.device)[heads // tokens] + heads % tokens
-        lengths = length[lives].repeat(sizes)
+        lengths = length[budgeted].repeat(sizes)
         means, averaged = run_means(video.carried, at, lengths, stride=tokens)
-        return clustered(
-            means,
-            at,
-            sizes,
-            budgets[lives],
-            knn=self.knn,
-            center_weight=None,
-            width=width,
-            capped=False,
-            standing_for=averaged,
-        )
+        return self._clustered(video, means, at, sizes, budgets[budgeted], averaged)
 
     def _dynamic(
         self, video: VideoTokens, static: Tensor, segment: Sizes, sizes: Sizes, budgets: Sizes
     ) -> Part:
-        """Step 3: clusters of each frame's other tokens."""
-        lives = budgets > 0
-        sizes = sizes[lives]
-        of, shown = to_device(np.stack([segment, lives]), static.device).unbind()
+        """Step 3: cluster the dynamic tokens of each frame."""
+        budgeted = budgets > 0
+        sizes = sizes[budgeted]
+        of, shown = to_device(np.stack([segment, budgeted]), static.device).unbind()
         at = compact(~static[of] & (shown > 0)[:, None], int(sizes.sum()))
-        width = video.features.shape[-1]
+        return self._clustered(video, video.carried[at], at, sizes, budgets[budgeted])
+
+    def _clustered(
+        self,
+        video: VideoTokens,
+        tokens: Tensor,
+        at: Tensor,
+        sizes: Sizes,
+        budgets: Sizes,
+        standing_for: Tensor | None = None,
+    ) -> Part:
+        """Cluster groups of tokens by the method's settings; arguments as in `clustered`."""
         return clustered(
-            video.carried[at],
+            tokens,
             at,
             sizes,
-            budgets[lives],
+            budgets,
             knn=self.knn,
             center_weight=None,
-            width=width,
+            width=video.features.shape[-1],
             capped=False,
+            standing_for=standing_for,
         )
 
 
 def longest_runs(labels: Sizes) -> list[tuple[int, int]]:
-    """Segments from the clusters of frames: step 1.
+    """Derive segments from the clusters of frames (step 1).
 
-    Gaps close from the first to the last, and what closed one counts for the next, so they are a loop on the
-    host, over runs and not over tokens.
+    Gaps are filled in order, and a filled gap lengthens the run that the next gap is compared with, so this
+    is a loop on the host over runs of frames.
 
     Args:
         labels: `[T]` on the host: the cluster of each frame.
 
     Returns:
-        First and last frame (inclusive) of each.
+        First and last frame (inclusive) of each segment.
     """
     runs = segments_between(labels[1:] != labels[:-1])
     longest: dict[int, int] = {}
     for first, last in runs:
         label = int(labels[first])
-        longest[label] = max(longest.get(label, 2), last - first + 1)  # a single frame is no run to stay
+        longest[label] = max(longest.get(label, 2), last - first + 1)  # a single frame is not a run
     found: list[tuple[int, int, int]] = []  # label, first and last frame; -1: a gap
     for first, last in runs:
         label = int(labels[first])
@@ -173,16 +177,21 @@ def longest_runs(labels: Sizes) -> list[tuple[int, int]]:
 
 
 def _append(runs: list[tuple[int, int, int]], label: int, first: int, last: int) -> None:
-    """Lengthen the last of `runs` if it has the same label, else begin one."""
+    """Extend the last of `runs` to frame `last` if it has the same label, else append a run."""
     if runs and runs[-1][0] == label:
         first = runs.pop()[1]
     runs.append((label, first, last))
 
 
 def pair_similarity(features: Tensor, first: Sizes, length: Sizes) -> Tensor:
-    """`[S, N]`: mean cosine similarity of each position over all pairs of a segment's frames.
+    """Mean cosine similarity `[S, N]` of each position over all pairs of a segment's frames.
 
-    Of `L` unit vectors with mean `m` it is `(L |m|^2 - 1) / (L - 1)`; -inf where a segment is one frame.
+    For `L` unit vectors with mean `m` it is `(L |m|^2 - 1) / (L - 1)`; -inf in a segment of one frame.
+
+    Args:
+        features: `[T, N, D]`, any floating dtype; computed with in float32.
+        first: `[S]` on the host: first frame of each segment.
+        length: `[S]` on the host: number of its frames.
     """
     tokens = features.shape[1]
     unit = unit_vectors(features.flatten(0, 1))

@@ -1,4 +1,4 @@
-"""Every method by its name, one row each; a method's code is loaded when it is asked for."""
+"""The table of methods by name; a method's module is imported when it is first used."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Row(NamedTuple):
 
     Attributes:
         path: module and class, `module:Class`.
-        does: what it does with a video's tokens, in 46 characters at most.
+        does: a description of at most 46 characters.
         ratios: the retain ratios that it can meet, as an interval; `T` frames of `N` tokens.
     """
 
@@ -59,10 +59,10 @@ METHODS = {
 
 
 def method_class(name: str) -> type[Method]:
-    """The class of method `name`.
+    """Return the class of method `name`.
 
     Raises:
-        SettingsError: there is none; the message names those that there are.
+        SettingsError: there is no such method; the message lists the known names.
     """
     if name not in METHODS:
         raise SettingsError(f"unknown method {name!r}; known: {', '.join(METHODS)}")
@@ -72,10 +72,10 @@ def method_class(name: str) -> type[Method]:
 
 
 def get_method(name: str, **settings: Any) -> Method:
-    """Method `name` with `settings`, the rest at its defaults: `get_method("evs", retain_ratio=0.25)`.
+    """Make method `name` with `settings` and defaults for the rest: `get_method("evs", retain_ratio=0.25)`.
 
     Raises:
-        SettingsError: there is no such method, it has no such setting, or a value is out of range.
+        SettingsError: there is no such method, it has no such setting, or a value is out of its range.
     """
     found = method_class(name)
     known = [field.name for field in fields(found) if field.init]

@@ -1,6 +1,7 @@
-"""SimpleCluster (arXiv 2609.35394): one k-means over the tokens of all frames, positions turned into them.
+"""SimpleCluster (arXiv 2609.35394): one k-means over the tokens of all frames, rotated by their positions.
 
-An independent implementation of the definition; the authors' code is MIT (xiaozhang79/SimpleCluster).
+This is an independent implementation of the definition; the authors' code is MIT
+(xiaozhang79/SimpleCluster).
 """
 
 from __future__ import annotations
@@ -21,31 +22,33 @@ from holitom.tokens import MergedTokens, VideoTokens
 
 @dataclass(frozen=True)
 class SimpleCluster(Method):
-    """`B = max(1, round(r T N))` clusters of alike tokens at alike places, each sent as its mean.
+    """Cluster a video into `B = max(1, round(r T N))` groups of tokens that are similar and close, by
+    k-means.
 
-    1. Features are turned by their place, as rotary position embeddings do: a third of the channels each by
-       the frame number, the row and the column (`turned`), then scaled to length 1.
-    2. Cosine k-means (`ops.kmeans`): the first seed is the video's first token, each next one the token
-       whose largest similarity to the seeds so far is the least; then `iterations` rounds.
-    3. Each cluster sends the plain mean of its features, not turned, at the place of its first token.
+    1. Features are rotated by their place, as in rotary position embeddings: a third of the channels each by
+       the frame number, the row and the column (`turned`). Then they are scaled to length 1.
+    2. Cosine k-means (`ops.kmeans`): the first seed is the video's first token, and each next seed the token
+       whose largest similarity to the seeds so far is lowest; then `iterations` rounds.
+    3. Each cluster is sent as the plain mean of its features, before rotation, at the place of its first
+       token.
 
-    Ours: the first seed, where the authors' code takes the longest of vectors of length 1 and so depends on
-    rounding; what fills a cluster that is empty in the end (the token least similar to its own prototype
-    among clusters of two or more), where the code raises; grids that are not square. Tiles of one frame
-    (InternVL's images) would need rows and columns of their own; of video there is one tile a frame. A
-    layout with a newline behind each row that has tokens (LLaVA-Video) writes it for rows that are left,
-    where the code keeps the newlines of all rows.
+    Details of our own: the first seed, where the authors' code takes the longest of vectors of length 1 and
+    so depends on rounding; a cluster that is empty at the end gets the token least similar to its own
+    prototype among clusters of two or more, where their code raises; grids need not be square. Frames of
+    several tiles (InternVL's images) would need rows and columns of their own, but videos have one tile a
+    frame. LLaVA-Video's newlines are sent behind rows that have tokens left, where the code keeps all
+    newlines.
 
-    It reads neither importance nor keys. No device synchronisation. `B` steps follow from one another, three
-    operations each. Up to 83 frames of 196 tokens all products of two tokens are held at once
-    (`(T N)^2` float32, 157 MB for 32 frames); longer videos compute every step from the features, in `B`
-    passes over them. For 32 frames of 196 tokens, 3584 wide, these products are `2 (T N)^2 D` = 282 GFLOP,
-    which is why it takes longer than HoliTom, whose outer stage compares each token with one other.
+    It reads neither importance nor keys. It takes no device synchronisation. Seeding takes `B` sequential
+    steps of three operations. All products of two tokens are held at once up to 83 frames of 196 tokens
+    (`(T N)^2` float32, 157 MB for 32 frames); for longer videos every step is computed from the features, in
+    `B` passes over them. For 32 frames of 196 tokens, 3584 wide, these products take `2 (T N)^2 D` = 282
+    GFLOP, so the method takes longer than HoliTom, whose outer stage compares each token with one other.
 
     Attributes:
         retain_ratio: share of the visual tokens that goes into the language model, in (0, 1].
-        iterations: rounds of k-means, from 1 up.
-        rope_theta: base of the angles that positions turn features by.
+        iterations: number of rounds of k-means, from 1 up.
+        rope_theta: base of the angles by which features are rotated, above 0.
     """
 
     iterations: int = 10
@@ -75,11 +78,11 @@ class SimpleCluster(Method):
 
 
 def turned(features: Tensor, grid: tuple[int, int], base: float) -> Tensor:
-    """Features with their frame number, row and column turned into them.
+    """Rotate features by their frame number, row and column.
 
     The channels are three blocks: time `D // 3 + D % 3` wide, row and column `D // 3` each. In a block of
-    width `d` the channels `(2i, 2i + 1)` are turned by the angle `q * base^(-i / (d // 2))` at frame (row,
-    column) `q`, counted from 0; the last channel of an odd block stays.
+    width `d` the channels `(2i, 2i + 1)` are rotated by the angle `q * base^(-i / (d // 2))` at frame (row,
+    column) `q`, counted from 0; the last channel of a block of odd width is unchanged.
 
     Args:
         features: `[T, N, D]`, any floating dtype.
@@ -97,7 +100,7 @@ def turned(features: Tensor, grid: tuple[int, int], base: float) -> Tensor:
         pairs, first = block // 2, sum(blocks[:axis])
         if not pairs:
             continue
-        # Angles in float64: those of the last of a thousand frames are a thousand times as large.
+        # Angles are in float64, since they grow with the frame number and float32 would round them.
         angle = np.arange(cells.shape[axis])[:, None] * base ** (-np.arange(pairs) / pairs)
         shape = [1, 1, 1, pairs]
         shape[axis] = -1

@@ -1,6 +1,6 @@
 """Unified spatio-temporal compression, "Unified STC" (arXiv 2603.21957, CVPR 2026).
 
-An independent implementation of the definition (the paper is CC BY; no code is public).
+This is an independent implementation of the definition (the paper is CC BY; no code is public).
 """
 
 from __future__ import annotations
@@ -12,50 +12,52 @@ import torch
 from torch import Tensor
 
 from holitom.contract import TextAwareStage
-from holitom.errors import SettingsError
-from holitom.methods.base import Method, require
+from holitom.methods.base import Method, require, require_layer
 from holitom.methods.parts import all_of, assemble, averaged, unchanged
 from holitom.ops.budgets import exact_total, kept_share
 from holitom.ops.host import to_host
 from holitom.ops.merging import merge_into_most_similar, most_attended
 from holitom.ops.pairs import Products, density_peaks
-from holitom.ops.ragged import compact
+from holitom.ops.ragged import compact, rankable, unit_range
 from holitom.ops.similarity import finite_vectors, unit_vectors
 from holitom.tokens import MergedTokens, VideoTokens
 
 
 @dataclass(frozen=True, repr=False)
 class Unified(Method):
-    """One pool of important, unlike tokens for the whole video; what it leaves is clustered.
+    """Keep one pool of important, dissimilar tokens for the whole video, and cluster the other tokens.
 
     With `B = max(1, round(r T N))` and `c = round(cluster_ratio * B)`:
 
-    1. *Pool.* All tokens of the video are gone through by falling importance `a[t,n]`. A token is admitted
-       when its cosine similarity to every token admitted before is below `similarity_threshold`, until there
-       are `B - c`. They stay as they are.
-    2. *Recycle.* All others are clustered together by DPC-KNN into `B - |pool|` clusters, each sent as its
-       plain mean at its centre's place.
+    1. *Pool.* All tokens of the video are visited by falling importance `a[t,n]`. A token joins the pool if
+       its cosine similarity to every token in it is below `similarity_threshold`, until the pool holds
+       `B - c` tokens. They stay as they are.
+    2. *Recycle.* All other tokens are clustered together by DPC-KNN into `B - |pool|` clusters, each sent as
+       its plain mean at its centre's place.
     3. Tokens are sent in order of place.
 
-    Inside, before `inner_layer`, the half of the visual tokens stays that the text attends to or resembles
-    most, and each other one is halved into the most similar of them (`TextAwareMerge`).
+    Inside the language model, before `inner_layer`, the half of the visual tokens stays that the text attends
+    to or resembles most, and each other token is averaged into the most similar of them (`TextAwareMerge`).
 
-    Ours, where the paper is silent: `knn` 7; what the pool cannot take goes to clusters, so that `B` tokens
-    are sent of a still video too; the text is what follows the row's last video; each score is scaled to
-    [0, 1]; layer and share inside are HoliTom's, and so is how the others are taken in.
+    Details of our own, where the paper says nothing: `knn` is 7; clusters get the part of the budget that the
+    pool does not fill, so that `B` tokens are sent of a still video too; the text is what follows the row's
+    last video; each score is scaled to [0, 1]; layer, share and merging rule of the inner stage are
+    HoliTom's.
 
-    One device synchronisation. The pool is `B - c` steps that follow from one another, seven operations each.
-    All products of two tokens are held at once up to 83 frames of 196 tokens (`(T N)^2` float32, 157 MB for
-    32 frames); longer videos compute them in rows, once for a step of the pool and three times for the
-    clusters. For 32 frames of 196 tokens, 3584 wide, they are `2 (T N)^2 D` = 282 GFLOP, which is why it
-    takes longer than HoliTom, whose outer stage compares each token with one other.
+    It takes one device synchronisation. The pool takes `B - c` sequential steps of seven operations. All
+    products of two tokens are held at once up to 83 frames of 196 tokens (`(T N)^2` float32, 157 MB for 32
+    frames); for longer videos they are computed in rows, once for a step of the pool and three times for the
+    clusters. For 32 frames of 196 tokens, 3584 wide, they take `2 (T N)^2 D` = 282 GFLOP, so the method takes
+    longer than HoliTom, whose outer stage compares each token with one other.
 
     Attributes:
         retain_ratio: share of the visual tokens that goes into the language model, in (0, 1].
-        similarity_threshold: cosine similarity to the pool from which on a token is not admitted, in [-1, 1].
+        similarity_threshold: cosine similarity to a token of the pool at which a token does not join it, in
+            [-1, 1].
         cluster_ratio: share of the budget for clusters, in [0, 1].
         knn: neighbours that a cluster density averages over.
-        text_weight: what attention of the text counts for inside, in [0, 1]; similarity to it has the rest.
+        text_weight: weight of the text's attention in the inner stage, in [0, 1]; similarity to the text has
+            the rest.
         keep_ratio: share of the visual tokens kept inside, in (0, 1]. 1: no inner stage.
         inner_layer: layer before which the inner stage acts, 0-based, from 1 on. None: `round(layers * 18 /
             28)`.
@@ -92,7 +94,7 @@ class Unified(Method):
         frames, tokens, _ = video.features.shape
         count = self.merged_count(frames, tokens)
         place = torch.arange(frames * tokens, device=video.features.device)
-        if count == len(place):  # whether in the pool or a cluster of its own, every token stays
+        if count == len(place):  # every token stays, in the pool or as a cluster of one
             return all_of(video)
         products = Products(finite_vectors(video.features).flatten(0, 1))
         wanted = count - round(self.cluster_ratio * count)
@@ -125,28 +127,23 @@ class Unified(Method):
         if not self.merges_inside:
             return ()
         layer = max(1, round(num_layers * 18 / 28)) if self.inner_layer is None else self.inner_layer
-        if layer >= num_layers:
-            raise SettingsError(
-                f"inner_layer must be in 1..{num_layers - 1} of the model's {num_layers} layers, got {layer}"
-            )
+        require_layer(layer, num_layers)
         return (TextAwareMerge(layer, self.keep_ratio, self.text_weight),)
 
 
 def unlike(products: Products, importance: Tensor, wanted: int, threshold: float) -> tuple[Tensor, Tensor]:
-    """Tokens by falling importance, each one less similar than `threshold` to all before.
+    """Choose tokens by falling importance, each less similar than `threshold` to all chosen before.
 
     Args:
-        products: of all `P` tokens.
+        products: scalar products of all `P` tokens.
         importance: `[P]`; what is not a number ranks behind all numbers.
-        wanted: how many.
-        threshold: cosine similarity from which on a token is passed over.
+        wanted: largest number of tokens to choose.
+        threshold: cosine similarity at which a token is passed over.
 
     Returns:
-        `[wanted]` int64: places, those admitted first; `[wanted]` bool: which are. There may be fewer unlike
-        tokens than wanted.
+        `[wanted]` int64: places of the chosen tokens, then filling; `[wanted]` bool: which are chosen.
     """
-    lowest = torch.finfo(torch.float32).min
-    score = importance.detach().float().nan_to_num(nan=lowest, posinf=-lowest, neginf=lowest)
+    score = rankable(importance)
     norm = products.square.sqrt().clamp_min(1e-8)
     bound = threshold * norm
     picks, scores = [score.new_zeros(0, dtype=torch.int64)], [score[:0]]
@@ -161,14 +158,15 @@ def unlike(products: Products, importance: Tensor, wanted: int, threshold: float
 
 @dataclass(frozen=True)
 class TextAwareMerge:
-    """The visual tokens that the text attends to or resembles stay, the others merge into the most similar.
+    """Keep the visual tokens that the text attends to or resembles; merge the others into the most similar.
 
     Attributes:
         layer: acts on the hidden states that enter this layer (0-based).
         keep_ratio: share of the visual tokens kept.
-        text_weight: what attention counts for, in [0, 1].
-        own_attention: whether `layer`'s own attention ranks; the paper's is that of the layer before.
-        needs_text: it is called with rows of the text.
+        text_weight: weight of attention, in [0, 1]; similarity has the rest.
+        own_attention: whether `layer`'s own attention ranks; False, as in the paper: that of the layer
+            before.
+        needs_text: True: the stage is called with the text's hidden states.
     """
 
     layer: int
@@ -200,11 +198,4 @@ class TextAwareMerge:
         """`[V]`: `text_weight A + (1 - text_weight) S`, each the largest over the text, scaled to [0, 1]."""
         seen = attention.detach().float().nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).amax(0)
         alike = (unit_vectors(text) @ unit_vectors(hidden).T).amax(0)
-        return self.text_weight * _scaled(seen) + (1 - self.text_weight) * _scaled(alike)
-
-
-def _scaled(score: Tensor) -> Tensor:
-    """`[V]` scaled to [0, 1]; a constant becomes 0."""
-    low, high = score.aminmax()
-    spread = high - low
-    return torch.where(spread > 0, (score - low) / spread, 0.0)
+        return self.text_weight * unit_range(seen) + (1 - self.text_weight) * unit_range(alike)

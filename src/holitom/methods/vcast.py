@@ -1,6 +1,6 @@
-"""V-CAST (arXiv 2603.27650): more tokens for frames where the video turns, the salient ones of each frame.
+"""V-CAST (arXiv 2603.27650): keep salient tokens, and more of them in frames where the video changes course.
 
-An independent implementation of the definition; the authors' code is MIT (xinyouu/V-CAST).
+This is an independent implementation of the definition; the authors' code is MIT (xinyouu/V-CAST).
 """
 
 from __future__ import annotations
@@ -20,30 +20,32 @@ from holitom.ops.host import to_device, to_host
 from holitom.ops.ragged import compact, top_mask
 from holitom.tokens import MergedTokens, VideoTokens
 
-EPSILON = 1e-6  # the least norm that a vector is divided by
+EPSILON = 1e-6  # least norm that a vector is divided by
 
 
 @dataclass(frozen=True)
 class VCAST(Method):
-    """Tokens as they are, chosen in each frame; how many follows from the path of the frames' means.
+    """Keep the salient tokens of each frame, in numbers that follow from the path of the frames' means.
 
     1. `g[t]` is the frame's mean feature, scaled to length 1. A frame's curvature is
-       `1 - cos(g[t] - g[t-1], g[t+1] - g[t])`; a still frame, the first and the last have 1.
-    2. Every frame gets `min_tokens`; the rest of `B = max(round(r T N), T min_tokens)` is shared in
-       proportion to `softmax(curvature / temperature)`, to the token, none above `N`.
-    3. A frame keeps its tokens with the largest `1 - cos(x, g[t])` plus norm, scaled to [0, 1] over the
-       frame.
+       `1 - cos(g[t] - g[t-1], g[t+1] - g[t])`, and 1 for a still frame, the first and the last.
+    2. Every frame gets `min_tokens` tokens; the rest of `B = max(round(r T N), T min_tokens)` is shared in
+       proportion to `softmax(curvature / temperature)`, none above `N`.
+    3. A frame keeps the tokens with the largest `1 - cos(x, g[t])` plus norm, the norm scaled to [0, 1] over
+       the frame.
 
-    Ours: leftovers go by largest remainders, where the authors' code gives all of them to one frame; a
-    video of one frame is pruned like any other. The authors use `r = 0.25` throughout.
+    Details of our own: fractions are rounded by largest remainders, where the authors' code gives the whole
+    remainder to one frame; a video of one frame is pruned like any other. The authors use `r = 0.25`
+    throughout.
 
-    It reads neither importance nor keys. One device synchronisation.
+    It reads neither importance nor keys. It takes one device synchronisation.
 
     Attributes:
-        retain_ratio: share of the visual tokens that goes into the language model, in (0, 1]; a video sends
-            `min_tokens` a frame in any case.
-        temperature: of the softmax over frames; the lower, the more the turns gain.
-        min_tokens: tokens that every frame keeps at least, where it has as many.
+        retain_ratio: share of the visual tokens that goes into the language model, in (0, 1]; every frame
+            keeps `min_tokens` at any ratio.
+        temperature: temperature of the softmax over frames, from 1e-6 up; the lower it is, the more tokens
+            frames of high curvature get.
+        min_tokens: least number of tokens that a frame keeps, if it has as many; from 0 up.
     """
 
     temperature: float = 0.7
@@ -77,13 +79,13 @@ class VCAST(Method):
 
 
 def curvature(mean: Tensor) -> Tensor:
-    """How far the path of the frames' means turns at each frame: 0 straight on, 2 back.
+    """Curvature of the path of the frames' means at each frame: 0 straight on, 2 for a reversal.
 
     Args:
         mean: `[T, D]` float32: the frames' means, scaled to length 1.
 
     Returns:
-        `[T]`: 1 for the first and the last frame, and for still ones.
+        `[T]` float32; 1 for the first and the last frame, and for still frames.
     """
     turn = torch.ones(len(mean), device=mean.device)
     if len(mean) > 2:
@@ -93,6 +95,7 @@ def curvature(mean: Tensor) -> Tensor:
 
 
 def _softmax(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Softmax, with weights from 1e-12 up, so that a frame that others overflow into can take tokens."""
+    """Softmax with weights of at least 1e-12, so that every frame can take tokens that exceed others'
+    caps."""
     weight: npt.NDArray[np.float64] = np.exp(logits - logits.max())
     return np.maximum(weight, 1e-12)

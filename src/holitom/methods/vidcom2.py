@@ -1,4 +1,4 @@
-"""VidCom2: video compression commander (arXiv 2505.14454): keep what is unlike the rest."""
+"""VidCom2: video compression commander (arXiv 2505.14454): keep tokens unlike their frame and their video."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from holitom.tokens import MergedTokens, VideoTokens
 
 @dataclass(frozen=True)
 class VidCom2(Method):
-    """The least similar tokens of each frame, more of them in frames that stand out.
+    """Keep the least similar tokens of each frame, and more of them in distinct frames.
 
     Features are cut to their `D // 2` channels of least variance over the video and normalised. The
     likeness of a token to a centre is `sum over alpha = 2^-3 .. 2^1 of exp(-||x - centre||^2 / 2 alpha)`.
-    A frame stands out by `u[t] = -mean over n of the likeness to the video's mean`; with
-    `sigma = softmax(u / temperature)` it keeps the share `r (1 + sigma[t] - 1/T)` of its tokens: those
-    with the least likeness to the video's and to the frame's mean, added.
+    A frame's distinctness is `u[t] = -mean over n of the likeness to the video's mean`; with
+    `sigma = softmax(u / temperature)` the frame keeps the share `r (1 + sigma[t] - 1/T)` of its tokens: those
+    with the smallest sum of the likenesses to the video's and to the frame's mean.
 
-    The shares are rounded by largest remainders, so that the video keeps `max(1, round(r T N))` tokens
-    in all; what a frame of `N` tokens cannot use goes to the others. One device synchronisation. It takes
-    longer than HoliTom, which passes over the features twice: variances, their steady half and two
-    likenesses take some eight passes.
+    The shares are rounded by largest remainders, so that the video keeps `max(1, round(r T N))` tokens; a
+    share above `N` tokens is split among the other frames. It takes one device synchronisation. It takes
+    longer than HoliTom, which reads the features twice: variances, their steady half and two likenesses read
+    them some eight times.
 
     Attributes:
         retain_ratio: share of the visual tokens that goes into the language model, in (0, 1].
-        temperature: of the softmax over frames; the lower, the more the most distinct frame gains;
-            from 1e-6 up.
+        temperature: temperature of the softmax over frames, from 1e-6 up; the lower it is, the more tokens
+            the most distinct frames get.
     """
 
     temperature: float = 0.01
@@ -62,7 +62,7 @@ class VidCom2(Method):
 
 
 def steady_channels(features: Tensor) -> Tensor:
-    """The half of the channels that varies least over all tokens: `[T, N, D // 2]` float32 (at least one)."""
+    """Select the half of the channels that varies least: `[T, N, D // 2]` float32, at least one channel."""
     flat = features.flatten(0, 1).float()
     variance = (flat - flat.mean(0)).square_().mean(0)  # two passes, which vectorise
     steady = variance.argsort(stable=True)[: max(1, len(variance) // 2)].sort().values
@@ -70,14 +70,14 @@ def steady_channels(features: Tensor) -> Tensor:
 
 
 def likeness(unit: Tensor, centre: Tensor) -> Tensor:
-    """Gaussian kernels of five widths, summed.
+    """Likeness of tokens to a centre: the sum of Gaussian kernels of five widths.
 
     Args:
         unit: `[T, N, D]` float32: vectors of length 1, or 0.
         centre: `[T, 1, D]`, or `[1, 1, D]` for all frames.
 
     Returns:
-        `[T, N]`.
+        `[T, N]` float32.
     """
     norms = torch.linalg.vector_norm(unit, dim=-1).square() + centre.square().sum(-1)
     square = (norms - 2 * torch.matmul(unit, centre.mT)[..., 0]).clamp_min(0)

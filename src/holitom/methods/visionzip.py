@@ -1,4 +1,4 @@
-"""VisionZip (arXiv 2412.04467): dominant tokens as they are, contextual ones that take in the rest."""
+"""VisionZip (arXiv 2412.04467): keep dominant tokens, and merge the others into contextual tokens."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from holitom.tokens import MergedTokens, VideoTokens
 
 @dataclass(frozen=True)
 class VisionZip(Method):
-    """Per frame, with a budget of `b` tokens.
+    """Keep the most important tokens of each frame, and merge the others into evenly spaced targets.
 
-    The `int(b * 54/64)` most important tokens by `a[t,n]` stay as they are. Of the `m` others every
-    `(m // c)`-th, from the first, is one of the `c` contextual targets that are left of the budget. Each
-    remaining token joins the target whose key is most cosine-similar to its own (keys of the vision
-    tower's last layer, averaged over heads), and a target becomes the sum of itself and the mean of those
-    that joined.
+    In a frame with a budget of `b` tokens, the `int(b * 54/64)` most important tokens by `a[t,n]` stay as
+    they are. Of the `m` others every `(m // c)`-th, from the first, is one of the `c` contextual targets that
+    fill the budget. Each remaining token joins the target whose key is most cosine-similar to its own (keys
+    of the vision tower's last layer, averaged over heads). A target becomes the sum of itself and the mean of
+    the tokens that joined it.
 
-    The video keeps `max(1, round(r T N))` tokens, as many in every frame, the first ones one more where that
-    does not come out even. A frame's targets follow its dominant tokens. No device synchronisation.
+    The video keeps `max(1, round(r T N))` tokens, split evenly among frames, the remainder from the first
+    frame on. A frame's targets follow its dominant tokens. It takes no device synchronisation.
 
     Attributes:
         retain_ratio: share of the visual tokens that goes into the language model, in (0, 1].
@@ -51,7 +51,7 @@ class VisionZip(Method):
 
     def merge(self, video: VideoTokens) -> MergedTokens:
         if video.keys is None:
-            raise SettingsError("VisionZip needs the vision tower's keys, and these tokens came without")
+            raise SettingsError("VisionZip needs the vision tower's keys, and VideoTokens.keys is None")
         frames, tokens, _ = video.features.shape
         budget = largest_remainder(np.full(frames, tokens), self.merged_count(frames, tokens))
         dominant = np.floor(budget * self.dominant_ratio).astype(np.int64)
@@ -62,7 +62,7 @@ class VisionZip(Method):
         chosen = top_mask(video.importance, plan[0])
         parts = [unchanged(compact(chosen, int(dominant.sum())))]
         if targets.any():
-            place = (~chosen).cumsum(-1) - 1  # of each token among those that are not dominant
+            place = (~chosen).cumsum(-1) - 1  # index of each token among those that are not dominant
             strided = ~chosen & (place % plan[2].clamp_min(1) == 0) & (place < plan[1] * plan[2])
             rest = ~chosen & (plan[1] > 0)
             parts.append(self._contextual(video, video.keys, rest, strided, tokens - dominant, targets))
@@ -71,11 +71,11 @@ class VisionZip(Method):
     def _contextual(
         self, video: VideoTokens, keys: Tensor, rest: Tensor, strided: Tensor, sizes: Sizes, targets: Sizes
     ) -> Part:
-        """The targets `strided`, with what joins them of the other tokens of `rest` (`[T, N]` bool each)."""
-        spends = targets > 0
-        at = compact(rest, int(sizes[spends].sum()))
+        """Merge the tokens `rest` into the targets `strided` among them (`[T, N]` bool each)."""
+        budgeted = targets > 0
+        at = compact(rest, int(sizes[budgeted].sum()))
         heads = compact(strided.flatten()[at], int(targets.sum()))
-        owner = join_most_similar(keys.flatten(0, 1)[at], sizes[spends], heads, targets[spends])
+        owner = join_most_similar(keys.flatten(0, 1)[at], sizes[budgeted], heads, targets[budgeted])
         bags = gather_bags(heads, owner)
         weight = torch.where(bags.rank == 0, 1.0, 1.0 / (bags.size - 1))
         merged = bags.weighted_sum(video.carried[at].float(), weight)

@@ -1,4 +1,4 @@
-"""Model families: the only place that knows how each one is built. One row a family."""
+"""Adapters for model families: one file and one row of `FAMILIES` for each."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ FAMILIES = {
     "VideoLlama3ForConditionalGeneration": "holitom.models.video_llama3:VideoLlama3",
 }
 
-# Checkpoints in a layout that transformers does not read, by the architecture that they name; and model types
-# of ours, whose modules make them known to transformers.
+# Modules that read checkpoints in a layout that transformers does not read, by the checkpoint's architecture;
+# and modules that register our own model types with transformers.
 ORIGINALS = {"LlavaQwenForCausalLM": "holitom.models.modeling_llava_video"}
 OWN_TYPES = {"llava_video": "holitom.models.modeling_llava_video"}
 
@@ -46,22 +46,22 @@ class Original(Protocol):
     """A module that reads original checkpoints."""
 
     def load(self, name: str, **settings: Any) -> tuple[Any, Any]:
-        """The model and the processor of checkpoint `name`."""
+        """Load the model and the processor of checkpoint `name`."""
 
     def converted_config(self, original: dict[str, Any]) -> Any:
-        """The transformers config for an original `config.json`."""
+        """Convert an original `config.json` to a transformers config."""
 
 
 def adapter_for(model: object) -> Adapter:
-    """The adapter of `model`, by the name of its class or of a class that it derives from.
+    """Make the adapter of `model`, found by the name of its class or of a base class.
 
-    Of a model that PEFT, DistributedDataParallel or DataParallel (of one device) wraps, the adapter of the
-    model inside: `Adapter.model`.
+    For a model that PEFT, DistributedDataParallel or DataParallel (of one device) wraps, it is the adapter of
+    the model inside, `Adapter.model`.
 
     Raises:
-        UnsupportedModelError: `model` is none, or no family has its class or not this variant of it, or its
-            code came with its checkpoint.
-        UnsupportedUsageError: it is a compiled model.
+        UnsupportedModelError: `model` is not a model, no family has its class, its variant is not supported,
+            or its code came with its checkpoint.
+        UnsupportedUsageError: `model` is compiled.
     """
     own = target(model)
     classes = type(own).__mro__
@@ -75,14 +75,14 @@ def adapter_for(model: object) -> Adapter:
 
 
 def family_of(name: str) -> str:
-    """What the family of class `name`, one of `FAMILIES`, is called: "Qwen2.5-VL"."""
+    """Name of the family of class `name`, one of `FAMILIES`: "Qwen2.5-VL"."""
     adapter = _named(FAMILIES[name])
     family: str = getattr(adapter, "name", None) or adapter.family
     return family
 
 
 def _came_with_a_checkpoint(kind: type) -> bool:
-    """Whether a class is remote code (`trust_remote_code`), which may do anything under any name."""
+    """Whether a class is remote code (`trust_remote_code`), which its class name says nothing about."""
     return kind.__module__.startswith("transformers_modules")
 
 
@@ -94,10 +94,10 @@ def _foreign(name: str) -> UnsupportedModelError:
 
 
 def original_layout(config: dict[str, Any]) -> Original | None:
-    """What reads a checkpoint with this `config.json`, or None where transformers does.
+    """Return the module that reads a checkpoint with this `config.json`; None where transformers reads it.
 
     Raises:
-        UnsupportedModelError: the checkpoint brings its own code, which no adapter can know.
+        UnsupportedModelError: the checkpoint brings its own code, which no adapter fits.
     """
     if config.get("model_type") in OWN_TYPES:
         import_module(OWN_TYPES[config["model_type"]])
@@ -115,13 +115,13 @@ def original_layout(config: dict[str, Any]) -> Original | None:
 
 
 def config_of(name: str) -> Any:
-    """The transformers config of checkpoint `name`, in whatever layout, or of a config file.
+    """Read the transformers config of checkpoint `name`, in any known layout, or of a config file.
 
-    Of a model that speaks (Qwen-Omni), that of its thinker, which sees and answers.
+    For a model that speaks (Qwen-Omni) it is the config of its thinker, which takes videos and answers.
 
     Raises:
-        UnsupportedModelError: the checkpoint brings its own code, is a variant that is not known, or sees
-            nothing.
+        UnsupportedModelError: the checkpoint brings its own code, is not a supported variant, or takes no
+            videos.
         OSError: there is no such checkpoint.
     """
     from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig, PretrainedConfig

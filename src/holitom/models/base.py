@@ -1,4 +1,4 @@
-"""What the runtime asks of a model family. A new family is one subclass and one row of the registry."""
+"""The base of model adapters, through which the runtime uses a model. A new family is one subclass."""
 
 from __future__ import annotations
 
@@ -22,19 +22,20 @@ from holitom.tokens import MergedTokens, VideoTokens
 if TYPE_CHECKING:
     from holitom.contract import AnyStage
 
-# Decoders that read `sliding_window` whatever `layer_types` says.
+# Decoders that use `sliding_window` even where `layer_types` lists full attention.
 READ_WINDOW = ("mistral", "qwen3_moe")
 
 
 @dataclass(frozen=True)
 class SentTokens:
-    """What takes the place of one video's placeholders, in the order it is sent.
+    """Tokens that replace one video's placeholders, in the order in which they are sent.
 
     Attributes:
         features: `[S, D]`: merged tokens and the family's own separators (newlines).
-        slot: `[S]` int64: the placeholder (0-based, within its video) that each stands at.
+        slot: `[S]` int64: the placeholder (0-based, within its video) that each token stands at.
         streams: `[S, E]`: the merged tokens' streams; None where the family has none.
-        place: `[S]` int64: the place `t * N + n` of each in the video, -1 a separator. None: its slot.
+        place: `[S]` int64: the place `t * N + n` of each token in the video, -1 for a separator. None: the
+            same as `slot`.
     """
 
     features: Tensor
@@ -45,15 +46,16 @@ class SentTokens:
 
 @dataclass(frozen=True)
 class EncodedImages:
-    """What an encoder has made of images, some of which are a video's frames: a prompt tells which.
+    """Encoded images, some of which are frames of videos; only the prompt tells which.
 
     Attributes:
         features: `[S, D]`: the tokens of all images, one image after the other.
         importance: `[S]` float32, as in `VideoTokens`.
         sizes: rows and columns of each image's tokens.
         keys: `[S, d]`, as in `VideoTokens`; None where the method needs none.
-        shallow: `[S]`, likewise.
-        left: `[S]` bool on the host: whose image is left where the tower has merged whole frames; None: all.
+        shallow: `[S]` float32, as in `VideoTokens`; None where the method needs none.
+        left: `[S]` bool on the host: whether the tower has left the token's image, where it merges whole
+            frames; None: all are left.
     """
 
     features: Tensor
@@ -64,7 +66,7 @@ class EncodedImages:
     left: Tensor | None = None
 
     def frames(self, tokens: Tensor, grid: tuple[int, int], count: int) -> VideoTokens:
-        """The video of `count` frames that holds `tokens` `[T * N]` of these, `N` by `grid`."""
+        """Select the tokens `tokens` `[T * N]` int64 as a video of `count` frames with `grid` each."""
         at = sent(tokens, self.features.device)
         keys = None if self.keys is None else self.keys[at].view(count, -1, self.keys.shape[-1])
         features = self.features[at].view(count, -1, self.features.shape[-1])
@@ -80,7 +82,7 @@ class EncodedImages:
 
 
 class Adapter(ABC):
-    """One model of one family: where things are, and the few computations that only it knows.
+    """One model of one family: its modules, and the computations that differ between families.
 
     Attributes:
         model: the whole model, whose `forward` takes labels and which has `generate`.
@@ -88,58 +90,61 @@ class Adapter(ABC):
         trunk: module whose `forward` takes `input_ids`, fills in visual features and calls `language_model`;
             its `encoder` encodes videos.
         language_model: decoder that takes `inputs_embeds`.
-        layers: the decoder's layers. Those that attend have `self_attn`; others (gated delta nets) carry a
+        layers: the decoder's layers. Layers that attend have `self_attn`; others (gated delta nets) carry a
             state from token to token.
         tower: the vision tower.
         vision_layers: the tower's layers.
-        vision_attention: attention module of the one whose output becomes the features.
-        streams: how many of the first decoder layers add visual features of their own to what leaves them.
-        frames_per_step: frames that the tower makes one grid of tokens of.
+        vision_attention: attention module of the tower's layer whose output becomes the features.
+        streams: number of the first decoder layers whose output gets further visual features added.
+        frames_per_step: frames that become one grid of tokens.
     """
 
     family: ClassVar[str]
     """The family's name in messages."""
 
     parts: ClassVar[dict[str, tuple[str, ...]]] = {}
-    """The `model_type`s of a part that are known, by the name of its config; a part that a class fixes, or
-    that is not its own to choose, is not named."""
+    """Supported `model_type`s of a part, by the name of its config. Parts that the class fixes are not
+    listed."""
 
     layer_types: ClassVar[frozenset[str]] = frozenset({"full_attention"})
-    """Of the decoder's layers, those that are known."""
+    """Supported types of decoder layers."""
 
     places: ClassVar[tuple[str, str, str]]
-    """Where the tower is in `trunk`, its layers in the tower, and the attention in a layer."""
+    """Attribute paths of the tower in `trunk`, of its layers in the tower, and of the attention in a
+    layer."""
 
     decoder: ClassVar[str] = "language_model"
-    """Where the language model is in `trunk`."""
+    """Attribute of `trunk` that holds the language model."""
 
     token: ClassVar[str] = "video_token_id"
-    """The field of the config that holds the id of a placeholder."""
+    """Field of the config that holds the id of a placeholder."""
 
     projections: ClassVar[dict[str, str]] = {"q": "q_proj", "k": "k_proj"}
-    """What makes queries and keys in the tower's attention."""
+    """Attributes of the tower's attention that project queries and keys."""
 
     vision_arguments: ClassVar[tuple[str, ...]] = ("hidden_states",)
     """Arguments of the tower's attention that importance and keys are read from."""
 
     encoder_arguments: ClassVar[tuple[str, ...]] = ()
-    """Arguments of `encoder`, beside the pixels, that say what a video is."""
+    """Arguments of `encoder`, besides the pixels, that describe videos."""
 
     language_arguments: tuple[str, ...] = ()
-    """Arguments of `language_model`, beside those of all, that `stream_arguments` replaces."""
+    """Arguments of `language_model`, besides those of every family, that `stream_arguments` replaces."""
 
     rotate: ClassVar[Callable[..., tuple[Tensor, Tensor]]] = staticmethod(apply_rotary_pos_emb)
     """The decoder's `apply_rotary_pos_emb`."""
 
     keeps_positions: ClassVar[bool] = False
     """Whether a token keeps the position ids of the column it stands at (multi-axis rotary positions); else
-    what is left of a row is numbered anew, without gaps."""
+    the columns left of a row get new ids, without gaps."""
 
     modality: ClassVar[str] = "video"
-    """What the family's classes call what they encode: "image" where videos come as images between texts."""
+    """Modality in the names of the encoder and its arguments: "image" where frames are images between
+    texts."""
 
     early: ClassVar[bool] = True
-    """Whether the tower's first layers have the last one's patches, so that their attention can be read."""
+    """Whether the tower's first layers have the same patches as its last, so that their attention can be
+    read."""
 
     streams: int = 0
     frames_per_step: int = 1
@@ -148,8 +153,8 @@ class Adapter(ABC):
         """Find the parts of `model`.
 
         Raises:
-            UnsupportedModelError: a variant that is not known.
-            InterfaceError: a part is not where it is in the versions of transformers that are known.
+            UnsupportedModelError: the variant is not supported.
+            InterfaceError: a part is not where the tested versions of transformers have it.
         """
         self.model = model
         self.config: Any = model.config
@@ -159,7 +164,7 @@ class Adapter(ABC):
         self.language_model: Any = self._at(self.trunk, self.decoder)
         self.layers: Any = self._at(self.language_model, "layers")
         self.tower: Any = self._at(self.trunk, tower)
-        # In some versions of transformers, LLaVA's tower is one module further in.
+        # In some versions of transformers LLaVA's tower is inside a module `vision_model`.
         blocks = self.vision_layers = self._at(getattr(self.tower, "vision_model", self.tower), layers)
         selected = getattr(self.config, "vision_feature_layer", -1)
         self.vision_attention: Any = self._at(self._feature_layer(blocks, selected), attention)
@@ -167,7 +172,7 @@ class Adapter(ABC):
         require_modules(self.vision_attention, names, f"{self.family}'s vision tower")
 
     def _check_config(self) -> None:
-        """Raise `UnsupportedModelError` for a part that nobody has looked at, and for sliding windows."""
+        """Raise `UnsupportedModelError` for a part that is not in `parts`, and for sliding windows."""
         for part, known in self.parts.items():
             self._supported(f"a {part} of type", getattr(self.config, part).model_type, known)
         text: Any = self.config.get_text_config()
@@ -202,7 +207,7 @@ class Adapter(ABC):
         """The vision layer whose output becomes the features.
 
         `selected` counts hidden states, of which the embeddings are the first: 1 is the output of
-        `layers[0]`, -1 that of the last layer. Of several, which are put side by side, the last.
+        `layers[0]`, -1 that of the last layer. If it lists several, which are concatenated, the last counts.
         """
         indices = [selected] if isinstance(selected, int) else list(selected)  # type: ignore[call-overload]
         last = max(index % (len(layers) + 1) for index in indices)
@@ -214,11 +219,11 @@ class Adapter(ABC):
 
     @property
     def shallow_layer(self) -> int:
-        """The early layer of the tower whose attention `VideoTokens.shallow` is."""
+        """Number (0-based) of the tower's early layer whose attention is `VideoTokens.shallow`."""
         return round(len(self.vision_layers) * 5 / 26)
 
     def reading(self, layer: int) -> Adapter:
-        """The adapter of the same model that reads importance and keys in the tower's `layer`."""
+        """Copy the adapter so that it reads importance and keys in the tower's `layer`."""
         other = copy.copy(self)
         other.vision_attention = self._at(self.vision_layers[layer], self.places[2])
         return other
@@ -244,12 +249,13 @@ class Adapter(ABC):
         return hasattr(self.layers[layer], "self_attn")
 
     def ranked_by(self, stage: AnyStage) -> int:
-        """The layer whose attention ranks tokens for `stage`: `stage.layer` itself or one before it.
+        """The layer whose attention ranks tokens for `stage`: `stage.layer` itself or a layer before it.
 
-        Where the layer that should does not attend, the nearest before it that does.
+        Where the stage's own choice is a layer without attention, the nearest attention layer before it
+        ranks.
 
         Raises:
-            SettingsError: no layer before it attends.
+            SettingsError: there is no attention layer before it.
         """
         wanted = stage.layer if stage.own_attention else stage.layer - 1
         for layer in range(wanted, -1, -1):
@@ -265,30 +271,30 @@ class Adapter(ABC):
         """Check what a live run needs and cost counting does not. Called on attach.
 
         Raises:
-            UnsupportedModelError: something is missing that the config does not tell of.
-            InterfaceError: a forward takes other arguments than those that are known.
+            UnsupportedModelError: something is missing that the config does not tell (such as a tokenizer).
+            InterfaceError: a forward takes other arguments than in the tested versions of transformers.
         """
         check_interface(self)
 
     def placeholders(self, input_ids: Tensor) -> Tensor:
-        """Which of `input_ids` `[B, L]` stand for video tokens: `[B, L]` bool."""
+        """Whether each of `input_ids` `[B, L]` is a placeholder of a video token, `[B, L]` bool."""
         return self.is_token(input_ids, self.placeholder)
 
     @staticmethod
     def is_token(input_ids: Tensor, token: int | None) -> Tensor:
-        """Where `input_ids` are `token`, `[B, L]` bool; nowhere if that is None."""
+        """Whether each of `input_ids` is `token`, `[B, L]` bool; none is if `token` is None."""
         held: Tensor = torch.zeros_like(input_ids, dtype=torch.bool) if token is None else input_ids == token
         return held
 
     def check_prompt(self, input_ids: Tensor, arguments: dict[str, Any]) -> None:  # noqa: B027
-        """Look over a prompt with new videos before anything is computed.
+        """Check a prompt with new videos before anything is computed.
 
         Args:
             input_ids: `[B, L]`.
-            arguments: what else the model was given, by name.
+            arguments: the model's other arguments, by name.
 
         Raises:
-            UnsupportedUsageError: the prompt does not hold the videos that came with it.
+            UnsupportedUsageError: the placeholders are not those of the videos among the arguments.
         """
 
     def check_placeholders(self, input_ids: Tensor, slots: Sequence[int]) -> None:
@@ -296,7 +302,7 @@ class Adapter(ABC):
 
         Args:
             input_ids: `[B, L]`.
-            slots: placeholders of each video.
+            slots: number of placeholders of each video.
         """
         if self.placeholder is None:
             raise UnsupportedUsageError(
@@ -313,32 +319,37 @@ class Adapter(ABC):
 
     @abstractmethod
     def importance(self, arguments: dict[str, Any], lengths: Sequence[int] = ()) -> Tensor:
-        """Attention that each patch receives in the last vision layer, float32.
+        """Compute the attention that each patch receives in the vision layer that is read.
 
         Args:
-            arguments: of `vision_attention`'s forward, by name; `hidden_states` is `[F, P, D]` or, packed,
-                `[P, D]`, and the result is that without `D`.
-            lengths: `attention_lengths` of what is encoded; without them a packed tower's are read from the
-                device.
+            arguments: arguments of `vision_attention`'s forward, by name; `hidden_states` is `[F, P, D]` or,
+                in a packed tower, `[P, D]`.
+            lengths: `attention_lengths` of the encoded videos; empty: a packed tower reads `cu_seqlens` from
+                the device, which is a device synchronisation.
+
+        Returns:
+            `[F, P]` or `[P]` float32.
         """
 
     def attention_lengths(self, arguments: dict[str, Any]) -> list[int]:
-        """Of a packed tower, how many patches attend to each other in each frame or crop; else nothing.
+        """Number of patches in each frame or crop, which attend to each other; empty if the tower is not
+        packed.
 
         Args:
-            arguments: of `trunk`'s `encoder`, by name.
+            arguments: arguments of `trunk`'s `encoder`, by name.
         """
         return []
 
     @abstractmethod
     def keys(self, arguments: dict[str, Any]) -> Tensor:
-        """Keys of the last vision layer, averaged over heads, likewise (`[F, P, d]` or `[P, d]`).
+        """Compute keys of the vision layer that is read, averaged over heads (`[F, P, d]` or `[P, d]`).
 
-        What is projected from each patch, without the tower's rotary positions where it has any.
+        Keys are the projections of each patch, before the tower's rotary position embedding.
         """
 
     def heads(self, hidden: Tensor, *which: str) -> list[Tensor]:
-        """Queries ("q") and keys ("k") `[..., heads, d]` of the vision attention for its input `[..., D]`."""
+        """Project the vision attention's input `[..., D]` to queries ("q") and keys ("k") `[..., heads,
+        d]`."""
         attention = self.vision_attention
         return [
             getattr(attention, self.projections[name])(hidden).unflatten(-1, (attention.num_heads, -1))
@@ -353,34 +364,35 @@ class Adapter(ABC):
         importance: Tensor | None,
         keys: Tensor | None = None,
     ) -> list[Any]:
-        """What one call of `trunk`'s `encoder` has encoded: a list of `VideoTokens`, one a video.
+        """Divide the result of one call of `trunk`'s `encoder` into `VideoTokens`, one for each video.
 
-        Where the prompt alone tells what a video is, one `EncodedImages`, of which `locate` makes videos.
+        Where only the prompt tells what a video is, the result is one `EncodedImages`, of which `locate`
+        makes videos.
 
         Args:
-            encoded: what the call returned.
+            encoded: the result of the call.
             arguments: its arguments by name.
-            importance: of all patches, or None where the method needs none (then it is all zero).
-            keys: of all patches, or None where the method needs none.
+            importance: importance of all patches; None where the method needs none (then it is set to 0).
+            keys: keys of all patches; None where the method needs none.
 
         Raises:
-            UnsupportedUsageError: what came out of the tower is not what its arguments say.
+            UnsupportedUsageError: the result has other sizes than the arguments say.
         """
 
     def locate(self, encodings: list[Any], given: dict[str, Any]) -> list[VideoTokens]:
-        """The videos of a prompt, in reading order, from what `videos` returned when they were encoded.
+        """Return the videos of a prompt, in reading order.
 
         Args:
-            encodings: what `videos` returned.
+            encodings: what `videos` returned when they were encoded.
             given: arguments of `trunk`'s forward by name, with `input_ids`.
 
         Raises:
-            UnsupportedUsageError: the prompt's placeholders are not those of what was encoded.
+            UnsupportedUsageError: the prompt's placeholders are not those of the encoded videos.
         """
         return encodings
 
     def send(self, video: VideoTokens, merged: MergedTokens) -> SentTokens:
-        """What the language model gets for `video`, separators included; here in the order of the grid."""
+        """Order the merged tokens of `video` as they are sent, with separators; here by the grid, without."""
         slot, order = (merged.frame * video.features.shape[1] + merged.position).sort()
         return SentTokens(
             features=merged.features[order],
@@ -389,11 +401,12 @@ class Adapter(ABC):
         )
 
     def slots(self, video: VideoTokens) -> int:
-        """How many placeholders `video` has in the prompt, separators included; here one a token."""
+        """Number of placeholders of `video` in the prompt, separators included; here one for each token."""
         return prod(video.features.shape[:2])
 
     def attention_input(self, layer: nn.Module, hidden: Tensor) -> Tensor:
-        """What the attention of decoder `layer` gets when `hidden` `[B, S, D]` enters the layer."""
+        """Input `[B, S, D]` of the attention of decoder `layer` when `hidden` `[B, S, D]` enters the
+        layer."""
         decoder_layer: Any = layer
         normed: Tensor = decoder_layer.input_layernorm(hidden)
         return normed
@@ -417,10 +430,10 @@ class Adapter(ABC):
         return type(self).rotate(heads, heads, *rotary)[0]
 
     def streamed(self, arguments: dict[str, Any], columns: tuple[int, int]) -> list[Tensor]:
-        """What the first `streams` decoder layers add to the hidden states that leave them.
+        """Visual features that are added to the output of the first `streams` decoder layers.
 
         Args:
-            arguments: of `language_model`'s forward, by name.
+            arguments: arguments of `language_model`'s forward, by name.
             columns: `(B, L)`.
 
         Returns:
@@ -429,25 +442,30 @@ class Adapter(ABC):
         return []
 
     def stream_arguments(self, streams: list[Tensor], stands: Tensor) -> dict[str, Any]:
-        """The arguments of `language_model` that add `streams`, of the first layers, to packed tokens.
+        """Arguments of `language_model` with which it adds `streams` to packed tokens.
 
         Args:
-            streams: `[n, D]` each, for the tokens of all rows, row after row.
-            stands: `[B, width]` bool: where they stand; `n` entries are true.
+            streams: `[n, D]` for each of the first layers, for the tokens of all rows, row after row.
+            stands: `[B, width]` bool: whether a token has streams; `n` entries are true.
         """
         return {}
 
     @staticmethod
     def no_importance(features: Tensor) -> Tensor:
-        """What `importance` is where no method reads it: zeros of the shape of `features` without `D`."""
+        """Importance where no method reads it: zeros of the shape of `features` without `D`."""
         return torch.zeros(features.shape[:-1], device=features.device)
 
 
 def require_modules(attention: nn.Module, names: tuple[str, ...], whose: str) -> None:
-    """Raise `UnsupportedModelError` unless `attention` has the projections that its read-outs go through.
+    """Raise `UnsupportedModelError` unless `attention` has the projections that queries and keys come from.
 
-    A quantised or fused attention that hides them cannot be read; linear layers that are quantised one by one
-    can. `whose` says where in the model it is.
+    A quantised or fused attention without these modules cannot be read; an attention whose linear layers are
+    quantised one by one can.
+
+    Args:
+        attention: the attention module.
+        names: attributes of the projections.
+        whose: the part of the model that the attention belongs to, for the message.
     """
     for name in names:
         if not callable(getattr(attention, name, None)):

@@ -1,4 +1,4 @@
-"""Framed towers: frames are a batch, and each attends within itself alone (SigLIP, CLIP, InternViT)."""
+"""Framed towers: frames are a batch, and each frame attends to itself alone (SigLIP, CLIP, InternViT)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from holitom.tokens import MergedTokens, VideoTokens
 
 
 class FramedTower(Adapter):
-    """Importance and keys of a tower whose attention takes frames `[F, P, D]`.
+    """An adapter whose tower's attention takes frames `[F, P, D]`.
 
     Attributes:
         grid: `(rows, columns)` of one frame's visual tokens.
@@ -24,7 +24,8 @@ class FramedTower(Adapter):
 
     places: ClassVar[tuple[str, str, str]] = ("vision_tower", "encoder.layers", "self_attn")
     leading: ClassVar[int] = 0
-    """Tokens before the patches (class tokens): they ask like any other; what they receive is left out."""
+    """Number of class tokens before the patches. Their queries count in importance; what they receive does
+    not."""
 
     grid: tuple[int, int]
 
@@ -47,14 +48,15 @@ class FramedTower(Adapter):
         """Pool `[F, P, c]` over space as the model pools features, to `[F, N, c]`."""
 
     def check_layer(self, arguments: dict[str, Any]) -> None:
-        """Raise `UnsupportedUsageError` where a call takes its features from another layer than is read."""
+        """Raise `UnsupportedUsageError` where a call takes features from another layer than attention is read
+        in."""
         asked, read = (
             arguments.get("vision_feature_layer"),
             getattr(self.config, "vision_feature_layer", None),
         )
         if asked is not None and asked != read:
             raise UnsupportedUsageError(
-                f"vision_feature_layer={asked!r} in a call, and attention is read in that of the config "
+                f"vision_feature_layer={asked!r} in a call, but attention is read in the config's layer "
                 f"({read!r}); set model.config.vision_feature_layer before attaching"
             )
 
@@ -63,7 +65,7 @@ class FramedTower(Adapter):
 
 
 class StackedFrames(FramedTower):
-    """A family whose videos come as `pixel_values_videos` `[videos, frames, channels, height, width]`."""
+    """An adapter whose videos are `pixel_values_videos` `[videos, frames, channels, height, width]`."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
@@ -71,14 +73,14 @@ class StackedFrames(FramedTower):
 
     @abstractmethod
     def frame_grid(self) -> tuple[int, int]:
-        """`grid`, from the config."""
+        """Compute `grid` from the config."""
 
     def check_prompt(self, input_ids: Tensor, arguments: dict[str, Any]) -> None:
         videos, frames = arguments["pixel_values_videos"].shape[:2]
         self.check_placeholders(input_ids, [self.count(frames)] * videos)
 
     def features(self, sent: Any) -> Tensor:
-        """Of what the model sends for each video, `[videos, slots, D]`, all but separators."""
+        """Remove separators from the features `[videos, slots, D]` that the model sends for each video."""
         features: Tensor = sent
         return features
 
@@ -108,7 +110,7 @@ class StackedFrames(FramedTower):
         ]
 
     def count(self, frames: int) -> int:
-        """Placeholders of a video of `frames`, separators included."""
+        """Number of placeholders of a video of `frames` frames, separators included."""
         rows, columns = self.grid
         return frames * rows * columns
 

@@ -29,7 +29,7 @@ class Glm4v(PackedTower):
 
 
 class Glm46V(Glm4v):
-    """Adapter for `transformers.Glm46VForConditionalGeneration`: GLM-4.1V's parts, which are not its own."""
+    """Adapter for `transformers.Glm46VForConditionalGeneration`, whose parts are GLM-4.1V's."""
 
     family: ClassVar[str] = "GLM-4.6V"
     parts: ClassVar[dict[str, tuple[str, ...]]] = {

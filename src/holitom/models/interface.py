@@ -1,9 +1,9 @@
-"""What holitom relies on in transformers, and what of it has another name from version to version.
+"""Names and behaviour that holitom relies on in transformers, some of which differ between versions.
 
 Up to 5.23 the forwards of language models, decoder layers and attentions take their cache as
 `past_key_values`; from 5.24 on they take it as `cache`, and accept the old name with a warning.
-`check_interface` looks at all of it when a method is attached: a name that has changed is an error then, and
-no wrong answer later.
+`check_interface` checks all names when a method is attached, so that a changed name raises an error there
+instead of a wrong answer later.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ CACHE_NAMES = ("cache", "past_key_values")
 
 
 def cache_name(module: nn.Module) -> str:
-    """The argument of `module`'s forward that takes the cache: "cache" or "past_key_values".
+    """Name of the argument of `module`'s forward that takes the cache: "cache" or "past_key_values".
 
     Raises:
-        InterfaceError: its forward takes neither by name.
+        InterfaceError: its forward takes neither.
     """
     taken = _taken(module, "forward")
     for name in CACHE_NAMES:
@@ -41,10 +41,10 @@ def cache_name(module: nn.Module) -> str:
 
 @cache
 def mask_cache_name(create: Callable[..., Any]) -> str:
-    """The argument of transformers' mask function `create` that takes the cache, read once for all steps.
+    """Name of the argument of transformers' mask function `create` that takes the cache.
 
     Raises:
-        InterfaceError: it takes another argument that is given to it by another name.
+        InterfaceError: it takes no cache, or lacks another argument that it is given.
     """
     taken = signature(create).parameters
     names = ["config", "inputs_embeds", "attention_mask"]
@@ -59,18 +59,18 @@ def mask_cache_name(create: Callable[..., Any]) -> str:
 
 
 def given_cache(arguments: Mapping[str, Any]) -> Any:
-    """The cache among the arguments of a call, under whichever name; None where there is none."""
+    """The cache among the arguments of a call, under either name; None where there is none."""
     return next((arguments[name] for name in CACHE_NAMES if arguments.get(name) is not None), None)
 
 
 def check_interface(adapter: Any) -> None:
-    """Check the arguments and modules that attaching relies on, and what a cache does.
+    """Check the arguments and modules that attaching relies on, and the behaviour of a cache.
 
     Args:
-        adapter: the model's `Adapter`, whose base stands on this file.
+        adapter: the model's `Adapter` (untyped here, since its module imports this one).
 
     Raises:
-        InterfaceError: the first that is not there, with the versions of transformers that are known.
+        InterfaceError: an argument or module is missing; the message names it and the tested versions.
     """
     video = (adapter.pixels_name, *adapter.encoder_arguments)
     _takes(adapter.model, ("input_ids", "labels", *video))
@@ -103,7 +103,7 @@ def _takes(module: nn.Module, names: Iterable[str], method: str = "forward") -> 
 
 
 def _taken(module: nn.Module, method: str) -> set[str]:
-    """Names of the arguments of a method; where a subclass passes all on, those of what it passes them to."""
+    """Names of a method's arguments; of a method that takes `*args, **kwargs` alone, those of its base's."""
     own: Any = getattr(module, method, None)
     methods = [own, *(vars(kind).get(method) for kind in type(module).__mro__)]
     for each in filter(callable, methods):
@@ -122,7 +122,7 @@ def _has(module: nn.Module, names: Iterable[str]) -> None:
 
 
 def _check_cache() -> None:
-    """Raise `InterfaceError` unless a cache keeps all columns of each layer apart, and says how many."""
+    """Raise `InterfaceError` unless a cache holds the columns of each layer in `layers` and counts them."""
     own: Any = DynamicCache()
     try:
         for layer, columns in enumerate((3, 2)):
@@ -137,5 +137,6 @@ def _check_cache() -> None:
 
 
 def interface_error(found: str) -> InterfaceError:
-    """The error that says how the installed transformers is built otherwise; see `InterfaceError.of`."""
+    """Make the error for an installed transformers that differs from the tested ones; see
+    `InterfaceError.of`."""
     return InterfaceError.of("transformers", TESTED, found)

@@ -37,7 +37,7 @@ class InternVL(MarkedFrames):
         self._supported("vision_feature_select_strategy", strategy, ("default",))
 
     def heads(self, hidden: Tensor, *which: str) -> list[Tensor]:
-        """As the class above; some InternViTs normalise before they part heads."""
+        """Project queries and keys; some InternViTs normalise them before dividing them into heads."""
         attention = self.vision_attention
         normed = [
             getattr(attention, f"{name}_norm")(getattr(attention, f"{name}_proj")(hidden)) for name in which

@@ -13,8 +13,7 @@ from holitom.models.framed import StackedFrames
 class LlavaNextVideo(StackedFrames):
     """Adapter for `transformers.LlavaNextVideoForConditionalGeneration`.
 
-    Features are those of the last layer but one, and importance is that layer's: what the last one attends to
-    is not in them.
+    Features are the output of the last layer but one, so importance is read in that layer.
     """
 
     family: ClassVar[str] = "LLaVA-NeXT-Video"
@@ -28,7 +27,7 @@ class LlavaNextVideo(StackedFrames):
         super()._check_config()
         strategy = self.config.vision_feature_select_strategy
         self._supported("vision_feature_select_strategy", strategy, ("default",))
-        # A convolution mixes channels: it has no counterpart for importance.
+        # Pooling by a convolution mixes channels, so it cannot be applied to importance.
         self._supported("spatial_pool_mode", self.config.spatial_pool_mode, ("average", "max"))
 
     def frame_grid(self) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""LLaVA-OneVision (0.5B, 7B, 72B): SigLIP tower, 2x2 bilinear pooling, one newline token a video, Qwen2."""
+"""LLaVA-OneVision (0.5B, 7B, 72B): SigLIP tower, 2x2 bilinear pooling, one newline token per video, Qwen2."""
 
 from __future__ import annotations
 

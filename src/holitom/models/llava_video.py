@@ -33,7 +33,7 @@ class LlavaVideo(LlavaOnevision):
         rows, columns = video.grid
         laid = grid_order(merged, video.grid, self.trunk.image_newline)
         slot = laid.frame * rows * (columns + 1) + laid.position + laid.position // columns
-        # A newline stands right behind a token of its row, whatever tokens that row has left.
+        # A newline follows a token of its row, and its slot is the last of that row.
         before = slot.roll(1)
         slot = slot.where(laid.position >= 0, before - before % (columns + 1) + columns)
         place = laid.frame * rows * columns + laid.position

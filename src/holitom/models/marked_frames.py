@@ -1,9 +1,8 @@
-"""Families whose video frames are images to the model, told apart by the text that the processor writes
-before each ("Frame2: ", "Frame from 00:01:").
+"""Families whose video frames are images to the model, with a text before each ("Frame2: ").
 
-The model knows one placeholder for images and frames, so what is a frame stands in the prompt's text alone.
-That text is read with the model's own tokenizer: `model.tokenizer` where somebody has set it, else the one
-beside the checkpoint (`model.name_or_path`).
+Images and frames have the same placeholder, so only the prompt's text tells which images are frames ("Frame2:
+", "Frame from 00:01:"). The text is decoded with the model's tokenizer: `model.tokenizer` if it is set, else
+the tokenizer of the checkpoint (`model.name_or_path`).
 """
 
 from __future__ import annotations
@@ -24,17 +23,17 @@ from holitom.models.framed import FramedTower
 from holitom.ops.host import host_values, sent
 from holitom.tokens import VideoTokens
 
-# As many tokens before a frame are read: enough for the marker of a first frame in any tokenizer.
+# Number of tokens decoded before a frame: enough for the marker of a first frame in any tokenizer.
 WINDOW = 48
 
 
 class MarkedFrames(FramedTower):
-    """Where the frames of each video are, from the text before them.
+    """An adapter that finds the frames of each video by the text before them.
 
     Attributes:
-        first: pattern at the end of the text before a video's first frame, whatever comes before it.
-        later: likewise for its other frames, of which nothing but this text stands between two.
-        mark: how a placeholder is written.
+        first: pattern at the end of the text before a video's first frame.
+        later: pattern of the whole text between two frames of a video.
+        mark: a placeholder as text.
     """
 
     modality: ClassVar[str] = "image"
@@ -45,7 +44,8 @@ class MarkedFrames(FramedTower):
 
     @abstractmethod
     def shuffle(self, patches: Tensor) -> Tensor:
-        """The model's own pixel shuffle, `[F, P, c]` to `[F, N, k * c]`: a token's `k` patches in a row."""
+        """Apply the model's pixel shuffle, `[F, P, c]` to `[F, N, k * c]`: concatenate a token's `k`
+        patches."""
 
     def pool(self, patches: Tensor) -> Tensor:
         """Mean over the patches of each token: `[F, P, c]` to `[F, N, c]`."""
@@ -60,7 +60,7 @@ class MarkedFrames(FramedTower):
         importance: Tensor | None,
         keys: Tensor | None = None,
     ) -> list[Any]:
-        """All images and frames in one piece; `locate` finds out which are frames of what video."""
+        """Collect all images and frames as one `EncodedImages`; `locate` makes videos of them."""
         self.check_layer(arguments)
         pooled = encoded.pooler_output
         features = (pooled if isinstance(pooled, Tensor) else torch.cat(list(pooled))).flatten(0, -2)
@@ -82,13 +82,13 @@ class MarkedFrames(FramedTower):
         lengths = [length for row in runs_of(self._holders(ids)) for _, length in row]
         if sum(lengths) != images * each or any(length % each for length in lengths):
             raise UnsupportedUsageError(
-                f"the prompt's runs of image placeholders are {lengths} tokens long, and {images} images "
+                f"the prompt's runs of image placeholders are {lengths} tokens long, but {images} images "
                 f"(frames among them) of {each} tokens came with it; pass the ids that the processor made "
                 "for them, with a processor that fits the model"
             )
 
     def shown(self, pixels: Tensor) -> Tensor:
-        """Which of the images that `pixel_values` hold are sent, bool; here all."""
+        """Whether each image of `pixel_values` is sent, bool on the host; here all are."""
         return torch.ones(len(pixels), dtype=torch.bool)
 
     def locate(self, encodings: list[Any], given: dict[str, Any]) -> list[VideoTokens]:
@@ -110,11 +110,11 @@ class MarkedFrames(FramedTower):
         return found
 
     def _holders(self, input_ids: Tensor) -> Tensor:
-        """Placeholders of images and frames."""
+        """Whether each of `input_ids` is a placeholder of an image or frame, `[B, L]` bool."""
         return self.is_token(input_ids, self.placeholder)
 
     def placeholders(self, input_ids: Tensor) -> Tensor:
-        """Those of video frames; those of images are as good as text."""
+        """Whether each of `input_ids` is a placeholder of a video frame; those of images count as text."""
         (ids,) = host_values(input_ids)
         holders = self._holders(ids)
         each = prod(self.grid)
@@ -128,7 +128,8 @@ class MarkedFrames(FramedTower):
         return sent(holders, input_ids.device)
 
     def _frames(self, ids: Tensor, runs: list[tuple[int, int]], each: int) -> list[int | None]:
-        """The video, by number in its row, of every image of a row; None for an image that is no frame."""
+        """Number, within its row, of the video of every image of a row; None for an image that is no
+        frame."""
         if not runs:
             return []
         host = ids.tolist()
@@ -165,7 +166,7 @@ class MarkedFrames(FramedTower):
                 tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=True)
             except (OSError, ValueError):
                 tokenizer = None
-        # transformers may make up an empty one where there is none.
+        # transformers may return an empty tokenizer where there is none.
         if tokenizer is None or tokenizer.convert_tokens_to_ids(self.mark) != self.placeholder:
             raise UnsupportedModelError(
                 f"{self.family} tells frames from images by the text before them; there is no tokenizer at "
@@ -175,7 +176,8 @@ class MarkedFrames(FramedTower):
 
 
 def runs_of(holders: Tensor) -> list[list[tuple[int, int]]]:
-    """First column and length of every run of `holders` `[B, L]` bool, row by row."""
+    """Find the runs of true entries in `holders` `[B, L]` bool: first column and length of each, row by
+    row."""
     edges = torch.nn.functional.pad(holders.to("cpu", torch.int8), (1, 1)).diff(dim=1)
     runs = []
     for row in edges:
@@ -185,12 +187,15 @@ def runs_of(holders: Tensor) -> list[list[tuple[int, int]]]:
 
 
 def times_repeated(held: int, encoded: int, what: str) -> int:
-    """How many times each row stands in a batch whose rows hold placeholders of `held` images in all.
+    """Number of copies of each row in a batch: `generate` repeats rows (beams) but encodes images once.
 
-    `generate` repeats rows (beams, returned sequences) but encodes images once.
+    Args:
+        held: number of images that the rows' placeholders stand for.
+        encoded: number of images that were encoded.
+        what: the noun for them in the message.
 
     Raises:
-        UnsupportedUsageError: `held` is no multiple of `encoded`, the number of images that were encoded.
+        UnsupportedUsageError: `held` is no multiple of `encoded`.
     """
     copies, rest = divmod(held, encoded)
     if rest or not copies:
@@ -202,5 +207,5 @@ def times_repeated(held: int, encoded: int, what: str) -> int:
 
 
 def _ends(runs: list[tuple[int, int]]) -> list[int]:
-    """For each run, where the one before it ends."""
+    """For each run, the column behind the run before it; 0 for the first."""
     return [0, *(begin + length for begin, length in runs)][:-1]

@@ -1,7 +1,8 @@
 """MiniCPM-V 4.6 and 4.7: frames cut into slices, a packed tower that merges 2 x 2 patches midway, Qwen3.5.
 
-A frame is a crop of the whole picture and, where it is large, slices of it in higher resolution; each crop is
-encoded apart and has placeholders of its own. What belongs to which video stands in the prompt alone.
+A frame is a crop of the whole picture and, where the picture is large, further crops (slices) of it in higher
+resolution. Each crop is encoded apart and has placeholders of its own. Only the prompt tells which crops
+belong to which video.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ class MiniCPMV46(PackedTower):
         came = arguments["pixel_values_videos"].shape[-1] // self.config.vision_config.patch_size
         if came != int(sizes.prod(1).sum()):
             raise UnsupportedUsageError(
-                f"pixel_values_videos holds {came} patches, and target_sizes_videos says "
+                f"pixel_values_videos holds {came} patches, but target_sizes_videos says "
                 f"{int(sizes.prod(1).sum())}; pass both as one call of the processor returns them"
             )
         self.check_placeholders(ids, list(map(prod, self._sizes(arguments))))
@@ -80,12 +81,12 @@ class MiniCPMV46(PackedTower):
         importance: Tensor | None,
         keys: Tensor | None = None,
     ) -> list[Any]:
-        """All crops in one piece; `locate` finds out which are of what video."""
+        """Collect all crops as one `EncodedImages`; `locate` makes videos of them."""
         sizes = self._sizes(arguments)
         came = [len(features) for features in encoded.pooler_output]
         if came != list(map(prod, sizes)):
             raise UnsupportedUsageError(
-                f"the crops came out as {came} tokens, and target_sizes_videos says {sizes}; pass what one "
+                f"the crops came out as {came} tokens, but target_sizes_videos says {sizes}; pass what one "
                 "call of the processor returned"
             )
         features = torch.cat(list(encoded.pooler_output))
@@ -111,13 +112,17 @@ class MiniCPMV46(PackedTower):
 
     @property
     def _block(self) -> Size:
-        """Patches of the last layer, up and across, that become one token."""
+        """Rows and columns of the block of the last layer's patches that becomes one token."""
         rows, columns = self.config.merge_kernel_size
         times = self.config.merger_times
         return rows**times, columns**times
 
     def _blocks(self, patches: Tensor, sizes: tuple[Size, ...]) -> Tensor:
-        """The mean over each token's block of patches, `[P, ...]` to `[tokens, ...]`."""
+        """Average each token's block of patches, `[P, ...]` to `[tokens, ...]`.
+
+        A crop's patches are row-major. Token 5 of a crop of 2 x 3 tokens, of blocks of 2 x 2 patches, is at
+        row 1, column 2, so its block begins at patch 1 * 2 * 6 + 2 * 2 = 16 and also has 17, 22 and 23.
+        """
         up, across = self._block
         shape = torch.tensor(sizes)
         counts = shape.prod(1)
@@ -157,11 +162,11 @@ class MiniCPMV47(MiniCPMV46):
 
 
 def _videos(ids: list[int], runs: list[tuple[int, int]]) -> list[list[tuple[int, int]]]:
-    """The videos of one row: for each of their frames, its first crop and how many it has.
+    """Find the videos of one row: for each frame, its first crop and its number of crops.
 
-    A row's first run of placeholders opens a frame, so the token before it says what opens one; behind
-    another token comes a slice. Frames of one video stand side by side: nothing but a closing and an
-    opening token is between them.
+    A row's first run of placeholders is a frame's first crop, and so is every run behind the same token id;
+    a run behind another id is a slice. Between two frames of one video there are two tokens, a closing and
+    an opening one.
     """
     videos: list[list[tuple[int, int]]] = []
     ended = -1
@@ -179,9 +184,10 @@ def _videos(ids: list[int], runs: list[tuple[int, int]]) -> list[list[tuple[int,
 
 
 def _video(crops: EncodedImages, token: int, frames: list[tuple[Size, ...]]) -> VideoTokens:
-    """One video's tokens, from `token` on.
+    """Select one video's tokens, from index `token` on.
 
-    A frame's importance is shared among its crops by their tokens: each has attended within itself alone.
+    Each crop attends to itself alone, so its importance sums to one. It is scaled by the crop's share of the
+    frame's tokens, so that the frame's importance sums to one.
     """
     if any(sizes != frames[0] for sizes in frames):
         raise UnsupportedUsageError(

@@ -1,4 +1,4 @@
-"""LLaVA-Video, which transformers has no class for, on its LLaVA-OneVision classes; and its checkpoints.
+"""LLaVA-Video, which transformers does not have, as subclasses of its LLaVA-OneVision classes.
 
 LLaVA-Video (arXiv 2410.02713) is LLaVA-OneVision with other video tokens: 2x2 average pooling (27 x 27
 patches give 13 x 13) and a newline token after every row of every frame. Its checkpoints
@@ -59,17 +59,17 @@ CHAT_TEMPLATE = (
 
 
 def pooled_side(side: int, mode: str, stride: int) -> int:
-    """Rows, and columns, of a pooled grid of `side` x `side` patches."""
+    """Side, in tokens, of a pooled grid of `side` x `side` patches."""
     return math.ceil(side / stride) if mode == "bilinear" else side // stride
 
 
 @strict
 class LlavaVideoConfig(LlavaOnevisionConfig):
-    """A LLaVA-OneVision configuration, and how video frames are pooled.
+    """A LLaVA-OneVision configuration with settings for the pooling of video frames.
 
     Attributes:
         video_pool_mode: "average", "max" or "bilinear".
-        video_pool_stride: patches that become one token, each way.
+        video_pool_stride: side, in patches, of the square that becomes one token.
     """
 
     model_type = "llava_video"
@@ -79,7 +79,7 @@ class LlavaVideoConfig(LlavaOnevisionConfig):
 
     @property
     def video_side(self) -> int:
-        """Rows, and columns, of a frame's visual tokens."""
+        """Side of the square grid of a frame's visual tokens."""
         vision: Any = self.vision_config
         return pooled_side(
             vision.image_size // vision.patch_size, self.video_pool_mode, self.video_pool_stride
@@ -105,15 +105,15 @@ class LlavaVideoModel(LlavaOnevisionModel):
         return grid.flatten(2).transpose(1, 2)
 
     def get_video_features(self, pixel_values_videos: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """As the class above, with a newline token after every grid row.
+        """Encode videos `[videos, frames, channels, height, width]`, with a newline token behind every grid
+        row.
 
-        From `pixel_values_videos` `[videos, frames, channels, height, width]`; its `pooler_output` is
-        `[videos, frames * rows * (columns + 1), D]`.
+        The `pooler_output` of the result is `[videos, frames * rows * (columns + 1), D]`.
         """
         kwargs["return_dict"], as_dict = True, kwargs.get("return_dict", True)
         encoded = super().get_video_features(pixel_values_videos, *args, **kwargs)
         side = self.config.video_side
-        rows = encoded.pooler_output[:, :-1].unflatten(1, (-1, side))  # the last one is that class's newline
+        rows = encoded.pooler_output[:, :-1].unflatten(1, (-1, side))  # without LLaVA-OneVision's one newline
         newline = self.image_newline.to(rows).expand(*rows.shape[:2], 1, -1)
         encoded.pooler_output = torch.cat([rows, newline], dim=2).flatten(1, 2)
         return encoded if as_dict else encoded.to_tuple()
@@ -126,7 +126,7 @@ class LlavaVideoForConditionalGeneration(LlavaOnevisionForConditionalGeneration)
     config_class = LlavaVideoConfig
 
     def __init__(self, config: LlavaVideoConfig) -> None:
-        # As in the class above, whose __init__ would build its own `model` first.
+        # LLaVA-OneVision's __init__ would build its own `model` first.
         super(LlavaOnevisionForConditionalGeneration, self).__init__(config)
         text: Any = config.text_config
         self.model = LlavaVideoModel(config)
@@ -135,7 +135,7 @@ class LlavaVideoForConditionalGeneration(LlavaOnevisionForConditionalGeneration)
 
 
 class LlavaVideoProcessor(LlavaOnevisionProcessor):
-    """LLaVA-OneVision's processor, which counts LLaVA-Video's placeholders.
+    """LLaVA-OneVision's processor with LLaVA-Video's number of placeholders.
 
     Args:
         video_pool_mode, video_pool_stride: as in `LlavaVideoConfig`.
@@ -170,7 +170,7 @@ class LlavaVideoProcessor(LlavaOnevisionProcessor):
         )
 
     def tokens_per_frame(self) -> int:
-        """Placeholders of one frame: rows of tokens, each with a newline."""
+        """Number of placeholders of one frame: rows of tokens, each with a newline."""
         assert self.num_image_tokens is not None
         side = pooled_side(math.isqrt(self.num_image_tokens), self.video_pool_mode, self.video_pool_stride)
         return side * (side + 1)
@@ -190,26 +190,26 @@ class LlavaVideoProcessor(LlavaOnevisionProcessor):
         return counted
 
 
-# transformers' own door for classes that it lacks: the Auto classes read what `save_pretrained` wrote.
+# With these registrations transformers' Auto classes load what `save_pretrained` wrote.
 AutoConfig.register(LlavaVideoConfig.model_type, LlavaVideoConfig, exist_ok=True)
 AutoModelForImageTextToText.register(LlavaVideoConfig, LlavaVideoForConditionalGeneration, exist_ok=True)
 AutoProcessor.register(LlavaVideoConfig, LlavaVideoProcessor, exist_ok=True)
 
 
 def is_original(config: dict[str, Any]) -> bool:
-    """Whether a checkpoint's `config.json` is of the LLaVA-NeXT repository's Qwen models."""
+    """Whether `config` is the `config.json` of a Qwen model of the LLaVA-NeXT repository."""
     return bool(config.get("architectures") == ["LlavaQwenForCausalLM"])
 
 
 def converted_config(original: dict[str, Any]) -> LlavaVideoConfig:
-    """The configuration of an original checkpoint.
+    """Convert the configuration of an original checkpoint.
 
     Args:
         original: its `config.json`. `mm_vision_tower` is "google/siglip-so400m-patch14-384", or a folder with
             a SigLIP configuration.
 
     Raises:
-        UnsupportedModelError: a variant that these classes do not compute.
+        UnsupportedModelError: these classes do not support the variant.
     """
     expected = {
         "mm_newline_position": ("grid",),
@@ -238,7 +238,7 @@ def converted_config(original: dict[str, Any]) -> LlavaVideoConfig:
             f"{FAMILY} with mm_vision_tower={tower!r}; supported: {KNOWN_TOWER!r}, or a folder with a "
             "SigLIP config"
         )
-    # The repository cuts the tower off behind the layer that it reads, and leaves its head away.
+    # The repository drops the tower's layers behind the one that it reads, and the tower's head.
     selected = original.get("mm_vision_select_layer", -2)
     vision.num_hidden_layers += selected + 1 if selected < 0 else selected - vision.num_hidden_layers
     vision.vision_use_head = False
@@ -263,18 +263,18 @@ def converted_config(original: dict[str, Any]) -> LlavaVideoConfig:
 def load(
     name: str, *, dtype: str | torch.dtype = "auto", pool_mode: str | None = None, **settings: Any
 ) -> tuple[LlavaVideoForConditionalGeneration, LlavaVideoProcessor]:
-    """An original LLaVA-Video checkpoint's model and processor.
+    """Load the model and the processor of an original LLaVA-Video checkpoint.
 
     Args:
         name: its folder, or its id on the Hugging Face Hub (`lmms-lab/LLaVA-Video-7B-Qwen2`).
         dtype: "auto" (as the checkpoint says), or a torch dtype.
-        pool_mode: "average", "max" or "bilinear" in place of what the checkpoint says; its authors evaluate
-            with "average" (13 x 13 tokens and 13 newlines a frame at 384 pixels).
+        pool_mode: "average", "max" or "bilinear"; None: as the checkpoint says. Its authors evaluate with
+            "average" (13 x 13 tokens and 13 newlines per frame at 384 pixels).
         settings: further arguments of `from_pretrained`, such as `device_map`.
 
     Raises:
-        UnsupportedModelError: a variant that these classes do not compute.
-        ModelError: weights are missing, or there is no room for the placeholder ids.
+        UnsupportedModelError: these classes do not support the variant.
+        ModelError: weights are missing, or the embeddings have no rows for the placeholder ids.
         OSError: there is no such checkpoint.
     """
     original, _ = PretrainedConfig.get_config_dict(name)
@@ -298,16 +298,15 @@ def load(
     model, loading = loaded
     if missing := sorted(loading["missing_keys"]):
         raise ModelError(f"model {name}: {len(missing)} of its weights are missing, such as {missing[0]}")
-    vars(model).pop(
-        "_weight_conversions", None
-    )  # saving keeps these classes' names: only they can be read back
+    # Saving must write these classes' names of weights, since the original names are not read back.
+    vars(model).pop("_weight_conversions", None)
     if model.generation_config.eos_token_id is None:
         model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
     return model.eval(), processor
 
 
 def _key_mapping(config: LlavaVideoConfig) -> dict[str, str]:
-    """Original names of weights, as patterns, and what they are called here."""
+    """Map patterns of original names of weights to the names of these classes."""
     with torch.device("meta"):
         tower = LlavaVideoModel(config).vision_tower
     inner = "vision_model." if hasattr(tower, "vision_model") else ""
@@ -320,7 +319,7 @@ def _key_mapping(config: LlavaVideoConfig) -> dict[str, str]:
 
 
 def _processor(name: str, config: LlavaVideoConfig) -> LlavaVideoProcessor:
-    """The processor of checkpoint `name`, whose placeholders get ids if they have none."""
+    """Make the processor of checkpoint `name`; placeholders that have no ids get some."""
     tokenizer: Any = AutoTokenizer.from_pretrained(name)
     for token in ("<image>", "<video>"):
         if token not in tokenizer.get_vocab():

@@ -12,10 +12,15 @@ from holitom.tokens import MergedTokens
 
 
 def grid_order(merged: MergedTokens, grid: tuple[int, int], newline: Tensor) -> MergedTokens:
-    """Frame by frame and position by position, a newline token after every grid row that has tokens.
+    """Sort tokens by frame and position, and insert a newline token behind every grid row that has tokens.
 
-    The order of LLaVA-Video: a segment's static tokens stand among those of its first frame. One
-    device synchronisation, for the number of rows that are not empty.
+    A segment's static tokens so stand among the tokens of its first frame. One device synchronisation, for
+    the number of rows that are not empty.
+
+    A grid of 2 x 2 with tokens at positions 0, 1 and 3 of frame 0 and 2 of frame 1, `/` for a newline:
+
+        row (of all frames)     0 0 1 3         ends_row      0 1 1 1
+        newlines (cumulated)    0 1 2 3         place         0 1 3 5        sent: 0 1 / 3 / 2 /
 
     Args:
         merged: the tokens in any order.
@@ -37,7 +42,7 @@ def grid_order(merged: MergedTokens, grid: tuple[int, int], newline: Tensor) -> 
 
     place = torch.arange(len(row), device=row.device) + newlines - ends_row.long()
     features = newline.to(merged.features).expand(total, -1).index_copy(0, place, merged.features[order])
-    # A newline stands where no token was put: it takes the frame of the token right before it.
+    # Every index without a token is a newline, and takes the frame of the token before it.
     before = torch.searchsorted(place, torch.arange(total, device=row.device), right=True) - 1
     return replace(
         merged,

@@ -1,8 +1,8 @@
-"""Packed towers: the patches of all videos in one sequence, of which stretches attend apart (`cu_seqlens`).
+"""Packed towers: the patches of all videos are one sequence, divided into stretches by `cu_seqlens`.
 
-A stretch is a temporal patch row (one or two frames), a window in one, or a crop of a frame. Patches that
-become one token lie next to each other. Qwen's and GLM's vision language models keep their tokens' positions
-in time, height and width; whatever stands between them (time stamps) is text.
+Patches attend within their stretch: a temporal patch row (one or two frames), a window in one, or a crop of a
+frame. Patches that become one token are neighbours. Tokens of Qwen's and GLM's vision language models keep
+their positions in time, height and width; anything between them (time stamps) is text.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from holitom.tokens import VideoTokens
 
 
 class PackedTower(Adapter):
-    """Importance, keys and videos of such a tower, whose videos come with `video_grid_thw`.
+    """An adapter with a packed tower, whose videos come with `video_grid_thw`.
 
     Attributes:
-        rotate_vision: the tower's `apply_rotary_pos_emb_vision`; None where it does not rotate.
+        rotate_vision: the tower's `apply_rotary_pos_emb_vision`; None where it has no rotary positions.
     """
 
     places: ClassVar[tuple[str, str, str]] = ("visual", "blocks", "attn")
@@ -49,7 +49,7 @@ class PackedTower(Adapter):
         patches = int(grid_thw.prod(-1).sum())
         if pixels is not None and len(pixels) != patches:
             raise UnsupportedUsageError(
-                f"pixel_values_videos holds {len(pixels)} patches, and video_grid_thw says {patches}; pass "
+                f"pixel_values_videos holds {len(pixels)} patches, but video_grid_thw says {patches}; pass "
                 "both as one call of the processor returns them"
             )
         self.check_placeholders(ids, self.counts(arguments))
@@ -61,7 +61,7 @@ class PackedTower(Adapter):
         return [(t, h // merge, w // merge) for t, h, w in grid_thw.tolist()]
 
     def counts(self, arguments: dict[str, Any]) -> list[int]:
-        """Placeholders of each video."""
+        """Number of placeholders of each video."""
         return list(map(prod, self.grids(arguments)))
 
     def attention_lengths(self, arguments: dict[str, Any]) -> list[int]:
@@ -73,8 +73,8 @@ class PackedTower(Adapter):
         bounds: Tensor = arguments["cu_seqlens"]
         attention, rotate = self.vision_attention, type(self).rotate_vision
         received = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
-        # As many lengths as stretches are theirs, in proportion to the patches that are left in this layer;
-        # else (windows) the bounds are read from the device.
+        # If there are as many lengths as stretches, bounds follow from them, in proportion to the patches
+        # left in this layer. Otherwise stretches are windows, and their bounds are read from the device.
         if lengths and len(lengths) == len(bounds) - 1:
             share = Fraction(len(hidden), sum(lengths))
             bounds = torch.tensor([0, *accumulate(int(length * share) for length in lengths)])
@@ -94,7 +94,7 @@ class PackedTower(Adapter):
         return key.mean(1)
 
     def heads(self, hidden: Tensor, *which: str) -> list[Tensor]:
-        """As the class above; here of attentions that make queries, keys and values in one, too."""
+        """Project queries and keys, also by attentions with one projection for queries, keys and values."""
         if self.projections["q"] != self.projections["k"]:
             return super().heads(hidden, *which)
         fused = getattr(self.vision_attention, self.projections["q"])(hidden)
@@ -113,7 +113,7 @@ class PackedTower(Adapter):
         came = [len(features) for features in encoded.pooler_output]
         if came != sizes:
             raise UnsupportedUsageError(
-                f"the videos came out as {came} tokens, and video_grid_thw says {sizes}; pass what one call "
+                f"the videos came out as {came} tokens, but video_grid_thw says {sizes}; pass what one call "
                 "of the processor returned"
             )
         scores, own_keys = (
@@ -137,7 +137,7 @@ class PackedTower(Adapter):
         return found
 
     def pooled(self, patches: Tensor, arguments: dict[str, Any]) -> Tensor:
-        """The mean over each block of `patches` `[P, ...]` that becomes one token, in the grid's order."""
+        """Average each block of `patches` `[P, ...]` that becomes one token: `[tokens, ...]`, by the grid."""
         block = self.config.vision_config.spatial_merge_size**2
         return patches.reshape(-1, block, *patches.shape[1:]).mean(1)
 
@@ -147,15 +147,18 @@ class PackedTower(Adapter):
 
 
 def stretches(cu_seqlens: Tensor, device: torch.device) -> list[Tensor]:
-    """The stretches of patches that attend to each other, those of one length together.
+    """Group the stretches of patches that attend to each other by length.
+
+    `cu_seqlens = [0, 2, 5, 7]` has two stretches of 2 patches and one of 3: `[[0, 1], [5, 6]]`, `[[2, 3,
+    4]]`.
 
     Args:
-        cu_seqlens: `[S + 1]`: where they begin and end.
-        device: of the result.
+        cu_seqlens: `[S + 1]`: bounds of the stretches.
+        device: device of the result.
 
     Returns:
-        For each length `P` an index `[F, P]` of the patches in the `F` stretches that have it; as many as
-        there are lengths, so their number does not grow with the video.
+        For each length `P` the indices `[F, P]` int64 of the patches in the `F` stretches of that length. The
+        number of tensors is that of lengths, so it does not grow with the video.
     """
     (bounds,) = host_values(cu_seqlens)
     starts, lengths = bounds[:-1], bounds.diff()

@@ -1,4 +1,4 @@
-"""Qwen2.5-VL (3B, 7B, 32B, 72B): as Qwen2-VL, with a tower that keeps its patches in the order of windows."""
+"""Qwen2.5-VL (3B, 7B, 32B, 72B): Qwen2-VL with a tower whose patches are in the order of windows."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from holitom.ops.host import host_values, sent
 class Qwen25VL(PackedTower):
     """Adapter for `transformers.Qwen2_5_VLForConditionalGeneration`.
 
-    Most of its tower's layers attend within windows; the last one, as published, within a temporal patch row.
-    Importance is read from whichever it is.
+    Most of its tower's layers attend within windows; the last layer of published checkpoints attends within a
+    temporal patch row. Importance is read in the last layer in either case.
     """
 
     family: ClassVar[str] = "Qwen2.5-VL"

@@ -1,6 +1,7 @@
 """Qwen3.5 and its mixtures of experts: time stamps between frames, gated delta nets between attention layers.
 
-Three layers of four carry a state in place of keys and values. They run on what is left like any other layer.
+Three layers of four carry a state in place of keys and values. They run on the tokens left, as other layers
+do.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ class Qwen35(Qwen3VL):
 
 
 def gated_heads(attention: Any, which: str, hidden: Tensor) -> Tensor:
-    """`Adapter.decoder_heads` of an attention whose projection makes a head's queries and their gate."""
+    """`Adapter.decoder_heads` of an attention whose query projection also makes a gate for each head."""
     heads: Tensor = getattr(attention, f"{which}_proj")(hidden).unflatten(-1, (-1, attention.head_dim))
     if which == "q":
-        heads = heads[..., ::2, :]  # every other one is a gate
+        heads = heads[..., ::2, :]  # queries and gates alternate
     normed: Tensor = getattr(attention, f"{which}_norm")(heads)
     return normed

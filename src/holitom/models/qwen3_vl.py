@@ -15,8 +15,8 @@ from holitom.ops.ragged import compact
 class Qwen3VL(PackedTower):
     """Adapter for `transformers.Qwen3VLForConditionalGeneration` and `Qwen3VLMoeForConditionalGeneration`.
 
-    DeepStack: features of earlier layers of the tower are added to the visual tokens behind the first
-    layers of the language model. They merge with the same weights as the features do.
+    It has DeepStack: features of earlier layers of the tower are added to the visual tokens behind the first
+    layers of the language model. They are `VideoTokens.streams`.
     """
 
     family: ClassVar[str] = "Qwen3-VL"
@@ -25,7 +25,7 @@ class Qwen3VL(PackedTower):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
-        # What there is no layer for is not added by the model either.
+        # The model ignores streams beyond its number of layers.
         deep = len(getattr(self.config.vision_config, "deepstack_visual_indexes", None) or ())
         self.streams = min(deep, len(self.layers))
         if self.streams:
@@ -39,7 +39,7 @@ class Qwen3VL(PackedTower):
 
     def streamed(self, arguments: dict[str, Any], columns: tuple[int, int]) -> list[Tensor]:
         embeds: list[Tensor] = (arguments.get("deepstack_visual_embeds") or [])[: self.streams]
-        if not embeds:  # text alone
+        if not embeds:  # a prompt without visual tokens
             return []
         shown: Tensor = arguments["visual_pos_masks"]
         at = compact(shown.flatten(), len(embeds[0]))
@@ -51,7 +51,7 @@ class Qwen3VL(PackedTower):
 
 
 class Cosmos3(Qwen3VL):
-    """Adapter for `transformers.Cosmos3OmniForConditionalGeneration`, NVIDIA's reasoner: the same model."""
+    """Adapter for `transformers.Cosmos3OmniForConditionalGeneration`, the same model as Qwen3-VL."""
 
     family: ClassVar[str] = "Cosmos3"
     parts: ClassVar[dict[str, tuple[str, ...]]] = {

@@ -1,7 +1,7 @@
-"""Qwen2.5-Omni and Qwen3-Omni: the thinkers, which see, hear and answer in text.
+"""Qwen2.5-Omni and Qwen3-Omni: their thinkers, which take video and audio and answer in text.
 
 They are the vision language models of their generation with an audio tower beside the vision tower. Audio
-tokens, also those of a video's sound track between its frames, are text to merging: they stay.
+tokens, also those of a sound track between a video's frames, count as text and stay.
 """
 
 from __future__ import annotations

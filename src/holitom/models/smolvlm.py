@@ -32,7 +32,7 @@ class SmolVLM(MarkedFrames):
         self.grid = (side, side)
 
     def shown(self, pixels: Tensor) -> Tensor:
-        return pixels.flatten(2).any(-1)  # what is all zero fills a row up, and the model drops it
+        return pixels.flatten(2).any(-1)  # an image of zeros is padding, which the model drops
 
     def shuffle(self, patches: Tensor) -> Tensor:
         connector = self.trunk.connector

@@ -1,4 +1,4 @@
-"""What one attaches to: the model itself, the one inside a wrapper, or a sentence that says which."""
+"""Find the model to attach to: the object itself, or the model inside a wrapper."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from holitom.errors import UnsupportedModelError, UnsupportedUsageError
 
 
 def target(given: object) -> nn.Module:
-    """The model that `given` is, or that it wraps (PEFT; data parallelism) and calls as if by itself.
+    """Return `given`, or the model that it wraps (PEFT, data parallelism).
 
     Raises:
-        UnsupportedModelError: `given` is no model, or calls through it cannot be merged in.
-        UnsupportedUsageError: it is a compiled model.
+        UnsupportedModelError: `given` is not a model, or a wrapper whose calls do not reach the model's
+        hooks. UnsupportedUsageError: `given` is a compiled model.
     """
     if not isinstance(given, nn.Module):
         raise UnsupportedModelError(_no_model(given))
@@ -29,12 +29,12 @@ def target(given: object) -> nn.Module:
 
 
 def _wrapped(model: Any) -> nn.Module | None:
-    """The model inside `model`, where it is a wrapper whose calls and `generate` are that model's own."""
+    """The model inside `model`, if `model` is a wrapper that passes its calls on; None: it is no wrapper."""
     kinds = {kind.__name__ for kind in type(model).__mro__}
     if "OptimizedModule" in kinds:
         raise UnsupportedUsageError(
-            "the model was compiled (torch.compile) before the method was attached, and its graph would run "
-            "past what merges; attach to the model itself, and compile after or not at all"
+            "the model was compiled (torch.compile) before the method was attached, and a compiled graph "
+            "does not call hooks; attach to the model itself, and compile after or not at all"
         )
     if "FullyShardedDataParallel" in kinds:
         raise UnsupportedModelError(
@@ -51,8 +51,8 @@ def _wrapped(model: Any) -> nn.Module | None:
         return base
     if "DataParallel" in kinds and len(model.device_ids) > 1:
         raise UnsupportedModelError(
-            f"DataParallel copies the model to {len(model.device_ids)} devices for each call, without what "
-            "is attached; attach to its `module` and call that, or use DistributedDataParallel"
+            f"DataParallel copies the model to {len(model.device_ids)} devices for each call, without the "
+            "attached method; attach to its `module` and call that, or use DistributedDataParallel"
         )
     if kinds & {"DataParallel", "DistributedDataParallel"}:
         inner: nn.Module = model.module
@@ -61,7 +61,7 @@ def _wrapped(model: Any) -> nn.Module | None:
 
 
 def _no_model(given: Any) -> str:
-    """What to attach to in the place of `given`, which is no module."""
+    """The message for `given`, which is no module: what to attach to instead."""
     if given is None:
         return "there is no model (None) to attach to; pass one that is loaded"
     if isinstance(given, type):
@@ -80,10 +80,10 @@ def _no_model(given: Any) -> str:
 
 
 def advice(model: nn.Module, families: list[str]) -> str:
-    """Why no adapter fits `model`, and what to do.
+    """The message for a model that no adapter fits: the reason, and what to do.
 
     Args:
-        model: of a class that is none of `families`.
+        model: a model whose class is none of `families`.
         families: names of the classes that have an adapter.
     """
     name = type(model).__name__
@@ -105,7 +105,8 @@ def advice(model: nn.Module, families: list[str]) -> str:
 
 
 def _lacks(kind: type[nn.Module]) -> str | None:
-    """What `kind`'s forward does not take and a video language model's does; None: nothing, or not told."""
+    """Inputs of a video language model that `kind`'s forward does not take; None: it takes all, or has
+    none."""
     if kind.forward is nn.Module.forward:
         return None
     taken = signature(kind.forward).parameters
@@ -117,20 +118,20 @@ def _lacks(kind: type[nn.Module]) -> str | None:
 
 
 def _classes(families: list[str]) -> dict[str, Any]:
-    """The families' classes by name; transformers of another version may lack some, and has none of ours."""
+    """The families' classes in the installed transformers, by name; it may lack some."""
     import transformers
 
     return {name: getattr(transformers, name) for name in families if hasattr(transformers, name)}
 
 
 def _whole(kind: type[nn.Module], families: list[str]) -> str | None:
-    """The family's class that comes from the same file of transformers as `kind`, one of its parts."""
+    """The family's class from the same file of transformers as `kind`, if `kind` is one of its parts."""
     own = [name for name, whole in _classes(families).items() if whole.__module__ == kind.__module__]
     return own[0] if own and kind.__name__ not in own else None
 
 
 def _nearest(kind: type[nn.Module], families: list[str]) -> str:
-    """The family whose class takes arguments most alike: they say how videos come in. Of equals, by name."""
+    """The family whose class has the most similar arguments, which describe videos; ties go by its name."""
     known = _classes(families)
 
     def arguments(kind: Any) -> set[str]:

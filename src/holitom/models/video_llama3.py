@@ -1,7 +1,7 @@
 """VideoLLaMA3 (2B, 7B): a packed SigLIP tower, 2x2 pooling behind it, "Time 1.0s:" before each frame, Qwen2.
 
 Its processor drops tokens whose pixels repeat the frame before (`use_token_compression`), and the prompt has
-no placeholder for them. They are merged like any other, but what stands where one was dropped is not sent.
+no placeholder for them. They are merged like all tokens, but a merged token at such a place is not sent.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class CompressedVideo(VideoTokens):
     """A video of which some tokens have no placeholder.
 
     Attributes:
-        held: how many have one.
-        slot: `[T * N]` int64: the placeholder of each, -1 where it has none.
+        held: number of tokens with a placeholder.
+        slot: `[T * N]` int64: the placeholder of each token, -1 where it has none.
     """
 
     held: int = 0
@@ -51,7 +51,8 @@ class VideoLlama3(PackedTower):
     def check_prompt(self, input_ids: Tensor, arguments: dict[str, Any]) -> None:
         names = ("video_grid_thw", "video_merge_sizes", "video_compression_mask")
         if arguments.get("video_merge_sizes") is not None:
-            host_values(input_ids, *(arguments[n] for n in names if arguments.get(n) is not None))  # at once
+            # One device synchronisation fetches all, and the values are remembered for the calls below.
+            host_values(input_ids, *(arguments[n] for n in names if arguments.get(n) is not None))
             super().check_prompt(input_ids, arguments)
 
     def grids(self, arguments: dict[str, Any]) -> list[tuple[int, int, int]]:
@@ -64,17 +65,17 @@ class VideoLlama3(PackedTower):
 
     @staticmethod
     def _parted(mask: Any, sizes: list[int]) -> list[Tensor]:
-        """Each video's part of `mask`, the processor's word on which tokens have a placeholder."""
+        """Split the processor's `mask` of tokens that have a placeholder by video."""
         if len(mask) != sum(sizes):
             raise UnsupportedUsageError(
-                f"video_compression_mask tells of {len(mask)} tokens, and the videos have {sum(sizes)}; pass "
-                "what one call of the processor returned"
+                f"video_compression_mask has {len(mask)} entries, but the videos have {sum(sizes)} tokens; "
+                "pass what one call of the processor returned"
             )
         (held,) = host_values(mask)
         return list(torch.split(held, sizes))
 
     def pooled(self, patches: Tensor, arguments: dict[str, Any]) -> Tensor:
-        # The model's own pooling, so importance and keys are pooled exactly as the features are.
+        # The model's own pooling, so that importance and keys are pooled exactly as features.
         sizes = host_values(arguments["video_grid_thw"], arguments["video_merge_sizes"])
         pooled: Tensor = self.tower.pixel_unshuffle(patches.view(len(patches), -1), *sizes)
         return pooled

@@ -57,6 +57,18 @@ def top_mask(score: Tensor, budget: Tensor | int, offered: Tensor | None = None)
     return rank < budget
 
 
+def rankable(score: Tensor) -> Tensor:
+    """Convert scores `[...]` to finite float32; what is not a number ranks behind all numbers."""
+    return score.detach().float().nan_to_num(nan=torch.finfo(torch.float32).min)
+
+
+def unit_range(score: Tensor) -> Tensor:
+    """Scale each row of scores `[..., N]` to [0, 1]; a row of equal scores becomes 0."""
+    low, high = score.aminmax(dim=-1, keepdim=True)
+    spread = high - low
+    return torch.where(spread > 0, (score - low) / spread, 0.0)
+
+
 def rank_within(score: Tensor, group: Tensor) -> Tensor:
     """Rank every score within its group, which may be several rows; ties go to the lower index.
 
