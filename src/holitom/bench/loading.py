@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from holitom.errors import VideoError
-from holitom.video import Sampling, Video, load_sampled
+from holitom.video import Fit, Sampling, Video, load_sampled
 
 
 class Load(NamedTuple):
@@ -34,16 +34,18 @@ class Loading:
         sampling: which of its frames are wanted.
         numbers: of those frames, rising.
         prepare: makes a model's inputs of them.
+        fit: resizes frames while they are read, in the library's own way; None: `prepare` resizes all.
     """
 
     file: Path
     sampling: Sampling
     numbers: Sequence[int]
     prepare: Callable[[Video], Any]
+    fit: Fit | None = None
 
     def own(self) -> Load:
-        """Load by `holitom.load_video`'s reader."""
-        return self._timed(lambda: load_sampled(self.file, self.sampling))
+        """Load by this library's reader."""
+        return self._timed(lambda: load_sampled(self.file, self.sampling, fit=self.fit))
 
     def stock(self) -> Load:
         """Load the same frames by the loader of transformers' processors (see `stock_loader`).

@@ -19,7 +19,9 @@ from holitom.errors import SettingsError
 
 if TYPE_CHECKING:
     from holitom.bench.speed import Ratio, Row, Speed, Timing
-    from holitom.video import Video
+    from holitom.video import Fit, Video
+
+    Loaded = tuple[Any, Callable[[Video], Any], Fit | None]
 
 
 @bench.command("speed")
@@ -92,9 +94,9 @@ def bench_speed(
     note(f"Loading {title}")
     if threads:
         torch.set_num_threads(threads)
-    live, prepare = (_random if random_weights else _checkpoint)(name, frames, dtype, device)
+    live, prepare, fit = (_random if random_weights else _checkpoint)(name, frames, dtype, device)
     numbers = list(clip.metadata.frames_indices or [])
-    loading = Loading(file, Sampling(frames), numbers, prepare)
+    loading = Loading(file, Sampling(frames), numbers, prepare, fit)
     inputs, short = prepare(clip), prepare(clip.first(1))
     with working("Measuring") as say:
 
@@ -110,23 +112,24 @@ def bench_speed(
         _print_speed(speed, title, shown)
 
 
-def _checkpoint(name: str, frames: int, dtype: str, device: str) -> tuple[Any, Callable[[Video], Any]]:
-    """A checkpoint's model, and what makes its inputs of a clip."""
+def _checkpoint(name: str, frames: int, dtype: str, device: str) -> Loaded:
+    """A checkpoint's model, what makes its inputs of a clip, and how that resizes frames."""
     from holitom.ask import load_model
     from holitom.prompts import prompt
+    from holitom.video.fitting import fit_of
 
     live, processor = load_model(name, dtype, device)
-    return live, lambda clip: prompt(processor, clip, DEMO_QUESTION)
+    return live, lambda clip: prompt(processor, clip, DEMO_QUESTION), fit_of(processor)
 
 
-def _random(name: str, frames: int, dtype: str, device: str) -> tuple[Any, Callable[[Video], Any]]:
-    """A model of random weights with room for so many frames, and what makes its inputs of a clip."""
+def _random(name: str, frames: int, dtype: str, device: str) -> Loaded:
+    """The same for a model of random weights with room for so many frames."""
     from holitom.ask import device_named, dtype_named
     from holitom.bench.random_weights import random_model, random_prompt
 
     precision = dtype_named("bfloat16" if dtype == "auto" else dtype)
     live = random_model(name, frames, precision, device_named(device))
-    return live, lambda clip: random_prompt(live, clip.frames)
+    return live, lambda clip: random_prompt(live, clip.frames), None
 
 
 def _print_speed(speed: Speed, title: str, video: str) -> None:
