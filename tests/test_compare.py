@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from support.video_files import write_video
 
-from holitom.bench.compare import Results, alike, read_cases, summary
+from holitom.bench.cases import Results, read_cases
+from holitom.bench.compare import alike, summary
 from holitom.bundled import DEMO_VIDEO
 from holitom.cli import main
 from holitom.errors import SettingsError

@@ -91,7 +91,7 @@ def prompts(
     _check(processor, conversations)
     together = getattr(processor.video_processor, "temporal_patch_size", 1)
     fit = fit_of(processor)
-    videos = [fitted(_at_least(video, together), fit) for video in videos]
+    videos = [fitted(at_least(video, together), fit) for video in videos]
     small = all(video.fitted for video in videos)
     frames = [video.frames for video in videos]
     return inputs_of(processor, conversations, frames, list(map(timed, videos)), images, fitted=small)
@@ -116,7 +116,7 @@ def inputs_of(
         images: as in `prompts`.
         fitted: whether the frames have the size that the processor resizes them to.
     """
-    text = [processor.apply_chat_template(list(row), add_generation_prompt=True) for row in conversations]
+    text = _texts_of(processor, conversations)
     seen: dict[str, Any] = {}
     metadata = [each.in_seconds() for each in metadata]
     if videos:
@@ -140,6 +140,16 @@ def inputs_of(
                 inputs[name].new_tensor(seconds) if hasattr(inputs[name], "new_tensor") else seconds
             )
     return inputs
+
+
+def rendered(processor: Any, conversations: Sequence[Sequence[dict[str, Any]]]) -> list[str]:
+    """The text of each conversation, placeholders included; arguments and errors as in `prompts`."""
+    _check(processor, conversations)
+    return _texts_of(processor, conversations)
+
+
+def _texts_of(processor: Any, conversations: Sequence[Sequence[dict[str, Any]]]) -> list[str]:
+    return [processor.apply_chat_template(list(row), add_generation_prompt=True) for row in conversations]
 
 
 SEEN = ("image", "video", "audio", "vision")
@@ -189,7 +199,7 @@ def timed(video: Video) -> TimedMetadata:
     return TimedMetadata.of(times, numbers, total, rate, duration, (width, height))
 
 
-def _at_least(video: Video, wanted: int) -> Video:
+def at_least(video: Video, wanted: int) -> Video:
     """A video of at least so many frames, its last one repeated.
 
     A tower that takes two frames together doubles an odd last one; some processors refuse a single one.

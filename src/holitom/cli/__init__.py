@@ -12,6 +12,7 @@ import typer
 
 from holitom.cli import (  # noqa: F401  (each adds its command)
     accuracy,
+    answer,
     ask,
     compare,
     flops,

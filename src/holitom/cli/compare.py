@@ -29,7 +29,7 @@ from holitom.cli.tables import print_answers, print_notes, print_table
 from holitom.errors import SettingsError
 
 if TYPE_CHECKING:
-    from holitom.bench.compare import Results
+    from holitom.bench.cases import Results
     from holitom.methods import Method
 
 SHOWN = 10  # questions that differ
@@ -84,7 +84,8 @@ def compare(
     if sampled < 1:
         raise SettingsError(f"frames must be at least 1, not {sampled}")
     with working("Reading the questions"):
-        from holitom.bench.compare import Results, read_cases, summary
+        from holitom.bench.cases import Results, read_cases
+        from holitom.bench.compare import summary
         from holitom.methods.choose import FULL
 
     if choice.name == FULL:

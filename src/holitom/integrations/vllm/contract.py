@@ -49,7 +49,11 @@ vllm.config.vllm
     VllmConfig.model_config
     VllmConfig.compilation_config
     VllmConfig.speculative_config
+    VllmConfig.lora_config
     VllmConfig.parallel_config
+
+vllm.config.lora
+    LoRAConfig.enable_tower_connector_lora
 
 vllm.config.parallel
     ParallelConfig.pipeline_parallel_size
@@ -74,6 +78,17 @@ vllm.model_executor.layers.attention.mm_encoder_attention
     MMEncoderAttention.head_size
     MMEncoderAttention.scale
     MMEncoderAttention.forward_native(query, key, value)
+
+# The engine without a server (offline.py).
+
+vllm.entrypoints.llm
+    LLM(model)
+    LLM.llm_engine
+
+vllm.v1.engine.llm_engine
+    LLMEngine.add_request(request_id, prompt, params)
+    LLMEngine.step()
+    LLMEngine.abort_request(request_ids)
 
 # Processors: counts, and keys of the caches.
 

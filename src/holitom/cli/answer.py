@@ -1,0 +1,179 @@
+"""`holitom answer`: a file of questions about videos, answered by vLLM's engine in batch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from holitom.bundled import BUNDLED_FRAMES, BUNDLED_MODEL, USUAL_FRAMES
+from holitom.cli.app import app, note, notes, quiet_transformers, working
+from holitom.cli.options import (
+    Frames,
+    Json,
+    MaxNewTokens,
+    MethodName,
+    Model,
+    Retain,
+    ReuseTower,
+    Threshold,
+    method_asked,
+)
+from holitom.cli.tables import print_notes
+from holitom.errors import SettingsError
+
+if TYPE_CHECKING:
+    from holitom.bench.cases import Results
+    from holitom.integrations.vllm.offline import Setup
+
+SHOWN = 10  # questions that were left out
+
+
+@app.command()
+def answer(
+    questions: Annotated[
+        Path,
+        typer.Argument(
+            help='A JSONL file: {"video": "a.mp4", "question": "What happens?"} on each line, and "answer" '
+            "where the right one is known."
+        ),
+    ],
+    model: Model = None,
+    method: MethodName = "holitom",
+    retain: Retain = None,
+    threshold: Threshold = None,
+    reuse: ReuseTower = False,
+    frames: Frames = None,
+    max_new_tokens: MaxNewTokens = 64,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="File of the answers, one JSON object a line; a run that was stopped goes on there. "
+            "[default: QUESTIONS.answers.jsonl, beside them]",
+        ),
+    ] = None,
+    skip_bad: Annotated[
+        bool,
+        typer.Option(
+            "--skip-bad",
+            help="Go on where a video cannot be read or a question cannot be asked: the reason is in its "
+            "record, and the exit code is 1. Without it the run stops there.",
+        ),
+    ] = False,
+    part: Annotated[
+        str | None,
+        typer.Option(
+            help="Answer one part of the file, such as 1/8 to 8/8, as one of several runs. The parts' files "
+            "are QUESTIONS.answers-1-of-8.jsonl and so on.",
+            show_default=False,
+        ),
+    ] = None,
+    at_once: Annotated[int, typer.Option(help="Questions in the engine at a time.")] = 32,
+    engine: Annotated[
+        str, typer.Option(help="""More arguments of vllm.LLM as JSON: '{"tensor_parallel_size": 4}'.""")
+    ] = "{}",
+    as_json: Json = False,
+) -> None:
+    """Answer a file of questions about videos with vLLM's engine, many at a time, without a server.
+
+    Answers go to a file, in the order of the questions; what was done goes to stdout, progress to stderr.
+    """
+    if min(max_new_tokens, at_once) < 1:
+        raise SettingsError("max-new-tokens and at-once must be at least 1")
+    sampled = frames if frames is not None else USUAL_FRAMES if model else BUNDLED_FRAMES
+    if sampled < 1:
+        raise SettingsError(f"frames must be at least 1, not {sampled}")
+    number, parts = _part(part)
+    arguments = _arguments(engine)
+    entry = _entry(method, retain, threshold, reuse)
+    with working("Reading the questions"):
+        from holitom.bench.cases import Results, read_cases
+        from holitom.integrations.vllm.offline import Setup, check, summary
+
+    name = model or str(BUNDLED_MODEL)
+    setup = Setup(name, entry, sampled, max_new_tokens, arguments, at_once)
+    check(setup)
+    made = {
+        "model": model or "bundled",
+        "holitom": entry,
+        "frames": sampled,
+        "max_new_tokens": max_new_tokens,
+        "engine": arguments,
+        "part": part,
+    }
+    cases = read_cases(questions, missing=True)
+    cases = cases[len(cases) * (number - 1) // parts : len(cases) * number // parts]
+    ending = "" if part is None else f"-{number}-of-{parts}"
+    file = output or questions.with_name(f"{questions.stem}.answers{ending}.jsonl")
+    results = Results(file, made, cases, "holitom answer")
+    _answer(results, setup, skip_bad)
+    results.put_in_order()
+    found = summary(results)
+    if as_json:
+        print(json.dumps({**made, "output": str(file), **found}))
+    else:
+        _print(found, file)
+    if found["errors"]:
+        raise typer.Exit(1)
+
+
+def _answer(results: Results, setup: Setup, skip_bad: bool) -> None:
+    """Answer what is still open."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from holitom.integrations.vllm.offline import answer as run
+
+    total, left = len(results.cases), len(results.open)
+    note(f"{total:,} questions, {total - left:,} answered already, in {results.path}")
+    if not left:
+        return
+    quiet_transformers(setup.model)
+    bar = (TextColumn("Answering"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*bar, console=notes, transient=True, disable=not notes.is_terminal) as progress:
+        task = progress.add_task("", total=total, completed=total - left)
+        run(results, setup, skip_bad, lambda _: progress.advance(task))
+
+
+def _entry(method: str, retain: float | None, threshold: float | None, reuse: bool) -> dict[str, Any] | None:
+    """The `holitom` entry that the options ask for; None: full tokens of the stock tower."""
+    choice = method_asked(method, retain, threshold, None, reuse)
+    if choice.name == "full" and not reuse:
+        return None
+    entry = {"retain_ratio": retain, "similarity_threshold": threshold, "reuse": reuse or None}
+    return {"method": method, **{name: value for name, value in entry.items() if value is not None}}
+
+
+def _arguments(text: str) -> dict[str, Any]:
+    try:
+        given = json.loads(text)
+    except json.JSONDecodeError:
+        given = None
+    if not isinstance(given, dict):
+        raise SettingsError(
+            f"""engine must be a JSON object such as '{{"tensor_parallel_size": 4}}', not {text!r}"""
+        )
+    return given
+
+
+def _part(text: str | None) -> tuple[int, int]:
+    """Number and count of the parts that `text` names."""
+    if text is None:
+        return 1, 1
+    number, _, parts = text.partition("/")
+    if not (number.isdecimal() and parts.isdecimal() and 1 <= int(number) <= int(parts)):
+        raise SettingsError(f"part must be a number and how many there are, such as 1/8, not {text!r}")
+    return int(number), int(parts)
+
+
+def _print(found: dict[str, Any], file: Path) -> None:
+    lines = [f"{found['answered']:,} of {found['questions']:,} questions answered, in {file}"]
+    if found["judged"]:
+        lines.append(f"{found['right']:,} of {found['judged']:,} answers are right")
+    lines += [f"Left out: {failed['video']}: {failed['error']}" for failed in found["errors"][:SHOWN]]
+    if len(found["errors"]) > SHOWN:
+        lines.append(f"and {len(found['errors']) - SHOWN} more")
+    print_notes(*lines)
