@@ -1,8 +1,8 @@
 """What merging saves a running server, by vLLM's own load generator (`vllm bench serve`).
 
-Every request brings a video of its own (synthetic noise, so that no cache helps; it has as many tokens as any
-other of its shape) and a short question. The generator gives latencies and throughput; KV-cache use and
-prompt lengths are the server's own metrics, read while it runs.
+Every request brings a video of its own, so that no cache helps, and a short question. The video is synthetic
+(noise, or a camera that stands still) and has as many tokens as any other of its shape. The generator gives
+latencies and throughput; KV-cache use and prompt lengths are the server's own metrics, read while it runs.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ from typing import Any
 
 from holitom.errors import HolitomError
 
+GENERATORS = {"noise": "vllm.entrypoints.cli.main", "still": "holitom.bench.still_load"}
+"""Modules that run vLLM's load generator, by the videos that it sends."""
+
 
 class ServingError(HolitomError, RuntimeError):
     """A server cannot be reached, or requests to it failed."""
@@ -38,6 +41,7 @@ class Load:
         frames, side: the video's frames and their height and width in pixels.
         question_tokens: random words of text.
         answer_tokens: tokens generated, always that many.
+        videos: "noise", of which a vision tower can reuse nothing, or "still": a square before a background.
     """
 
     requests: int = 64
@@ -45,6 +49,7 @@ class Load:
     side: int = 384
     question_tokens: int = 32
     answer_tokens: int = 64
+    videos: str = "noise"
 
 
 @dataclass(frozen=True)
@@ -161,7 +166,7 @@ def _generate(url: str, model: dict[str, Any], rate: float, load: Load, seed: in
     video = f"({load.side}, {load.side}, {load.frames})"
     with tempfile.TemporaryDirectory() as folder:
         command = [
-            *(sys.executable, "-m", "vllm.entrypoints.cli.main", "bench", "serve"),
+            *(sys.executable, "-m", GENERATORS[load.videos], "bench", "serve"),
             *("--backend", "openai-chat", "--base-url", url, "--endpoint", "/v1/chat/completions"),
             *("--model", model["id"], "--tokenizer", model.get("root") or model["id"]),
             *("--dataset-name", "random-mm", "--seed", str(seed), "--num-prompts", str(load.requests)),

@@ -21,7 +21,10 @@ def bench_serve(
     url: Annotated[str, typer.Argument(help="A running server, merging: http://127.0.0.1:8000")],
     against: Annotated[
         str | None,
-        typer.Option(help="The same model without merging: another server's URL, or a file from --save."),
+        typer.Option(
+            help="The same model, served otherwise (without merging): another server's URL, or a file from "
+            "--save."
+        ),
     ] = None,
     rates: Annotated[
         str, typer.Option(help="Requests a second, one run each; inf: all at once.")
@@ -30,6 +33,12 @@ def bench_serve(
     frames: Annotated[int, typer.Option(help="Frames of each video.")] = 32,
     side: Annotated[int, typer.Option(help="Pixels a side.")] = 384,
     answer_tokens: Annotated[int, typer.Option(help="Tokens of each answer.")] = 64,
+    videos: Annotated[
+        str,
+        typer.Option(help="noise, or still: a camera that stands still, of which reuse saves much."),
+    ] = "noise",
+    name: Annotated[str, typer.Option(help="What to call the server in the table.")] = "merged",
+    against_name: Annotated[str, typer.Option(help="What to call the other one.")] = "full tokens",
     save: Annotated[Path | None, typer.Option(help="Keep the figures of URL here.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON objects, one a server.")] = False,
 ) -> None:
@@ -38,7 +47,9 @@ def bench_serve(
 
     if min(requests, side, answer_tokens) < 1 or frames < 2:
         raise SettingsError("requests, side and answer-tokens must be at least 1, frames at least 2")
-    load = Load(requests=requests, frames=frames, side=side, answer_tokens=answer_tokens)
+    if videos not in ("noise", "still"):
+        raise SettingsError(f"videos must be noise or still, not {videos!r}")
+    load = Load(requests, frames, side, answer_tokens=answer_tokens, videos=videos)
     full: Measured | None = None
     if against is not None and "://" not in against:
         if not Path(against).is_file():
@@ -55,7 +66,7 @@ def bench_serve(
         for measured in filter(None, (merged, full)):
             print(measured.to_json())
     else:
-        _print(merged, full)
+        _print(merged, full, name, against_name)
 
 
 def _rates(text: str) -> list[float]:
@@ -68,16 +79,16 @@ def _rates(text: str) -> list[float]:
     return given
 
 
-def _print(merged: Measured, full: Measured | None) -> None:
+def _print(merged: Measured, full: Measured | None, name: str, against: str) -> None:
     rows: list[tuple[str, ...]] = []
     for index, row in enumerate(merged.rows):
         rate = "at once" if math.isinf(row.rate) else f"{row.rate:g}/s"
         if full is None:
             rows.append((rate, *_figures(row)))
             continue
-        rows.append((f"{rate}: full tokens", *_figures(full.rows[index])))
-        rows.append((f"{rate}: merged", *_figures(row)))
-        rows.append((f"{rate}: merged is", *_ratios(row, full.rows[index])))
+        rows.append((f"{rate}: {against}", *_figures(full.rows[index])))
+        rows.append((f"{rate}: {name}", *_figures(row)))
+        rows.append((f"{rate}: {name} is", *_ratios(row, full.rows[index])))
     print_table(("", "TTFT", "p99", "ITL", "requests/s", "tokens/s", "KV peak", "prompt", "fit"), rows)
     print_notes(
         "",

@@ -1,0 +1,62 @@
+"""vLLM's load generator with videos of a camera that stands still.
+
+    python -m holitom.bench.still_load bench serve ...
+
+The generator's own videos are noise, of which a vision tower can reuse nothing. These show a soft background,
+each its own, before which a square moves.
+"""
+
+from __future__ import annotations
+
+import io
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+FPS = 30
+
+
+def still_frames(rng: np.random.Generator, width: int, height: int, frames: int) -> NDArray[np.uint8]:
+    """`[F, H, W, 3]`: a background of soft colours, before which a square of an eighth of the width moves."""
+    colours = Image.fromarray(rng.integers(40, 216, (4, 4, 3), dtype=np.uint8))
+    background = np.asarray(colours.resize((width, height), Image.Resampling.BICUBIC))
+    video = np.repeat(background[None], frames, axis=0)
+    side = max(1, width // 8)
+    ink, row = rng.integers(0, 256, 3), int(rng.integers(0, max(1, height - side)))
+    for t, frame in enumerate(video):
+        left = (width - side) * t // max(1, frames - 1)
+        frame[row : row + side, left : left + side] = ink
+    return video
+
+
+def encoded(frames: NDArray[np.uint8]) -> bytes:
+    """An H.264 file of frames `[F, H, W, 3]` RGB; sides are even numbers."""
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=FPS, options={"crf": "18"})
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    return file.getvalue()
+
+
+def main() -> None:
+    """Run `vllm` with these videos in the place of the load generator's."""
+    from vllm.benchmarks.datasets import RandomMultiModalDataset
+    from vllm.entrypoints.cli.main import main as vllm
+
+    def generate_synthetic_video(
+        self: RandomMultiModalDataset, width: int, height: int, num_frames: int
+    ) -> dict[str, bytes]:
+        return {"bytes": encoded(still_frames(self._rng, width, height, num_frames))}
+
+    RandomMultiModalDataset.generate_synthetic_video = generate_synthetic_video
+    vllm()
+
+
+if __name__ == "__main__":
+    main()
