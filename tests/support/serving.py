@@ -222,7 +222,15 @@ class Transformers:
     def ask(self, question: str, videos: Sequence[Clip] = (), images: Sequence[Any] = ()) -> Reply:
         """Greedy answer, tokens sent into the language model, log-probabilities of the answer's tokens."""
         kinds = [{"type": "video"}] * len(videos) + [{"type": "image"}] * len(images)
-        message = {"role": "user", "content": [*kinds, {"type": "text", "text": question}]}
+        return self._asked([*kinds, {"type": "text", "text": question}], videos, images)
+
+    def ask_in_order(self, order: str, question: str, video: Clip, image: Any) -> Reply:
+        """The same for parts in `order`, a letter each: v, i, t for video, image and the question."""
+        kinds = {"v": {"type": "video"}, "i": {"type": "image"}, "t": {"type": "text", "text": question}}
+        return self._asked([kinds[kind] for kind in order], [video] * order.count("v"), [image])
+
+    def _asked(self, content: list[Any], videos: Sequence[Clip], images: Sequence[Any]) -> Reply:
+        message = {"role": "user", "content": content}
         text = self.processor.apply_chat_template([message], add_generation_prompt=True)
         inputs = self.processor(
             text=[text], videos=list(videos) or None, images=list(images) or None, return_tensors="pt"

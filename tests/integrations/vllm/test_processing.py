@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from support import tiny_qwen
 from support.serving import squares
@@ -40,10 +41,10 @@ def configured(holitom: object = None, model: Path = BUNDLED_MODEL, **settings: 
     return ModelConfig(model=str(model), hf_overrides=overrides, max_model_len=2048, **settings)
 
 
-def processor(holitom: object = None, model: Path = BUNDLED_MODEL) -> Any:
+def processor(holitom: object = None, model: Path = BUNDLED_MODEL, **settings: Any) -> Any:
     from vllm.multimodal import MULTIMODAL_REGISTRY
 
-    return MULTIMODAL_REGISTRY.create_processor(configured(holitom, model))
+    return MULTIMODAL_REGISTRY.create_processor(configured(holitom, model, **settings))
 
 
 def processed(made: Any, prompt: str, **data: Any) -> Any:
@@ -243,3 +244,36 @@ def test_time_stamps_are_part_of_a_merged_videos_cache_key(qwen: Callable[[str],
         for fps in (8.0, 4.0, 8.0)
     ]
     assert hashes[0] == hashes[2] != hashes[1]
+
+
+@pytest.mark.parametrize("family", ["Qwen2_5_VL", "Qwen3VL"])
+def test_mm_processor_kwargs_change_the_grid_and_the_count_with_it(
+    qwen: Callable[[str], Path], family: str
+) -> None:
+    """As `--mm-processor-kwargs` does for a server: smaller frames, fewer tokens, the same share of them."""
+    video, lengths = timed(squares(1, frames=8)), []
+    for edge in (8 * 112 * 112, 8 * 56 * 56):
+        given = {"size": {"shortest_edge": 1024, "longest_edge": edge}}
+        made = processor({"retain_ratio": 0.3}, qwen(family), mm_processor_kwargs=given)
+        got = processed(made, f"w1 {tiny_qwen.VIDEO} w2", video=[video])
+        (item,) = got["mm_kwargs"]["video"]
+        frames, height, width = item["video_grid_thw"].data.tolist()
+        (place,) = got["mm_placeholders"]["video"]
+        text = frames * 4 if family == "Qwen3VL" else 0
+        lengths.append(place.length - text)
+        assert lengths[-1] == round(0.3 * frames * height * width / 4)
+    assert lengths[1] < lengths[0]
+
+
+@pytest.mark.parametrize("family", ["Qwen2VL", "Qwen2_5_VL"])
+def test_video_embeddings_are_refused(qwen: Callable[[str], Path], family: str) -> None:
+    """Whoever sends what came out of a tower sends no pixels, importance or keys to merge by."""
+    from holitom import VideoError
+
+    made = processor({"retain_ratio": 0.3}, qwen(family), enable_mm_embeds=True)
+    width = made.info.get_hf_config().get_text_config().hidden_size
+    embedded = {"video_embeds": torch.zeros(6, width), "video_grid_thw": torch.tensor([[1, 4, 6]])}
+    if family == "Qwen2_5_VL":
+        embedded["second_per_grid_ts"] = torch.tensor([0.25])
+    with pytest.raises(VideoError, match="send the video itself"):
+        processed(made, f"w1 {tiny_qwen.VIDEO} w2", video=embedded)

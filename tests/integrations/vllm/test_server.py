@@ -9,6 +9,7 @@ import random
 import subprocess
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,10 @@ def test_the_same_video_twice_hits_the_caches(server: Server, client: Any) -> No
     assert again.cached_tokens >= 64, "two whole blocks of 32 of a prompt of about 90"
     assert server.metric("vllm:mm_cache_hits_total") > processed
     assert (again.text, again.prompt_tokens) == (first.text, first.prompt_tokens)
+    # Another question about it finds the video there, and only the question is computed.
+    other = ask(client, [video], QUESTIONS[1])
+    assert other.cached_tokens >= 64
+    assert other.text == ask(client, [video], QUESTIONS[1]).text
     # Another video of the same shape has the same token ids, and must not be served from these blocks.
     assert ask(client, [video_part(encode(squares(7)))], DEMO_QUESTION).cached_tokens < 32
 
@@ -144,13 +149,38 @@ def test_a_prompt_too_long_even_when_merged_is_the_clients_error(client: Any) ->
         ask(client, [], "how many " * 2000)
 
 
+def test_an_answer_in_a_given_form(client: Any, demo: bytes) -> None:
+    """Structured output works on what the language model says, merged prompt or not."""
+    choices = ["three", "seven"]
+    request = chat([video_part(demo)], DEMO_QUESTION)
+    made = client.chat.completions.create(**request, extra_body={"structured_outputs": {"choice": choices}})
+    assert made.choices[0].message.content.strip() in choices
+
+
+@pytest.mark.parametrize("order", ["vtit", "itvt", "tvivt"])
+def test_media_in_any_order(client: Any, transformers_reusing: Transformers, demo: bytes, order: str) -> None:
+    """Video, image and text in turn: each stands where it was sent."""
+    data, picture = png(4)
+    kinds = {"v": video_part(demo), "i": image_part(data), "t": {"type": "text", "text": DEMO_QUESTION}}
+    parts = [kinds[kind] for kind in order[:-1]]
+    served = ask(client, parts, DEMO_QUESTION)
+    same(served, transformers_reusing.ask_in_order(order, DEMO_QUESTION, decode(demo), picture))
+
+
 def test_clients_that_disconnect_leave_nothing_behind(server: Server, client: Any, demo: bytes) -> None:
+    from openai import APITimeoutError
+
     for seed in range(8):
         request = chat([video_part(encode(squares(20 + seed)))], DEMO_QUESTION)
         request |= {"max_tokens": 1500, "stream": True, "extra_body": {"ignore_eos": True}}
         stream = client.chat.completions.create(**request)
         next(iter(stream))
         stream.close()
+    # Some leave while their video is in the tower, or waits for it.
+    for seed in range(4):
+        hasty = client.with_options(timeout=0.1 + 0.1 * seed)
+        with suppress(APITimeoutError):  # or it was fast enough
+            hasty.chat.completions.create(**chat([video_part(encode(squares(30 + seed)))], DEMO_QUESTION))
     end = time.monotonic() + 120
     while server.metric("vllm:num_requests_running") + server.metric("vllm:num_requests_waiting"):
         assert time.monotonic() < end, "requests of clients that left still run"
@@ -198,7 +228,7 @@ def test_bench_serve_prints_one_server_against_another(
     server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The same server twice: the load generator runs, and what shapes decide comes out to the token."""
-    load = "--requests 3 --frames 8 --side 112 --answer-tokens 4 --rates inf".split()
+    load = "--requests 3 --frames 8 --side 112 --answer-tokens 4 --rates inf --videos still".split()
     saved = tmp_path / "full.json"
     assert main(["bench", "serve", server.url, *load, "--save", str(saved), "--json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)["rows"]
@@ -207,9 +237,10 @@ def test_bench_serve_prints_one_server_against_another(
     # 32 random words, the video and the chat template's few: between two and three blocks of 32.
     video = round(RETAIN * 8 * 49) + 1
     assert 32 + video < row["prompt_tokens"] < 96
-    assert main(["bench", "serve", server.url, *load, "--against", str(saved)]) == 0
+    names = ("--name", "again", "--against-name", "first")
+    assert main(["bench", "serve", server.url, *load, "--against", str(saved), *names]) == 0
     table = capsys.readouterr().out
-    assert all(word in table for word in ("full tokens", "merged is", "TTFT", "ITL", "fit"))
+    assert all(word in table for word in ("at once: first", "again is", "TTFT", "ITL", "fit"))
     assert "1.00x less" in table
     assert main(["bench", "serve", "http://127.0.0.1:1", *load]) == 2
     assert "127.0.0.1:1" in capsys.readouterr().err

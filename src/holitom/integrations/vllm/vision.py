@@ -53,6 +53,11 @@ class LastAttention:
                 "holitom reads the vision tower's last layer, which compile_mm_encoder and "
                 "cudagraph_mm_encoder hide; leave both off (the language model may be compiled)"
             )
+        if vllm_config.lora_config is not None and vllm_config.lora_config.enable_tower_connector_lora:
+            raise UnsupportedUsageError(
+                "holitom merges with LoRA adapters of the language model only: vLLM counts an adapter's "
+                "tokens in the tower by those of the prompt; leave enable_tower_connector_lora off"
+            )
         self._attention: Any = attention
         self._method = method
         self._reuse = reuse
