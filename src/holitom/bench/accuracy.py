@@ -1,8 +1,8 @@
-"""Accuracy on MovingDigits-QA: what a model still answers when its visual tokens are merged.
+"""Accuracy on MovingDigits-QA with full and with merged visual tokens.
 
 Every setting (full tokens, or one method at one budget) answers the same held-out questions through the
-stock processor and `generate`. Questions go batch by batch, and in a batch setting by setting, so that frames
-are drawn, prepared and encoded once for all settings.
+stock processor and `generate`. Questions run in batches, and all settings answer a batch before the next
+begins, so that frames are drawn, processed and encoded once for all settings.
 """
 
 from __future__ import annotations
@@ -19,27 +19,23 @@ from holitom.bench import moving_digits as md
 from holitom.bench.answers import Answered, Answers, check_folder, identity
 from holitom.bench.questions import FRAMES, Item, batches, held_out_questions
 from holitom.bench.settings import Setting
-from holitom.bench.shared import SharedVideos, encode_once, run_of_tower
-from holitom.contract import FrameMerging, Reuse
+from holitom.bench.shared import SharedVideos, TowerRun, encode_once, run_of_tower
 from holitom.costs.decoder import Level
 from holitom.errors import SettingsError
 from holitom.methods.base import Method
-
-Run = tuple[Reuse | None, FrameMerging | None]
+from holitom.runtime import Report
 
 BATCH = 48
 MAX_NEW_TOKENS = 4
 
 
 def tried(settings: Sequence[Setting], model: Any, processor: Any) -> list[Setting]:
-    """`settings`, with those refused that the model's layers or the videos' shape rule out.
-
-    Each is attached once and merges one video.
-    """
+    """Attach each setting once and merge one video, to mark as refused the settings that cannot be met."""
     methods = [setting.method for setting in settings if setting.method]
     found = []
     with torch.inference_mode():
-        inputs = _inputs(model, processor, held_out_questions(1)[:1])
+        item = held_out_questions(1)[0]
+        inputs = processed(model, processor, [item], drawn([item]))
         shared = _encoded(model, inputs, methods)
         for setting in settings:
             try:
@@ -55,11 +51,11 @@ def tried(settings: Sequence[Setting], model: Any, processor: Any) -> list[Setti
 def resumed(
     model: Any, settings: Sequence[Setting], items: Sequence[Item], folder: Path, batch: int = BATCH
 ) -> list[Answers]:
-    """The answers that `folder` holds already, of every setting that is not refused.
+    """Open the answers in `folder` of every setting that is not refused.
 
     Raises:
-        ResultsError: some are of another model, question set or setting.
-        SettingsError: there can be no such folder.
+        ResultsError: some answers are of another model, question set or setting.
+        SettingsError: the folder cannot be made.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -82,10 +78,10 @@ def sweep(
     """Answer every item that is not answered yet, under every setting.
 
     Args:
-        model: to which nothing is attached.
-        processor: the model's.
-        files: from `resumed`, with the same items and batch; they are added to.
-        items: what to ask; a video's questions together.
+        model: a model without an attached method.
+        processor: the model's processor.
+        files: from `resumed`, with the same items and batch; answers are appended to them.
+        items: the questions, those of a video one after another.
         batch: questions answered at a time, rounded up to whole videos.
         progress: called with the number of answers just added.
     """
@@ -99,12 +95,15 @@ def sweep(
             inputs, shared, rows = _prepared(model, processor, part, [file.setting for file in waiting])
             for file in waiting:
                 method = file.setting.method
-                file.add(_answers(model, processor, inputs, shared[run_of_tower(method)], rows, method))
+                videos = shared[run_of_tower(method)]
+                said, report = generated(model, processor, inputs, videos, rows, method)
+                seen = _levels(report, inputs["input_ids"] == model.config.video_token_id)
+                file.add([Answered(text, levels) for text, levels in zip(said, seen, strict=True)])
                 progress(len(part))
 
 
 def prompt(processor: Any, text: str) -> str:
-    """The chat template's prompt for one video and one question."""
+    """Fill the chat template with one video and one question."""
     content = [{"type": "video"}, {"type": "text", "text": text}]
     rendered: str = processor.apply_chat_template(
         [{"role": "user", "content": content}], add_generation_prompt=True
@@ -112,8 +111,13 @@ def prompt(processor: Any, text: str) -> str:
     return rendered
 
 
-def _inputs(model: Any, processor: Any, items: Sequence[Item]) -> Any:
-    frames = {video: md.sample("test", video, FRAMES).frames for video in {item.video for item in items}}
+def drawn(items: Sequence[Item]) -> dict[int, Any]:
+    """Draw the frames `[T, H, W, 3]` of each video that `items` ask about, by the video's number."""
+    return {video: md.sample("test", video, FRAMES).frames for video in {item.video for item in items}}
+
+
+def processed(model: Any, processor: Any, items: Sequence[Item], frames: dict[int, Any]) -> Any:
+    """Process a batch of questions, each with its video's `frames`."""
     return processor(
         text=[prompt(processor, item.text) for item in items],
         videos=[frames[item.video] for item in items],
@@ -124,50 +128,60 @@ def _inputs(model: Any, processor: Any, items: Sequence[Item]) -> Any:
 
 def _prepared(
     model: Any, processor: Any, items: Sequence[Item], settings: Sequence[Setting]
-) -> tuple[dict[str, Any], dict[Run, SharedVideos], list[int]]:
-    """The prompts of `items`, their videos, and which video each prompt asks about.
+) -> tuple[dict[str, Any], dict[TowerRun, SharedVideos], list[int]]:
+    """Process the prompts of `items` and encode their videos; number the video that each prompt asks
+    about."""
+    frames = drawn(items)
+    videos, inputs, rows = parted(model, processor, items, frames)
+    return inputs, _encoded(model, videos, [setting.method for setting in settings]), rows
 
-    Videos are encoded once for all settings that want the same of the vision tower.
+
+def parted(
+    model: Any, processor: Any, items: Sequence[Item], frames: dict[int, Any]
+) -> tuple[Any, dict[str, Any], list[int]]:
+    """Process videos and prompts apart, so that a video of several questions is encoded once.
+
+    Returns:
+        The processor's output with each video once; its output for every prompt, without pixels; and for
+        every prompt the number of its video.
     """
     first = {item.video: item for item in reversed(items)}
-    videos = list(first)
-    methods = [setting.method for setting in settings]
-    shared = _encoded(model, _inputs(model, processor, list(first.values())), methods)
-    inputs = dict(_inputs(model, processor, items))
-    del inputs["pixel_values_videos"]  # encoded already
-    return inputs, shared, [videos.index(item.video) for item in items]
+    videos = processed(model, processor, list(first.values()), frames)
+    inputs = dict(processed(model, processor, items, frames))
+    del inputs["pixel_values_videos"]
+    return videos, inputs, [list(first).index(item.video) for item in items]
 
 
-def _encoded(model: Any, inputs: Any, methods: Sequence[Method | None]) -> dict[Run, SharedVideos]:
-    """The videos in `inputs`, encoded once for all `methods` that want the same of the vision tower."""
-    runs: dict[Run, list[Method]] = {run_of_tower(method): [] for method in methods}
+def _encoded(model: Any, inputs: Any, methods: Sequence[Method | None]) -> dict[TowerRun, SharedVideos]:
+    """Encode the videos in `inputs`, once for all `methods` that can share a run of the vision tower."""
+    runs: dict[TowerRun, list[Method]] = {run_of_tower(method): [] for method in methods}
     for method in methods:
         if method:
             runs[run_of_tower(method)].append(method)
     return {run: encode_once(model, inputs, own) for run, own in runs.items()}
 
 
-def _answers(
+def generated(
     model: Any,
     processor: Any,
     inputs: dict[str, Any],
     shared: SharedVideos,
     rows: list[int],
     method: Method | None,
-) -> list[Answered]:
-    ids = inputs["input_ids"]
+) -> tuple[list[str], Report | None]:
+    """Answer prompts about encoded videos with `method` attached; the report is None without a method."""
     with method(model) if method else nullcontext() as run:
         given = {**inputs, **shared.ask(run, rows)}
         out = model.generate(**given, max_new_tokens=MAX_NEW_TOKENS, do_sample=False)
-    if run is None:
-        levels: list[tuple[Level, ...]] = [
-            (Level(0, count),) for count in (ids == model.config.video_token_id).sum(1).tolist()
-        ]
-    else:
-        assert run.last is not None, "every row holds a video"
-        levels = [
-            (Level(0, video.sent), *(Level(layer, len(video.survivors(layer))) for layer in video.inner))
-            for video in run.last.videos
-        ]
-    said = processor.batch_decode(out[:, ids.shape[1] :], skip_special_tokens=True)
-    return [Answered(text.strip(), seen) for text, seen in zip(said, levels, strict=True)]
+    said = processor.batch_decode(out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    return [text.strip() for text in said], None if run is None else run.last
+
+
+def _levels(report: Report | None, placeholders: torch.Tensor) -> list[tuple[Level, ...]]:
+    """Visual tokens by layer of every row, from the report or, without one, from `placeholders` `[B, L]`."""
+    if report is None:
+        return [(Level(0, count),) for count in placeholders.sum(1).tolist()]
+    return [
+        (Level(0, video.sent), *(Level(layer, len(video.survivors(layer))) for layer in video.inner))
+        for video in report.videos
+    ]

@@ -1,4 +1,4 @@
-"""One setting's answers, kept in a file as they come, so that a killed run goes on where it was."""
+"""Files of answers, one for each setting, to which answers are appended so that a killed run can continue."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from holitom.version import __version__
 
 
 class ResultsError(HolitomError, ValueError):
-    """A results file belongs to another model, question set or setting, or is no results file."""
+    """A results file belongs to another model, question set or setting, or is not a results file."""
 
 
 class Answered(NamedTuple):
-    """One answer, and the visual tokens (newlines among them) that the language model's layers saw."""
+    """One answer, and the visual tokens (with newlines) in the language model's layers."""
 
     said: str
     levels: tuple[Level, ...]
@@ -33,7 +33,13 @@ class Answered(NamedTuple):
 
 @dataclass
 class Answers:
-    """One setting's answers so far and their file: a line that says what they are of, then a line each."""
+    """One setting's answers so far, and their file: a line of model, questions and setting, then the answers.
+
+    Attributes:
+        setting: the setting.
+        path: path of the file, JSONL.
+        done: the answers in the file, in the order of the questions.
+    """
 
     setting: Setting
     path: Path
@@ -43,16 +49,16 @@ class Answers:
     def open(
         cls, setting: Setting, folder: Path, mark: dict[str, Any], batches: Sequence[Sequence[Item]]
     ) -> Answers:
-        """Go on with the setting's file in `folder`, from the last batch that is in it whole.
+        """Open the setting's file in `folder`, and cut it behind the last complete batch.
 
         Args:
-            setting: whose answers.
-            folder: exists.
-            mark: what the file must agree on besides the setting.
-            batches: all questions, as they are going to be asked.
+            setting: the setting.
+            folder: an existing folder.
+            mark: identity of model and questions, which the file's first line must have.
+            batches: all questions, in the batches in which they will be asked.
 
         Raises:
-            ResultsError: it was written by another model, question set or setting.
+            ResultsError: it was written for another model, question set or setting.
         """
         path = folder / f"{setting.slug}.jsonl"
         mark = {**mark, "setting": repr(setting.method)}
@@ -73,14 +79,14 @@ class Answers:
         return cls(setting, path, done[:whole])
 
     def add(self, batch: list[Answered]) -> None:
-        """Append a batch, to the file first."""
+        """Append a batch of answers, to the file first."""
         with self.path.open("a") as file:
             file.write("".join(json.dumps(answer) + "\n" for answer in batch))
         self.done += batch
 
 
 def identity(model: Any, items: Sequence[Item]) -> dict[str, Any]:
-    """What all results of a folder must agree on: the model's weights, the questions and the code."""
+    """Identify the model's weights, the questions and the code, which all results of a folder must share."""
     weights = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
         weights.update(name.encode())
@@ -98,15 +104,11 @@ def identity(model: Any, items: Sequence[Item]) -> dict[str, Any]:
 
 
 def check_folder(folder: Path, mark: dict[str, Any]) -> None:
-    """Refuse a folder that holds, under any setting, answers of another model or to other questions.
-
-    Raises:
-        ResultsError: it does.
-    """
+    """Raise a `ResultsError` for a folder with answers of another model or to other questions."""
     for path in sorted(folder.glob("*.jsonl")):
         with path.open() as file:
             first = file.readline()
-        if first.endswith("\n"):  # else killed as it was begun
+        if first.endswith("\n"):  # a run that was killed may have left half a line
             _check(path, first, mark)
 
 

@@ -1,4 +1,7 @@
-"""A user's own questions about videos in a JSONL file, and the file of answers, in which a run goes on."""
+"""Read a user's own questions about videos from a JSONL file, and keep the file of results.
+
+Results are appended to the file, so that a run that was stopped can continue.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +23,9 @@ class Case:
     """One question about one video.
 
     Attributes:
-        video: the file.
-        question: about it.
-        answer: the right one, where it is known.
+        video: the video file.
+        question: the question.
+        answer: the right answer; None: it is not known.
     """
 
     video: Path
@@ -31,16 +34,16 @@ class Case:
 
 
 def read_cases(path: Path, missing: bool = False) -> list[Case]:
-    """The questions in a JSONL file: an object with `video`, `question` and maybe `answer` on each line.
+    """Read a JSONL file of questions: on each line an object with `video`, `question` and maybe `answer`.
 
-    A relative `video` is looked for beside the file.
+    A relative `video` is relative to the file's folder.
 
     Args:
-        path: of the file.
-        missing: whether a video may be missing here; else that is an error.
+        path: path of the file.
+        missing: whether a question is read although its video does not exist here; else that is an error.
 
     Raises:
-        SettingsError: the file cannot be read, or a line is not written so (the message says which).
+        SettingsError: the file cannot be read, or a line has another form (the message gives its number).
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -84,16 +87,16 @@ def _case(where: str, line: str, folder: Path, missing: bool) -> Case:
 
 
 class Results:
-    """The file of results: its first line says how the answers were made, the others are one a question.
+    """The file of results: a first line of settings, then one record for each question.
 
     Args:
-        path: of the file.
-        made: how the answers are made; a file that was made otherwise is refused.
+        path: path of the file.
+        made: settings that the answers are made with; a file with other settings is refused.
         cases: all questions.
-        command: that writes the file.
+        command: name of the command that writes the file.
 
     Raises:
-        SettingsError: the file was made otherwise, from other questions, or is no such file.
+        SettingsError: the file has other settings or questions, or is not a file of results.
         OutputError: it cannot be written.
     """
 
@@ -132,18 +135,18 @@ class Results:
 
     @property
     def open(self) -> list[int]:
-        """Which questions are still to be answered; those that failed are tried again."""
+        """Indices of the questions without an answer; those that failed are among them."""
         return [i for i in range(len(self.cases)) if "error" in self.records.get(i, {"error": ""})]
 
     def add(self, index: int, found: Record) -> None:
-        """Append what was found for one question."""
+        """Append the record of one question."""
         record = {"index": index, "asked": asked(self.cases[index]), **found}
         self.records[index] = record
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
     def put_in_order(self) -> None:
-        """Write the file anew, one record a question, in the order of the questions."""
+        """Rewrite the file with one record per question, in the order of the questions."""
         lines = [self._head, *(json.dumps(record) for _, record in sorted(self.records.items()))]
         made = self.path.with_name(f"{self.path.name}.new")
         made.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -151,5 +154,5 @@ class Results:
 
 
 def asked(case: Case) -> Record:
-    """A question as it stands in a record."""
+    """A question as it is written in a record."""
     return {**asdict(case), "video": str(case.video)}

@@ -1,8 +1,8 @@
-"""A user's own videos and questions, answered with full and with merged tokens: what did merging change?
+"""Answer a user's own questions about videos with full and with merged tokens, and compare the answers.
 
-    questions (JSONL) -> one record a question in a file of results (JSONL) -> summary
+    questions (JSONL) -> one record for each question in a file of results (JSONL) -> summary
 
-Results are appended as they come, so that a run that was stopped goes on where it was.
+Results are appended to the file, so that a run that was stopped can continue.
 """
 
 from __future__ import annotations
@@ -33,29 +33,29 @@ def compare(
     max_new_tokens: int = 64,
     notify: Callable[[int], None] = lambda index: None,
 ) -> None:
-    """Answer what is still open in `results` with full tokens and by `method`.
+    """Answer the open questions of `results` with full tokens and with `method`.
 
-    Which of the two runs first changes from question to question. A video that cannot be read, or a question
-    that the model cannot be asked, is an error in its record and stops nothing.
+    The order of the two runs alternates from question to question. An error at one question (a video that
+    cannot be read, say) goes into its record, and the next question follows.
 
     Args:
-        model: a live model.
-        processor: its own.
-        results: where the answers go.
-        method: that merges.
-        frames: to sample from each video.
-        max_new_tokens: longest answer.
-        notify: called with the number of each question that is done.
+        model: a model without an attached method.
+        processor: the model's processor.
+        results: the file that records are appended to.
+        method: the method that merges.
+        frames: number of frames to sample from each video.
+        max_new_tokens: longest answer, in tokens.
+        notify: called with the index of each question that is done.
 
     Raises:
-        HolitomError: the method cannot merge for this model at all.
+        HolitomError: the method does not work with this model.
     """
     open_cases = results.open
     if not open_cases:
         return
     runs = {"full": Method(retain_ratio=1), "merged": method}
     demo = prompt(processor, DEMO_VIDEO, DEMO_QUESTION, frames=frames)
-    for how in runs.values():  # what a first run pays for memory and caches must not be timed
+    for how in runs.values():  # a first run is slower, since it allocates memory, so it is not timed
         ask(model, processor, demo, how, max_new_tokens=2)
     videos = _Last(fit_of(processor))
     for index in open_cases:
@@ -68,12 +68,12 @@ def compare(
         except HolitomError as error:
             results.add(index, {"error": str(error)})
         except torch.OutOfMemoryError:
-            results.add(index, {"error": "there is not enough memory for it: take fewer frames"})
+            results.add(index, {"error": "not enough memory for this question; sample fewer frames"})
         notify(index)
 
 
 class _Last:
-    """The last video that was read: questions about one video often follow one another."""
+    """A cache of the last video that was read, since questions about one video often follow one another."""
 
     def __init__(self, fit: Fit) -> None:
         self._fit = fit
@@ -101,7 +101,7 @@ def _record(full: Answer, merged: Answer, case: Case) -> Record:
 
 
 def alike(one: str, other: str) -> bool:
-    """Whether two answers say the same but for case, white space and punctuation around words."""
+    """Whether two answers are the same apart from case, white space and punctuation around words."""
 
     def plain(text: str) -> list[str]:
         return [word for word in (part.strip(string.punctuation) for part in text.casefold().split()) if word]
@@ -110,10 +110,10 @@ def alike(one: str, other: str) -> bool:
 
 
 def summary(results: Results) -> dict[str, Any]:
-    """Agreement, accuracy where right answers are known, tokens, times, and the questions that differ.
+    """Summarise agreement, accuracy where right answers are known, tokens, times, and differing answers.
 
-    Shares are in 0..1, means over the answered questions; `ttft_ratio` is the median, over the questions, of
-    full over merged. None: there is nothing to count.
+    Shares are in 0..1, and means are over the answered questions. `ttft_ratio` is the median over the
+    questions of full over merged. A figure is None where it is over no question.
     """
     answered = [record for record in results.records.values() if "error" not in record]
     judged = [record["right"] for record in answered if "right" in record]

@@ -1,9 +1,7 @@
-"""What reuse in the vision tower changes: features, kept tokens and answers, beside the stock tower's."""
+"""Drift: differences of features, kept tokens and answers between reuse and the stock vision tower."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +9,7 @@ import torch
 from torch import Tensor
 
 from holitom.ask import Answer, ask
+from holitom.bench.shared import encoder_arguments
 from holitom.methods.base import Method
 from holitom.models import adapter_for
 from holitom.runtime.report import mark, seconds_between
@@ -22,9 +21,9 @@ class Cosines:
     """Cosine similarity of visual tokens under reuse to the stock tower's.
 
     Attributes:
-        mean: over all tokens.
-        first_percentile: one token in a hundred is less similar.
-        lowest: of any token.
+        mean: mean over all tokens.
+        first_percentile: similarity below which one token in a hundred is.
+        lowest: similarity of the least similar token.
     """
 
     mean: float
@@ -33,7 +32,7 @@ class Cosines:
 
     @classmethod
     def of(cls, each: Tensor) -> Cosines:
-        """From the similarity of each token, `[n]`."""
+        """Summarise the similarity of each token, `[n]`."""
         ranked = each.float().sort().values
         return cls(float(ranked.mean()), float(ranked[(len(ranked) - 1) // 100]), float(ranked[0]))
 
@@ -43,13 +42,13 @@ class Drift:
     """One question about one video, answered over the stock tower and over the tower with reuse.
 
     Attributes:
-        cosines: of the visual tokens, separators and DeepStack's features included.
-        kept_overlap: share of the tokens that the method keeps over the stock tower which it keeps under
-            reuse too; None where nothing is dropped.
+        cosines: similarity of the visual tokens, with separators and DeepStack's features.
+        kept_overlap: share of the tokens kept over the stock tower that are kept with reuse too; None where
+            no token is dropped.
         stock: the answer over the stock tower.
-        reused: the answer under reuse.
-        report: what was computed.
-        seconds: of the encoder, stock and with reuse, planning included.
+        reused: the answer with reuse.
+        report: report of reuse.
+        seconds: seconds of the stock encoder, and of the encoder with reuse, planning included.
     """
 
     cosines: Cosines
@@ -60,7 +59,7 @@ class Drift:
     seconds: tuple[float, float]
 
     def to_dict(self) -> dict[str, Any]:
-        """What `holitom drift --json` prints of it."""
+        """The object that `holitom drift --json` prints."""
         return {
             "computed_share": self.report.computed_share,
             "references": [list(frames) for frames in self.report.references],
@@ -75,15 +74,15 @@ class Drift:
 def drift(
     model: Any, processor: Any, inputs: Any, method: Method, reuse: Reuse, max_new_tokens: int = 64
 ) -> Drift:
-    """Answer a prompt over both towers and compare.
+    """Answer a prompt over the stock tower and over the tower with reuse, and compare.
 
     Args:
-        model: to which nothing is attached.
-        processor: the model's.
-        inputs: of one prompt with one video, from `holitom.ask.prompt`.
-        method: that merges in both runs.
-        reuse: settings.
-        max_new_tokens: longest answer.
+        model: a model without an attached method.
+        processor: the model's processor.
+        inputs: inputs of one prompt with one video, from `holitom.ask.prompt`.
+        method: method that merges in both runs.
+        reuse: settings of reuse.
+        max_new_tokens: longest answer, in tokens.
 
     Raises:
         UnsupportedModelError: the model, or its tower, is not supported.
@@ -95,7 +94,7 @@ def drift(
     tower = ReusedTower(adapter)
     try:
         with torch.inference_mode():
-            encode(**arguments, return_dict=True)  # the first run pays for memory and caches
+            encode(**arguments, return_dict=True)  # the first run is slower: it allocates memory
             stock, stock_seconds = _timed(encode, arguments, model.device)
             began = mark(model.device)
             with tower.call(reuse, arguments, inputs["input_ids"]) as report:
@@ -117,14 +116,8 @@ def drift(
     )
 
 
-def encoder_arguments(adapter: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """What of `inputs` the encoder of `adapter`'s trunk takes."""
-    taken = inspect.signature(getattr(adapter.trunk, adapter.encoder)).parameters
-    return {name: value for name, value in inputs.items() if name in taken}
-
-
 def visual_tokens(output: Any) -> Tensor:
-    """All that an encoder returns to the language model, `[n, D]`, a token's DeepStack features beside it."""
+    """All features that an encoder returns, `[n, D]`, with DeepStack's features side by side."""
     streams = [output.pooler_output, *(getattr(output, "deepstack_features", None) or ())]
     flat = [
         stream.flatten(0, -2) if isinstance(stream, Tensor) else torch.cat([x.flatten(0, -2) for x in stream])
@@ -134,12 +127,12 @@ def visual_tokens(output: Any) -> Tensor:
 
 
 def similarity(one: Tensor, other: Tensor) -> Tensor:
-    """Cosine similarity of each row of `[..., D]`, float32."""
+    """Cosine similarity of two tensors `[..., D]` along their last axis, `[...]` float32."""
     return torch.nn.functional.cosine_similarity(one.float(), other.float(), dim=-1)
 
 
 def overlap(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> float:
-    """Share of the places of `one` that are in `other` too; each is frames and positions `[n]`."""
+    """Share of the places of `one` that are in `other` too; each is a pair of frames and positions `[n]`."""
     first, second = (set(zip(*(x.tolist() for x in places), strict=True)) for places in (one, other))
     return len(first & second) / len(first)
 

@@ -1,4 +1,4 @@
-"""What `import holitom` adds to a program that imports torch anyway."""
+"""Seconds that `import holitom` adds to a program that imports torch."""
 
 from __future__ import annotations
 

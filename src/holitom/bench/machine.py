@@ -1,4 +1,4 @@
-"""The machine that figures come from: what it is, and what memory a call takes on it."""
+"""The machine that figures are measured on: its description, and the memory that a call takes."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def processor() -> str:
 
 
 def cores() -> int:
-    """Cores that this process may run on."""
+    """Number of cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager
 def threads(count: int) -> Iterator[None]:
-    """Let torch use `count` threads meanwhile."""
+    """Let torch use `count` threads during the block."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -39,16 +39,17 @@ def threads(count: int) -> Iterator[None]:
 
 
 class Peak:
-    """Memory that a call took at its most above what was in use before it; `bytes` is None where unknown."""
+    """Peak memory of a block above the memory in use before it; `bytes` is None where unknown."""
 
     bytes: int | None = None
 
 
 @contextmanager
 def peak_memory(device: torch.device) -> Iterator[Peak]:
-    """How far memory rises meanwhile: on a GPU what torch allocated, else the process's resident memory.
+    """Measure the peak memory of the block: on a GPU what torch allocates, else the process's resident
+    memory.
 
-    Resident memory is known on Linux only. It counts whole pages, and what the allocator gives back late.
+    Resident memory is known on Linux only. It counts whole pages, and memory that the allocator frees late.
     """
     peak = Peak()
     if device.type == "cuda":
@@ -58,7 +59,7 @@ def peak_memory(device: torch.device) -> Iterator[Peak]:
         peak.bytes = torch.cuda.max_memory_allocated(device) - before
         return
     try:
-        ctypes.CDLL(None).malloc_trim(0)  # what earlier calls freed must not hide what this one takes
+        ctypes.CDLL(None).malloc_trim(0)  # memory freed by earlier calls must not serve this one unseen
         Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
         before = _resident("VmRSS")
     except (AttributeError, OSError):
@@ -69,7 +70,7 @@ def peak_memory(device: torch.device) -> Iterator[Peak]:
 
 
 def available_bytes(device: torch.device) -> int | None:
-    """Memory that may still be taken on `device`; None where it cannot be told."""
+    """Free memory of `device` in bytes; None where it is unknown."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     if device.type != "cpu":
@@ -78,7 +79,7 @@ def available_bytes(device: torch.device) -> int | None:
         free = _field(Path("/proc/meminfo"), "MemAvailable")
     except (OSError, StopIteration):
         return None
-    group = Path("/sys/fs/cgroup")  # of a container
+    group = Path("/sys/fs/cgroup")  # limits of a container
     try:
         limit, used = ((group / name).read_text().strip() for name in ("memory.max", "memory.current"))
     except OSError:
@@ -87,7 +88,7 @@ def available_bytes(device: torch.device) -> int | None:
 
 
 def describe(device: torch.device) -> dict[str, Any]:
-    """What a figure has to be printed with."""
+    """Describe processor, cores, threads, device and versions, which are printed with every figure."""
     import transformers
 
     return {
@@ -105,6 +106,6 @@ def _resident(field: str) -> int:
 
 
 def _field(path: Path, name: str) -> int:
-    """A memory field of a `/proc` file, in bytes."""
+    """Read a memory field of a `/proc` file, in bytes."""
     lines = path.read_text().splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))

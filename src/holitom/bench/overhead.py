@@ -1,7 +1,7 @@
-"""What merging itself costs: tensor operations, device synchronisations, time and memory.
+"""The cost of merging itself: tensor operations, device synchronisations, time and memory.
 
 `python -m holitom.bench.overhead` prints the table. The videos are synthetic and as redundant as real
-ones are: scenes with hard cuts, a still background with sensor noise, a quarter of the tokens moving.
+videos: scenes with hard cuts, a still background with sensor noise, and a quarter of the tokens moving.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ GRID, WIDTH, NARROW = 14, 3584, 896
 def synthetic_video(
     frames: int, width: int = WIDTH, seed: int = 0, dtype: torch.dtype | None = None
 ) -> VideoTokens:
-    """Features of a redundant video: a hard cut every 4 to 12 frames, a quarter of each frame moving.
+    """Draw features of a redundant video: a hard cut every 4 to 12 frames, a quarter of each frame moving.
 
     Args:
         frames: `T`.
         width: `D`.
-        seed: everything is drawn from it.
-        dtype: of the features, float32 by default.
+        seed: seed of all draws.
+        dtype: dtype of the features; None: float32.
     """
     rng = torch.Generator().manual_seed(seed)
     tokens = GRID * GRID
@@ -61,18 +61,17 @@ def synthetic_video(
 
 @dataclass(frozen=True)
 class Count:
-    """Tensor operations dispatched, and those among them that would make the host wait for a GPU."""
+    """Number of dispatched tensor operations, and of those that make the host wait for a GPU."""
 
     operations: int
     synchronisations: int
 
 
 def count_operations(call: Callable[[], object]) -> Count:
-    """Run `call` and count what it dispatches, views included.
+    """Run `call` and count the operations that it dispatches, views included.
 
-    The library's device-to-host copies all go through `ops.host.to_host`, which copies on the CPU too,
-    so the count made here is the count on a GPU; besides those, every operation whose result's value or
-    shape the host has to wait for counts as a synchronisation.
+    Synchronisations are copies to the host (`ops.host.to_host` copies on the CPU too, so the count holds on a
+    GPU) and operations whose values or shapes the host waits for.
     """
     with _Counter() as counter:
         call()
@@ -95,18 +94,18 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _waits(self, func: Any, args: Any, kwargs: dict[str, Any]) -> bool:
         name = func.overloadpacket.__name__
-        if name == "_to_copy":  # to the host, whether or not the tensor was there already
+        if name == "_to_copy":  # a copy to the host counts although the tensor is on the host already
             device = kwargs.get("device")
             return device is not None and torch.device(device).type == "cpu"
         return reads_values(name, args, kwargs)
 
 
 def overhead() -> dict[str, Any]:
-    """Measure everything; needs about 2 GB of memory and half a minute.
+    """Measure all figures, which takes about 2 GB of memory and half a minute.
 
     Returns:
-        `machine`, `video` (what was measured on) and `rows`: one a figure, with `name`, `value`, `unit`
-        and `limit`.
+        `machine`; `video`, a description of the videos; and `rows`, one for each figure, with `name`,
+        `value`, `unit` and `limit`.
     """
     method = HoliTom(retain_ratio=0.10)
     rows: list[dict[str, Any]] = []
@@ -149,7 +148,7 @@ def overhead() -> dict[str, Any]:
 
 
 def print_overhead(result: dict[str, Any], console: Console | None = None) -> None:
-    """Print what `overhead` measured as a table."""
+    """Print the result of `overhead` as a table."""
     table = Table(
         "cost of merging",
         caption=f"{result['machine']}. Times: fastest of several calls. Video: {result['video']}.",
@@ -171,7 +170,7 @@ def _segments_of(features: Tensor) -> list[tuple[int, int]]:
 
 
 def _seconds(call: Callable[[], object], repeats: int) -> float:
-    """Wall-clock time of the fastest call, after one to warm up: what else runs can only slow it down."""
+    """Seconds of the fastest call, after one to warm up, since other processes can only slow a call down."""
     call()
     times = []
     for _ in range(repeats):
@@ -182,7 +181,7 @@ def _seconds(call: Callable[[], object], repeats: int) -> float:
 
 
 def _extra_megabytes(call: Callable[[], object]) -> float | None:
-    """How far memory rises above its level before `call` (Linux; else None)."""
+    """Peak memory of `call` in MB above its level before (Linux; else None)."""
     with peak_memory(torch.device("cpu")) as peak:
         call()
     return None if peak.bytes is None else peak.bytes / 1e6

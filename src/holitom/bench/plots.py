@@ -13,7 +13,8 @@ except ImportError as error:
 
 Row = dict[str, Any]
 
-# Okabe and Ito's colours, which the colour-blind tell apart. Yellow is too pale; black is for full tokens.
+# Okabe and Ito's colours, which are distinct for colour-blind readers, without pale yellow. Black is for full
+# tokens.
 COLORS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#666666")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "*", "h", "d", "8")
 STYLE: Any = {
@@ -25,7 +26,7 @@ STYLE: Any = {
     "axes.axisbelow": True,
     "figure.facecolor": "white",
     "savefig.facecolor": "white",
-    "svg.hashsalt": "holitom",  # the same results, the same file
+    "svg.hashsalt": "holitom",  # so that equal results give equal files
 }
 
 
@@ -36,7 +37,7 @@ class Look(NamedTuple):
 
 
 def looks(results: dict[str, Any]) -> dict[str, Look]:
-    """Each method's colour, marker and dashes, by label: no two of fourteen methods share their marker."""
+    """Colour, marker and dashes of each method, by label; up to fourteen methods have different markers."""
     labels = list(dict.fromkeys(row["label"] for row in results["settings"][1:]))
     labels.sort(key=lambda label: not label.startswith("HoliTom"))
     return {
@@ -55,7 +56,7 @@ def _save(figure: Figure, path: Path) -> Path:
 
 
 def _run(results: dict[str, Any]) -> tuple[Row, list[Row]]:
-    """Full tokens, and every setting that was run."""
+    """Rows of full tokens, and of all settings that are not refused."""
     full, *others = results["settings"]
     return full, [row for row in others if not row["refused"]]
 
@@ -67,7 +68,12 @@ def _title(results: dict[str, Any], text: str) -> str:
 
 
 def plot_against_cost(results: dict[str, Any], path: Path) -> Path:
-    """Average accuracy over prefill operations, a line a method; the file's ending says of what kind."""
+    """Plot average accuracy over prefill operations, one line for each method.
+
+    Args:
+        results: contents of `results.json`.
+        path: path of the picture; its extension gives the format.
+    """
     full, rows = _run(results)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(9, 5.2))
@@ -120,12 +126,12 @@ def plot_against_cost(results: dict[str, Any], path: Path) -> Path:
 
 
 def plot_by_task(results: dict[str, Any], path: Path, retain_ratio: float = 0.10) -> Path:
-    """Accuracy in each task at one budget, a row a method, a panel a task; full tokens are a line.
+    """Plot the accuracy in each task at one budget: a row for each method, a panel for each task.
 
     Args:
-        results: of `results.json`.
-        path: where to; its ending says of what kind the picture is.
-        retain_ratio: the budget; the nearest one that was run is shown.
+        results: contents of `results.json`.
+        path: path of the picture; its extension gives the format.
+        retain_ratio: the budget; the nearest budget in the results is shown.
     """
     full, rows = _run(results)
     ratios = sorted({row["retain_ratio"] for row in rows}, key=lambda ratio: abs(ratio - retain_ratio))

@@ -1,4 +1,4 @@
-"""The held-out questions of MovingDigits-QA that accuracy is measured on."""
+"""Held-out questions of MovingDigits-QA, on which accuracy is measured."""
 
 from __future__ import annotations
 
@@ -16,7 +16,14 @@ FRAMES = 16
 
 
 class Item(NamedTuple):
-    """One held-out question: sample `video` of the test split and what is asked of it."""
+    """One held-out question.
+
+    Attributes:
+        video: number of the sample in the test split.
+        task: a name in `moving_digits.TASKS`.
+        text: the question.
+        answer: the right answer.
+    """
 
     video: int
     task: str
@@ -25,18 +32,18 @@ class Item(NamedTuple):
 
 
 def held_out_questions(per_task: int, tasks: Sequence[str] = md.TASKS, first_video: int = 0) -> list[Item]:
-    """The first `per_task` questions of each of `tasks` in the test split, at most one a task from a video.
+    """List the first `per_task` questions of each task in the test split, at most one for a task and a video.
 
-    A video's questions stand together, and are the same whatever else is asked.
+    A video's questions follow one another. Whether a question is chosen does not depend on other tasks.
 
     Args:
-        per_task: how many.
-        tasks: of `moving_digits.TASKS`.
-        first_video: where in the split they begin. The benchmark's begin at 0; what is developed is tried on
-            others.
+        per_task: number of questions of each task.
+        tasks: names in `moving_digits.TASKS`.
+        first_video: number of the first video. The benchmark begins at 0; methods under development are tried
+            on others.
 
     Raises:
-        SettingsError: there is no such task, `per_task` is less than 1 or `first_video` less than 0.
+        SettingsError: there is no such task, `per_task` is below 1 or `first_video` below 0.
     """
     require("per_task", per_task, "a whole number from 1 up", lambda n: n >= 1, whole=True)
     require("first_video", first_video, "a whole number from 0 up", lambda n: n >= 0, whole=True)
@@ -61,7 +68,7 @@ def held_out_questions(per_task: int, tasks: Sequence[str] = md.TASKS, first_vid
 
 
 def batches(items: Sequence[Item], size: int) -> list[list[Item]]:
-    """`items` in order, cut behind the first video that brings a batch to `size` questions."""
+    """Divide `items` into batches, each ending with the video that brings it to `size` questions."""
     found: list[list[Item]] = [[]]
     for _, of_video in groupby(items, key=lambda item: item.video):
         if len(found[-1]) >= size:

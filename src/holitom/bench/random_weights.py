@@ -1,7 +1,7 @@
-"""A model of true shapes without its checkpoint: random weights, and a prompt of ids for them.
+"""A model of published shapes with random weights, and a prompt of token ids for it.
 
-Speed depends on shapes and on what a video repeats, not on what the weights have learned. Weights are
-allocated in their final precision and filled in place, so a 7B model takes 16 GB at no time more.
+Speed depends on shapes and on how much a video repeats, not on the values of weights. Weights are allocated
+in their final precision and filled in place, so making a 7B model takes no more than its 16 GB.
 """
 
 from __future__ import annotations
@@ -18,28 +18,29 @@ from holitom.costs.decoder import Decoder, Level
 from holitom.costs.skeleton import skeleton
 from holitom.errors import HolitomError, UnsupportedModelError
 
-TEXT_TOKENS = 32  # of the prompt, beside the video's; as `holitom flops` counts
-BLOCK = 1_000_003  # a prime: no two rows of a matrix begin at the same place of the noise
-RESIDUAL = ("o_proj", "out_proj", "down_proj", "fc2")  # what a layer adds to its stream
+TEXT_TOKENS = 32  # tokens of the prompt besides the video's, as in `holitom flops`
+BLOCK = 1_000_003  # a prime, so that rows of a matrix begin at different offsets of the noise
+RESIDUAL = ("o_proj", "out_proj", "down_proj", "fc2")  # projections whose output is added to the residual
 
 
 class TooLittleMemoryError(HolitomError, MemoryError):
-    """A model of this shape does not fit into the memory that is free."""
+    """A model of this shape does not fit into the free memory."""
 
 
 def random_model(name: str, frames: int, dtype: torch.dtype, device: torch.device) -> Any:
-    """The model of `name`'s shapes with random weights, once there is room for a prompt of `frames`.
+    """Make a model of `name`'s shapes with random weights, if it and a prompt of `frames` frames fit in
+    memory.
 
     Args:
         name: see `holitom.costs.skeleton`: a published name, a config file, a checkpoint's folder.
-        frames: of the video that it is to take.
-        dtype: of the weights.
-        device: where they go; they are made there.
+        frames: number of frames of the prompt's video.
+        dtype: dtype of the weights.
+        device: device on which the weights are made.
 
     Raises:
-        TooLittleMemoryError: the weights, or what a prompt needs besides, do not fit.
+        TooLittleMemoryError: the weights, or the memory for a prompt, do not fit.
         ModelError: there is no such config.
-        UnsupportedModelError: it is not of LLaVA-OneVision's family.
+        UnsupportedModelError: the model is not of LLaVA-OneVision's family.
     """
     from transformers import AutoModelForImageTextToText
     from transformers.initialization import no_init_weights
@@ -69,11 +70,11 @@ def random_model(name: str, frames: int, dtype: torch.dtype, device: torch.devic
 
 
 def needed_bytes(shapes: Any, frames: int) -> tuple[int, int]:
-    """Bytes of the weights of `shapes` (on the meta device), and about those that a prompt of `frames` needs.
+    """Bytes of the weights of `shapes` (on the meta device), and estimated bytes for a prompt of `frames`.
 
-    The latter is the KV cache of full tokens and the widest layer's working set: three times its feed-forward
-    width and ten times its own for every token, in the language model or in the vision tower, whichever is
-    more; in the tower also every layer's output, which transformers keeps.
+    A prompt takes the KV cache of full tokens and the working set of a layer of the language model or the
+    vision tower, whichever is larger: for every token, three times the feed-forward width and ten times the
+    layer's width. In the tower it also takes every layer's output, which transformers keeps.
     """
     config = shapes.config
     text, tower = config.get_text_config(), config.vision_config
@@ -124,9 +125,9 @@ def _repeat(flat: Tensor, block: Tensor) -> None:
 
 
 def random_prompt(model: Any, frames: NDArray[Any]) -> dict[str, Tensor]:
-    """`TEXT_TOKENS` arbitrary ids around the video `frames` `[F, H, W, 3]`, as a processor would give them.
+    """Make the model's inputs: `TEXT_TOKENS` arbitrary ids around the video `frames` `[F, H, W, 3]`.
 
-    Frames are resized to what the vision tower takes, by LLaVA-OneVision's own video processor.
+    Frames are resized by LLaVA-OneVision's own video processor.
     """
     from transformers import LlavaOnevisionVideoProcessor
 
@@ -148,7 +149,7 @@ def random_prompt(model: Any, frames: NDArray[Any]) -> dict[str, Tensor]:
 
 
 def _slots(config: Any, frames: int) -> int:
-    """Placeholders of a video: patches pooled two by two, and a newline."""
+    """Number of placeholders of a video: one for each 2 x 2 patches, and one for the newline."""
     tower = config.vision_config
     side: int = math.ceil(tower.image_size // tower.patch_size / 2)
     return frames * side**2 + 1

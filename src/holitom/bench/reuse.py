@@ -1,7 +1,7 @@
-"""What reuse in the vision tower computes and costs on MovingDigits-QA, beside the stock tower.
+"""Reuse in the vision tower on MovingDigits-QA, compared with the stock tower: computed share and accuracy.
 
 Every question is answered twice by each method: over the stock tower's features and over those with reuse.
-Videos may be disturbed first, the same for both, as cameras and codecs disturb them.
+Videos may be disturbed first, in the same way for both, as cameras and codecs do.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import torch
 from PIL import Image
 
 from holitom.bench import moving_digits as md
-from holitom.bench.accuracy import MAX_NEW_TOKENS, prompt
-from holitom.bench.drift import encoder_arguments, overlap, similarity
+from holitom.bench.accuracy import generated, parted
+from holitom.bench.drift import Cosines, overlap, similarity
 from holitom.bench.questions import FRAMES, Item, batches
-from holitom.bench.shared import SharedVideos, encode_once
+from holitom.bench.shared import encode_once, encoder_arguments
 from holitom.errors import SettingsError
 from holitom.methods.base import Method
 from holitom.models import adapter_for
@@ -66,8 +66,8 @@ DISTURBANCES: dict[str, Callable[[Frames, np.random.Generator], Frames]] = {
     "faint": _faint,
     "pan": _pan,
 }
-"""What is done to a video's frames: Gaussian noise of sigma 6; each frame's brightness off by up to 8 levels;
-each frame coded apart as JPEG of quality 50; contrast halved; one pixel of pan a frame."""
+"""Disturbances of a video's frames: none; Gaussian noise of sigma 6; each frame's brightness changed by up to
+8 levels; each frame compressed as JPEG of quality 50; contrast halved; a pan of one pixel per frame."""
 
 
 @dataclass
@@ -75,11 +75,11 @@ class Tally:
     """Figures of one disturbance, summed over batches.
 
     Attributes:
-        disturbance: of `DISTURBANCES`.
-        right: by method, for each question whether it was answered rightly: stock and with reuse.
-        computed: places that were computed and that there were.
-        cosines: of every visual token to the stock tower's.
-        overlaps: by method, of each video, share of the kept tokens that are kept with reuse too.
+        disturbance: a name in `DISTURBANCES`.
+        right: by method, for each question, whether the answer is right over the stock tower and with reuse.
+        computed: number of patches that the tower computed, and number of all patches.
+        cosines: cosine similarity of every visual token to the stock tower's.
+        overlaps: by method, for each video, share of the kept tokens that are kept with reuse too.
     """
 
     disturbance: str
@@ -90,15 +90,10 @@ class Tally:
 
     def to_dict(self) -> dict[str, Any]:
         """The figures for JSON, shares in 0..1."""
-        each = torch.cat(self.cosines).sort().values
         return {
             "disturbance": self.disturbance,
             "computed_share": self.computed[0] / self.computed[1],
-            "cosine": {
-                "mean": float(each.mean()),
-                "first_percentile": float(each[(len(each) - 1) // 100]),
-                "lowest": float(each[0]),
-            },
+            "cosine": vars(Cosines.of(torch.cat(self.cosines))),
             "methods": {
                 name: {
                     "questions": len(pairs),
@@ -126,18 +121,18 @@ def measure(
     """Answer `items` over both towers by every method.
 
     Args:
-        model: to which nothing is attached.
-        processor: the model's.
-        methods: by name.
-        items: what to ask; a video's questions together.
-        reuse: settings.
-        disturbance: one of `DISTURBANCES`.
+        model: a model without an attached method.
+        processor: the model's processor.
+        methods: methods by name.
+        items: the questions, those of a video one after another.
+        reuse: settings of reuse.
+        disturbance: a name in `DISTURBANCES`.
         batch: questions answered at a time, rounded up to whole videos.
         progress: called with the number of questions just answered.
 
     Raises:
         SettingsError: there is no such disturbance.
-        UnsupportedModelError: the model's tower cannot reuse.
+        UnsupportedModelError: the model's tower does not support reuse.
     """
     if disturbance not in DISTURBANCES:
         raise SettingsError(f"unknown disturbance {disturbance!r}; known: {', '.join(DISTURBANCES)}")
@@ -162,9 +157,8 @@ def _measure(
     tower: ReusedTower,
     tally: Tally,
 ) -> None:
-    first = {item.video: item for item in reversed(items)}
-    frames = {video: disturbed(video, tally.disturbance) for video in first}
-    videos = _inputs(model, processor, list(first.values()), frames)
+    frames = {video: disturbed(video, tally.disturbance) for video in {item.video for item in items}}
+    videos, prompts, rows = parted(model, processor, items, frames)
     stock = encode_once(model, videos, methods.values())
     arguments = encoder_arguments(tower.tower.adapter, videos)
     with tower.call(reuse, arguments) as report:
@@ -176,11 +170,10 @@ def _measure(
     )
     pairs = list(zip(stock.encoded.encodings, reused.encoded.encodings, strict=True))
     tally.cosines += [similarity(one.features, other.features).flatten().cpu() for one, other in pairs]
-    prompts = dict(_inputs(model, processor, items, frames))
-    del prompts["pixel_values_videos"]  # encoded already
-    rows = [list(first).index(item.video) for item in items]
     for name, method in methods.items():
-        answers = [_answers(model, processor, prompts, shared, rows, method) for shared in (stock, reused)]
+        answers = [
+            generated(model, processor, prompts, shared, rows, method)[0] for shared in (stock, reused)
+        ]
         tally.right[name] += [
             (one == item.answer, other == item.answer)
             for one, other, item in zip(*answers, items, strict=True)
@@ -191,30 +184,6 @@ def _measure(
 
 
 def disturbed(video: int, disturbance: str) -> Frames:
-    """The frames `[T, H, W, 3]` of a held-out video, disturbed the same way each time."""
+    """Draw and disturb the frames `[T, H, W, 3]` of a held-out video, in the same way each time."""
     frames = np.asarray(md.sample("test", video, FRAMES).frames)
     return DISTURBANCES[disturbance](frames, np.random.default_rng([71, video]))
-
-
-def _inputs(model: Any, processor: Any, items: Sequence[Item], frames: dict[int, Frames]) -> Any:
-    return processor(
-        text=[prompt(processor, item.text) for item in items],
-        videos=[frames[item.video] for item in items],
-        return_tensors="pt",
-        padding=True,
-    ).to(model.device, model.dtype)
-
-
-def _answers(
-    model: Any,
-    processor: Any,
-    prompts: dict[str, Any],
-    shared: SharedVideos,
-    rows: list[int],
-    method: Method,
-) -> list[str]:
-    with method(model) as run:
-        given = {**prompts, **shared.ask(run, rows)}
-        out = model.generate(**given, max_new_tokens=MAX_NEW_TOKENS, do_sample=False)
-    said = processor.batch_decode(out[:, prompts["input_ids"].shape[1] :], skip_special_tokens=True)
-    return [text.strip() for text in said]

@@ -1,4 +1,4 @@
-"""From answers to figures: exact match by task, what the prefill costs, and how sure one can be of it."""
+"""Scores of answers: exact match by task, cost of the prefill, and bootstrap intervals."""
 
 from __future__ import annotations
 
@@ -27,16 +27,19 @@ Floats = NDArray[np.float64]
 def resampled_averages(
     right: NDArray[np.bool_], tasks: Sequence[str], resamples: int = RESAMPLES, seed: int = 0
 ) -> Floats:
-    """Average accuracies `[S, resamples]` of `S` settings, had other questions been drawn: paired bootstrap.
+    """Resample the average accuracies of `S` settings by paired bootstrap.
 
-    In every resample each task's questions are drawn anew, with replacement, as many as there are, and the
-    same for all settings. The average is over tasks, each weighing the same.
+    In every resample each task's questions are drawn with replacement, as many as there are, and the same for
+    all settings. The average gives every task the same weight.
 
     Args:
-        right: `[S, Q]`: whether a setting answered a question.
+        right: `[S, Q]` bool: whether a setting's answer to a question is right.
         tasks: the task of each question.
-        resamples: how many.
-        seed: of the draws.
+        resamples: number of resamples.
+        seed: seed of the draws.
+
+    Returns:
+        `[S, resamples]`.
     """
     rng = np.random.default_rng(seed)
     names = list(dict.fromkeys(tasks))
@@ -51,13 +54,13 @@ def resampled_averages(
 
 
 def interval(values: Floats) -> list[float]:
-    """The middle 95% of `values`."""
+    """Lower and upper end of the middle 95% of `values`."""
     tail = (1 - LEVEL) / 2
     return [float(value) for value in np.quantile(values, [tail, 1 - tail])]
 
 
 def prefill_operations(answers: Answers, decoder: Decoder) -> float:
-    """Prefill by the paper's formula, of the visual tokens that each layer saw, mean over the questions."""
+    """Prefill cost by the paper's formula, of the visual tokens in each layer, mean over the questions."""
     cost = {levels: decoder.prefill(levels) for levels in {answer.levels for answer in answers.done}}
     return float(np.mean([cost[answer.levels] for answer in answers.done]))
 
@@ -70,15 +73,15 @@ def results(
     files: Sequence[Answers],
     quick: bool,
 ) -> dict[str, Any]:
-    """Everything that `results.json` holds.
+    """Compute the contents of `results.json`.
 
     Args:
-        model: that answered.
-        name: what it is called.
-        items: what was asked.
-        settings: all of them, full tokens first.
-        files: the answers of those that are not refused, likewise.
-        quick: whether this was `--quick`.
+        model: the model that answered.
+        name: the model's name.
+        items: the questions.
+        settings: all settings, full tokens first.
+        files: the answers of the settings that are not refused, in the same order.
+        quick: whether the run was `--quick`.
     """
     decoder = Decoder.of(model.config)
     tasks = [item.task for item in items]
@@ -102,7 +105,7 @@ def results(
             "average_interval": interval(averages[index]),
             "difference": float(average[index] - average[0]),
             "difference_interval": interval(averages[index] - averages[0]),
-            # A model that knows nothing has no share of what it knows.
+            # Shares of full tokens' accuracy are undefined where that is 0.
             "of_full": float(average[index] / average[0]) if averages[0].all() else None,
             "of_full_interval": interval(averages[index] / averages[0]) if averages[0].all() else None,
         }
@@ -144,7 +147,7 @@ def _tokens(file: Answers) -> float:
 
 
 def _levels(file: Answers) -> list[dict[str, float]]:
-    """Mean visual tokens from each layer on where they change for some question."""
+    """Mean visual tokens, from each layer on at which the number changes for some question."""
     starts = sorted({level.start for answer in file.done for level in answer.levels})
     return [
         {

@@ -1,4 +1,4 @@
-"""What a benchmark runs: methods at budgets, and those that a method refuses."""
+"""Settings of a benchmark: methods at budgets, and budgets that a method refuses."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from holitom.methods.choose import Choice
 
 @dataclass(frozen=True)
 class Setting:
-    """What is run: one method at one budget, or full tokens.
+    """One method at one budget, or full tokens.
 
     Attributes:
-        name: the method as it was written, `full` for none.
-        label: for tables, without the budget.
+        name: the method as it was written; `full` for full tokens.
+        label: name in tables, without the budget.
         retain_ratio: the budget.
-        method: None for full tokens.
-        refused: why it cannot be run, in the method's own words; then `method` is None too.
+        method: the method; None for full tokens and for a refused setting.
+        refused: the method's reason for refusing the setting; None: it runs.
     """
 
     name: str
@@ -44,7 +44,7 @@ FULL = Setting(FULL_NAME, "full tokens", 1.0, None)
 
 
 def budgets(methods: Sequence[Choice], ratios: Sequence[float]) -> list[Setting]:
-    """Full tokens, then every method at every budget, larger ones first. Some may be refused already.
+    """List full tokens and every method at every budget, larger budgets first; some may be refused.
 
     Raises:
         SettingsError: a ratio is not in (0, 1].

@@ -1,7 +1,7 @@
 """One run of the vision tower for several methods, and for several questions about the same videos.
 
-Benchmarks ask the same about the same videos under one method after another. What the tower makes of a video
-does not depend on the method, so it need be worked out only once:
+Benchmarks ask the same questions about the same videos with one method after another. The tower's output does
+not depend on the method, so it is computed once:
 
     shared = encode_once(model, inputs, methods)
     for method in methods:
@@ -32,24 +32,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _Reads(Method):
-    """Keeps everything, and reads in the tower whatever one of some methods needs."""
+    """A method that keeps every token, and has the tower read all that some other methods need."""
 
-    importance: bool = False
-    keys: bool = False
-    shallow: bool = False
+    needs_importance: bool = False  # type: ignore[misc]  # a class variable of other methods
+    needs_keys: bool = False  # type: ignore[misc]
+    needs_shallow: bool = False  # type: ignore[misc]
     frames: FrameMerging | None = None
-
-    @property
-    def needs_importance(self) -> bool:  # type: ignore[override]
-        return self.importance
-
-    @property
-    def needs_keys(self) -> bool:  # type: ignore[override]
-        return self.keys
-
-    @property
-    def needs_shallow(self) -> bool:  # type: ignore[override]
-        return self.shallow
 
     @property
     def frame_merging(self) -> FrameMerging | None:
@@ -58,22 +46,22 @@ class _Reads(Method):
 
 @dataclass(frozen=True)
 class SharedVideos:
-    """What the vision tower made of some videos.
+    """Some videos as the vision tower encoded them.
 
     Attributes:
-        features: `pooler_output` of `get_video_features`: one entry a video.
-        encoded: what merging needs of them; nothing is merged here.
+        features: `pooler_output` of `get_video_features`: one entry for each video.
+        encoded: the same videos' tokens, importance and keys, from which a method merges.
     """
 
     features: Any
     encoded: Encoded
 
     def ask(self, run: Run | None, rows: Sequence[int]) -> dict[str, Any]:
-        """What `generate` and `forward` take in the place of the videos' pixels.
+        """Make the arguments that `generate` and `forward` take instead of the videos' pixels.
 
         Args:
-            run: of the method that is attached; None where none is.
-            rows: for each video placeholder of the prompts, in reading order, the number of its video.
+            run: run of the attached method; None: no method is attached.
+            rows: for each video of the prompts, in reading order, its number among the encoded videos.
         """
         features: Any = [self.features[row] for row in rows]
         if isinstance(self.features, torch.Tensor):
@@ -85,39 +73,42 @@ class SharedVideos:
         return {"mm_encoder_outputs": {"video": output}}
 
 
-def run_of_tower(method: Method | None) -> tuple[Reuse | None, FrameMerging | None]:
-    """What a run of the tower is told for `method`: methods that tell it the same can share one."""
+TowerRun = tuple[Reuse | None, FrameMerging | None]
+"""Settings of one run of the vision tower: methods with the same can share a run."""
+
+
+def run_of_tower(method: Method | None) -> TowerRun:
+    """Settings of the run of the vision tower that `method` needs; None: the stock tower's."""
     return (None, None) if method is None else (Reuse.of(method.reuse), method.frame_merging)
 
 
 def encode_once(model: nn.Module, inputs: Mapping[str, Any], methods: Iterable[Method]) -> SharedVideos:
-    """Run the vision tower on the videos in `inputs`, reading what any of `methods` needs.
+    """Run the vision tower on the videos in `inputs`, reading all that any of `methods` needs.
 
     Args:
-        model: to which nothing is attached.
-        inputs: what the processor returned; only what `get_video_features` takes is looked at.
-        methods: that the result is meant for.
+        model: a model without an attached method.
+        inputs: the processor's output; only arguments of `get_video_features` are used.
+        methods: methods that will merge these videos.
 
     Raises:
-        UnsupportedUsageError: a method is attached, `methods` want different things of the tower (see
-            `run_of_tower`), or the model takes more from its tower than one tensor a video, or other than
-            videos.
-        UnsupportedModelError: no adapter knows the model.
+        UnsupportedUsageError: a method is attached, `methods` need different runs of the tower (see
+            `run_of_tower`), the tower returns more than one tensor for each video, or it encodes images.
+        UnsupportedModelError: there is no adapter for the model.
     """
     methods = list(methods)
     runs = {run_of_tower(method) for method in methods} or {run_of_tower(None)}
     if len(runs) > 1:
         raise UnsupportedUsageError(
-            "these methods reuse differently in the vision tower, or merge frames in it differently, so one "
-            "run of it cannot be for all"
+            "these methods reuse differently in the vision tower, or merge frames in it differently, so they "
+            "cannot share one run of it"
         )
     reuse, frames = runs.pop()
     reads = _Reads(
         reuse=reuse or False,
         frames=frames,
-        shallow=any(method.needs_shallow for method in methods),
-        importance=any(method.needs_importance for method in methods),
-        keys=any(method.needs_keys for method in methods),
+        needs_shallow=any(method.needs_shallow for method in methods),
+        needs_importance=any(method.needs_importance for method in methods),
+        needs_keys=any(method.needs_keys for method in methods),
     )
     adapter = adapter_for(model)
     trunk: Any = adapter.trunk
@@ -126,11 +117,15 @@ def encode_once(model: nn.Module, inputs: Mapping[str, Any], methods: Iterable[M
             "encoding once for several methods is for models that encode videos; this one encodes images, "
             "and only a prompt tells which of them are frames"
         )
-    taken = inspect.signature(trunk.get_video_features).parameters
+    arguments = encoder_arguments(adapter, inputs)
     with reads(model):
-        output = trunk.get_video_features(
-            **{name: value for name, value in inputs.items() if name in taken}, return_dict=True
-        )
+        output = trunk.get_video_features(**arguments, return_dict=True)
     if getattr(output, "deepstack_features", None) is not None:
         raise UnsupportedUsageError("encoding once for several methods does not carry deepstack features")
     return SharedVideos(output.pooler_output, output.holitom)
+
+
+def encoder_arguments(adapter: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Select from the processor's output the arguments of the encoder of `adapter`'s trunk."""
+    taken = inspect.signature(getattr(adapter.trunk, adapter.encoder)).parameters
+    return {name: value for name, value in inputs.items() if name in taken}

@@ -1,4 +1,4 @@
-"""How often attaching a method makes the host wait for the device, beyond what the stock model does."""
+"""Count the device synchronisations that attaching a method adds to the stock model's."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from holitom.bench.second_device import SecondDevice, Waits
 from holitom.methods.base import Method
 
 STEPS = 4
-"""Decoding steps that are counted."""
+"""Number of decoding steps that are counted."""
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,9 @@ class Added:
     """Device synchronisations that a method adds to the stock model's.
 
     Attributes:
-        prefill: in `generate` up to the first token; negative where the method spares the model some.
-        step: in one decoding step, the mean of `STEPS`.
-        places: of those in the prefill, how often by kind and line of code.
+        prefill: synchronisations in `generate` up to the first token; negative where the method saves some.
+        step: synchronisations in one decoding step, the mean of `STEPS`.
+        places: synchronisations in the prefill, counted by kind and line of code.
     """
 
     prefill: int
@@ -32,12 +32,12 @@ class Added:
 
 
 def added_synchronisations(model: Any, method: Method, inputs: Mapping[str, Any], **settings: Any) -> Added:
-    """Count them, on `second_device.SecondDevice`.
+    """Count added synchronisations on `second_device.SecondDevice`.
 
     Args:
-        model: on the host, with nothing attached; a copy of it is run.
-        method: that is attached.
-        inputs: what the processor returned.
+        model: a model on the host, without an attached method; a copy of it runs.
+        method: the method.
+        inputs: the processor's output.
         settings: further arguments of `generate`.
     """
     with SecondDevice() as device:

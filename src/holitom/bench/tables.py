@@ -1,4 +1,4 @@
-"""The accuracy table from `results.json`: for terminals, as Markdown and as CSV."""
+"""The accuracy table of `results.json` for terminals, as Markdown and as CSV."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ Row = dict[str, Any]
 
 
 class AccuracyTable(NamedTuple):
-    """What is printed, as text.
+    """A table as text.
 
     Attributes:
-        heads: of the columns.
-        rows: one a setting.
+        heads: heads of the columns.
+        rows: one row for each setting.
         notes: sentences below the table.
     """
 
@@ -24,7 +24,7 @@ class AccuracyTable(NamedTuple):
 
 
 def accuracy_table(results: dict[str, Any]) -> AccuracyTable:
-    """The paper's columns: prefill cost, tokens that enter the language model, each task, their average."""
+    """Lay out the paper's columns: prefill cost, tokens sent, accuracy in each task, and their average."""
     tasks = list(results["questions"]["by_task"])
     full = results["settings"][0]["prefill_operations"]
     unit, scale = ("TFLOPs", 1e12) if full >= 1e12 else ("GFLOPs", 1e9)
@@ -57,9 +57,9 @@ def _notes(results: dict[str, Any]) -> list[str]:
         f"{asked['frames']} frames; exact match in percent. Model: {model['name']} ({model['fingerprint']}, "
         f"{model['dtype']}). Machine: {machine['processor']}, {machine['cores']} cores, threads used: "
         f"{machine['threads']}, {machine['device']}; {versions}.",
-        "FLOPs: prefill of the visual tokens that each layer saw, by the paper's formula; mean over "
-        "questions. ratio: of full tokens'. kept: share of the visual tokens that entered the language "
-        "model. 95%: interval of the share of full tokens, by paired bootstrap "
+        "FLOPs: prefill of the visual tokens in each layer, by the paper's formula; mean over questions. "
+        "ratio: FLOPs as a share of full tokens'. kept: share of the visual tokens that entered the language "
+        "model. of full: share of full tokens' average. 95%: its interval by paired bootstrap "
         f"({results['bootstrap']['resamples']:,} resamples of the questions within tasks).",
     ]
     refused = [f"{row['title']} refused: {row['refused']}." for row in results["settings"] if row["refused"]]
@@ -67,7 +67,7 @@ def _notes(results: dict[str, Any]) -> list[str]:
 
 
 def as_markdown(results: dict[str, Any]) -> str:
-    """The table for a README."""
+    """The table in Markdown, with its notes."""
     heads, rows, notes = accuracy_table(results)
     lines = [heads, ["---", *["---:"] * (len(heads) - 1)], *rows]
     table = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
@@ -75,7 +75,7 @@ def as_markdown(results: dict[str, Any]) -> str:
 
 
 def as_csv(results: dict[str, Any]) -> str:
-    """One line a setting; shares and accuracies in 0..1, empty where a setting was refused."""
+    """The table as CSV, one line for each setting; shares and accuracies in 0..1, empty where refused."""
     tasks = list(results["questions"]["by_task"])
     figures = ["visual_tokens", "visual_tokens_share", "prefill_operations", "prefill_share"]
     scores = ["average", "difference", "of_full"]

@@ -1,6 +1,6 @@
-"""The command line, one command a file.
+"""The command line, one file for each command.
 
-A new command is a file that adds itself to `app` (or `bench`), and its name below.
+A new command is a file whose functions are added to `app` (or `bench`), and its name in the imports below.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ __all__ = ["main"]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The `holitom` command: run it, and turn errors into one line on stderr and an exit code.
+    """Run the `holitom` command, and turn errors into one line on stderr and an exit code.
 
-    Only what nobody foresaw leaves a traceback (and Python's exit code 1).
+    An unexpected exception is raised with its traceback, and Python exits with code 1.
     """
     given = sys.argv[1:] if arguments is None else arguments
-    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may hold bytes that are no UTF-8
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may hold bytes that are not UTF-8
         sys.stdout.reconfigure(errors="surrogateescape")
     try:
         return int(app(given or ["--help"], standalone_mode=False) or 0)
     except (HolitomError, typer.TyperException) as error:
         message = error.format_message() if isinstance(error, typer.TyperException) else str(error)
         code = 2
-    except ImportError as error:  # a missing extra; its message says which
+    except ImportError as error:  # the message names the missing extra
         message, code = str(error), 1
     except (KeyboardInterrupt, typer.Abort):
         message, code = "interrupted", 130

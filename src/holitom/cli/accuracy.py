@@ -1,4 +1,4 @@
-"""`holitom bench accuracy`: what a model still answers when its visual tokens are merged."""
+"""`holitom bench accuracy`: a model's accuracy on MovingDigits-QA with merged visual tokens."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from holitom.bundled import BUNDLED_MODEL
-from holitom.cli.app import bench, note, notes, quiet_transformers, ratios, working
+from holitom.cli.app import bench, load, note, progress, ratios, working
 from holitom.cli.options import Methods, Model, check_run
 from holitom.cli.tables import print_notes, print_table
 from holitom.errors import SettingsError
@@ -68,11 +67,10 @@ def bench_accuracy(
     wanted = ratios(retain or (QUICK_RETAIN if quick else RETAIN))
     count = per_task if per_task is not None else QUICK_PER_TASK if quick else PER_TASK
     folder = output or (OUTPUT.with_name(f"{OUTPUT.name}-quick") if quick else OUTPUT)
-    name = model or str(BUNDLED_MODEL)
     check_run("auto", "auto", model=model)
 
     with working("Loading PyTorch"):
-        import holitom.bench.plots  # noqa: F401  (what is missing should be missed now)
+        import holitom.bench.plots  # noqa: F401  (an ImportError says now which extra is missing)
         from holitom.bench.moving_digits import TASKS
         from holitom.bench.questions import held_out_questions
         from holitom.bench.settings import budgets
@@ -81,49 +79,26 @@ def bench_accuracy(
     settings = budgets(read_methods(methods), wanted)
     with working("Choosing questions"):
         items = held_out_questions(count, TASKS if tasks == "all" else tuple(tasks.split(",")), first_video)
-    quiet_transformers(name)
-    title = "the bundled model" if model is None else name
-    _publish(_sweep(name, title, settings, items, folder, batch, quick), folder, by_task, markdown)
+    _publish(_sweep(model, settings, items, folder, batch, quick), folder, by_task, markdown)
 
 
 def _sweep(
-    name: str, title: str, settings: list[Setting], items: list[Item], folder: Path, batch: int, quick: bool
+    name: str | None, settings: list[Setting], items: list[Item], folder: Path, batch: int, quick: bool
 ) -> dict[str, Any]:
-    """Answer what is not answered yet, and score it."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    from holitom.ask import load_model
+    """Answer the questions that are not answered yet, and score all answers."""
     from holitom.bench.accuracy import resumed, sweep, tried
     from holitom.bench.scores import results
 
-    note(f"Loading {title}")
-    model, processor = load_model(name)
+    model, processor = load(name)
+    title = name or "the bundled model"
     settings = tried(settings, model, processor)
     if refused := [setting.title for setting in settings if setting.refused]:
         note(f"Refused, as the table will say: {', '.join(refused)}")
     files = resumed(model, settings, items, folder, batch)
     done, total = sum(len(file.done) for file in files), len(files) * len(items)
     note(f"{len(items):,} questions under {len(files)} settings, {done:,} of {total:,} answered, in {folder}")
-    bar = (
-        TextColumn("Answering"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    # Settings take turns and differ in speed, so what is left is judged by many of them.
-    with Progress(
-        *bar, console=notes, transient=True, disable=not notes.is_terminal, speed_estimate_period=900
-    ) as progress:
-        task = progress.add_task("", total=total, completed=done)
-        sweep(model, processor, files, items, batch, lambda added: progress.advance(task, added))
+    with progress("Answering", total, done) as advance:
+        sweep(model, processor, files, items, batch, advance)
     return results(model, title, items, settings, files, quick)
 
 

@@ -1,4 +1,4 @@
-"""The `holitom` application: its groups of commands, and what all commands share.
+"""The `holitom` application: its groups of commands, and functions that commands share.
 
 Answers and tables go to stdout, progress and errors to stderr.
 """
@@ -8,14 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
+from holitom.bundled import BUNDLED_MODEL
 from holitom.errors import SettingsError
 
-# Only what --help needs is imported up here: torch and transformers take seconds.
+# Modules that --help does not need are imported in functions: torch and transformers take seconds.
 from holitom.version import __version__
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def _root(
 
 @contextmanager
 def working(text: str) -> Iterator[Callable[[str], None]]:
-    """Say on a terminal what is being done meanwhile; what is yielded says what comes next."""
+    """Show `text` on a terminal during the block; the function that it yields shows another text."""
     if not notes.is_terminal:
         yield lambda text: None
         return
@@ -65,7 +66,7 @@ def note(text: str) -> None:
 
 
 def read_video(path: Path, sampling: Sampling | int) -> Video:
-    """The frames of `sampling`, or as many as it says, with a progress bar."""
+    """Read the frames that `sampling` chooses, or that number of frames, with a progress bar."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     from holitom.video import Sampling, load_sampled
@@ -86,6 +87,44 @@ def ratios(retain: str) -> list[float]:
         return [float(part) for part in retain.split(",")]
     except ValueError:
         raise SettingsError(f"retain must be numbers such as 0.25,0.1, not {retain!r}") from None
+
+
+@contextmanager
+def progress(text: str, total: int, done: int = 0) -> Iterator[Callable[[int], None]]:
+    """Show a progress bar on a terminal; the function that it yields advances the bar by some steps."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
+    times = (TimeElapsedColumn(), TimeRemainingColumn())
+    # Settings of a sweep take turns and differ in speed, so the time left is estimated from many steps.
+    with Progress(
+        *columns,
+        *times,
+        console=notes,
+        transient=True,
+        disable=not notes.is_terminal,
+        speed_estimate_period=900,
+    ) as bar:
+        task = bar.add_task(text, total=total, completed=done)
+        yield lambda steps: bar.advance(task, steps)
+
+
+def load(model: str | None, dtype: str = "auto", device: str = "auto") -> tuple[Any, Any]:
+    """Load the model and the processor of checkpoint `model`; None: the bundled one."""
+    with working("Loading PyTorch"):
+        from holitom.ask import load_model
+
+    name = model or str(BUNDLED_MODEL)
+    quiet_transformers(name)
+    note(f"Loading {model or 'the bundled model'}")
+    return load_model(name, dtype, device)
 
 
 def quiet_transformers(model: str) -> None:

@@ -8,23 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from holitom.bundled import BUNDLED_FRAMES, BUNDLED_MODEL, USUAL_FRAMES
-from holitom.cli.app import app, note, notes, quiet_transformers, working
-from holitom.cli.options import (
-    Device,
-    Dtype,
-    Frames,
-    Inner,
-    Json,
-    MaxNewTokens,
-    MethodName,
-    Model,
-    Retain,
-    ReuseTower,
-    Threshold,
-    check_run,
-    method_asked,
-)
+from holitom.cli import options
+from holitom.cli.app import app, load, note, progress, working
 from holitom.cli.tables import print_answers, print_notes, print_table
 from holitom.errors import SettingsError
 
@@ -44,14 +29,14 @@ def compare(
             "where the right one is known."
         ),
     ],
-    model: Model = None,
-    method: MethodName = "holitom",
-    retain: Retain = None,
-    threshold: Threshold = None,
-    inner: Inner = None,
-    reuse: ReuseTower = False,
-    frames: Frames = None,
-    max_new_tokens: MaxNewTokens = 64,
+    model: options.Model = None,
+    method: options.MethodName = "holitom",
+    retain: options.Retain = None,
+    threshold: options.Threshold = None,
+    inner: options.Inner = None,
+    reuse: options.ReuseTower = False,
+    frames: options.Frames = None,
+    max_new_tokens: options.MaxNewTokens = 64,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -67,9 +52,9 @@ def compare(
             help="Exit with 1 unless this share of the answers, in [0, 1], is the same.", show_default=False
         ),
     ] = None,
-    dtype: Dtype = "auto",
-    device: Device = "auto",
-    as_json: Json = False,
+    dtype: options.Dtype = "auto",
+    device: options.Device = "auto",
+    as_json: options.Json = False,
 ) -> None:
     """Answer your own questions with full and with merged tokens, and say where they differ.
 
@@ -77,10 +62,10 @@ def compare(
     """
     if at_least is not None and not 0 <= at_least <= 1:
         raise SettingsError(f"at-least must be in [0, 1], not {at_least:g}")
-    check_run(dtype, device, max_new_tokens, model)
-    choice = method_asked(method, retain, threshold, inner, reuse)
+    options.check_run(dtype, device, max_new_tokens, model)
+    choice = options.method_asked(method, retain, threshold, inner, reuse)
     chosen = choice.make()
-    sampled = frames if frames is not None else USUAL_FRAMES if model else BUNDLED_FRAMES
+    sampled = options.frames_asked(frames, model)
     if sampled < 1:
         raise SettingsError(f"frames must be at least 1, not {sampled}")
     with working("Reading the questions"):
@@ -90,7 +75,6 @@ def compare(
 
     if choice.name == FULL:
         raise SettingsError("compare sets a method beside full tokens; with --method full there is none")
-    name = model or str(BUNDLED_MODEL)
     made = {
         "model": model or "bundled",
         "method": repr(chosen),
@@ -100,7 +84,7 @@ def compare(
     }
     file = output or questions.with_name(f"{questions.stem}.compare.jsonl")
     results = Results(file, made, read_cases(questions))
-    _answer(results, chosen, name, dtype, device, sampled, max_new_tokens)
+    _answer(results, chosen, model, dtype, device, sampled, max_new_tokens)
     found = summary(results)
     if as_json:
         print(json.dumps({**made, "output": str(file), **found}))
@@ -112,25 +96,24 @@ def compare(
 
 
 def _answer(
-    results: Results, method: Method, name: str, dtype: str, device: str, frames: int, max_new_tokens: int
+    results: Results,
+    method: Method,
+    name: str | None,
+    dtype: str,
+    device: str,
+    frames: int,
+    max_new_tokens: int,
 ) -> None:
-    """Answer what is still open."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from holitom.ask import load_model
+    """Answer the questions that have no answers in the file of results."""
     from holitom.bench.compare import compare as run
 
     total, left = len(results.cases), len(results.open)
     note(f"{total:,} questions, {total - left:,} answered already, in {results.path}")
     if not left:
         return
-    quiet_transformers(name)
-    note(f"Loading {'the bundled model' if name == str(BUNDLED_MODEL) else name}")
-    model, processor = load_model(name, dtype, device)
-    bar = (TextColumn("Answering"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*bar, console=notes, transient=True, disable=not notes.is_terminal) as progress:
-        task = progress.add_task("", total=total, completed=total - left)
-        run(model, processor, results, method, frames, max_new_tokens, lambda _: progress.advance(task))
+    model, processor = load(name, dtype, device)
+    with progress("Answering", total, total - left) as advance:
+        run(model, processor, results, method, frames, max_new_tokens, lambda _: advance(1))
 
 
 def _print(found: dict[str, Any], label: str, file: Path) -> None:

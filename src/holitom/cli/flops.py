@@ -1,4 +1,4 @@
-"""`holitom flops`: what a prompt with one video costs."""
+"""`holitom flops`: the costs of a prompt with one video."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def flops(
     ] = "llava-onevision-qwen2-7b",
     frames: Annotated[int, typer.Option(help="Frames of the video.")] = USUAL_FRAMES,
     size: Annotated[
-        str, typer.Option(help="Width and height of its frames, where the model minds.")
+        str, typer.Option(help="Width and height of its frames, for models that keep the size of frames.")
     ] = "640x360",
     retain: Annotated[str, typer.Option(help="Shares of visual tokens to keep.")] = "0.25,0.2,0.15,0.1",
     methods: Annotated[
@@ -36,13 +36,15 @@ def flops(
             "[default: the rows of the paper's table]",
         ),
     ] = None,
-    text_tokens: Annotated[int, typer.Option(help="Tokens of the prompt beside the video's.")] = 32,
-    dtype: Annotated[str, typer.Option(help="Of the KV cache: float32, bfloat16 or float16.")] = "bfloat16",
+    text_tokens: Annotated[int, typer.Option(help="Tokens of the prompt besides the video's.")] = 32,
+    dtype: Annotated[
+        str, typer.Option(help="Dtype of the KV cache: float32, bfloat16 or float16.")
+    ] = "bfloat16",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """What a prompt with one video costs: operations and KV cache, by method and budget.
+    """Count operations and KV cache of a prompt with one video, by method and budget.
 
-    Counted on the shapes of the real model class; no weights are read.
+    Operations are counted on the shapes of the real model class; no weights are read.
     """
     wanted, pixels = ratios(retain), _size(size)
     with working("Loading PyTorch") as say:
@@ -101,9 +103,9 @@ def _print_costs(costs: Costs, frames: int) -> None:
         print_notes("", f"Not counted: {label}: {reason}")
     print_notes(
         "",
-        "n @k: n tokens from layer k on. paper: 4nd^2 + 2n^2d + 2ndm a layer, visual tokens alone.",
-        "vision, prefill: counted by torch on the model's own class, newlines and text included; matrix "
-        "products and convolutions, not softmax, norms or elementwise work, nor merging itself (reading "
-        "importance or keys is in vision). total: vision and prefill, which the time to first token waits "
-        "for. HoliTom is counted as on a video without static tokens.",
+        "n @k: n tokens from layer k on. paper: 4nd^2 + 2n^2d + 2ndm for each layer, visual tokens alone.",
+        "vision, prefill: counted by torch on the model's own class, with newlines and text; matrix products "
+        "and convolutions, not softmax, norms or elementwise work, nor merging itself (reading importance or "
+        "keys is in vision). total: vision and prefill, the work before the first token. HoliTom is counted "
+        "as on a video without static tokens.",
     )

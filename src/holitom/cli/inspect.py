@@ -1,43 +1,24 @@
-"""`holitom inspect`: what became of each token, as a page, a picture or a clip."""
+"""`holitom inspect`: a drawing of which tokens are kept, merged and dropped, as a page, picture or clip."""
 
 from __future__ import annotations
 
 import json
 import webbrowser
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from holitom.bundled import ABOUT_BUNDLED, BUNDLED_MODEL, DEMO_QUESTION, DEMO_VIDEO
-from holitom.cli.app import app, note, quiet_transformers, read_video, working
-from holitom.cli.options import (
-    Device,
-    Dtype,
-    End,
-    Fps,
-    Frames,
-    Inner,
-    MaxNewTokens,
-    MethodName,
-    Model,
-    Retain,
-    ReuseTower,
-    Start,
-    Threshold,
-    VideoFile,
-    check_asked,
-    check_run,
-    method_asked,
-    sampling_asked,
-)
+from holitom.bundled import ABOUT_BUNDLED, DEMO_QUESTION, DEMO_VIDEO
+from holitom.cli import options
+from holitom.cli.app import app, load, note, read_video, working
 from holitom.errors import OutputError, SettingsError
 from holitom.methods.registry import METHODS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from holitom.inspect import Column, Inspection
     from holitom.methods.choose import Choice
 
@@ -46,7 +27,7 @@ KINDS = (".html", ".png", ".pdf", ".svg", ".mp4")
 
 @app.command()
 def inspect(
-    video: VideoFile = None,
+    video: options.VideoFile = None,
     question: Annotated[
         str | None,
         typer.Argument(help="Also show what is left for it inside the language model.", show_default=False),
@@ -59,8 +40,8 @@ def inspect(
             help=f"Where to: a page, a picture or a clip ({', '.join(KINDS)}). [default: VIDEO.inspect.html]",
         ),
     ] = None,
-    model: Model = None,
-    method: MethodName = "holitom",
+    model: options.Model = None,
+    method: options.MethodName = "holitom",
     methods: Annotated[
         str | None,
         typer.Option(
@@ -69,17 +50,17 @@ def inspect(
             show_default=False,
         ),
     ] = None,
-    retain: Retain = None,
-    threshold: Threshold = None,
-    inner: Inner = None,
-    reuse: ReuseTower = False,
-    frames: Frames = None,
-    fps: Fps = None,
-    start: Start = None,
-    end: End = None,
-    max_new_tokens: MaxNewTokens = 64,
-    dtype: Dtype = "auto",
-    device: Device = "auto",
+    retain: options.Retain = None,
+    threshold: options.Threshold = None,
+    inner: options.Inner = None,
+    reuse: options.ReuseTower = False,
+    frames: options.Frames = None,
+    fps: options.Fps = None,
+    start: options.Start = None,
+    end: options.End = None,
+    max_new_tokens: options.MaxNewTokens = 64,
+    dtype: options.Dtype = "auto",
+    device: options.Device = "auto",
     show: Annotated[bool, typer.Option("--open", help="Open the file when it is written.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as one JSON object.")] = False,
 ) -> None:
@@ -87,26 +68,20 @@ def inspect(
 
     The file's name (with --json: the figures, its name among them) goes to stdout, everything else to stderr.
     """
-    check_asked(video, question, "inspect", needed=False)
+    options.check_asked(video, question, "inspect", needed=False)
     file, question = (DEMO_VIDEO, DEMO_QUESTION) if video is None else (Path(video), question)
     output = output or Path(f"{file.stem}.inspect.html")
-    sampling = sampling_asked(frames, fps, start, end, model)
-    check_run(dtype, device, max_new_tokens, model)
+    sampling = options.sampling_asked(frames, fps, start, end, model)
+    options.check_run(dtype, device, max_new_tokens, model)
     chosen = _chosen(method, methods, retain, threshold, inner, reuse)
     check_output(output, file)
     if methods is not None and output.suffix.lower() == ".mp4":
         raise OutputError(f"{output}: methods side by side are a page or a picture; a clip shows one method")
     clip = read_video(file, sampling)
 
-    name = model or str(BUNDLED_MODEL)
-    with working("Loading PyTorch"):
-        from holitom.ask import load_model
-        from holitom.inspect import inspect_video
+    loaded, processor = load(model, dtype, device)
+    from holitom.inspect import inspect_video
 
-    quiet_transformers(name)
-    title = "the bundled model" if model is None else Path(name).name
-    note(f"Loading {title}")
-    loaded, processor = load_model(name, dtype, device)
     banner = ABOUT_BUNDLED if model is None else None
 
     def seen(one: Choice) -> Inspection:
@@ -117,7 +92,7 @@ def inspect(
             one.make(),
             question,
             title=file.name,
-            name=title,
+            name="the bundled model" if model is None else Path(model).name,
             max_new_tokens=max_new_tokens,
             banner=banner,
         )
@@ -160,9 +135,9 @@ def _chosen(
     inner: bool | None,
     reuse: bool,
 ) -> list[Choice]:
-    """The method that is inspected, or those that are compared."""
+    """Read the one method of `--method`, or the methods to compare of `--methods`."""
     if methods is None:
-        return [method_asked(method, retain, threshold, inner, reuse)]
+        return [options.method_asked(method, retain, threshold, inner, reuse)]
     from holitom.methods.choose import read_methods
 
     if method != "holitom" or threshold is not None:
@@ -173,11 +148,11 @@ def _chosen(
     names = [choice.text for choice in read_methods(methods)]
     if not 2 <= len(names) <= 4:
         raise SettingsError(f"--methods takes two to four different methods, not {len(names)}: {methods!r}")
-    return [method_asked(name, retain, None, inner, reuse) for name in names]
+    return [options.method_asked(name, retain, None, inner, reuse) for name in names]
 
 
 def _column(choice: Choice, seen: Callable[[Choice], Inspection]) -> Column:
-    """One method of a comparison; what it cannot meet on this video is told in its place."""
+    """Run one method of a comparison; a refusal on this video becomes the column's text."""
     from holitom.inspect import Column
 
     does = METHODS[choice.name].does if choice.name in METHODS else ""
@@ -188,7 +163,7 @@ def _column(choice: Choice, seen: Callable[[Choice], Inspection]) -> Column:
 
 
 def _said(inspection: Inspection) -> list[str]:
-    """What stderr says of an inspection."""
+    """Lines about an inspection for stderr."""
     lines = [] if inspection.answer is None else [f"Answer: {inspection.answer}"]
     return [*lines, inspection.headline, *([] if inspection.hint is None else [inspection.hint])]
 
@@ -206,45 +181,42 @@ def check_output(path: Path, video: Path) -> None:
     if path.suffix.lower() in (".png", ".pdf", ".svg"):
         import holitom.inspect.draw_png  # noqa: F401  (an ImportError says which extra is missing)
     new = not path.exists()
-    try:
+    with _writing(path):
         with path.open("ab"):
             pass
         if new:
             path.unlink()
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Turn an `OSError` of the block into an `OutputError` for `path`."""
+    try:
+        yield
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({error.strerror})") from error
 
 
 def write_comparison(columns: list[Column], path: Path) -> None:
-    """Draw methods side by side into `path`, as its extension says."""
-    try:
-        if path.suffix.lower() == ".html":
-            from holitom.inspect import comparison_page
+    """Draw methods side by side into `path`, by its extension."""
+    from holitom.inspect import comparison_map, comparison_page
 
+    with _writing(path):
+        if path.suffix.lower() == ".html":
             path.write_text(comparison_page(columns), encoding="utf-8")
         else:
-            from holitom.inspect import comparison_map
-
             comparison_map(columns).savefig(path)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror})") from error
 
 
 def write(inspection: Inspection, path: Path) -> None:
-    """Draw into `path`, as its extension says."""
+    """Draw one method into `path`, by its extension."""
+    from holitom import inspect
+
     kind = path.suffix.lower()
-    try:
+    with _writing(path):
         if kind == ".html":
-            from holitom.inspect import page
-
-            path.write_text(page(inspection), encoding="utf-8")
+            path.write_text(inspect.page(inspection), encoding="utf-8")
         elif kind == ".mp4":
-            from holitom.inspect import write_clip
-
-            write_clip(inspection, path)
+            inspect.write_clip(inspection, path)
         else:
-            from holitom.inspect import token_map
-
-            token_map(inspection).savefig(path)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror})") from error
+            inspect.token_map(inspection).savefig(path)

@@ -1,4 +1,4 @@
-"""`holitom methods` and `holitom models`: what there is, a line each."""
+"""`holitom methods` and `holitom models`: lists of the methods and of the model families."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from holitom.methods.registry import METHODS, method_class
 
 @app.command("methods")
 def methods_command(as_json: Json = False) -> None:
-    """The merging methods: what each does, which ratios it can meet, where it merges."""
+    """List the merging methods: what each does, which ratios it can meet, where it merges."""
     with working("Loading PyTorch"):
         rows: list[dict[str, Any]] = [
             {"name": name, "class": found.__name__, "does": row.does, "ratios": row.ratios}
@@ -35,16 +35,16 @@ def methods_command(as_json: Json = False) -> None:
     )
     print_notes(
         "",
-        "ratios: shares of the visual tokens that --retain may ask for; T: frames of the video. inside: own: "
-        "it has stages inside the language model; +inner: it merges before the language model, and takes "
-        "HoliTom's stage inside it (--inner, or name+inner).",
-        "full keeps every token; holitom-outer is HoliTom without its stage inside.",
+        "ratios: values that --retain may have; T: frames of the video. inside: own: the method has inner "
+        "stages, inside the language model; +inner: it merges before the language model, and takes HoliTom's "
+        "inner stage (--inner, or name+inner).",
+        "full keeps every token; holitom-outer is HoliTom without its inner stage.",
     )
 
 
 @app.command("models")
 def models_command(as_json: Json = False) -> None:
-    """The model families that are supported, with their transformers classes."""
+    """List the supported model families with their transformers classes."""
     with working("Loading PyTorch"):
         from holitom.integrations.vllm import FAMILIES as SERVED
         from holitom.models import FAMILIES, family_of
@@ -63,8 +63,8 @@ def models_command(as_json: Json = False) -> None:
     )
     print_notes(
         "",
-        "Each: merging before and inside the language model, batches, generate with its caches and beams, "
-        "several videos. vLLM: merging before the language model, inside vLLM's server. LLaVA-Video's class "
-        "is holitom's own and reads its original checkpoints; of Qwen-Omni, the class is the thinker, which "
-        "sees and answers.",
+        "Every family supports merging before and inside the language model, batches, generate with its "
+        "caches and beams, and several videos. vLLM: merging before the language model in vLLM's server. "
+        "LLaVA-Video's class is holitom's own and reads its original checkpoints; Qwen-Omni's class is the "
+        "thinker, which takes videos and answers.",
     )

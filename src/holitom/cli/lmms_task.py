@@ -16,7 +16,7 @@ def bench_lmms_task(
     folder: Annotated[Path, typer.Argument(help="Where the videos, questions and task file go.")],
     per_task: Annotated[int, typer.Option(help="Held-out questions of each of the seven tasks.")] = 60,
 ) -> None:
-    """MovingDigits-QA as an lmms-eval task: the questions of `bench accuracy`, with lossless video files."""
+    """Write MovingDigits-QA as an lmms-eval task: questions of `bench accuracy` and lossless video files."""
     if per_task < 1:
         raise SettingsError(f"per-task must be at least 1, not {per_task}")
     from holitom.integrations.lmms_eval.task import write_task

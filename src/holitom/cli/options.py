@@ -1,4 +1,4 @@
-"""Options and arguments that several commands share, and the checks that need nothing loaded."""
+"""Options and arguments that several commands share, and checks of them before anything is loaded."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def method_asked(
     inner: bool | None = None,
     reuse: bool = False,
 ) -> Choice:
-    """The method that `--method`, `--retain`, `--threshold`, `--inner/--no-inner` and `--reuse` ask for."""
+    """Read the method of `--method`, `--retain`, `--threshold`, `--inner/--no-inner` and `--reuse`."""
     from holitom.methods.choose import read_method
 
     settings: dict[str, Any] = {"retain_ratio": retain, "similarity_threshold": threshold}
@@ -100,16 +100,30 @@ def method_asked(
 def sampling_asked(
     frames: int | None, fps: float | None, start: float | None, end: float | None, model: str | None
 ) -> Sampling:
-    """The frames that `--frames`, `--fps`, `--start` and `--end` ask for."""
+    """Read the sampling of `--frames`, `--fps`, `--start` and `--end`."""
     from holitom.video import Sampling
 
-    if frames is None and fps is None:
-        frames = USUAL_FRAMES if model else BUNDLED_FRAMES
+    if fps is None:
+        frames = frames_asked(frames, model)
     return Sampling(frames, fps, start=start, end=end)
 
 
+def frames_asked(frames: int | None, model: str | None) -> int:
+    """The number of `--frames`, or its default for `--model`."""
+    if frames is not None:
+        return frames
+    return USUAL_FRAMES if model else BUNDLED_FRAMES
+
+
 def check_asked(video: str | None, question: str | None, command: str, needed: bool) -> None:
-    """Raise for arguments that are no video and question; `needed`: a video must come with a question."""
+    """Raise an error for arguments that are not a video and a question.
+
+    Args:
+        video: the first argument.
+        question: the second argument.
+        command: the command's name, for examples in messages.
+        needed: whether a video must come with a question.
+    """
     if question is not None:
         check_question(question)
     if video is None:
@@ -134,7 +148,7 @@ def check_asked(video: str | None, question: str | None, command: str, needed: b
 
 
 def check_run(dtype: str, device: str, max_new_tokens: int = 1, model: str | None = None) -> None:
-    """Raise for what settings alone tell cannot run, before a video or a model is read."""
+    """Raise an error for settings that cannot run, before a video or a model is read."""
     if max_new_tokens < 1:
         raise SettingsError(f"max-new-tokens must be at least 1, not {max_new_tokens}")
     with working("Loading PyTorch"):

@@ -1,4 +1,4 @@
-"""`holitom bench overhead`: what merging costs."""
+"""`holitom bench overhead`: the cost of merging itself."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from holitom.cli.app import bench, working
 def bench_overhead(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """What merging costs: tensor operations, device synchronisations, memory, time."""
+    """Measure the cost of merging itself: tensor operations, device synchronisations, memory, time."""
     from holitom.bench.imports import import_seconds
     from holitom.bench.overhead import overhead, print_overhead
 

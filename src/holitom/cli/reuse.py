@@ -1,4 +1,5 @@
-"""`holitom bench reuse` and `holitom drift`: what reuse in the vision tower computes, saves and changes."""
+"""`holitom bench reuse` and `holitom drift`: computed share, answers and drift of reuse in the vision
+tower."""
 
 from __future__ import annotations
 
@@ -8,24 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from holitom.bundled import BUNDLED_FRAMES, BUNDLED_MODEL, DEMO_QUESTION, DEMO_VIDEO, USUAL_FRAMES
-from holitom.cli.app import app, bench, note, notes, quiet_transformers, read_video, working
-from holitom.cli.options import (
-    Device,
-    Dtype,
-    Frames,
-    Inner,
-    Json,
-    MaxNewTokens,
-    MethodName,
-    Methods,
-    Model,
-    Retain,
-    VideoFile,
-    check_asked,
-    check_run,
-    method_asked,
-)
+from holitom.bundled import DEMO_QUESTION, DEMO_VIDEO
+from holitom.cli import options
+from holitom.cli.app import app, bench, load, note, progress, read_video, working
 from holitom.cli.tables import print_answers, print_notes, print_table
 from holitom.errors import SettingsError
 
@@ -35,51 +21,48 @@ if TYPE_CHECKING:
 PixelThreshold = Annotated[
     float | None,
     typer.Option(
-        help="Largest difference from the reference frame, in levels of 0..255, at which a place counts as "
+        help="Largest difference from the reference frame, in levels of 0..255, at which a patch counts as "
         "unchanged. [default: the vision tower's, 16]"
     ),
 ]
-Reach = Annotated[int, typer.Option(help="Frames that one reference frame serves at most.")]
+Reach = Annotated[int, typer.Option(help="Largest number of frames that share a reference frame.")]
 
 
 @app.command()
 def drift(
-    video: VideoFile = None,
+    video: options.VideoFile = None,
     question: Annotated[str | None, typer.Argument(help="What to ask about it.", show_default=False)] = None,
-    model: Model = None,
-    method: MethodName = "holitom",
-    retain: Retain = None,
-    inner: Inner = None,
+    model: options.Model = None,
+    method: options.MethodName = "holitom",
+    retain: options.Retain = None,
+    inner: options.Inner = None,
     reuse_threshold: PixelThreshold = None,
     reach: Reach = 8,
-    frames: Frames = None,
-    max_new_tokens: MaxNewTokens = 64,
-    dtype: Dtype = "auto",
-    device: Device = "auto",
-    as_json: Json = False,
+    frames: options.Frames = None,
+    max_new_tokens: options.MaxNewTokens = 64,
+    dtype: options.Dtype = "auto",
+    device: options.Device = "auto",
+    as_json: options.Json = False,
 ) -> None:
-    """What reuse in the vision tower changes on your own video.
+    """Show what reuse in the vision tower changes on your own video.
 
     Prints the share of the tower that is computed, the cosine similarity of visual tokens to the stock
-    tower's, how many of the kept tokens are the same, and both answers.
+    tower's, the share of kept tokens that are the same, and both answers.
     """
-    check_asked(video, question, "drift", needed=True)
-    check_run(dtype, device, max_new_tokens, model)
+    options.check_asked(video, question, "drift", needed=True)
+    options.check_run(dtype, device, max_new_tokens, model)
     with working("Loading PyTorch"):
-        from holitom.ask import load_model, prompt
+        from holitom.ask import prompt
         from holitom.bench.drift import drift as measured
         from holitom.tower import Reuse
 
     reuse = Reuse(threshold=reuse_threshold, reach=reach)
-    chosen = method_asked(method, retain, inner=inner).make()
+    chosen = options.method_asked(method, retain, inner=inner).make()
     file, asked = (
         (DEMO_VIDEO, DEMO_QUESTION) if video is None or question is None else (Path(video), question)
     )
-    clip = read_video(file, frames if frames is not None else USUAL_FRAMES if model else BUNDLED_FRAMES)
-    name = model or str(BUNDLED_MODEL)
-    quiet_transformers(name)
-    note(f"Loading {model or 'the bundled model'}")
-    loaded, processor = load_model(name, dtype, device)
+    clip = read_video(file, options.frames_asked(frames, model))
+    loaded, processor = load(model, dtype, device)
     with working("Answering over both towers"):
         inputs = prompt(processor, clip, asked)
         found = measured(loaded, processor, inputs, chosen, reuse, max_new_tokens)
@@ -106,8 +89,8 @@ def _print_drift(question: str, found: Drift) -> None:
     print_table(("", "stock tower", "reuse", ""), rows)
     print_notes(
         "",
-        "cosine: of each visual token to the stock tower's. Kept tokens: those that the method sends. x: "
-        "times as fast.",
+        "cosine: similarity of each visual token to the stock tower's. Kept tokens: those that the method "
+        "sends. x: times as fast.",
     )
     references = found.report.references[0] if found.report.references else ()
     note(f"Reference frames: {', '.join(map(str, references)) or 'none'}")
@@ -120,7 +103,7 @@ def bench_reuse(
     model: Annotated[
         str | None, typer.Option(help="A checkpoint's folder. [default: the bundled model]")
     ] = None,
-    methods: Methods = "full,holitom,holitom-plus",
+    methods: options.Methods = "full,holitom,holitom-plus",
     retain: Annotated[float, typer.Option(help="Share of visual tokens to keep.")] = 0.1,
     disturb: Annotated[
         str,
@@ -135,13 +118,10 @@ def bench_reuse(
     reuse_threshold: PixelThreshold = None,
     reach: Reach = 8,
     batch: Annotated[int, typer.Option(help="Questions answered at a time.")] = 48,
-    as_json: Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """MovingDigits-QA over the stock tower and with reuse: share computed, answers, drift."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
     with working("Loading PyTorch"):
-        from holitom.ask import load_model
         from holitom.bench.questions import held_out_questions
         from holitom.bench.reuse import DISTURBANCES, measure
         from holitom.methods.choose import read_methods
@@ -152,27 +132,14 @@ def bench_reuse(
     wanted = list(DISTURBANCES) if disturb == "all" else disturb.split(",")
     if unknown := [name for name in wanted if name not in DISTURBANCES]:
         raise SettingsError(f"unknown disturbance {unknown[0]!r}; known: {', '.join(DISTURBANCES)}")
-    name = model or str(BUNDLED_MODEL)
-    quiet_transformers(name)
-    loaded, processor = load_model(name)
+    loaded, processor = load(model)
     with working("Choosing questions"):
         items = held_out_questions(per_task, first_video=first_video)
-    bar = (TextColumn("Answering"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    found: list[dict[str, Any]] = []
-    with Progress(*bar, console=notes, transient=True, disable=not notes.is_terminal) as progress:
-        task = progress.add_task("", total=len(items) * len(wanted))
-        for disturbance in wanted:
-            tally = measure(
-                loaded,
-                processor,
-                chosen,
-                items,
-                reuse,
-                disturbance,
-                batch,
-                lambda done: progress.advance(task, done),
-            )
-            found.append(tally.to_dict())
+    with progress("Answering", len(items) * len(wanted)) as advance:
+        found = [
+            measure(loaded, processor, chosen, items, reuse, disturbance, batch, advance).to_dict()
+            for disturbance in wanted
+        ]
     if as_json:
         print(json.dumps(found))
         return

@@ -1,7 +1,7 @@
-"""Tables and paragraphs that fit a terminal: nothing is cut, what is too wide becomes several tables.
+"""Tables and paragraphs that fit the terminal; a table that is too wide is printed as several.
 
-Plain text in a pipe; on a terminal, heads are bold. Numbers stand to the right of their column, text to the
-left.
+Output to a pipe is plain text; on a terminal, heads are bold. Numbers are right-aligned, text is
+left-aligned.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from collections.abc import Collection, Sequence
 from rich.cells import cell_len, chop_cells
 from rich.console import Console
 
-PIPE_WIDTH = 80  # columns, where stdout is no terminal
-LABELS = 22  # columns that the first column may be wrapped to, where the table is too wide otherwise
+PIPE_WIDTH = 80  # characters of a line where stdout is no terminal
+LABELS = 22  # characters that the first column is wrapped to where the table is too wide otherwise
 GAP = "  "
 
 
 def width() -> int:
-    """Columns that may be printed on."""
+    """Number of characters of a line."""
     return shutil.get_terminal_size((PIPE_WIDTH, 24)).columns if sys.stdout.isatty() else PIPE_WIDTH
 
 
 def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]], left: Collection[int] = (0,)) -> None:
-    """Print a table to stdout, as several with the same first column where it is too wide.
+    """Print a table to stdout, as several tables with the same first column where it is too wide.
 
     Args:
-        heads: of the columns; a line break begins a second line.
-        rows: of as many cells.
-        left: columns of text, which stand to the left.
+        heads: heads of the columns; a line break begins a second line.
+        rows: rows of as many cells.
+        left: indices of the columns that are left-aligned.
     """
     console = Console(highlight=False, markup=False)
     for number, (head, body) in enumerate(tables(heads, rows, width(), left)):
@@ -43,7 +43,7 @@ def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]], left: Colle
 
 
 def print_notes(*paragraphs: str) -> None:
-    """Print what a table means, below it."""
+    """Print paragraphs of text, wrapped to the terminal and to 100 characters at most."""
     for paragraph in paragraphs:
         print(textwrap.fill(paragraph, min(width(), 100), break_on_hyphens=False, break_long_words=False))
 
@@ -51,7 +51,7 @@ def print_notes(*paragraphs: str) -> None:
 def tables(
     heads: Sequence[str], rows: Sequence[Sequence[str]], columns: int, left: Collection[int] = (0,)
 ) -> list[tuple[list[str], list[str]]]:
-    """The lines of head and body of as many tables as it takes to stay within `columns`."""
+    """Lay out lines of head and body, for as many tables as it takes to stay within `columns` characters."""
     grid = [[cell.split("\n") for cell in row] for row in (heads, *rows)]
     sizes = _sizes(grid)
     if sum(sizes) + len(GAP) * (len(sizes) - 1) > columns:
@@ -73,7 +73,7 @@ def _sizes(grid: Sequence[Sequence[Sequence[str]]]) -> list[int]:
 
 
 def _groups(sizes: Sequence[int], columns: int) -> list[list[int]]:
-    """Which columns stand in each table: the first in all, the others in turn."""
+    """Indices of the columns of each table: the first column in all, the others in turn."""
     groups, taken = [[0]], sizes[0]
     for index, size in enumerate(sizes[1:], start=1):
         if taken + len(GAP) + size > columns and len(groups[-1]) > 1:
@@ -101,7 +101,13 @@ def _wrapped(text: str, columns: int) -> list[str]:
 
 
 def print_answers(question: str, answers: Sequence[tuple[str, str]], verdict: bool = True) -> None:
-    """Print a question and what each run answered, by its name; `verdict`: and whether they are the same."""
+    """Print a question and the answer of each run.
+
+    Args:
+        question: the question.
+        answers: name and answer of each run.
+        verdict: whether to print, too, if the answers are the same.
+    """
     names = max(cell_len(name) for name, _ in answers)
     rows = [("question", question)]
     rows += [
@@ -121,7 +127,8 @@ def print_answers(question: str, answers: Sequence[tuple[str, str]], verdict: bo
 
 
 def _folded(text: str, first: int, later: int, columns: int) -> list[str]:
-    """Lines of `text` that fit behind indents of `first` and `later` cells; wide characters take two."""
+    """Fold `text` into lines that fit behind indents of `first` and `later` cells; wide characters take
+    two."""
     lines, indent = [], first
     for paragraph in text.splitlines() or [""]:
         line = ""

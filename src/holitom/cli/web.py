@@ -1,4 +1,4 @@
-"""`holitom web`: a page to try it in a browser."""
+"""`holitom web`: a page in a browser to try methods on videos."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from holitom.errors import SettingsError
 def web(
     model: Model = None,
     host: Annotated[
-        str, typer.Option(help="Address to serve at; 0.0.0.0 lets everybody on the network in.")
+        str, typer.Option(help="Address to serve at; 0.0.0.0 serves everybody on the network.")
     ] = "127.0.0.1",
     port: Annotated[int | None, typer.Option(help="[default: the first free one from 7860 on]")] = None,
     max_megabytes: Annotated[int, typer.Option(help="Largest upload.")] = 200,
@@ -41,9 +41,9 @@ def web(
         raise SettingsError("max-megabytes, max-minutes and max-new-tokens must be above 0")
     check_address(host, port)
     check_run(dtype, device, model=model)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what was uploaded is removed
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, so that uploads are removed
     with TemporaryDirectory(prefix="holitom-web-") as uploads:
-        # Gradio reads these as it is imported; its own folder would outlive the server.
+        # Gradio reads these on import; its default folder would not be removed when the server ends.
         os.environ |= {"GRADIO_TEMP_DIR": uploads, "GRADIO_ANALYTICS_ENABLED": "False"}
         with working("Loading PyTorch and Gradio"):
             from holitom.ask import load_model

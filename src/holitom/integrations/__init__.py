@@ -1,1 +1,1 @@
-"""Other people's engines and harnesses, each thinly over the same methods, models and runtime."""
+"""Integrations of methods, models and runtime into serving engines and evaluation harnesses."""

@@ -1,14 +1,13 @@
-"""Whether another package still has what holitom derives from and calls, read from the package's sources.
+"""Check another package's sources for the names that holitom derives from and calls.
 
-A contract is text. A line without indentation names a module; the lines under it name what is used of it:
+A contract is text. A line without indentation names a module; the lines under it list the names used of it:
 
     vllm.multimodal.inputs
         PlaceholderRange(offset, length)    # a class or function, and the arguments that it is called with
         MultiModalFeatureSpec.mm_position   # an attribute of a class or of its instances
         calls get_mrope_input_positions     # the module calls a method that holitom overrides
 
-Nothing of the package is imported, so a contract can be checked for a release that does not run here, and
-before anything slow is loaded.
+The package is not imported, so a contract can also be checked for a release that does not run here.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ class Sources:
     _modules: dict[str, Module | None] = field(default_factory=dict)
 
     def module(self, name: str) -> Module | None:
-        """The module `name` (with the package's own name first), None where there is no such file."""
+        """The module `name` (with the package's own name first); None where there is no such file."""
         if name not in self._modules:
             package, *parts = name.split(".")
             base = self.root.joinpath(*parts)
@@ -45,7 +44,7 @@ class Sources:
         return self._modules[name]
 
     def find(self, module: str, name: str) -> Definition | None:
-        """What `name` stands for in `module`, through imports; None where there is nothing of that name."""
+        """Find the definition of `name` in `module`, through imports; None where there is none."""
         source = self.module(module)
         if source is None:
             return None
@@ -80,7 +79,7 @@ class Sources:
                     yield found
 
     def signature(self, definition: Definition) -> Signature | None:
-        """The arguments of a function, or of a class's constructor; None for what is neither."""
+        """The arguments of a function, or of a class's constructor; None for another definition."""
         node = definition.node
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             return Signature.of(node)
@@ -101,8 +100,8 @@ class Module:
     """One source file.
 
     Attributes:
-        name: with the package's own name first.
-        file: where it is.
+        name: name of the module, with the package's own name first.
+        file: path of the file.
     """
 
     name: str
@@ -137,7 +136,7 @@ class Module:
 
     @cached_property
     def starred(self) -> list[str]:
-        """Modules all of whose names are imported."""
+        """Modules of which all names are imported."""
         return [
             self._absolute(statement)
             for statement in _flat(self.tree.body)
@@ -146,7 +145,7 @@ class Module:
 
     @cached_property
     def called(self) -> set[str]:
-        """Names of the functions and methods that it calls."""
+        """Names of the functions and methods that the module calls."""
         calls = (node.func for node in ast.walk(self.tree) if isinstance(node, ast.Call))
         return {
             func.attr if isinstance(func, ast.Attribute) else func.id
@@ -165,7 +164,7 @@ class Module:
 
 @dataclass(frozen=True)
 class Definition:
-    """Where something is defined: a function, a class, or the statement that assigns it."""
+    """A definition in a module: a function, a class, or the statement that assigns a name."""
 
     module: Module
     node: ast.AST
@@ -173,12 +172,12 @@ class Definition:
 
 @dataclass(frozen=True)
 class Signature:
-    """Arguments of a function, its `self` left out.
+    """Arguments of a function without `self`.
 
     Attributes:
-        names: in their order.
-        required: those without a default.
-        open: whether it takes any others by name.
+        names: names of the arguments, in order.
+        required: names of the arguments without a default.
+        open: whether the function takes any other arguments by name.
     """
 
     names: tuple[str, ...]
@@ -218,7 +217,7 @@ SELVES = frozenset({"self", "cls"})
 
 
 def broken(sources: Sources, contract: str) -> list[str]:
-    """What of `contract` does not hold for `sources`, a clause each; empty where all of it does."""
+    """List clauses that say which entries of `contract` do not hold for `sources`; empty where all hold."""
     found: list[str] = []
     module = ""
     for line in contract.splitlines():
@@ -237,14 +236,14 @@ def broken(sources: Sources, contract: str) -> list[str]:
 
 
 def installed(package: str) -> Sources | None:
-    """The sources of an installed package, which is not imported; None where there is none."""
+    """Find the sources of an installed package without importing it; None where it is not installed."""
     found = importlib.util.find_spec(package)
     places = [] if found is None else list(found.submodule_search_locations or [])
     return Sources(Path(places[0])) if places else None
 
 
 def entries(contract: str) -> dict[str, set[str]]:
-    """The names that `contract` lists, by module, without what is inside them."""
+    """The names that `contract` lists, by module, without arguments and attributes."""
     listed: dict[str, set[str]] = {}
     module = ""
     for line in contract.splitlines():
@@ -301,7 +300,7 @@ def _flat(statements: list[ast.stmt]) -> Iterator[ast.stmt]:
 
 
 def _names(statement: ast.stmt) -> Iterator[tuple[str, ast.AST]]:
-    """What a statement defines."""
+    """Yield each name that a statement defines, with its syntax node."""
     if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
         yield statement.name, statement
     elif isinstance(statement, (ast.Assign, ast.AnnAssign)):

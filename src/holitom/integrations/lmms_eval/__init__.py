@@ -1,7 +1,7 @@
 """lmms-eval: `--model holitom` runs any supported model with any method on any of its generation tasks.
 
-`manifest` is what the entry point group `lmms_eval.models` names. lmms-eval calls it whenever it is imported,
-so nothing heavy may be imported here; `model.py` is loaded when the model is asked for.
+The entry point group `lmms_eval.models` names `manifest`. lmms-eval calls it whenever it is imported, so this
+module imports nothing slow; `model.py` is imported when the model is chosen.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 
 
 def manifest() -> Any:
-    """How lmms-eval finds the model: an `lmms_eval.models.registry_v2.ModelManifest`."""
+    """Make the `lmms_eval.models.registry_v2.ModelManifest` by which lmms-eval finds the model."""
     from lmms_eval.models.registry_v2 import ModelManifest
 
     return ModelManifest(

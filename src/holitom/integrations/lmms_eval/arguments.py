@@ -1,4 +1,4 @@
-"""What `--model_args` may say: where the model is, how it is run, and a method with all of its settings."""
+"""The arguments of `--model_args`: the checkpoint, how it is run, and a method with its settings."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ from holitom.methods.registry import method_class
 
 @dataclass(frozen=True)
 class Arguments:
-    """Everything that `--model_args` sets, validated.
+    """Validated arguments of `--model_args`.
 
     Attributes:
         pretrained: a checkpoint's folder or Hugging Face id; the bundled tiny model by default.
-        method: what is attached to the model; None (`method=full`) runs it as it comes.
+        method: method that is attached to the model; None (`method=full`): the model runs without.
         max_frames_num: frames sampled evenly from each video.
         dtype: "auto" (as the checkpoint says) or a torch name such as "float16".
         device: "auto" (this process's GPU, else the CPU) or a torch name.
-        device_map: how to spread one model over several devices ("auto"), instead of `device`.
+        device_map: transformers' `device_map` ("auto"), to spread one model over several devices; excludes
+            `device`.
         attn_implementation: "sdpa", "flash_attention_2" or "eager"; None lets transformers choose.
-        chat_template: a Jinja file that takes the place of the checkpoint's chat template.
-        batch_size: questions answered at a time; lmms-eval fills it in from `--batch_size`.
-        readers: threads that decode videos ahead of the model.
+        chat_template: a Jinja file that replaces the checkpoint's chat template.
+        batch_size: questions answered at a time; lmms-eval sets it from `--batch_size`.
+        readers: number of threads that decode videos ahead of the model.
     """
 
     pretrained: str = str(BUNDLED_MODEL)
@@ -50,14 +51,17 @@ class Arguments:
 
 
 def read_arguments(given: Mapping[str, Any]) -> Arguments:
-    """Sort `--model_args` into those of the run and the settings of `method` (default `holitom`).
+    """Read `--model_args`: arguments of the run, and settings of `method` (default `holitom`).
 
-    Values are what lmms-eval makes of `name=value`: bool, int, float or str. `none` means None, and a list
-    is written as JSON (`borders=[0.25,0.5]`). `method` is written as `holitom.methods.choose` reads it.
-    `inner` is whether it has an inner stage: `true` adds HoliTom's, `false` leaves out the method's own.
+    `method` is written as `holitom.methods.choose` reads it. `inner=true` adds HoliTom's inner stage,
+    `inner=false` removes the method's own.
+
+    Args:
+        given: values as lmms-eval parses `name=value`: bool, int, float or str. `none` stands for None, and a
+            list is written as JSON (`borders=[0.25,0.5]`).
 
     Raises:
-        SettingsError: an argument is unknown (the message lists those that are known) or out of range.
+        SettingsError: an argument is unknown (the message lists the known ones) or out of range.
     """
     values = {name: _value(value) for name, value in given.items()}
     text = str(values.pop("method", "holitom"))

@@ -1,4 +1,4 @@
-"""What the model derives from, overrides, calls and reads of lmms-eval, and which releases have all of it."""
+"""The names of lmms-eval that the model derives from, overrides, calls and reads, and the tested releases."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ lmms_eval.api.task
 
 
 def check() -> None:
-    """Look over the installed lmms-eval; nothing where there is none, for then its import says so.
+    """Check the installed lmms-eval. Where none is installed nothing happens, since its import will fail.
 
     Raises:
         UnsupportedUsageError: its version was not tested.
-        InterfaceError: something of `CONTRACT` is not there.
+        InterfaceError: it lacks a name of `CONTRACT`.
     """
     sources = installed("lmms_eval")
     if sources is None:
@@ -72,14 +72,14 @@ def check_version(found: str) -> None:
 
 
 def arguments_of(request: Any) -> tuple[str, Any, dict[str, Any], Any, str, str]:
-    """What a request to generate holds, in lmms-eval's order.
+    """Unpack a request to generate.
 
     Returns:
         The prompt's text, the function that makes a document's messages, arguments of the generation, the
         document's number, the task's name, the split.
 
     Raises:
-        InterfaceError: it holds something else.
+        InterfaceError: the request holds something else.
     """
     given = request.args
     if len(given) == 6:

@@ -1,4 +1,4 @@
-"""A task's generation arguments as `generate` takes them, and where an answer stops."""
+"""Convert a task's generation arguments to those of `generate`, and stop answers at stop strings."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ PASSED_ON = ("max_new_tokens", "num_beams", "repetition_penalty")
 
 @dataclass(frozen=True)
 class Generation:
-    """How a group of questions is answered.
+    """Generation settings of a group of questions.
 
     Attributes:
-        arguments: for `generate`.
+        arguments: arguments of `generate`.
         stops: strings that end an answer and do not belong to it.
     """
 
@@ -30,10 +30,10 @@ class Generation:
 
     @classmethod
     def read(cls, given: Mapping[str, Any]) -> Generation:
-        """Sort out what a task gives.
+        """Read a task's generation arguments.
 
-        A temperature of 0, or none without `do_sample`, is greedy. What `generate` has no use for (image
-        settings of other models) is named in a warning and left out.
+        A temperature of 0, or none without `do_sample`, is greedy. Arguments that `generate` does not take
+        (image settings of other models) are left out with a warning.
         """
         arguments = {name: given[name] for name in PASSED_ON if given.get(name) is not None}
         arguments.setdefault("max_new_tokens", DEFAULT_NEW_TOKENS)
@@ -53,11 +53,11 @@ class Generation:
 
 
 class Until(StoppingCriteria):
-    """Ends a row once its answer holds a stop string, whatever tokens that is made of."""
+    """Ends a row once its answer contains a stop string, however it is divided into tokens."""
 
     def __init__(self, tokenizer: Any, stops: Sequence[str], prompt: int) -> None:
         self._tokenizer, self._stops, self._prompt = tokenizer, stops, prompt
-        # A token is at least one byte, so a stop string that the newest token ends is within these.
+        # A token is at least one byte, so the last tokens in this number contain any stop string at the end.
         self._window = max(len(stop.encode()) for stop in stops)
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **_: Any) -> Tensor:

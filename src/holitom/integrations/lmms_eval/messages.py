@@ -1,4 +1,4 @@
-"""From the messages of an lmms-eval task to a conversation and the media that it shows."""
+"""Convert the messages of an lmms-eval task to a conversation and its media."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from holitom.errors import UnsupportedUsageError
 
 @dataclass
 class Question:
-    """One request: a conversation and the media that it shows, in order.
+    """One request: a conversation and its media, in order.
 
     Attributes:
         name: task and document, for error messages.
-        conversation: messages, each with a list of parts; media parts say only where the media stand.
-        videos: files to be read.
+        conversation: messages, each with a list of parts; media parts hold their type alone.
+        videos: video files.
         images: PIL images.
     """
 
@@ -31,7 +31,7 @@ def read_messages(name: str, messages: Sequence[dict[str, Any]]) -> Question:
     """Separate a conversation from its media.
 
     Raises:
-        UnsupportedUsageError: a part is neither text, image nor video file, or asks for a clip of a video.
+        UnsupportedUsageError: a part is neither text, image nor video file, or is a clip of a video.
     """
     conversation: list[dict[str, Any]] = []
     videos: list[Path] = []

@@ -1,4 +1,4 @@
-"""The model that lmms-eval runs: messages and video files in, answers out, one method attached."""
+"""The model that lmms-eval runs: it answers messages about video files, with one method attached."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class HolitomModel(lmms):  # type: ignore[misc]  # lmms-eval is not typed
 
     Raises:
         SettingsError: an argument is unknown or out of range.
-        ModelError, UnsupportedModelError: the checkpoint cannot be loaded, or no adapter knows it.
+        ModelError, UnsupportedModelError: the checkpoint cannot be loaded, or there is no adapter for it.
         UnsupportedUsageError: accelerate is set up to shard the model.
     """
 
@@ -92,7 +92,7 @@ class HolitomModel(lmms):  # type: ignore[misc]  # lmms-eval is not typed
         )
 
     def generate_until(self, requests: Sequence[Any]) -> list[Any]:
-        """One `GenerationResult` for each request, in their order.
+        """Answer requests, one `GenerationResult` for each, in their order.
 
         Requests with the same generation arguments are answered `batch_size` at a time.
         """
@@ -115,7 +115,7 @@ class HolitomModel(lmms):  # type: ignore[misc]  # lmms-eval is not typed
         return results
 
     def generate_until_multi_round(self, requests: Sequence[Any]) -> list[list[str]]:
-        """For each request the answers of all its rounds; the task says what each round asks."""
+        """Answer requests of several rounds; the task makes each round's messages from the answers so far."""
         with Tally(self.rank, len(requests)) as tally:
             return [self._all_rounds(request, tally) for request in requests]
 
@@ -144,9 +144,9 @@ class HolitomModel(lmms):  # type: ignore[misc]  # lmms-eval is not typed
         return read_messages(f"{task}, document {doc_id}", messages_of(self.task_dict[task][split][doc_id]))
 
     def _check_files(self, requests: Sequence[Any]) -> None:
-        """Look for every video file before hours are spent on the first ones.
+        """Raise a `VideoError` for a missing video file before any question is answered.
 
-        Tasks whose first request shows no video are not gone through: their documents may be large images.
+        Tasks whose first request has no video are skipped, since their documents may be large images.
         """
         without: set[str] = set()
         for request in requests:
@@ -173,7 +173,7 @@ class HolitomModel(lmms):  # type: ignore[misc]  # lmms-eval is not typed
     def _answer(
         self, rows: Sequence[tuple[Question, list[Video]]], generation: Generation, tally: Tally
     ) -> list[Any]:
-        """Answer a batch; rows whose videos differ in frames go separately, for they cannot be stacked."""
+        """Answer a batch; rows whose videos differ in frames run separately, since they cannot be stacked."""
         by_shape: dict[tuple[int, ...], list[int]] = {}
         for index, (_, videos) in enumerate(rows):
             by_shape.setdefault(tuple(sorted({len(video.frames) for video in videos})), []).append(index)
@@ -222,7 +222,7 @@ class HolitomModel(lmms):  # type: ignore[misc]  # lmms-eval is not typed
         ]
 
     def _own_device(self) -> str:
-        """The device of this process: with several processes, the one that accelerate gives it."""
+        """The device of this process; with several processes, the device that accelerate assigns it."""
         wanted = self._arguments.device
         if self._world_size == 1:
             return wanted
@@ -241,7 +241,7 @@ class HolitomModel(lmms):  # type: ignore[misc]  # lmms-eval is not typed
 
 
 class Tally:
-    """Shows progress, and logs one call's seconds and tokens as lmms-eval's throughput when it has ended."""
+    """A progress bar that counts one call's seconds and tokens, and logs them as lmms-eval's throughput."""
 
     def __init__(self, rank: int, requests: int) -> None:
         self._bar: Any = tqdm(total=requests, disable=rank != 0, desc="Model Responding")
@@ -252,7 +252,15 @@ class Tally:
         return self
 
     def add(self, requests: int, seconds: float, new_tokens: int, full: int, sent: int) -> None:
-        """Count a batch: `full` visual tokens in its prompts, `sent` that went into the language model."""
+        """Count a batch.
+
+        Args:
+            requests: number of requests.
+            seconds: seconds of `generate`.
+            new_tokens: tokens of the answers.
+            full: visual tokens of the unmerged prompts.
+            sent: visual tokens that went into the language model.
+        """
         self._bar.update(requests)
         self._requests += requests
         self._seconds += seconds
@@ -283,7 +291,7 @@ def _read_template(path: str) -> str:
 
 
 def _ahead(function: Callable[[Question], Any], items: Iterator[Question], workers: int) -> Iterator[Any]:
-    """`map` with `workers` threads that stay at most `workers` items ahead of who takes them."""
+    """`map` with `workers` threads that run at most `workers` items ahead of the consumer."""
     with ThreadPoolExecutor(workers) as pool:
         pending: deque[Future[Any]] = deque()
         for item in items:

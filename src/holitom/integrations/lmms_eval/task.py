@@ -1,4 +1,4 @@
-"""MovingDigits-QA as an lmms-eval task: lossless video files, questions, and how answers are scored."""
+"""MovingDigits-QA as an lmms-eval task: lossless video files, questions, and scoring of answers."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def write_task(folder: Path, per_task: int) -> Path:
     """Write the bench's held-out questions for `lmms_eval --include_path folder --tasks moving_digits_qa`.
 
     Args:
-        folder: gets `moving_digits_qa.yaml` (which holds the folder's path, so write anew after moving it),
-            `questions.jsonl` and `videos/`.
-        per_task: questions of each of the seven tasks, as in `holitom bench accuracy`.
+        folder: folder of `moving_digits_qa.yaml`, `questions.jsonl` and `videos/`. The first holds the
+            folder's path, so it must be written anew after moving the folder.
+        per_task: number of questions of each of the seven tasks, as in `holitom bench accuracy`.
 
     Returns:
-        The task's file.
+        The path of `moving_digits_qa.yaml`.
     """
     folder = folder.absolute()
     videos = folder / "videos"
@@ -47,7 +47,7 @@ def write_task(folder: Path, per_task: int) -> Path:
 
 
 def write_lossless(path: Path, frames: NDArray[np.uint8]) -> None:
-    """Write `[F, H, W, 3]` frames as FFV1 in RGB: decoding gives every pixel back."""
+    """Write frames `[F, H, W, 3]` as FFV1 in RGB, which is lossless."""
     with av.open(str(path), "w", format="matroska") as out:
         stream: Any = out.add_stream("ffv1", rate=FPS)
         stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "bgr0"
@@ -57,15 +57,15 @@ def write_lossless(path: Path, frames: NDArray[np.uint8]) -> None:
 
 
 def score(question: dict[str, Any], answers: Sequence[str]) -> dict[str, bool | None]:
-    """Exact match, as `accuracy` and under the question's task.
+    """Score an answer by exact match, as `accuracy` and under the name of the question's task.
 
-    The other tasks get None: under `accelerate launch` every process has to report the same metrics.
+    The other tasks get None, since every process of `accelerate launch` has to report the same metrics.
     """
     right = answers[0].strip() == question["answer"]
     return {"accuracy": right} | {task: right if task == question["task"] else None for task in md.TASKS}
 
 
 def share(right: Sequence[bool | None]) -> float:
-    """Share of right answers among the questions asked."""
+    """Share of right answers, without None; not a number where there are none."""
     asked = [r for r in right if r is not None]
     return sum(asked) / len(asked) if asked else float("nan")
