@@ -91,10 +91,11 @@ def needed_bytes(shapes: Any, frames: int) -> tuple[int, int]:
 
 @torch.no_grad()
 def fill(model: Any, seed: int = 0) -> None:
-    """Give every weight a value at the speed of copying: one block of noise, over and over.
+    """Fill every weight with copies of one block of noise, which is as fast as copying memory.
 
-    Matrices get variance `1 / fan_in`, those that add to a stack's stream `1 / (2 layers fan_in)`, so that
-    activations stay finite and tokens apart through any depth; norms are the identity, biases zero.
+    Matrices get variance `1 / fan_in`; those whose output is added to the residual get `1 / (2 layers
+    fan_in)`, so that activations stay finite and tokens stay different in any depth. Norms are the identity,
+    biases zero.
     """
     rng = torch.Generator().manual_seed(seed)
     first = next(model.parameters())
