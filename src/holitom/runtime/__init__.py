@@ -1,4 +1,4 @@
-"""The only place that hooks a live model: attach, detach, and what the run reported."""
+"""Hooks on a live model: attach and detach a method, plan each forward, report what it did."""
 
 from holitom.runtime.attach import Handle, Run, attach, attached
 from holitom.runtime.report import Report, VideoReport

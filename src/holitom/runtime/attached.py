@@ -1,4 +1,4 @@
-"""What is known of a method on a model before anything runs."""
+"""A method and a model, checked to fit each other before anything runs."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Attached:
     """A method and a model that fit each other.
 
     Attributes:
-        adapter: the model.
-        method: what merges.
+        adapter: the model's adapter.
+        method: the method.
         stages: the method's inner stages, by the layer before which each acts, ascending.
-        ranked_by: for each of these layers, the one whose attention ranks: itself or one before it.
-        cache_name: the argument of the language model's forward that takes the cache.
+        ranked_by: for each of these layers, the layer whose attention ranks: itself or one before it.
+        cache_name: name of the cache argument of the language model's forward.
     """
 
     adapter: Adapter
@@ -36,13 +36,13 @@ class Attached:
 
     @classmethod
     def of(cls, method: Merges, model: nn.Module) -> Attached:
-        """Look the model over.
+        """Check the model, and resolve the method's stages on it.
 
         Raises:
-            UnsupportedModelError: no adapter knows the model.
+            UnsupportedModelError: there is no adapter for the model.
             UnsupportedUsageError: it is compiled.
-            InterfaceError: the installed transformers is not built as the adapter needs it.
-            SettingsError: the method merges at a layer that the model does not have.
+            InterfaceError: the installed transformers differs from the tested ones.
+            SettingsError: the method has a stage at a layer that the model does not have.
         """
         adapter = adapter_for(model)
         refusals.check_not_compiled(adapter.model)
@@ -66,12 +66,12 @@ class Attached:
 
     @property
     def first_stage(self) -> int:
-        """The first layer that something merges before; the number of layers where nothing does."""
+        """The layer before which the first stage acts; the number of layers without stages."""
         return min(self.stages, default=len(self.adapter.layers))
 
     @property
     def own_positions(self) -> bool:
-        """Whether tokens keep position ids that a model with one position axis would number anew."""
+        """Whether tokens of a model with one position axis keep the ids of the unmerged prompt."""
         return self.method.positions == "own" and not self.adapter.keeps_positions
 
     def merges_inside(self, counts: list[int]) -> bool:

@@ -1,4 +1,4 @@
-"""Merging inside the language model: video tokens of each row are ranked by its question and reduced."""
+"""Inner stages: each row's video tokens are ranked by the attention of its question, and reduced."""
 
 from __future__ import annotations
 
@@ -21,18 +21,19 @@ class InnerMerge:
     """The inner stages of one forward.
 
     Attributes:
-        stages: by the layer before which each acts.
-        ranked_by: for each of these layers, the one whose attention ranks: itself or one before it.
+        stages: the stages by the layer before which each acts.
+        ranked_by: for each of these layers, the layer whose attention ranks: itself or one before it.
         query_offset: see `Plan`.
-        questions: likewise.
-        numbers: for each row `[V]` int64: index of each of its video tokens among all sent tokens of the
+        questions: see `Plan`.
+        numbers: for each row `[V]` int64: number of each of its video tokens among all sent tokens of the
             batch; -1 in rows that `generate` repeats.
-        videos: for each row `[V]` int64: which of the row's videos each of them is of; -1: a separator.
-        guarded: for each row, how many videos a ranking might leave nothing of; see `Assignment.guarded`.
-        report: where survivors are reported; None where the videos were reported before.
-        attention: `[B, width, Q]`: what the last `asking` tokens of a row, in order, gave each token in the
+        videos: for each row `[V]` int64: the row's video that each token is of; -1 for a separator.
+        guarded: for each row, number of videos that a ranking could drop completely; see
+            `Assignment.guarded`.
+        report: report that gets the survivors; None where the videos are in an earlier report.
+        attention: `[B, width, Q]`: attention that each token gets from the row's last `asking` tokens, in the
             latest layer that ranks.
-        spans: when each stage began and ended.
+        spans: start and end of each stage.
     """
 
     stages: Mapping[int, AnyStage]
@@ -48,18 +49,18 @@ class InnerMerge:
 
     @property
     def asking(self) -> int:
-        """How many queries of each row rank: the last token of its question, or all text of the longest."""
+        """Number of queries in each row: 1, or the longest text of any row if a stage reads the text."""
         return max(self.questions) if any(map(needs_text, self.stages.values())) else 1
 
     def read(self, query: Tensor, key: Tensor, scale: float, visible: Tensor | None, width: int) -> Tensor:
-        """The queries' attention to this forward's tokens `[B, width, Q]`, among all keys that they may see.
+        """Compute the attention `[B, width, Q]` of the queries to this forward's tokens.
 
         Args:
-            query: `[B, heads, Q, d]`: of the `Q` columns before the last `query_offset`.
+            query: `[B, heads, Q, d]`: queries of the `Q` columns before the last `query_offset` columns.
             key: `[B, kv_heads, S, d]`: keys of past and present columns.
             scale: factor on the logits.
-            visible: `[B, S]` bool; None: all are tokens.
-            width: columns of this forward.
+            visible: `[B, S]` bool, False at padding; None: all columns are tokens.
+            width: number of columns of this forward.
         """
         queries, columns, device = query.shape[2], key.shape[2], key.device
         visible = None if visible is None else visible[:, None]
@@ -76,14 +77,14 @@ class InnerMerge:
 
         Args:
             layer: a key of `stages`.
-            layout: where the tokens are.
-            hidden: `[B, width, D]`: what enters the layer.
-            rotary: `[B, width, d]` each: cosines and sines of its columns.
-            attention: `[B, width, Q]`: what ranks.
+            layout: layout of the tokens.
+            hidden: `[B, width, D]`: hidden states that enter the layer.
+            rotary: cosines and sines of its columns, `[B, width, d]` each.
+            attention: `[B, width, Q]`: attention that ranks.
 
         Returns:
-            The layout of what is left, its hidden states and rotary parts, and the ragged indices `[n]` that
-            remain, for what else belongs to the tokens.
+            The layout of the tokens left, their hidden states, their rotary parts, and the ragged indices
+            `[n]` of the tokens left.
         """
         began = mark(hidden.device)
         stage = self.stages[layer]
@@ -99,7 +100,7 @@ class InnerMerge:
         ragged = ragged.index_copy(0, torch.cat(stand), torch.cat(features))
         left, order = layout.keep(kept)
         turned = tuple(left.pad(layout.unpad(part).index_select(0, order)) for part in rotary)
-        self.attention = left.pad(scores.index_select(0, order))  # the next stage may have no newer one
+        self.attention = left.pad(scores.index_select(0, order))  # the next stage may rank by it too
         self.numbers = [own.index_select(0, chosen) for own, chosen in zip(self.numbers, kept, strict=True)]
         self.videos = [own.index_select(0, chosen) for own, chosen in zip(self.videos, kept, strict=True)]
         hidden = left.pad(ragged.index_select(0, order))
@@ -113,14 +114,17 @@ class InnerMerge:
     def _reduced(
         self, stage: AnyStage, layout: Layout, row: int, ragged: Tensor, scores: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """What `stage` makes of a row's video tokens.
+        """Apply `stage` to a row's video tokens.
 
         Args:
-            stage: of `stages`.
-            layout: where the tokens are.
-            row: which has video tokens.
-            ragged: `[n, D]`: what enters the layer.
-            scores: `[n, Q]`: what ranks.
+            stage: one of `stages`.
+            layout: layout of the tokens.
+            row: number of a row with video tokens.
+            ragged: `[n, D]`: hidden states that enter the layer.
+            scores: `[n, Q]`: attention that ranks.
+
+        Returns:
+            Indices `[K]` of the video tokens that stay, ascending, and their hidden states `[K, D]`.
         """
         visual = layout.visual[row]
         hidden, attention = ragged.index_select(0, visual), scores.index_select(0, visual)
@@ -136,17 +140,20 @@ class InnerMerge:
     def _guarded(
         self, row: int, hidden: Tensor, attention: Tensor, kept: Tensor, merged: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """What a stage has kept of a row, at least one token of each video among it.
+        """Exchange kept tokens so that each video of a row keeps at least one.
 
-        All videos and separators of a row are ranked together, so one video could lose all its tokens: then
-        its most attended one takes the place of the least attended token that its own video can spare.
+        All videos and separators of a row are ranked together, so one video could lose all its tokens. Then
+        its most attended token replaces the least attended token of a video that keeps others.
 
         Args:
-            row: of the batch.
-            hidden: `[V, D]`: what the stage was given.
-            attention: `[V]`: of the query that asks.
-            kept: `[K]`: what the stage returns.
-            merged: `[K, D]`: likewise.
+            row: number of the row.
+            hidden: `[V, D]`: hidden states that the stage was given.
+            attention: `[V]`: attention of the question's last token.
+            kept: `[K]`: indices that the stage returned.
+            merged: `[K, D]`: hidden states that the stage returned.
+
+        Returns:
+            As `_reduced`.
         """
         count = min(self.guarded[row], len(hidden))
         if not count:
@@ -160,12 +167,12 @@ class InnerMerge:
 
 
 def by_attention(attention: Tensor) -> Tensor:
-    """Token indices `[V]` int64 by falling `attention` `[V]`, of equals the first; NaN is last."""
+    """Sort token indices `[V]` int64 by falling `attention` `[V]`; ties go to the lowest, NaN is last."""
     return attention.nan_to_num(nan=-torch.inf).argsort(descending=True, stable=True)
 
 
 def marked_first(order: Tensor, marked: Tensor) -> Tensor:
-    """`order` with the marked tokens before the others; each in the order it had.
+    """Move the marked tokens to the front of `order`; both parts keep their order.
 
     Args:
         order: `[V]` int64: token indices.
@@ -175,12 +182,12 @@ def marked_first(order: Tensor, marked: Tensor) -> Tensor:
 
 
 def first_of_each(order: Tensor, video: Tensor, count: int) -> Tensor:
-    """The tokens that come first in `order` of each of the first `count` videos.
+    """Mark the token of each of the first `count` videos that is first in `order`.
 
     Args:
         order: `[V]` int64: token indices.
         video: `[V]` int64: the video that each token is of; -1: none.
-        count: of videos.
+        count: number of videos.
 
     Returns:
         `[V]` bool, by token.
@@ -190,7 +197,7 @@ def first_of_each(order: Tensor, video: Tensor, count: int) -> Tensor:
     group = torch.where((group < 0) | (group >= count), count, group)
     rank = torch.arange(total, device=device)
     best = torch.full((count + 1,), total, device=device).scatter_reduce(0, group, rank, "amin")
-    none = torch.full((1,), total, device=device)  # where a video has no token here
+    none = torch.full((1,), total, device=device)  # index for a video without tokens here
     at = torch.cat([order, none]).index_select(0, best[:count])
     found = torch.zeros(total + 1, dtype=torch.bool, device=device)
     return found.index_fill(0, at, True)[:total]

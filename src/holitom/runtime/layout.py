@@ -1,4 +1,4 @@
-"""Where each row's tokens lie once rows have lost different numbers of them.
+"""Layouts of a batch whose rows have lost different numbers of tokens.
 
 Two rows with a video of four placeholders each (v), of which the first row sends two and the second one:
 
@@ -6,9 +6,12 @@ Two rows with a video of four placeholders each (v), of which the first row send
     row 0   t v v v v t t           t v v t t               t v v t t
     row 1   - - v v v v t           v t                     - - - v t
 
-Inside the language model a batch is always left-padded: every row ends in the last column, whatever side the
-caller padded. `home` leads from a ragged token back to the caller's column. Index arithmetic runs on the
-device from lengths that the host knows, so nothing here waits for the device.
+Inside the language model a batch is always left-padded: every row ends in the last column, whichever side the
+caller padded. `home` maps a ragged token to the caller's column:
+
+    home                            0 1 2 5 6  10 13            (row * 7 + column; `-` is padding)
+
+Index arithmetic runs on the device from lengths that the host knows, without device synchronisations.
 """
 
 from __future__ import annotations
@@ -23,12 +26,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Layout:
-    """Rows of different lengths, told apart as one ragged sequence (row after row) or as a left-padded batch.
+    """Rows of different lengths, as one ragged sequence (row after row) and as a left-padded batch.
 
     Attributes:
-        lengths: tokens of each row.
+        lengths: number of tokens of each row.
         home: `[sum(lengths)]` int64: index of each ragged token in the caller's `[B * L]` columns.
-        visual: for each row, `[V]` int64 ascending: its video tokens' indices in the ragged sequence.
+        visual: for each row, `[V]` int64 ascending: indices of its video tokens in the ragged sequence.
     """
 
     lengths: list[int]
@@ -46,12 +49,13 @@ class Layout:
 
     @property
     def padded(self) -> bool:
-        """Whether some row is shorter than the batch is wide."""
+        """Whether any row is shorter than the longest."""
         return min(self.lengths) < self.width
 
     @cached_property
     def mask(self) -> Tensor | None:
-        """`[B, width]` bool, True where a token is; None where no row is padded."""
+        """Whether each column of the padded batch is a token, `[B, width]` bool; None where no row is
+        padded."""
         if not self.padded:
             return None
         none = torch.zeros(len(self.lengths) * self.width, dtype=torch.bool, device=self.home.device)
@@ -59,14 +63,14 @@ class Layout:
 
     @cached_property
     def _places(self) -> Tensor:
-        """`[sum(lengths)]` int64: index of each ragged token in the flattened padded batch."""
+        """Index `[sum(lengths)]` int64 of each ragged token in the flattened padded batch."""
         device, width = self.home.device, self.width
         ends = [(row + 1) * width for row in range(len(self.lengths))]
         rows = [torch.arange(e - n, e, device=device) for e, n in zip(ends, self.lengths, strict=True)]
         return torch.cat(rows)
 
     def to(self, device: torch.device) -> Layout:
-        """The layout with its indices on `device`: layers of one model may lie on several."""
+        """The layout with its indices on `device`; layers of one model may be on several devices."""
         if self.home.device == device:
             return self
         return Layout(self.lengths, self.home.to(device), [visual.to(device) for visual in self.visual])
@@ -74,13 +78,13 @@ class Layout:
     def sparing(self, rows: list[bool]) -> Layout:
         """The layout in which the last video token of the marked rows counts as text.
 
-        A row that ends in a video token keeps it: it is the query that the others are ranked by.
+        Rows that end in a video token are marked: that token is the query that ranks the others, so it stays.
         """
         visual = [own[:-1] if ends else own for own, ends in zip(self.visual, rows, strict=True)]
         return replace(self, visual=visual)
 
     def pad(self, ragged: Tensor) -> Tensor:
-        """Ragged `[sum(lengths), ...]` as a batch `[B, width, ...]`, zeros on the left."""
+        """Pad a ragged tensor `[sum(lengths), ...]` with zeros on the left to a batch `[B, width, ...]`."""
         rows = len(self.lengths)
         if not self.padded:
             return ragged.view(rows, self.width, *ragged.shape[1:])
@@ -93,27 +97,29 @@ class Layout:
         return flat.index_select(0, self._places) if self.padded else flat
 
     def kept(self, positions: Tensor) -> Tensor:
-        """`positions` `[axes, B, L]` of the tokens that are left: `[axes, B, width]`; 0 at padding."""
+        """Select from `positions` `[axes, B, L]` those of the tokens left, `[axes, B, width]`; 0 at
+        padding."""
         ragged = positions.flatten(1).index_select(1, self.home).T
         return self.pad(ragged).permute(2, 0, 1)
 
     def numbered(self, base: Tensor) -> Tensor:
-        """Consecutive position ids `[B, width]`, each row's first token at `base` `[B]`; 0 at padding."""
+        """Consecutive position ids `[B, width]` from `base` `[B]`, of each row's first token; 0 at
+        padding."""
         if self.mask is None:
             return base[:, None] + torch.arange(self.width, device=base.device)
         return (base[:, None] + self.mask.cumsum(1) - 1) * self.mask
 
     def restore(self, batch: Tensor, columns: int, last_real: list[int]) -> Tensor:
-        """Hidden states back in the caller's columns.
+        """Return hidden states to the caller's columns.
 
         Args:
-            batch: `[B, width, D]`.
+            batch: `[B, width, D]`: hidden states.
             columns: the caller's width `L`.
             last_real: each row's last column that holds a token.
 
         Returns:
-            `[B, L, D]`: zeros where a token was merged away or never was; columns to the right of a row's
-            last token repeat it, so that a right-padded row's last column predicts what follows its text.
+            `[B, L, D]`: zeros where a token merged away and at padding on the left. Padding on the right
+            repeats the row's last token, so that the last column of every row predicts the next token.
         """
         rows = len(self.lengths)
         out = batch.new_zeros(rows * columns, batch.shape[-1]).index_copy(0, self.home, self.unpad(batch))
@@ -124,10 +130,13 @@ class Layout:
         return out
 
     def keep(self, kept: list[Tensor]) -> tuple[Layout, Tensor]:
-        """The layout with only some video tokens left, and the ragged indices `[n]` that remain.
+        """Drop video tokens.
 
         Args:
-            kept: for each row, ascending indices into its `visual`.
+            kept: for each row, ascending indices into its `visual` of the tokens that stay.
+
+        Returns:
+            The new layout, and the ragged indices `[n]` of this layout that stay.
         """
         stays = torch.ones(self.home.shape[0], dtype=torch.bool, device=self.home.device)
         remaining = [visual.index_select(0, index) for visual, index in zip(self.visual, kept, strict=True)]
@@ -147,7 +156,12 @@ class Layout:
 
 
 def plain_layout(real: Tensor, device: torch.device) -> Layout:
-    """The layout of a batch that carries no video: `real` `[B, L]` bool on the host says where tokens are."""
+    """The layout of a batch without videos.
+
+    Args:
+        real: `[B, L]` bool on the host: whether a column is a token.
+        device: device of the indices.
+    """
     lengths = real.sum(dim=1).tolist()
     nothing = torch.empty(0, dtype=torch.int64, device=device)
     home = real.flatten().nonzero().squeeze(1).to(device)
@@ -156,13 +170,13 @@ def plain_layout(real: Tensor, device: torch.device) -> Layout:
 
 @dataclass(frozen=True)
 class Placement:
-    """One video in one row: where its placeholders are and what is sent in their stead.
+    """One video in one row: the columns of its placeholders, and the tokens that are sent at them.
 
     Attributes:
         row: the row of the batch.
         columns: `[slots]` int64 on the host: the columns of its placeholders, ascending.
         slot: `[S]` int64 on the device: the placeholder that each sent token stands at.
-        features: `[S, D + E]` on the device: streams beside the features that enter the first layer.
+        features: `[S, D + E]` on the device: features of the sent tokens, with their streams.
     """
 
     row: int
@@ -172,7 +186,7 @@ class Placement:
 
     @property
     def is_whole(self) -> bool:
-        """Whether every placeholder keeps a token of its own, in order."""
+        """Whether one token is sent for every placeholder, in order."""
         slots = len(self.columns)
         return len(self.slot) == slots and torch.equal(
             self.slot, torch.arange(slots, device=self.slot.device)
@@ -180,7 +194,7 @@ class Placement:
 
 
 def placed(embeds: Tensor, placements: list[Placement]) -> Tensor:
-    """`embeds` `[B, L, D]` with the features of whole placements in their own columns."""
+    """Write the features of whole placements into their columns of `embeds` `[B, L, D]`."""
     flat = embeds.flatten(0, 1)
     for placement in placements:
         at = (placement.columns + placement.row * embeds.shape[1]).to(flat.device)
@@ -189,18 +203,24 @@ def placed(embeds: Tensor, placements: list[Placement]) -> Tensor:
 
 
 def merged_layout(embeds: Tensor, text: Tensor, placements: list[Placement]) -> tuple[Layout, Tensor]:
-    """Put merged videos in the place of their placeholders.
+    """Replace placeholders by the tokens that merged videos send.
 
-    Sent tokens go where the run of placeholders that holds their slot begins, in the order they are sent; a
-    video whose placeholders are broken up by text (time stamps) so keeps each token in its own run.
+    A sent token goes to the run of placeholders that its slot is in, and tokens of one run keep the order in
+    which they are sent; so each frame of a video with text between its frames keeps its own tokens. Both
+    follow from a stable sort by key, which is the column of a text token, and the first column of the run of
+    a sent token. A row of two frames that sends tokens at slots 1, 0 and 3:
+
+        columns        0 1 2 3 4 5 6        slot   1 0 3
+                       t v v t v v t        key    1 1 4     the sort gives   t v1 v0 t v3 t
+        (run begins)     1 1   4 4          home   2 1 5     lengths [6]      0 2  1  3 5  6
 
     Args:
-        embeds: `[B, L, D + E]`: embeddings in the caller's columns, streams beside them.
-        text: `[B, L]` bool on the host: every real token that is no video placeholder.
+        embeds: `[B, L, D + E]`: embeddings in the caller's columns, with streams.
+        text: `[B, L]` bool on the host: whether a column is a token but no video placeholder.
         placements: every video of every row.
 
     Returns:
-        The layout, and the ragged embeddings `[sum(lengths), D + E]` that belong to it.
+        The layout, and its ragged embeddings `[sum(lengths), D + E]`.
     """
     rows, columns = text.shape
     device = embeds.device
@@ -238,6 +258,6 @@ def merged_layout(embeds: Tensor, text: Tensor, placements: list[Placement]) -> 
 
 
 def send(values: list[Tensor], device: torch.device) -> list[Tensor]:
-    """Host tensors `[n]` of one dtype on `device`, sent in one piece."""
+    """Copy host tensors `[n]` of one dtype to `device` in one copy."""
     sent = torch.cat(values).to(device, non_blocking=True)
     return list(torch.split(sent, [len(each) for each in values]))

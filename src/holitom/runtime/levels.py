@@ -1,4 +1,4 @@
-"""Which layers of the language model hold the same tokens.
+"""Levels: successive layers of the language model that hold the same tokens.
 
 A method that merges before layers 2 and 5 of an eight-layer language model makes three levels. After a prompt
 of four video tokens (v) and two text tokens (t), and one more token (n):
@@ -7,7 +7,7 @@ of four video tokens (v) and two text tokens (t), and one more token (n):
     level 1: layers 2, 3, 4    v   v   t t n      held 5
     level 2: layers 5, 6, 7        v   t t n      held 4
 
-Text grows all levels alike; a video grows each by what is left of it there.
+Text adds the same columns to all levels; a video adds those of its tokens that are left in a level.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class Levels:
     """The levels of layers of one cache, or of one forward without a cache.
 
     Attributes:
-        starts: first layer of each level, ascending, 0 first.
-        held: columns that each level's layers hold.
+        starts: first layer of each level, ascending; the first is 0.
+        held: number of columns that each level's layers hold.
         masks: for each level `[B, held]` bool, False at padding; None where no row is padded.
     """
 
@@ -44,18 +44,18 @@ class Levels:
         return bisect_right(self.starts, layer) - 1
 
     def split(self, starts: Iterable[int]) -> Levels:
-        """The levels with further ones that begin at `starts` and hold what their layers hold now."""
+        """Split levels at the layers `starts`; both parts hold the same columns."""
         wanted = tuple(sorted({*self.starts, *starts}))
         levels = [self.at(start) for start in wanted]
         return Levels(wanted, tuple(self.held[at] for at in levels), tuple(self.masks[at] for at in levels))
 
     def grown(self, level: int, added: Tensor | None, columns: int) -> Levels:
-        """The levels after `level` has taken in columns.
+        """The levels after columns were added to `level`.
 
         Args:
             level: index of the level.
-            added: `[B, columns]` bool, False at padding; None where all are tokens.
-            columns: how many.
+            added: `[B, columns]` bool, False at padding; None: all are tokens.
+            columns: number of added columns.
         """
         held, masks = list(self.held), list(self.masks)
         masks[level] = _joined(masks[level], added, held[level], columns)
@@ -63,7 +63,7 @@ class Levels:
         return Levels(self.starts, tuple(held), tuple(masks))
 
     def all_grown(self, added: Tensor | None, columns: int) -> Levels:
-        """The levels after each has taken in the same columns; arguments as in `grown`."""
+        """The levels after the same columns were added to each; arguments as in `grown`."""
         levels = self
         for level in range(len(self.starts)):
             levels = levels.grown(level, added, columns)

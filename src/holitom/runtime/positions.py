@@ -1,10 +1,9 @@
-"""Position ids of the tokens that are left: numbered anew, or kept as the caller's columns have them.
+"""Position ids of the tokens that are left: new ones, or those of the caller's columns.
 
-Rows of a model with one position axis are numbered without gaps, or as they would be unmerged where the
-method asks for own positions. On models with several axes (time, height, width) a token's position says where
-in the video it was, so what is left keeps the position ids that the unmerged model gives its column, and so
-does all that follows. One thing is mended: where a row is padded on the right, `generate` would let its
-answer begin at position 1 again.
+Rows of a model with one position axis get ids without gaps, or those of the unmerged prompt if the method has
+`positions="own"`. In models with several axes (time, height, width) ids say where in the video a token is, so
+tokens keep the ids that the unmerged model gives their columns, and so does the text behind them. One fault
+of transformers is corrected: in a row padded on the right, `generate` would begin the answer at position 1.
 """
 
 from __future__ import annotations
@@ -18,13 +17,13 @@ from holitom.runtime.prompt import Prompt
 
 
 def callers_positions(ids: Tensor | None, embeds: Tensor, seen: int) -> Tensor:
-    """The position ids `[axes, B, L]` that the language model was about to use.
+    """The position ids `[axes, B, L]` that the language model would use without merging.
 
     Args:
-        ids: its argument: `[B or 1, L]`, `[axes, B or 1, L]`, or, as `generate` passes them, with a row for
-            packed sequences before the axes, which is left out; None: consecutive ones.
+        ids: its argument: `[B or 1, L]`, `[axes, B or 1, L]`, or, from `generate`, with a row for packed
+            sequences before the axes, which is left out; None: consecutive ids.
         embeds: `[B, L, D]`: its input.
-        seen: the caller's columns in the cache.
+        seen: number of the caller's columns in the cache.
     """
     rows, columns = embeds.shape[:2]
     if ids is None:
@@ -37,16 +36,17 @@ def callers_positions(ids: Tensor | None, embeds: Tensor, seen: int) -> Tensor:
 def kept_positions(
     given: Tensor, prompt: Prompt, layout: Layout, record: CacheRecord | None
 ) -> tuple[Tensor, Tensor]:
-    """Position ids `[axes, B, width]` of the tokens that are left of a prompt, each its column's.
+    """Give the tokens left of a prompt the position ids of their columns.
 
     Args:
-        given: the caller's, `[axes, B, L]`.
+        given: the caller's position ids, `[axes, B, L]`.
         prompt: the caller's columns.
-        layout: where the tokens are now.
-        record: of the cache, if it holds merged tokens.
+        layout: the layout of the tokens left.
+        record: the cache's record, if it holds merged tokens.
 
     Returns:
-        They, and which rows count on from their last token, `[B]` bool: those padded on the right.
+        Position ids `[axes, B, width]`, and `[B]` bool: whether a row is padded on the right, so that its
+        answer continues from its last token.
     """
     rows = len(prompt.asks)
     restarts = torch.zeros(rows, dtype=torch.bool, device=given.device)
@@ -54,7 +54,7 @@ def kept_positions(
         if last < prompt.asked - 1:
             restarts[row] = True
     behind = given.shape[-1] - prompt.asked
-    if behind:  # an answer that was generated without a cache
+    if behind:  # `generate` without a cache passes the answer so far behind the prompt
         asks = torch.tensor(prompt.asks).to(given.device, non_blocking=True)[None, :, None]
         on = given.gather(2, asks.expand(len(given), -1, -1)) + 1 + torch.arange(behind, device=given.device)
         answer = torch.where(restarts[:, None], on, given[..., prompt.asked :])
@@ -65,26 +65,26 @@ def kept_positions(
 
 
 def unmerged_positions(base: Tensor, prompt: Prompt, layout: Layout) -> tuple[Tensor, Tensor]:
-    """Position ids of a model with one axis, counted over all columns of a prompt, merged away or not.
+    """Position ids of a model with one axis, counted over all tokens of the unmerged prompt.
 
     Args:
-        base: `[B]`: of each row's first token.
+        base: `[B]`: position id of each row's first token.
         prompt: the caller's columns.
-        layout: where the tokens are now.
+        layout: the layout of the tokens left.
 
     Returns:
-        `[B, width]`, and `[B]`: the position that follows.
+        Position ids `[B, width]`, and `[B]`: each row's next position id.
     """
     ends = base[:, None] + prompt.real.cumsum(1).to(base)
     return layout.kept(ends[None] - 1)[0], ends[:, -1]
 
 
 def next_positions(record: CacheRecord, given: Tensor | None, columns: int) -> Tensor:
-    """Position ids `[axes, B, L]` (`[B, L]` with one axis) of `columns` of text, none of them padding.
+    """Position ids `[axes, B, L]` (`[B, L]` with one axis) of text without padding, behind cached columns.
 
     Args:
-        record: what the cache holds.
-        given: the caller's, `[axes, B, L]`; None where rows are numbered anew.
+        record: the cache's record.
+        given: the caller's position ids, `[axes, B, L]`; None where rows get new ids.
         columns: `L`.
     """
     on = record.position[:, None] + torch.arange(columns, device=record.position.device)
@@ -92,7 +92,7 @@ def next_positions(record: CacheRecord, given: Tensor | None, columns: int) -> T
 
 
 def next_padded_positions(record: CacheRecord, given: Tensor | None, layout: Layout) -> Tensor:
-    """The same for text that is padded, in `layout`."""
+    """Position ids of padded text in `layout`; arguments as in `next_positions`."""
     on = layout.numbered(record.position)
     return _unless_given(record, on, None if given is None else layout.kept(given))
 
@@ -104,6 +104,6 @@ def _unless_given(record: CacheRecord, on: Tensor, given: Tensor | None) -> Tens
 
 
 def after(positions: Tensor) -> Tensor:
-    """The position `[B]` that follows each row's last column."""
+    """The position id `[B]` behind each row's last column."""
     last = positions[..., -1]
     return (last if last.dim() == 1 else last.amax(0)) + 1

@@ -1,4 +1,4 @@
-"""The precision that merging computes in: that of the tensors it is given."""
+"""The precision of merging, which is that of its tensors also inside `torch.autocast`."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ import torch
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[None]:
-    """Computes on `device` in the precision of the operands, also inside `torch.autocast`.
+    """Switch autocast off on `device`, so that operations compute in the precision of their operands.
 
-    Autocast halves the precision of products whatever dtype the operands have, so clustering would run in
-    another precision than it was written for.
+    Autocast would compute products of float32 tensors in half precision, which changes clusters and rankings.
     """
     kind = device.type
     if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):

@@ -1,4 +1,4 @@
-"""What a run reports: tokens by stage, segments, seconds by stage, KV-cache bytes."""
+"""The report of a run: tokens by stage, segments, seconds by stage, KV-cache bytes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from holitom.tokens import Origins
 from holitom.tower import ReuseReport
 
-# A point in time: seconds on the host's clock, or an event in the device's queue that is read when asked for.
+# A point in time: seconds on the host's clock, or an event in the device's queue that is read later.
 Mark = float | torch.cuda.Event
 
 
@@ -27,7 +27,7 @@ def mark(device: torch.device) -> Mark:
 
 
 def seconds_between(start: Mark, end: Mark) -> float:
-    """Seconds from `start` to `end`; waits for `end` if it is still to come."""
+    """Seconds from `start` to `end`; waits for an event `end` that the device has not reached."""
     if isinstance(start, torch.cuda.Event) and isinstance(end, torch.cuda.Event):
         end.synchronize()
         return float(start.elapsed_time(end)) / 1000
@@ -38,7 +38,7 @@ def seconds_between(start: Mark, end: Mark) -> float:
 
 @dataclass(frozen=True)
 class KnownOrigins:
-    """Origins that were worked out, called like those that were not."""
+    """Computed origins, called like the function that computes them."""
 
     origins: Origins
 
@@ -48,29 +48,28 @@ class KnownOrigins:
 
 @dataclass
 class VideoReport:
-    """One video of one row.
+    """The report of one video of one row.
 
-    A step is what the vision tower makes one grid of tokens of: a frame, or the two frames that Qwen's and
-    GLM's towers take together.
+    A step is one frame, or the two frames that Qwen's and GLM's towers encode as one grid of tokens.
 
     Attributes:
         row: the row of the batch (before beams or returned sequences multiply it).
-        steps: steps `T`.
-        tokens_per_step: tokens `N` of a step.
-        frames_per_step: frames that the tower takes together.
-        sent: tokens that went into the language model, separators included.
+        steps: number of steps, `T`.
+        tokens_per_step: number of tokens of a step, `N`.
+        frames_per_step: number of frames of a step.
+        sent: number of tokens that went into the language model, with separators.
         outer: visual tokens after each stage before the language model, in order.
-        segments: first and last step of each temporal segment.
-        frame: `[M]`: of each merged token, see `MergedTokens`.
-        position: `[M]`: likewise.
-        size: `[M]`: likewise.
+        segments: first and last step (inclusive) of each temporal segment.
+        frame: `[M]` int64: see `MergedTokens`.
+        position: `[M]` int64: see `MergedTokens`.
+        size: `[M]` int64: see `MergedTokens`.
         grid: `(rows, columns)` of one step.
-        importance: `[T, N]`: what the vision tower attends to; all zero where the method does not read it.
-        origins: where every token went, worked out when called; None where the method does not say.
-        place: `[sent]`: place `t * N + n` of each token that went into the language model, -1 a separator.
-        first_number: number of its first sent token among those of all videos.
-        inner: by layer `k`, the numbers of all videos' tokens that stay from there on; separators compete and
-            count.
+        importance: `[T, N]` float32: importance of each token; zero where the method does not read it.
+        origins: computes `Origins` when called; None where the method does not record them.
+        place: `[sent]` int64: place `t * N + n` of each sent token, -1 for a separator.
+        first_number: number of its first sent token among the sent tokens of all videos.
+        inner: by layer `k`, numbers of the sent tokens of all videos that stay from `k` on; separators are
+            ranked with them and count.
     """
 
     row: int
@@ -92,22 +91,21 @@ class VideoReport:
 
     @property
     def frames(self) -> int:
-        """Frames that the tower was given (the last of an odd number is doubled where two make a step)."""
+        """Number of frames (the last of an odd number is doubled where two make a step)."""
         return self.steps * self.frames_per_step
 
     @property
     def stages(self) -> dict[str, int]:
-        """Visual tokens after every stage, in order, separators apart; those inside the language model are
-        named `layer k`."""
+        """Visual tokens after every stage, in order, without separators; inner stages are named `layer k`."""
         return {**self.outer, **{f"layer {layer}": self.staying(layer) for layer in self.inner}}
 
     def survivors(self, layer: int) -> Tensor:
-        """`[K]` int64, ascending: which of its `sent` tokens stay from `layer` of the language model on."""
+        """Indices `[K]` int64, ascending, of the `sent` tokens that stay from `layer` on."""
         number = self.inner[layer] - self.first_number
         return number[(number >= 0) & (number < self.sent)]
 
     def staying(self, layer: int) -> int:
-        """How many visual tokens stay from `layer` of the language model on, separators apart."""
+        """Number of visual tokens that stay from `layer` on, without separators."""
         stay = self.survivors(layer)
         return int((self.place.to(stay.device)[stay] >= 0).sum())
 
@@ -118,22 +116,22 @@ class VideoReport:
 
     @property
     def merged(self) -> int:
-        """Visual tokens that the method made of them."""
+        """Visual tokens that the outer stage leaves."""
         return int(self.size.shape[0])
 
     @property
     def separators(self) -> int:
-        """Tokens that the model sets between or behind visual tokens (newlines), of those that were sent."""
+        """Sent tokens that the model puts between or behind visual tokens (newlines)."""
         return int((self.place < 0).sum())
 
     @property
     def visual(self) -> int:
-        """Visual tokens that went into the language model, separators apart."""
+        """Visual tokens that went into the language model, without separators."""
         return self.sent - self.separators
 
     @property
     def remaining(self) -> int:
-        """Visual tokens behind the last inner stage, separators apart; `visual` without inner stages."""
+        """Visual tokens behind the last inner stage, without separators; `visual` without inner stages."""
         return self.staying(max(self.inner)) if self.inner else self.visual
 
     def to_dict(self) -> dict[str, Any]:
@@ -153,7 +151,7 @@ class VideoReport:
         }
 
     def __getstate__(self) -> dict[str, Any]:
-        """What pickles and copies hold: tensors on the host, origins worked out."""
+        """State for pickles and copies: tensors on the host, and computed origins."""
         state = {
             name: value.cpu() if isinstance(value, Tensor) else value for name, value in vars(self).items()
         }
@@ -177,16 +175,16 @@ class VideoReport:
 
 @dataclass
 class Report:
-    """The most recent forward or `generate` that carried videos.
+    """The report of the latest forward or `generate` with videos.
 
-    It is data: it can be pickled and copied, and `to_dict` gives its figures for JSON.
+    It can be pickled and copied, and `to_dict` gives its figures for JSON.
 
     Attributes:
-        videos: one report a video, in the order of the rows.
-        prompt_tokens: tokens of the longest row as the caller sent it, and as the language model got it.
-        kv_bytes: bytes of keys and values that the cache now holds (0 without a cache).
-        kv_bytes_full: what they would be without merging.
-        reuse: what the vision tower computed and reused; None where reuse is off.
+        videos: one report for each video, in the order of the rows.
+        prompt_tokens: tokens of the longest row, without and with merging.
+        kv_bytes: bytes of keys and values that the cache holds now; 0 without a cache.
+        kv_bytes_full: bytes of the same cache without merging.
+        reuse: report of reuse in the vision tower; None without reuse.
     """
 
     videos: list[VideoReport]
@@ -199,21 +197,21 @@ class Report:
     _decode: tuple[Mark, Mark] | None = field(default=None, repr=False)
 
     def add(self, stage: str, start: Mark, end: Mark) -> None:
-        """Count the time from `start` to `end` for `stage`."""
+        """Add the time from `start` to `end` to `stage`."""
         self._spans.setdefault(stage, []).append((start, end))
         if stage == "prefill":
             self._prefilled = end
 
     def decoded(self, end: Mark) -> None:
-        """Decoding has gone on from the end of the prefill to `end`."""
+        """Set the end of decoding, which begins at the end of the prefill."""
         self._decode = (self._prefilled, end)
 
     @property
     def seconds(self) -> dict[str, float]:
         """Seconds in `vision` (tower and projector), `merging`, `prefill` (language model) and `decoding`.
 
-        Prefill does not count what was merged meanwhile. Reading this waits for the device; recording does
-        not.
+        Prefill does not include inner stages, which are in merging. Reading this property waits for the
+        device; recording times does not.
         """
         spent = {stage: self._spent(stage) for stage in ("vision", "merging", "prefill")}
         inner = self.inner_seconds
@@ -234,7 +232,7 @@ class Report:
         }
 
     def __getstate__(self) -> dict[str, Any]:
-        """What pickles and copies hold: seconds in the place of a device's events."""
+        """State for pickles and copies: seconds instead of a device's events."""
         spans = {
             stage: [(0.0, seconds_between(*span)) for span in spans] for stage, spans in self._spans.items()
         }
@@ -243,7 +241,7 @@ class Report:
 
     @property
     def inner_seconds(self) -> float:
-        """Of `merging`, the seconds spent inside the language model."""
+        """The part of `merging` in inner stages, in seconds."""
         return self._spent("inner")
 
     def _spent(self, stage: str) -> float:

@@ -1,5 +1,5 @@
-"""What saves work inside the vision tower: reuse of what has not changed since a reference frame, and merging
-of whole frames."""
+"""Less work in the vision tower: reuse of a reference frame's unchanged patches, and merging of whole
+frames."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hooks on the layers of a vision tower, which hand what enters and leaves a layer to the running call."""
+"""Hooks on the layers of a vision tower, through which a call changes a layer's input and output."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ Arguments = dict[str, Any]
 
 
 class LayerCall(Protocol):
-    """One call of a tower, whose layers get and give other hidden states than the tower's own."""
+    """One call of a tower that changes the hidden states between layers."""
 
     @property
     def tower(self) -> Tower:
-        """The tower that it is a call of."""
+        """The tower."""
 
     def enter(self, index: int, hidden: Tensor) -> Tensor:
-        """What enters layer `index`, for the `hidden` states that the tower hands it."""
+        """The hidden states that enter layer `index`, given the tower's own."""
 
     def other(self, argument: Any) -> Any:
-        """What enters a layer for another `argument` of it."""
+        """The value of another argument of a layer, given the tower's own."""
 
     def leave(self, index: int, hidden: Tensor) -> Tensor:
-        """What leaves layer `index`, for the `hidden` states that it made."""
+        """The hidden states that leave layer `index`, given the layer's output."""
 
 
 C = TypeVar("C", bound=LayerCall)
 
 
 def hook_layers(tower: Tower, current: ContextVar[C | None]) -> list[Any]:
-    """Hook the layers of `tower`; the hooks are idle while `current` holds no call of it.
+    """Hook the layers of `tower`; the hooks do nothing while `current` holds no call of it.
 
     Returns:
         The handles that remove the hooks.
@@ -43,7 +43,7 @@ def hook_layers(tower: Tower, current: ContextVar[C | None]) -> list[Any]:
     handles: list[Any] = []
     for index, layer in enumerate(tower.layers):
         handles.append(layer.register_forward_pre_hook(Hook(_enter(index, current)), with_kwargs=True))
-        # Before transformers' own hooks, which record what leaves a layer.
+        # This hook runs before transformers' own hooks, which record the outputs of layers.
         handles.append(layer.register_forward_hook(Hook(_leave(index, current)), prepend=True))
     return handles
 

@@ -1,8 +1,8 @@
 """Merging whole frames between the layers of one vision tower (EarlyTom's stage I).
 
-Behind some of its layers the tower goes on with fewer frames. Where its states are read outside the layers
-every frame has some again: those of the frame that it is part of. So whatever follows the tower finds as many
-frames as ever, and is told which of them are left.
+Behind some of its layers the tower continues with fewer frames. Where hidden states are read outside the
+layers, a merged frame gets those of the frame that it is part of. So code behind the tower finds all frames,
+and `VideoTokens.left` lists those that are left.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from holitom.tower.hooks import Arguments, hook_layers
 from holitom.tower.kinds import KINDS
 
 LAYERS, OF = (10, 21, 23), 26
-"""Layers behind which frames merge in most of the authors' scripts, of SigLIP's 26."""
+"""Layers behind which frames merge in most of the authors' scripts, and SigLIP's number of layers."""
 
 
 @dataclass
@@ -36,14 +36,14 @@ class Call:
     """One call of a tower whose frames merge.
 
     Attributes:
-        tower: that it is a call of.
+        tower: the tower.
         merging: settings.
         behind: layers behind which frames merge.
         reads: layers whose output is read outside the layers.
-        at: the frames of each video among those of the batch, ascending.
-        rows: the frames of the batch that layers work on now, ascending.
+        at: for each video, the numbers of its frames in the batch, ascending.
+        rows: numbers of the frames of the batch that layers work on now, ascending.
         latest: the latest merge; None before the first.
-        grid: shape and strides of the hidden states that entered the first layer, without values.
+        grid: a meta tensor with shape and strides of the hidden states that entered the first layer.
     """
 
     tower: FramedTower
@@ -56,18 +56,18 @@ class Call:
     grid: Tensor = field(default_factory=lambda: torch.empty(0))
 
     def enter(self, index: int, hidden: Tensor) -> Tensor:
-        """What enters layer `index`, for the `hidden` states that the tower hands it."""
+        """The hidden states that enter layer `index`: those of the frames left."""
         if index == 0:
             self.grid = torch.empty_strided(hidden.shape, hidden.stride(), device="meta")
         return self.left(hidden) if index - 1 in self.reads else hidden
 
     def other(self, argument: Any) -> Any:
-        """What enters a layer for another `argument`: of all frames' masks `[F, 1, P, P]`, those left."""
+        """The value of another argument of a layer: masks `[F, 1, P, P]` are cut to the frames left."""
         every = isinstance(argument, Tensor) and argument.dim() == 4 and len(argument) == len(self.grid)
         return self.left(argument) if every else argument
 
     def leave(self, index: int, hidden: Tensor) -> Tensor:
-        """What leaves layer `index`, for the `hidden` states that it made."""
+        """The hidden states that leave layer `index`: merged, and of all frames if they are read outside."""
         if index in self.behind:
             hidden = self._merge(hidden)
         if index in self.reads and len(hidden) < len(self.grid):
@@ -75,13 +75,13 @@ class Call:
         return hidden
 
     def left(self, frames: Tensor) -> Tensor:
-        """Of all frames `[F, ...]`, those that layers work on."""
+        """Select from all frames `[F, ...]` those that layers work on."""
         if len(frames) == len(self.rows):
             return frames
         return frames.index_select(0, to_device(self.rows, frames.device))
 
     def spread(self, rows: Tensor) -> Tensor:
-        """All frames `[F, ...]` of those that layers work on: each the one that it is part of."""
+        """Expand the frames that layers work on to all frames `[F, ...]`: each gets the one it is part of."""
         owner = np.arange(len(self.grid))
         for at in self.at:
             stays = at[np.isin(at, self.rows)]
@@ -89,16 +89,16 @@ class Call:
         return rows.index_select(0, to_device(np.searchsorted(self.rows, owner), rows.device))
 
     def read(self, values: Tensor) -> Tensor:
-        """`values` `[f, ...]` of the frames that entered the latest merge, for all frames `[F, ...]`."""
+        """Merge `values` `[f, ...]` of the frames before the latest merge, and expand to all `[F, ...]`."""
         return values if self.latest is None else self.spread(self.latest(values))
 
     @property
     def stays(self) -> Mask:
-        """`[F]`: which frames of the batch are left."""
+        """Whether each frame of the batch is left, `[F]` bool."""
         return np.isin(np.arange(len(self.grid)), self.rows)
 
     def _merge(self, hidden: Tensor) -> Tensor:
-        """The frames that are left behind a layer."""
+        """Merge the frames of each video behind a layer."""
         alone = np.isin(self.rows, np.concatenate(self.at), invert=True).nonzero()[0]
         source, other, share = [alone], [alone], [np.ones(len(alone))]
         for at in self.at:
@@ -128,12 +128,12 @@ class MergedFrames:
     """Merging of whole frames in the vision tower of one model, until `detach`.
 
     Attributes:
-        tower: whose layers it is.
-        behind: layers behind which frames merge, ascending; attention is read in the last of them.
+        tower: the tower.
+        behind: layers behind which frames merge, ascending; importance is read in the last of them.
 
     Raises:
         UnsupportedModelError: the model's tower does not take frames as a batch.
-        SettingsError: it has no such layers.
+        SettingsError: the tower does not have the layers.
     """
 
     def __init__(self, adapter: Adapter, merging: FrameMerging) -> None:
@@ -160,15 +160,15 @@ class MergedFrames:
 
     @contextmanager
     def call(self, arguments: Arguments, input_ids: Tensor | None = None) -> Iterator[Call | None]:
-        """Run what the trunk's encoder does inside the block with merging frames.
+        """Merge frames in calls of the trunk's encoder inside the block.
 
         Args:
-            arguments: of the encoder, by name.
-            input_ids: `[B, L]`: the prompt; where videos come as images, it tells which images are frames.
+            arguments: arguments of the encoder, by name.
+            input_ids: `[B, L]`: the prompt; where frames are images, it tells which images are frames.
 
         Yields:
-            What is left, once the tower has run; None where frames do not merge: they cannot be told, or the
-            call wants the states of all layers.
+            The call, which knows the frames left once the tower has run; None where frames do not merge,
+            because they cannot be told from images or the caller wants the states of all layers.
         """
         found = None
         if not self.tower.wants_all(arguments):
@@ -186,7 +186,7 @@ class MergedFrames:
 
 
 def _behind(merging: FrameMerging, depth: int) -> tuple[int, ...]:
-    """The layers behind which frames merge, of the `depth` layers that the features come out of."""
+    """The layers behind which frames merge, given the `depth` layers whose output becomes the features."""
     if merging.layers is None:
         return tuple(sorted({min(depth - 1, round(layer * depth / OF)) for layer in LAYERS}))
     if merging.layers[-1] >= depth:

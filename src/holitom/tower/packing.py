@@ -1,7 +1,13 @@
 """The computed tokens of a vision tower as rows of one matrix, and attention from these rows.
 
-Tokens are counted as the tower lays them out: frame after frame, or in its own order. `rows` says which of
-the computed tokens stands at each of them, so that keys and values of a frame are an index away.
+The tower's `P` tokens are in its own order. `n` of them are computed and become the rows of a matrix; `rows`
+maps every token to the row whose values it takes. Two frames of three tokens, where only token 4 of the
+second frame is computed (`source` is the token that each takes its values from):
+
+    token       0 1 2   3 4 5
+    computed    1 1 1   0 1 0       at      0 1 2 4        (tokens of the rows)
+    source      0 1 2   0 4 2       rows    0 1 2 0 3 2    (row of every token: keys of frame 1 are rows 0 3
+    2)
 """
 
 from __future__ import annotations
@@ -19,19 +25,19 @@ from holitom.ops.host import to_device
 Mask = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
 
-# Stretches whose computed tokens are about as many go through attention together: eighths of their length.
+# Stretches are batched by their number of computed tokens, in steps of an eighth of their length.
 LEVELS = 8
-# Keys that go through attention at a time, so that what is gathered does not grow with the video.
+# Largest number of keys of a batch, so that gathered keys and values do not grow with the video.
 KEYS_AT_ONCE = 2**15
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Stretches of one length that go through attention together.
+    """Stretches of one length whose attention is computed together.
 
     Attributes:
-        queries: `[b, k]` int64: rows of their computed tokens; shorter ones are filled up with other rows.
-        keys: `[b, L]` int64: rows that stand at all their tokens.
+        queries: `[b, k]` int64: rows of their computed tokens; shorter lists are filled with other rows.
+        keys: `[b, L]` int64: rows of all their tokens.
     """
 
     queries: Tensor
@@ -43,21 +49,21 @@ class Stretches:
     """Attention within stretches of a tower's tokens (frames, or windows in them).
 
     Attributes:
-        batches: of all stretches that have computed tokens.
-        order: `[n]` int64: which query, counted over the batches, each row is.
+        batches: batches of all stretches that have computed tokens.
+        order: `[n]` int64: index of each row's query, counted over the batches.
     """
 
     batches: tuple[Batch, ...]
     order: Tensor
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, kernel: Kernel) -> Tensor:
-        """What each row's query finds among all tokens of its stretch.
+        """Compute the attention of each row's query over all tokens of its stretch.
 
         Args:
             query: `[n, heads, d]`.
-            key: likewise.
-            value: likewise.
-            kernel: from `[b, heads, k, d]`, `[b, heads, L, d]` and values likewise to `[b, k, heads, d]`.
+            key: `[n, heads, d]`.
+            value: `[n, heads, d]`.
+            kernel: maps queries `[b, heads, k, d]`, keys and values `[b, heads, L, d]` to `[b, k, heads, d]`.
 
         Returns:
             `[n, heads * d]`.
@@ -78,11 +84,11 @@ Kernel = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Packing:
-    """Which of a tower's `P` tokens are computed, and which computed token stands at each.
+    """The computed tokens of a tower's `P` tokens, and the row that each token takes its values from.
 
     Attributes:
-        computed: `[P]` bool on the host.
-        rows: `[P]` int64 on the host: the row of the computed token that stands at each token.
+        computed: `[P]` bool on the host: whether a token is computed.
+        rows: `[P]` int64 on the host: the row of each token.
         at: `[n]` int64: the computed tokens, ascending.
         bank: `[P]` int64: `rows` on the device.
     """
@@ -94,31 +100,38 @@ class Packing:
 
     @classmethod
     def of(cls, computed: Mask, source: Ints, device: torch.device) -> Packing:
-        """From the computed tokens `[P]` and the token that stands in at each, itself where computed."""
+        """Make a packing.
+
+        Args:
+            computed: `[P]` bool: whether a token is computed.
+            source: `[P]` int64: the computed token that each takes its values from; itself if computed.
+            device: device of the indices.
+        """
         number = computed.cumsum() - 1
         rows = number[source]
         return cls(computed, rows, to_device(np.flatnonzero(computed), device), to_device(rows, device))
 
     def on(self, device: torch.device) -> Packing:
-        """The same on another device."""
+        """The packing with its indices on `device`."""
         return self if device == self.at.device else Packing.of(self.computed, self._sources(), device)
 
     def _sources(self) -> Ints:
         return np.flatnonzero(self.computed)[self.rows]
 
     def pack(self, tokens: Tensor) -> Tensor:
-        """The rows `[n, ...]` of `tokens` `[P, ...]`."""
+        """Select the rows `[n, ...]` of `tokens` `[P, ...]`."""
         return tokens.index_select(0, self.at)
 
     def fill(self, rows: Tensor) -> Tensor:
-        """All tokens `[P, ...]`: `rows` `[n, ...]`, those of other frames where nothing was computed."""
+        """Expand `rows` `[n, ...]` to all tokens `[P, ...]`, which take the values of their reference
+        frame."""
         return rows.index_select(0, self.bank)
 
     def stretches(self, tokens: Iterable[Ints]) -> Stretches:
-        """Attention within stretches of tokens.
+        """Batch the stretches of tokens that attend to each other.
 
         Args:
-            tokens: for each length `L`, `[F, L]` int64: the tokens of the stretches that have it. Each
+            tokens: for each length `L`, `[F, L]` int64: the tokens of the stretches of that length. Each
                 computed token is in one stretch.
         """
         device = self.at.device
@@ -128,7 +141,7 @@ class Packing:
         for each in tokens:
             computed = self.computed[each]
             counts = computed.sum(1)
-            # Computed tokens first, in their order.
+            # Sort the computed tokens of each stretch before the others, in their order.
             first = np.take_along_axis(each, np.argsort(~computed, axis=1, kind="stable"), 1)
             for at in _alike(counts, each.shape[1]):
                 queries = self.rows[first[at, : counts[at].max()]]
@@ -142,11 +155,14 @@ class Packing:
 
 
 def _alike(counts: Ints, length: int) -> list[Ints]:
-    """Stretches that have about as many computed tokens, those that are computed whole apart.
+    """Group stretches by their number of computed tokens; those that are computed whole are apart.
 
     Args:
-        counts: `[F]`: of each stretch's computed tokens; stretches without any are left out.
-        length: of these stretches.
+        counts: `[F]`: number of computed tokens of each stretch; stretches without any are left out.
+        length: length of these stretches.
+
+    Returns:
+        Indices of the stretches of each group.
     """
     level = -(-counts * LEVELS // length) + (counts == length)
     together = max(1, KEYS_AT_ONCE // length)

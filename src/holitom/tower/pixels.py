@@ -1,4 +1,4 @@
-"""Where two frames differ, from the pixels that the processor hands to the vision tower."""
+"""Differences between frames, from the pixels that the processor passes to the vision tower."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Frames that are compared at a time, so that what is made on the way does not grow with the video.
+# Number of frames that are compared at a time, so that intermediate tensors do not grow with the video.
 BLOCK = 32
 
 
 def cells(patches: Tensor, std: Sequence[float]) -> Tensor:
-    """Means of 2 x 2 pixels in levels of 0..255, but for a constant that all frames share.
+    """Average 2 x 2 pixels, in levels of 0..255 up to a constant that all frames share.
 
-    Sensor noise halves in them while thin strokes stay.
+    Averaging halves sensor noise and keeps thin strokes.
 
     Args:
-        patches: `[T, S, ..., C, D, h, w]`, any floating dtype: the pixels of each place, normalised, with `C`
-            channels and `D` frames deep.
-        std: what each channel was divided by.
+        patches: `[T, S, ..., C, D, h, w]`, any floating dtype: the normalised pixels of each place, with `C`
+            channels and `D` frames.
+        std: divisor of each channel in the normalisation.
 
     Returns:
         `[T, S, c]` float32.
@@ -35,15 +35,16 @@ def cells(patches: Tensor, std: Sequence[float]) -> Tensor:
 
 
 def changed(means: Tensor, threshold: float, reach: int) -> Tensor:
-    """Which places differ between frames that lie less than `reach` apart.
+    """Compare every place between frames less than `reach` apart.
 
     Args:
         means: `[T, S, c]`, from `cells`.
-        threshold: largest difference at which a place counts as unchanged.
+        threshold: largest difference at which a place counts as unchanged, in levels of 0..255.
         reach: length of the longest group.
 
     Returns:
-        `[reach - 1, T, S]` bool: at `(k - 1, t, s)` for frames `t` and `t + k`; False behind the last frame.
+        `[reach - 1, T, S]` bool: at `(k - 1, t, s)` whether place `s` differs between frames `t` and `t + k`;
+        False where there is no frame `t + k`.
     """
     frames, places, _ = means.shape
     found = torch.zeros(reach - 1, frames, places, dtype=torch.bool, device=means.device)

@@ -1,8 +1,17 @@
-"""Which places of which frames are computed, and which frame stands in at the others.
+"""Plan of reuse: which places of each frame are computed, and which reference frame the others are taken
+from.
 
-A video is cut into groups of successive frames. One frame of each group, its reference, is computed whole; of
-the others, the places that differ from the reference. Groups and references are those that leave the fewest
-places to compute. All of this is host arithmetic on counts; nothing here knows a model.
+A place is one patch of a frame, or one block of patches where the tower merges blocks. A video is cut into
+groups of successive frames. One frame of each group, its reference, is computed whole; of the other frames,
+those places are computed that differ from the reference. Groups and references are chosen so that the fewest
+places are computed. All of this is host arithmetic on counts, without a model.
+
+Six frames of 10 places in groups of at most R = 3, where frames 0 to 2 differ in 1 place from one another and
+from frame 3 in all (`costs` of frames 3 to 5 likewise among themselves):
+
+    frame           0   1   2 | 3   4   5
+    reference       0   0   0 | 3   3   3
+    computed       10   1   1 |10   1   1      24 of 60 places
 """
 
 from __future__ import annotations
@@ -16,19 +25,19 @@ Mask = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
 
 OWN_SHARE = 0.7
-"""A frame of which a larger share differs from its reference is computed whole: it is its own reference."""
+"""A frame of which a larger share differs from its reference is computed whole, as its own reference."""
 
 STOCK_SHARE = 0.9
-"""A video of which a larger share would be computed is computed whole: too little would be saved."""
+"""A video of which a larger share would be computed is computed whole, since reuse would save too little."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is computed of one video.
+    """The computed places of one video.
 
     Attributes:
-        computed: `[T, S]` bool: the places that are computed.
-        reference: `[T]` int64: the frame that stands in at the other places; the frame itself where it is
+        computed: `[T, S]` bool: whether a place is computed.
+        reference: `[T]` int64: the frame that the other places are taken from; the frame itself where it is
             computed whole.
     """
 
@@ -42,7 +51,7 @@ class Plan:
 
     @property
     def whole(self) -> bool:
-        """Whether everything is computed."""
+        """Whether all places are computed."""
         return bool(self.computed.all())
 
     @property
@@ -57,11 +66,11 @@ class Plan:
 
 
 def plan(changed: Mask) -> Plan:
-    """The plan that computes the fewest places of a video.
+    """Find the plan that computes the fewest places of a video.
 
     Args:
         changed: `[R - 1, T, S]` bool: at `(k - 1, t, s)`, whether place `s` differs between frames `t` and
-            `t + k`; `R` is the length of the longest group. What lies behind the last frame is not looked at.
+            `t + k`; `R` is the length of the longest group. Entries with `t + k >= T` are ignored.
     """
     frames, places = changed.shape[1:]
     reference = best_references(costs(changed.sum(2, dtype=np.int64), places))
@@ -77,29 +86,31 @@ def plan(changed: Mask) -> Plan:
 
 
 def costs(counts: Ints, places: int) -> Ints:
-    """What each frame costs under each reference within reach.
+    """Count the places to compute of each frame, for each possible reference.
 
     Args:
-        counts: `[R - 1, T]` int64: how many places differ between frames `t` and `t + k`, at `(k - 1, t)`.
-        places: of one frame.
+        counts: `[R - 1, T]` int64: at `(k - 1, t)` the number of places that differ between frames `t` and
+            `t + k`.
+        places: number of places of a frame.
 
     Returns:
-        `[T, 2R - 1]` int64: at `(t, j)` the places of frame `t` that are computed if frame `t + j - (R - 1)`
-        is its reference; meaningless where there is no such frame.
+        `[T, 2R - 1]` int64: at `(t, j)` the number of places of frame `t` that are computed if frame `t + j -
+        (R - 1)` is its reference; without meaning where there is no such frame.
     """
     steps, frames = counts.shape
     cost = np.full((frames, 2 * steps + 1), places, dtype=np.int64)
     for k in range(1, min(steps, frames - 1) + 1):
-        cost[k:, steps - k] = counts[k - 1, : frames - k]  # the reference comes first
+        cost[k:, steps - k] = counts[k - 1, : frames - k]  # the reference is k frames before
         cost[: frames - k, steps + k] = counts[k - 1, : frames - k]
     return np.where(cost > OWN_SHARE * places, places, cost)
 
 
 def best_references(cost: Ints) -> Ints:
-    """The reference of each frame under which the least is computed, `[T]` int64.
+    """Find the reference of each frame, `[T]` int64, with which the fewest places are computed.
 
-    `best[e] = min over L of best[e - L] + min over r of the cost of frames e - L .. e - 1 under r`, with `r`
-    one of these frames; of equals the shortest group and its earliest reference. Exact.
+    Dynamic programming finds the exact minimum: `best[e] = min over L of best[e - L] + min over r of the cost
+    of frames e - L .. e - 1 with reference r`, with `r` one of these frames. Ties go to the shortest group
+    and its earliest reference.
 
     Args:
         cost: `[T, 2R - 1]`, from `costs`.
@@ -108,8 +119,9 @@ def best_references(cost: Ints) -> Ints:
     start = np.arange(frames)[:, None, None]
     member, reference = np.arange(reach)[:, None], np.arange(reach)[None]
     single = cost[np.minimum(start + member, frames - 1), reference - member + reach - 1]
-    total = single.cumsum(1)  # at (s, L - 1, r): a group of L frames from s on, under its frame r
-    total[:, reference > member] = np.iinfo(np.int64).max  # no frame of the group
+    # at (s, L - 1, r): cost of a group of L frames from s on, with its r-th frame as reference
+    total = single.cumsum(1)
+    total[:, reference > member] = np.iinfo(np.int64).max  # the group has no r-th frame
     weight, chosen = total.min(2), total.argmin(2)
     best = np.zeros(frames + 1, dtype=np.int64)
     length = np.zeros(frames + 1, dtype=np.int64)

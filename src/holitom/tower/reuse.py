@@ -1,4 +1,4 @@
-"""What one call of the vision tower computed and what it reused."""
+"""The report of reuse in one call of the vision tower."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from holitom.tower.plan import Plan
 
 @dataclass
 class ReuseReport:
-    """What one call of the vision tower computed and what it reused.
+    """The report of reuse in one call of the vision tower.
 
     Attributes:
-        plans: one for each video of the call, in its order.
-        others: images of the call that belong to no video; they are always computed.
-        seconds: host seconds spent on planning, which are part of the tower's time.
-        stock: whether the stock tower ran, since nothing (or less than a tenth) of the videos is reusable.
+        plans: one for each video of the call, in order.
+        others: number of images of the call that belong to no video; they are always computed.
+        seconds: host seconds of planning, which are part of the tower's time.
+        stock: whether the stock tower ran, because less than a tenth of the videos is reusable.
     """
 
     plans: tuple[Plan, ...] = ()
@@ -26,7 +26,7 @@ class ReuseReport:
 
     @property
     def computed_share(self) -> float:
-        """Share of the videos' places that were computed, in (0, 1]; 1 without videos."""
+        """Share of the videos' patches that were computed, in (0, 1]; 1 without videos."""
         places = sum(plan.computed.size for plan in self.plans)
         return sum(int(plan.computed.sum()) for plan in self.plans) / places if places else 1.0
 
