@@ -218,7 +218,7 @@ def test_every_frame_at_its_rate(ten_seconds: Path) -> None:
         ({"start": float("inf")}, "start must be at least 0, not inf"),
         ({"end": 0}, "end must be above 0, not 0"),
         ({"start": 3, "end": 2}, r"end must be above start \(3\), not 2"),
-        ({"frames": 8, "fps": 2}, "frames=8 and fps=2 say two things"),
+        ({"frames": 8, "fps": 2}, "frames=8 and fps=2 exclude each other"),
     ],
 )
 def test_settings_out_of_range(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
@@ -227,7 +227,7 @@ def test_settings_out_of_range(tmp_path: Path, settings: dict[str, Any], message
 
 
 def test_a_start_behind_the_end(ten_seconds: Path) -> None:
-    with pytest.raises(VideoError, match=r"a\.mp4: lasts 10\.00 s, so nothing is shown from start=10 on"):
+    with pytest.raises(VideoError, match=r"a\.mp4: lasts 10\.00 s, so it has no frames from start=10 on"):
         load_video(ten_seconds, start=10)
 
 

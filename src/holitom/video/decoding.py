@@ -1,9 +1,9 @@
-"""Decoding the wanted frames of a file and little else.
+"""Decode the wanted frames of a file, and as few others as possible.
 
-Two ways lead to the same frames. `by_table` knows each frame by its timestamp: it decodes from the keyframe
-before a wanted frame, or on from where it is where that is less, and leaves out pictures that no other
-refers to. It checks every packet against the table and every frame that comes out; what does not agree
-raises `UntrustedError`. `straight` decodes every frame and counts.
+Two functions give the same frames. `by_table` identifies each frame by its timestamp: it decodes from the
+keyframe before a wanted frame, or continues from the last one if that is less work, and skips pictures that
+no other refers to. It checks every packet and every frame against the table, and a difference raises
+`UntrustedError`. `straight` decodes every frame and counts.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ from av.container import InputContainer
 from holitom.video.packets import MISSING, Packets
 
 Progress = Callable[[int, int], None]
-"""Called with (frames gone through, frames to go through) while a video is decoded."""
+"""Called with (frames decoded so far, frames to decode) while a video is decoded."""
 
 OPENING = 16
-"""Packets that are decoded first, whatever is wanted, to see that frames come out as the table says."""
+"""Number of packets that are always decoded first, to check that their frames agree with the table."""
 
 SEEK_COST = 8
-"""Packets that could be decoded in the time that a seek takes."""
+"""Number of packets that are decoded in the time of a seek."""
 
 CAN_SKIP = frozenset({"h264"})
-"""Decoders that leave out unreferenced pictures without any trace in later ones."""
+"""Decoders that can skip unreferenced pictures without changing later ones."""
 
 
 class UntrustedError(Exception):
-    """What was read does not agree with the table; the message says how."""
+    """A packet or frame does not agree with the table; the message says how."""
 
 
 @dataclass
 class Work:
-    """What decoding did.
+    """Counts of the work of decoding.
 
     Attributes:
-        packets: that were decoded.
-        seeks: into the file.
+        packets: number of decoded packets.
+        seeks: number of seeks in the file.
     """
 
     packets: int = 0
@@ -49,11 +49,11 @@ class Work:
 
 @dataclass
 class Run:
-    """Packets decoded in a row, from an entry on.
+    """A stretch of packets that are decoded one after another, from an entry on.
 
     Attributes:
-        first, last: their numbers in the file.
-        wanted: packet -> number of the frame that it gives.
+        first, last: numbers of the first and the last packet in the file.
+        wanted: number of the wanted frame by the number of its packet.
     """
 
     first: int
@@ -62,7 +62,7 @@ class Run:
 
 
 def runs(packets: Packets, wanted: Sequence[int]) -> list[Run]:
-    """The least work that gives the frames `wanted` (rising): stretches that begin at entries."""
+    """Plan the stretches of packets, each from an entry on, that give the frames `wanted` (rising)."""
     entries = packets.entries
     out = [Run(0, min(OPENING, len(packets.pts)) - 1)]
     for number in wanted:
@@ -85,10 +85,10 @@ def by_table(
     work: Work,
     progress: Progress | None = None,
 ) -> Iterator[tuple[int, av.VideoFrame]]:
-    """Decode the frames `wanted` (rising), each known by its timestamp, and yield them with their numbers.
+    """Decode the frames `wanted` (rising), identified by timestamps, and yield them with their numbers.
 
     Raises:
-        UntrustedError: a packet or a frame is not the one that the table names.
+        UntrustedError: a packet or a frame does not agree with the table.
     """
     rising = packets.pts[packets.display]
     to_go = wanted[-1] + 1
@@ -99,7 +99,7 @@ def by_table(
             pts = MISSING if frame.pts is None else frame.pts
             number = int(np.searchsorted(rising, pts))
             if pts <= before or number == len(rising) or rising[number] != pts:
-                raise UntrustedError("frames come out otherwise than its timestamps say")
+                raise UntrustedError("frames do not come out in the order of their timestamps")
             before = pts
             due.discard(pts)
             if progress is not None and number < to_go:
@@ -107,7 +107,7 @@ def by_table(
             if run.wanted.get(int(packets.display[number])) == number:
                 yield number, frame
         if due:
-            raise UntrustedError("frames that its packets promise do not come out")
+            raise UntrustedError("fewer frames come out than its packets hold")
 
 
 def straight(
@@ -115,7 +115,7 @@ def straight(
 ) -> Iterator[tuple[int, av.VideoFrame]]:
     """Decode every frame from the first on, and yield it with its number.
 
-    Packets before the first whole picture, which a file cut at the front begins with, give none.
+    Packets before the first whole picture, with which a file cut at the front begins, give no frames.
     """
     number = 0
     for packet in container.demux(stream):
@@ -134,7 +134,7 @@ def straight(
 def _decoded(
     container: InputContainer, stream: av.VideoStream, packets: Packets, run: Run, work: Work
 ) -> Iterator[av.VideoFrame]:
-    """The frames of one run, in the order of showing."""
+    """Decode the frames of one run, in the order in which they are shown."""
     context = stream.codec_context
     for i, packet in _packets(container, stream, packets, run.first):
         skip = _skips(packets, run, i)
@@ -150,7 +150,7 @@ def _decoded(
 def _packets(
     container: InputContainer, stream: av.VideoStream, packets: Packets, first: int
 ) -> Iterator[tuple[int, av.Packet[av.VideoStream]]]:
-    """The packets from number `first` on, with their numbers, after a seek."""
+    """Seek, and yield the packets from number `first` on with their numbers."""
     begin = int(packets.pts[first])
     for target in (begin, int(packets.dts[first]), int(packets.pts.min())):
         if target == MISSING:
@@ -162,19 +162,19 @@ def _packets(
             if i < 0 and pts == begin and packet.size == packets.size[first]:
                 i = first
             elif i < 0 and pts > begin:
-                break  # too far: a seek to an earlier time may land before
+                break  # behind the wanted packet: the next target is an earlier time
             elif i >= 0 and i < len(packets.pts) and (pts, packet.size) != (packets.pts[i], packets.size[i]):
-                raise UntrustedError("a seek gives other packets than reading does")
+                raise UntrustedError("packets behind a seek differ from those of the whole file")
             if i >= 0 and packet.size:
                 yield i, packet
                 i += 1
         if i >= 0:
             return
-    raise UntrustedError("its index leads elsewhere")
+    raise UntrustedError("its index does not lead to the wanted packet")
 
 
 def _due(packets: Packets, run: Run) -> set[int]:
-    """Timestamps of the frames that a run must give."""
+    """Timestamps of the frames that a run has to give."""
     return {
         int(packets.pts[i])
         for i in range(run.first, run.last + 1)
@@ -183,5 +183,5 @@ def _due(packets: Packets, run: Run) -> set[int]:
 
 
 def _skips(packets: Packets, run: Run, i: int) -> bool:
-    """Whether packet `i` is left out where no other refers to its picture."""
+    """Whether the decoder may skip packet `i` if no other picture refers to it."""
     return packets.codec in CAN_SKIP and i >= OPENING and i not in run.wanted

@@ -1,11 +1,10 @@
-"""Where decoding may begin: packets whose data say that nothing before them is needed.
+"""Packets at which decoding may begin, because their data need no earlier packet.
 
-A file's own marks are not enough. Containers mark pictures as keyframes that refer to earlier ones (open
-groups of pictures, rewritten indexes), and a decoder that begins there shows other frames without an error.
-So the first
-bytes of each packet are read: H.264 (ITU-T H.264, 7.4.1), HEVC (H.265, 7.4.2), VP8 (RFC 6386, 9.1), VP9 (its
-bitstream specification, 6.2) and AV1 (its specification, 5.9). Of other codecs, those qualify that code every
-frame alone.
+A container's marks are not enough: containers also mark pictures as keyframes that refer to earlier ones
+(open groups of pictures, rewritten indexes), and a decoder that begins there shows other frames without an
+error. So the first bytes of each packet are read: H.264 (ITU-T H.264, 7.4.1), HEVC (H.265, 7.4.2), VP8 (RFC
+6386, 9.1), VP9 (its bitstream specification, 6.2) and AV1 (its specification, 5.9). In other codecs decoding
+may begin at a marked packet only if the codec codes every frame alone.
 """
 
 from __future__ import annotations
@@ -23,11 +22,11 @@ AV1_SEQUENCE, AV1_FRAME_HEADER, AV1_FRAME = 1, 3, 6
 
 @dataclass(frozen=True)
 class Kind:
-    """What a packet's data say.
+    """Properties of a packet, from its data.
 
     Attributes:
-        fresh: decoding may begin here.
-        shown: it gives a frame to show. VP8 and VP9 hold packets that only later frames refer to.
+        fresh: whether decoding may begin at it.
+        shown: whether it gives a frame to show. VP8 and VP9 have packets that only later frames refer to.
     """
 
     fresh: bool
@@ -35,11 +34,11 @@ class Kind:
 
 
 Reader = Callable[[bytes, bool], Kind]
-"""Given a packet's data and whether the container marks it as a keyframe."""
+"""A function of a packet's data and of whether the container marks it as a keyframe."""
 
 
 def reader_for(stream: av.VideoStream) -> Reader | None:
-    """What reads the packets of `stream`; None for a codec whose keyframes cannot be checked."""
+    """The reader of the packets of `stream`; None for a codec whose keyframes cannot be checked."""
     context = stream.codec_context
     name = context.name
     if name in ("h264", "hevc"):
@@ -73,10 +72,10 @@ def _vp9(data: bytes, marked: bool) -> Kind:
 
 
 class _ParameterSets:
-    """H.264 and HEVC: an entry picture whose parameter sets are at hand.
+    """Reader for H.264 and HEVC: decoding may begin at an entry picture whose parameter sets are known.
 
-    Parameter sets stand in the file's header or in the stream. Once the stream brings some, an entry picture
-    needs its own: those that came with packets left out would be missing.
+    Parameter sets are in the file's header or in the stream. If the stream has some, an entry picture needs
+    its own, since those in skipped packets would be missing.
     """
 
     def __init__(self, name: str, header: bytes) -> None:
@@ -101,14 +100,14 @@ class _ParameterSets:
 
 
 def _bytes_of_length(header: bytes, hevc: bool) -> int:
-    """Of the length before each unit; 0 where start codes part them."""
+    """Number of bytes of the length before each unit; 0 where start codes separate units."""
     if header[:3] == b"\0\0\1" or header[:4] == b"\0\0\0\1" or len(header) < 23 * hevc + 5 * (not hevc):
         return 0
     return (header[21 if hevc else 4] & 3) + 1
 
 
 def _units(data: bytes, length_bytes: int) -> Iterator[int]:
-    """First byte of each unit."""
+    """Yield the first byte of each unit."""
     if not length_bytes:
         for found in re.finditer(b"\0\0\1(.)", data, re.DOTALL):
             yield found[1][0]
@@ -120,7 +119,8 @@ def _units(data: bytes, length_bytes: int) -> Iterator[int]:
 
 
 class _AV1:
-    """A shown key frame with a sequence header: its own, or that of a stream which never repeats it."""
+    """Reader for AV1: decoding may begin at a shown key frame with a sequence header of its own, or with the
+    only one of the stream."""
 
     def __init__(self) -> None:
         self._brought = False
@@ -141,7 +141,7 @@ class _AV1:
 
 
 def _obus(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Type and first byte of the body of each unit."""
+    """Yield the type of each unit and the first byte of its body."""
     at = 0
     while at < len(data):
         head = data[at]

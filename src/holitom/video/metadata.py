@@ -8,10 +8,10 @@ from transformers.video_utils import VideoMetadata
 
 
 class TimedMetadata(VideoMetadata):
-    """Metadata whose frames are shown when the file says, which need not be number / rate.
+    """Metadata with the times of frames that the file states, which need not be number / rate.
 
-    The fields are those of `VideoMetadata`: `frames_indices` are numbers of frames, while `total_num_frames`,
-    `fps` and `duration` are those of the whole file.
+    The fields are those of `VideoMetadata`: `frames_indices` are numbers of frames, and `total_num_frames`,
+    `fps` and `duration` describe the whole file.
     """
 
     _times: list[float] | None = None
@@ -20,7 +20,8 @@ class TimedMetadata(VideoMetadata):
     def times(self) -> list[float]:
         """Seconds from the video's first frame, of each frame in `frames_indices`."""
         if self._times is None or len(self._times) != len(self.frames_indices or ()):
-            return [number / (self.fps or 1.0) for number in self.frames_indices or ()]  # they were replaced
+            # The caller has replaced `frames_indices`.
+            return [number / (self.fps or 1.0) for number in self.frames_indices or ()]
         return self._times
 
     @classmethod
@@ -33,15 +34,15 @@ class TimedMetadata(VideoMetadata):
         duration: float,
         size: tuple[int, int],
     ) -> TimedMetadata:
-        """Metadata of sampled frames.
+        """Make the metadata of sampled frames.
 
         Args:
-            times: seconds from the first frame, of each sampled frame.
-            numbers: of each sampled frame.
-            total: frames in the file.
-            rate: frames a second in the file.
+            times: time of each sampled frame, in seconds from the first frame of the file.
+            numbers: number of each sampled frame.
+            total: number of frames in the file.
+            rate: frames per second in the file.
             duration: seconds of the file.
-            size: width and height as shown.
+            size: width and height as shown, in pixels.
         """
         metadata = cls(
             total_num_frames=total,
@@ -62,18 +63,18 @@ class TimedMetadata(VideoMetadata):
 
     @property
     def sampled_fps(self) -> float:
-        """Sampled frames a second: one by the mean time from one to the next."""
+        """Sampled frames per second: 1 / `seconds_per_frame`."""
         return 1 / self.seconds_per_frame
 
     @property
     def seconds_per_frame(self) -> float:
-        """Mean time from one sampled frame to the next; of a single frame, the video's duration."""
+        """Mean seconds from one sampled frame to the next; for a single frame, the video's duration."""
         if len(self.times) > 1 and self.times[-1] > self.times[0]:
             return (self.times[-1] - self.times[0]) / (len(self.times) - 1)
         return self.duration or 1.0
 
     def in_seconds(self) -> TimedMetadata:
-        """A copy with one tick a second: some processors reckon times as frames_indices / fps."""
+        """Copy the metadata with one tick per second, for processors that compute frames_indices / fps."""
         copy = type(self)(**{**self, "fps": 1.0, "frames_indices": list(self.times)})
         copy._times = list(self.times)
         return copy

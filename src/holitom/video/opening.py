@@ -1,4 +1,4 @@
-"""A file is looked over before it is decoded: no video is refused, frames and seconds are counted."""
+"""Check a file before it is decoded: refuse files that are no videos, and count frames and seconds."""
 
 from __future__ import annotations
 
@@ -37,24 +37,24 @@ IMAGES = (
     "mif2",
     "msf1",
 )
-"""Brands of ISO files that hold images, or sequences of them."""
+"""Brands of ISO files that hold images or sequences of images."""
 
 FROM_ZERO = ("matroska", "asf", "nut")
-"""Containers whose duration counts from time 0; that of others counts from the file's first timestamp."""
+"""Containers whose duration counts from time 0; in others it counts from the file's first timestamp."""
 
 
 @dataclass(frozen=True)
 class Opened:
-    """A video file that may be decoded.
+    """A video file that can be decoded.
 
     Attributes:
-        file: where it is.
+        file: path of the file.
         stream: index of its video stream.
-        packets: of that stream.
-        stated: frames a second, as the file says; None where it does not.
-        guessed: the same, or what FFmpeg guesses.
-        view: how its frames are shown.
-        seconds: from its first packet to the end of its last, sound included.
+        packets: packets of that stream.
+        stated: frames per second that the file states; None where it states none.
+        guessed: `stated`, or FFmpeg's guess.
+        view: rotation and size of its frames.
+        seconds: seconds from its first packet to the end of its last, with sound.
     """
 
     file: Path
@@ -75,13 +75,14 @@ class Opened:
 def opened(
     file: Path, stream: int, strict: bool = False, threads: bool = True
 ) -> Iterator[tuple[InputContainer, av.VideoStream]]:
-    """A file and one of its streams, to be decoded.
+    """Open a file and one of its streams for decoding.
 
     Args:
-        file: where it is.
-        stream: its index.
-        strict: damage is an error. Otherwise a decoder conceals what it can, by what it decoded before.
-        threads: as many as the codec takes, or one. What several make of damage changes from run to run.
+        file: path of the file.
+        stream: index of the stream.
+        strict: whether damage is an error. Otherwise a decoder conceals damage by earlier pictures.
+        threads: whether to use as many threads as the codec takes, or one. With several threads, the frames
+            of a damaged file differ from run to run.
     """
     with av.open(location(file)) as container:
         video = container.streams[stream]
@@ -93,10 +94,10 @@ def opened(
 
 
 def open_video(file: Path) -> Opened:
-    """Look a file over.
+    """Check a file.
 
     Raises:
-        VideoError: it cannot be read, is no video, is cut short or absurdly large.
+        VideoError: it cannot be read, is no video, is cut short, or its frames are too large.
     """
     if not file.exists():
         raise VideoError(f"{file}: no such file")
@@ -132,7 +133,7 @@ def _look(file: Path, container: InputContainer) -> Opened:
     for stream in candidates:
         _check_size(name, stream.codec_context.width, stream.codec_context.height)
     walks, seconds = _walk(name, container, candidates)
-    # The first stream of an animated AVIF or HEIF is its cover, a still.
+    # The first stream of an animated AVIF or HEIF is a still cover.
     walk = next((walk for walk in walks if walk.shown > 1), walks[0])
     brand = container.metadata.get("major_brand", "").strip()
     if walk.shown < 2 and (kind.endswith("_pipe") or brand in IMAGES):
@@ -185,9 +186,9 @@ def _check_size(name: str, width: int, height: int) -> None:
 
 
 def _walk(name: str, container: InputContainer, streams: list[av.VideoStream]) -> tuple[list[Walk], float]:
-    """The packets of all `streams`, and the seconds that all packets of the file take."""
+    """Read the packets of all `streams`, and the seconds of all packets of the file."""
     walks = {stream.index: Walk(stream) for stream in streams}
-    cut, reached, step = False, 0.0, 0.0  # step: how long the last packet lasts where it does not say so
+    cut, reached, step = False, 0.0, 0.0  # step: estimated duration of a last packet that states none
     for packet in container.demux():
         if not packet.size:
             continue
@@ -199,7 +200,7 @@ def _walk(name: str, container: InputContainer, streams: list[av.VideoStream]) -
         walk = walks.get(packet.stream_index)
         if walk is not None:
             walk.add(packet)  # type: ignore[arg-type]
-            cut = packet.is_corrupt  # of the last packet: only half of it is there
+            cut = packet.is_corrupt  # true of a last packet that is cut
     start, duration = (container.start_time or 0) / av.time_base, (container.duration or 0) / av.time_base
     promised = (0.0 if container.format.name.startswith(FROM_ZERO) else start) + 0.9 * duration
     if cut or (duration and reached + step < promised):
@@ -214,10 +215,10 @@ def _is_animated_webp(file: Path) -> bool:
 
 
 def location(file: Path) -> str:
-    """For `av.open`. Absolute: FFmpeg would take a relative name such as "http:x.mp4" for an address."""
+    """The absolute path for `av.open`: FFmpeg takes a relative name such as "http:x.mp4" for an address."""
     return str(file.absolute())
 
 
 def reason(error: BaseException) -> str:
-    """What an error of FFmpeg says."""
+    """The text of an error of FFmpeg."""
     return str(getattr(error, "strerror", None) or error).strip().rstrip(".")

@@ -1,7 +1,7 @@
-"""A file's packets, walked through without decoding: how many frames, when, and where decoding may begin.
+"""Read a file's packets without decoding: the number of frames, their times, and where decoding may begin.
 
-Headers cannot be trusted for these: Matroska, WebM and MPEG-TS state no number of frames, a trimmed MP4
-states too many, and any index may lie. The walk costs one read of the file, little beside decoding it.
+Headers do not state these reliably: Matroska, WebM and MPEG-TS state no number of frames, a trimmed MP4
+states too many, and an index may be wrong. Reading all packets takes little time compared with decoding.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ class Packets:
     """One video stream's packets in the order of the file, which is the order of decoding.
 
     Attributes:
-        codec: its name.
-        tick: seconds in a unit of its timestamps.
+        codec: name of the codec.
+        tick: seconds in a unit of timestamps.
         pts, dts, duration: `[P]` int64 in ticks; `MISSING` where the file states none.
-        size: `[P]` int64, bytes.
-        shown: `[P]` bool, whether a packet gives a frame to show.
+        size: `[P]` int64, in bytes.
+        shown: `[P]` bool: whether a packet gives a frame to show.
         discarded: whether the file's edit list leaves packets out.
         checked: whether keyframes of this codec can be checked.
-        fresh: `[P]` bool, whether decoding may begin there, by the packet's own data.
+        fresh: `[P]` bool: whether decoding may begin at a packet, by its own data.
     """
 
     codec: str
@@ -48,29 +48,29 @@ class Packets:
 
     @property
     def total(self) -> int:
-        """Frames to be shown."""
+        """Number of frames to show."""
         return int(self.shown.sum())
 
     @cached_property
     def display(self) -> NDArray[np.int64]:
-        """`[total]`: the packet of each frame, in the order of showing."""
+        """Number of each frame's packet, `[total]`, in the order in which frames are shown."""
         shown = np.flatnonzero(self.shown)
         return shown[np.argsort(self.pts[shown], kind="stable")]
 
     @cached_property
     def jumps_back(self) -> bool:
-        """Whether timestamps of decoding fall: files put behind one another, a clock that was set back."""
+        """Whether decoding timestamps fall, as in concatenated files and after a clock was set back."""
         dts = self.dts[self.dts != MISSING]
         return bool((np.diff(dts) < 0).any())
 
     @property
     def timed(self) -> bool:
-        """Whether the timestamps, put in order, tell when frames are shown."""
+        """Whether the sorted timestamps are the times at which frames are shown."""
         return not self.jumps_back and not (self.pts[self.shown] == MISSING).any()
 
     @cached_property
     def doubt(self) -> str | None:
-        """Why the timestamps cannot number the frames; None where they can."""
+        """The reason why timestamps do not identify frames; None where they do."""
         shown = self.pts[self.shown]
         if self.discarded:
             return "its edit list leaves frames out"
@@ -88,19 +88,20 @@ class Packets:
 
     @cached_property
     def entries(self) -> NDArray[np.int64]:
-        """Packets at which decoding may begin: fresh ones that part earlier frames from later ones."""
+        """Packets at which decoding may begin: fresh ones behind all earlier frames and before all later
+        ones."""
         timed = np.where(self.shown, self.pts, MISSING)
         before = np.concatenate([[MISSING], np.maximum.accumulate(timed)[:-1]])
         timed = np.where(self.shown, self.pts, np.iinfo(np.int64).max)
         after = np.minimum.accumulate(timed[::-1])[::-1]
         whole = self.fresh & self.shown & (before < after)
         if len(whole) and self.pts[0] > after[0]:
-            whole[0] = False  # frames that come before the first keyframe refer to what is not there
+            whole[0] = False  # frames shown before the first keyframe refer to pictures that are missing
         return np.flatnonzero(whole)
 
 
 class Walk:
-    """Gathers one stream's packets."""
+    """Collects one stream's packets."""
 
     def __init__(self, stream: av.VideoStream) -> None:
         self.stream = stream
@@ -110,7 +111,7 @@ class Walk:
 
     @property
     def shown(self) -> int:
-        """Frames to be shown so far."""
+        """Number of frames to show so far."""
         return sum(row[4] for row in self._rows)
 
     @property
@@ -119,7 +120,7 @@ class Walk:
         return any(row[0] != MISSING for row in self._rows)
 
     def add(self, packet: av.Packet[av.VideoStream]) -> None:
-        """Take one packet down."""
+        """Add one packet."""
         if packet.is_discard:
             self._discarded = True
             return
@@ -137,7 +138,7 @@ class Walk:
         )
 
     def packets(self) -> Packets:
-        """All that were taken down."""
+        """All packets added so far."""
         numbers = np.array([row[:4] for row in self._rows], np.int64).reshape(-1, 4)
         marks = np.array([row[4:] for row in self._rows], bool).reshape(-1, 2)
         tick = self.stream.time_base or Fraction(1)

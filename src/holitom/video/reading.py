@@ -1,4 +1,4 @@
-"""The wanted frames of one file, by the quickest way that can be trusted."""
+"""Read the wanted frames of one file, by seeking where its packets allow, else by decoding every frame."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ DAMAGED = "parts of it are damaged"
 
 @dataclass(frozen=True)
 class Reading:
-    """How frames were read.
+    """A record of how frames were read.
 
     Attributes:
-        frames: that the file holds.
-        decoded: packets that were decoded for the wanted ones.
-        seeks: into the file; 0 where it was decoded straight through and its frames counted.
-        note: why the file was decoded straight through, where more could have been left out; else None.
+        frames: number of frames in the file.
+        decoded: number of decoded packets.
+        seeks: number of seeks; 0 where every frame was decoded and counted.
+        note: the reason for decoding every frame; None where seeking was possible.
     """
 
     frames: int
@@ -49,16 +49,16 @@ class Picture(NamedTuple):
 
 
 class ShortError(Exception):
-    """The file gave fewer frames than its packets promised."""
+    """The file has fewer frames than its packets state."""
 
 
 class Source:
-    """One file and which of its frames are wanted.
+    """One file and the frames to read of it.
 
     Attributes:
-        numbers: of the frames wanted, rising.
+        numbers: numbers of the wanted frames, rising.
         timeline: times of all its frames.
-        doubt: why its packets cannot be trusted to number the frames; None where they can.
+        doubt: the reason why its packets do not identify frames; None where they do.
     """
 
     def __init__(self, file: Opened, sampling: Sampling) -> None:
@@ -71,20 +71,20 @@ class Source:
 
     @property
     def total(self) -> int:
-        """Frames in the file."""
+        """Number of frames in the file."""
         return len(self.timeline.seconds)
 
     @property
     def reading(self) -> Reading:
-        """What was done so far."""
+        """The record of reading so far."""
         lone = "decoding can begin at its first keyframe only" if len(self.file.packets.entries) < 2 else None
         return Reading(self.total, self._work.packets, self._work.seeks, self.doubt or lone)
 
     def recount(self) -> None:
-        """Decode the file once to know its frames, and choose anew where wanted ones are not there."""
+        """Decode the file once to count its frames, and choose frames anew if wanted ones are missing."""
         try:
             seen = [frame.pts for _, frame in self._decoded(Work())]
-        except UntrustedError:  # damage: once more, by one thread
+        except UntrustedError:  # the file is damaged, so it is decoded again by one thread
             seen = [frame.pts for _, frame in self._decoded(Work())]
         if not seen:
             raise VideoError(f"{self.file.file.name}: holds no frames that can be decoded")
@@ -94,12 +94,12 @@ class Source:
             self.numbers = self._sampling.choose(self.file.file.name, self.timeline)
 
     def pictures(self, progress: Progress | None = None, after: int = -1) -> Iterator[Picture]:
-        """The wanted frames with numbers above `after`; their times are in `timeline` once they were read.
+        """Yield the wanted frames with numbers above `after`; `timeline` has their times afterwards.
 
         Raises:
-            UntrustedError: the file turned out not to be what its packets say; `doubt` is set, and the next
-                call decodes straight through.
-            ShortError: it holds fewer frames than its packets promise.
+            UntrustedError: the file does not agree with its packets; `doubt` is set, and the next call
+                decodes every frame.
+            ShortError: the file has fewer frames than its packets state.
             VideoError: it cannot be decoded.
         """
         wanted = [number for number in self.numbers if number > after]
@@ -138,7 +138,7 @@ class Source:
         raise ShortError
 
     def _settle(self, seen: list[int | None], total: int) -> None:
-        """The times of frames that were counted replace what the packets say."""
+        """Replace times from the packets by those of the frames that were decoded."""
         known, rate = self.timeline, self.timeline.rate
         times = settled(seen, self.file.packets, known)[:total]
         left = known.seconds[len(times) : total]
@@ -150,10 +150,11 @@ class Source:
         self.timeline = Timeline(seconds, max(known.duration, end) if whole else float(end), rate)
 
     def _decoded(self, work: Work) -> Iterator[tuple[int, av.VideoFrame]]:
-        """All frames with their numbers, decoded straight through: an error in its data is the file's.
+        """Decode all frames, and yield them with their numbers.
 
         Raises:
-            UntrustedError: several threads came upon damage; the next call decodes by one.
+            UntrustedError: several threads found damage; the next call decodes by one thread.
+            VideoError: the file cannot be decoded.
         """
         file = self.file
         try:

@@ -1,4 +1,4 @@
-"""Which frames of a video are wanted."""
+"""Choose the frames of a video to read."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from holitom.video.timing import Timeline
 
 FRAMES = 32
 MAX_FRAMES = 768
-"""Most frames that `fps` samples, as in qwen-vl-utils."""
+"""Largest number of frames that `fps` samples, as in qwen-vl-utils."""
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """Frames spread evenly over a stretch of a video.
+    """Frames evenly spread over a stretch of a video.
 
     Attributes:
-        frames: how many, at least 1. Default: 32, unless `fps` is given.
-        fps: how many a second of the stretch instead, above 0; rounded down, at least 1 in all.
-        max_frames: most that `fps` gives, at least 1. Default: 768.
-        start, end: seconds from the video's first frame. Default: all of it.
+        frames: number of frames, at least 1. None: 32, unless `fps` is given.
+        fps: frames per second of the stretch instead, above 0; their number is rounded down, at least 1.
+        max_frames: largest number of frames with `fps`, at least 1.
+        start, end: stretch in seconds from the video's first frame. None: the whole video.
 
     Raises:
-        SettingsError: a value out of its range, or both `frames` and `fps`.
+        SettingsError: a value is out of its range, or both `frames` and `fps` are given.
     """
 
     frames: int | None = None
@@ -52,17 +52,17 @@ class Sampling:
                 raise SettingsError(f"{name} must be {least}, not {value:g}")
         if self.frames is not None and self.fps is not None:
             raise SettingsError(
-                f"frames={self.frames} and fps={self.fps:g} say two things: give one of them "
+                f"frames={self.frames} and fps={self.fps:g} exclude each other: give one of them "
                 "(max_frames caps fps)"
             )
         if self.start is not None and self.end is not None and self.end <= self.start:
             raise SettingsError(f"end must be above start ({self.start:g}), not {self.end:g}")
 
     def choose(self, name: str, timeline: Timeline) -> list[int]:
-        """Numbers of the frames wanted of `timeline`, rising; each frame at most once.
+        """Choose numbers of frames of `timeline`, rising, each frame at most once.
 
-        A frame belongs to the stretch that its time lies in, `start` included and `end` not. Where none does,
-        the one that is being shown at `start` is taken.
+        The stretch has the frames with times from `start` to before `end`; if there are none, the frame that
+        is shown at `start`.
 
         Raises:
             VideoError: the video `name` ends before `start`.
@@ -72,18 +72,18 @@ class Sampling:
         if self.fps is not None:
             begin, end = self.start or 0.0, timeline.duration
             end = end if self.end is None else min(self.end, end)
-            # A hair more, so that 3 s at 0.1 frames a second less a rounding error stay what they are.
+            # A product such as 2.9999999, which is 3 but for rounding, counts as 3.
             wanted = min(max(1, math.floor((end - begin) * self.fps + 1e-6)), self.max_frames)
         total = stop - first
         wanted = min(wanted, total)
         return [first + i * total // wanted for i in range(wanted)]
 
     def _stretch(self, name: str, timeline: Timeline) -> tuple[int, int]:
-        """The first frame and the one behind the last."""
+        """Numbers of the first frame of the stretch and of the frame behind its last."""
         times = timeline.seconds
         if self.start is not None and self.start >= timeline.duration:
             raise VideoError(
-                f"{name}: lasts {timeline.duration:.2f} s, so nothing is shown from start={self.start:g} on"
+                f"{name}: lasts {timeline.duration:.2f} s, so it has no frames from start={self.start:g} on"
             )
         first = 0 if self.start is None else int(np.searchsorted(times, self.start, side="left"))
         stop = len(times) if self.end is None else int(np.searchsorted(times, self.end, side="left"))

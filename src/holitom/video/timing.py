@@ -1,4 +1,4 @@
-"""When each frame is shown, by the file's own timestamps."""
+"""Times at which frames are shown, from the file's timestamps."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Timeline:
     """Times of all frames of a file.
 
     Attributes:
-        seconds: `[total]` float64, when each frame is shown, from the first frame on.
+        seconds: `[total]` float64: time of each frame in seconds from the first frame.
         duration: seconds from the first frame to the end of the last.
-        rate: frames a second: what the file states where its frames keep to it, else counted.
+        rate: frames per second that the file states if its frames keep to it, else their mean rate.
     """
 
     seconds: NDArray[np.float64]
@@ -28,9 +28,12 @@ class Timeline:
 
 
 def timeline(packets: Packets, stated: Fraction | None, guessed: Fraction | None) -> Timeline:
-    """The times of all frames to be shown, given the rate that the file states, if any, and a guess at it.
+    """Compute the times of all frames.
 
-    Timestamps that are missing or jump back tell no times; the guessed rate stands in for them.
+    Args:
+        packets: packets of the file.
+        stated: frames per second that the file states; None where it states none.
+        guessed: rate that gives the times if timestamps are missing or jump back.
     """
     shown = packets.pts[packets.display]
     if not packets.timed:
@@ -42,13 +45,13 @@ def timeline(packets: Packets, stated: Fraction | None, guessed: Fraction | None
 def timed(
     pts: NDArray[np.int64], durations: NDArray[np.int64], tick: Fraction, stated: Fraction | None
 ) -> Timeline:
-    """The times of frames with timestamps.
+    """Compute the times of frames from their timestamps.
 
     Args:
-        pts: `[total]` in ticks, rising.
+        pts: `[total]` timestamps in ticks, rising.
         durations: `[total]` in ticks; 0 where unknown.
         tick: seconds in a tick.
-        stated: frames a second, as the file says.
+        stated: frames per second that the file states; None where it states none.
     """
     total = len(pts)
     seconds = in_seconds(pts - pts[0], tick)
@@ -68,24 +71,24 @@ def in_seconds(ticks: NDArray[np.int64], tick: Fraction) -> NDArray[np.float64]:
 
 
 def settled(seen: Sequence[int | None], packets: Packets, known: Timeline) -> NDArray[np.float64]:
-    """Times of frames that were counted, in seconds since the first.
+    """Compute the times of decoded frames, in seconds from the first.
 
     Args:
-        seen: timestamp of each frame as it came out of the decoder, from the first frame on.
-        packets: of the file.
-        known: its times by its packets.
+        seen: timestamp of each frame from the decoder, from the first frame on.
+        packets: packets of the file.
+        known: times by its packets.
     """
     stamped = [pts for pts in seen if pts is not None]
     pts = np.array(stamped, np.int64)
     if len(stamped) == len(seen) and (np.diff(pts) > 0).all():
         return in_seconds(pts - pts[0], packets.tick)
-    if packets.timed and len(seen) <= len(known.seconds):  # a container that stamps in the order of decoding
+    if packets.timed and len(seen) <= len(known.seconds):  # the container's timestamps are in decoding order
         return known.seconds[: len(seen)]
     return _mended(seen, packets.tick, Fraction(1 / known.rate))
 
 
 def _mended(seen: Sequence[int | None], tick: Fraction, interval: Fraction) -> NDArray[np.float64]:
-    """A frame whose timestamp is missing, or does not rise, is one interval behind the frame before."""
+    """Times where a frame whose timestamp is missing or does not rise is one interval behind the last."""
     times: list[Fraction] = []
     shift = Fraction(0)
     for pts in seen:

@@ -1,4 +1,4 @@
-"""From a decoded frame to RGB as a player shows it: turned and mirrored as the file says, of one size."""
+"""Convert decoded frames to RGB as a player shows them: rotated, mirrored and scaled to one size."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ Array = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class View:
-    """How the frames of one file are shown, by its first frame.
+    """Size and rotation of the frames of one file, from its first frame.
 
     Attributes:
-        width, height: of the first decoded frame. Others are scaled to it, as the ffmpeg program does.
-        swap: rows become columns, before anything is mirrored.
-        mirror_x, mirror_y: left becomes right, top becomes bottom.
+        width, height: size of the first decoded frame in pixels; other frames are scaled to it, as by ffmpeg.
+        swap: whether rows become columns, before mirroring.
+        mirror_x, mirror_y: whether left and right, and top and bottom, are exchanged.
     """
 
     width: int
@@ -35,7 +35,7 @@ class View:
         return (self.height, self.width) if self.swap else (self.width, self.height)
 
     def rgb(self, frame: av.VideoFrame) -> Array:
-        """`[height, width, 3]` uint8 of the frame as shown."""
+        """Convert a frame to `[height, width, 3]` uint8 as shown."""
         if (frame.width, frame.height) != (self.width, self.height):
             frame = frame.reformat(self.width, self.height, "rgb24", interpolation=Interpolation.BICUBIC)
         image: Array = frame.to_ndarray(format="rgb24")  # type: ignore[assignment]
@@ -45,15 +45,15 @@ class View:
 
 
 def view_of(frame: av.VideoFrame) -> View:
-    """How a file is shown whose first frame this is."""
+    """The view of a file, from its first frame."""
     return View(frame.width, frame.height, *_turn(frame))
 
 
 def _turn(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
-    """Swap, mirror_x and mirror_y of the frame's display matrix.
+    """`swap`, `mirror_x` and `mirror_y` of the frame's display matrix.
 
-    The matrix takes a pixel at (x, y) to (a x + c y, b x + d y). Files state the eight that turn by quarters
-    and mirror; an angle in between is taken for the nearest of them.
+    The matrix maps a pixel at (x, y) to (a x + c y, b x + d y). Files have one of the eight matrices of
+    quarter turns and mirroring; another angle is rounded to the nearest of them.
     """
     data = _display_matrix(frame)
     if data is None:
