@@ -1,23 +1,23 @@
-"""A device that is not the CPU, for machines that have none: its tensors lie on the host and say they do not.
+"""A simulated device beside the CPU, for machines without a GPU: its tensors hold their data on the host.
 
-PyTorch keeps one device type (`privateuse1`) free for backends from outside. Here it becomes `second`, and a
-tensor subclass carries the data, an ordinary CPU tensor. Every operation on the device goes through
-`_dispatch`, which behaves as CUDA does in the two ways that a CPU hides:
+PyTorch keeps one device type (`privateuse1`) free for other backends. Here it becomes `second`, and a tensor
+subclass holds the data, an ordinary CPU tensor. Every operation on the device goes through `_dispatch`, which
+behaves as CUDA in two respects that a CPU does not show:
 
-- A device tensor and a host tensor do not meet in one operation, except where CUDA lets them: a host scalar
-  in elementwise arithmetic, copies, and indexing by host indices.
-- What makes the host wait for the device is counted: reading a value or a shape that depends on values, and
-  copies between host and device unless they are `non_blocking` and go to the device.
+- An operation refuses device tensors together with host tensors, unless CUDA allows it: a host scalar in
+  elementwise arithmetic, copies, and indexing by host indices.
+- Device synchronisations are counted: reading a value or a shape that depends on values, and copies between
+  host and device unless they are `non_blocking` and go to the device.
 
     with SecondDevice() as device:
-        model = device.model(stock_model)           # a copy whose parameters and buffers lie on the device
+        model = device.model(stock_model)           # a copy whose parameters and buffers are on the device
         inputs = device.inputs(inputs)
         with device.counting() as waits:
             model(**inputs)
     print(waits.total, waits.places)
 
-Only inference is emulated: no autograd, no storage, no streams. Kernels are the CPU's, so results are the
-CPU's to the bit.
+Only inference is simulated: no autograd, no storage, no streams. Kernels are the CPU's, so results equal the
+CPU's bit for bit.
 """
 
 from __future__ import annotations
@@ -43,43 +43,42 @@ aten: Any = torch.ops.aten
 NAME = "second"
 HOST = torch.device("cpu")
 
-# The host needs their result's value or shape.
+# Operations whose value, or shape of the result, the host waits for.
 READS = {
     *("_local_scalar_dense", "item", "is_nonzero", "equal", "nonzero", "masked_select", "bincount"),
     *("_unique", "_unique2", "unique_dim", "unique_consecutive"),
 }
 INDEXING = {"index", "index_put", "index_put_", "_index_put_impl_"}
-# They take tensors of both sides.
+# Operations that take host and device tensors.
 CROSSES = {"_to_copy", "copy_", "_copy_from", "_copy_from_and_resize"}
-# They take a host scalar beside device tensors, as elementwise arithmetic does.
+# Operations that take a host scalar with device tensors, as elementwise arithmetic does.
 TAKES_SCALARS = {"fill_", "fill", "masked_fill", "masked_fill_", "index_fill", "index_fill_"}
 
 
 def reads_values(name: str, args: Any, kwargs: dict[str, Any]) -> bool:
-    """Whether the host waits for the device in an operation that is no copy: for a value, or for the shape of
-    a result that depends on values.
+    """Whether an operation (other than a copy) makes the host wait for a value, or for a shape that depends
+    on values.
 
     Args:
-        name: the operation's, without its overload.
-        args: its arguments.
-        kwargs: likewise.
+        name: name of the operation, without its overload.
+        args: its positional arguments.
+        kwargs: its keyword arguments.
     """
     if name in READS:
         return True
-    if name == "repeat_interleave":  # without the size of its output it asks the device
+    if name == "repeat_interleave":  # without the size of its output it reads the repeats
         repeats = args[0] if len(args) == 1 else args[1]
         return isinstance(repeats, Tensor) and kwargs.get("output_size") is None
-    if name in INDEXING:  # by a mask: how many are true?
+    if name in INDEXING:  # a mask's number of true entries is the size of the result
         masks = any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1])
-        fills = (
-            name != "index" and _on_host(args[2]) and args[2].numel() == 1
-        )  # by `masked_fill`, which waits not
+        # With a host scalar CUDA uses `masked_fill`, which does not wait.
+        fills = name != "index" and _on_host(args[2]) and args[2].numel() == 1
         return masks and not fills
     return False
 
 
 class _Backend(_DummyBackendModule):
-    """The module `torch.second`: checkpointing asks every registered backend for its autocast types."""
+    """The module `torch.second`, which checkpointing needs for the autocast types of registered backends."""
 
     @staticmethod
     def get_amp_supported_dtype() -> list[torch.dtype]:
@@ -88,18 +87,18 @@ class _Backend(_DummyBackendModule):
 
 @cache
 def _register() -> torch.device:
-    """Make `second` known to PyTorch; once a process, for it cannot be undone."""
+    """Register `second` with PyTorch, once per process, since it cannot be undone."""
     _setup_privateuseone_for_python_backend(NAME, _Backend())
     return torch.device(NAME, 0)
 
 
 @dataclass
 class Waits:
-    """What made the host wait for the device.
+    """Counts of device synchronisations.
 
     Attributes:
-        kinds: how often, by kind: an operation's name, "to host", "to device".
-        places: how often, by kind and by the line of code that asked, innermost of the packages looked at.
+        kinds: counts by kind: an operation's name, "to host", "to device".
+        places: counts by kind and line of code, the innermost outside torch and this file.
     """
 
     kinds: Counter[str] = field(default_factory=Counter)
@@ -156,7 +155,7 @@ class DeviceTensor(Tensor):
     ) -> Any:
         return _dispatch(func, args, kwargs or {})
 
-    # PyTorch's own versions of these go past dispatch.
+    # PyTorch's own versions of these methods do not go through dispatch.
 
     def tolist(self) -> Any:
         _waits("tolist")
@@ -186,7 +185,7 @@ def _gather(values: Any, into: list[Tensor]) -> None:
 
 
 def _held(value: Any) -> Any:
-    """`value`, or what is in it, as the host's kernels take it."""
+    """Replace device tensors in `value` by their data on the host."""
     if isinstance(value, DeviceTensor):
         return value.held
     if isinstance(value, (list, tuple)):
@@ -207,7 +206,7 @@ def _wrapped(value: Any) -> Any:
 
 
 def _dispatch(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-    """Run one operation on the host's data, refuse what CUDA would, and count what makes the host wait."""
+    """Run one operation on the host's data, refuse what CUDA refuses, and count device synchronisations."""
     tensors: list[Tensor] = []
     _gather(args, tensors)
     _gather(kwargs.values(), tensors)
@@ -215,7 +214,7 @@ def _dispatch(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if not given and not _on_device(kwargs.get("device")):
         return func(*args, **kwargs)
     name = func.overloadpacket.__name__
-    if name == "to":  # in inference mode it comes in one piece
+    if name == "to":  # in inference mode it is not decomposed into copies
         return _to(func, args, kwargs)
     if name in CROSSES:
         return _crossing(name, func, args, kwargs)
@@ -224,7 +223,7 @@ def _dispatch(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if reads_values(name, args, kwargs):
         _waits(name)
     own_args, own_kwargs = _held(args), _held(kwargs)
-    if name == "histc" and not own_args[0].is_floating_point():  # CUDA counts integers, the CPU does not
+    if name == "histc" and not own_args[0].is_floating_point():  # CUDA takes integers, the CPU does not
         own_args = (own_args[0].float(), *own_args[1:])
     out = func(*own_args, **own_kwargs)
     if name == "_local_scalar_dense":
@@ -235,7 +234,7 @@ def _dispatch(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
 
 
 def _to(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-    """`Tensor.to`, whatever its overload."""
+    """Run any overload of `Tensor.to`."""
     names = [argument.name for argument in func._schema.arguments]
     given = {**dict(zip(names, args, strict=False)), **kwargs}
     tensor, like = given["self"], given.get("other")
@@ -262,9 +261,7 @@ def _crossing(name: str, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         func(*_held(args), **kwargs)
         result = target
     if isinstance(source, DeviceTensor) and not lands:
-        _waits(
-            "to host"
-        )  # also if it is non_blocking: ordinary host memory cannot be written behind its back
+        _waits("to host")  # a copy to pageable host memory waits even if it is non_blocking
     elif lands and _on_host(source):
         waits = not (kwargs.get("non_blocking") or (name == "copy_" and len(args) > 2 and args[2]))
         if waits:
@@ -273,13 +270,13 @@ def _crossing(name: str, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
 
 
 def _check_one_device(name: str, func: Any, args: Any, host: list[Tensor]) -> None:
-    """Raise `RuntimeError` where CUDA would for the `host` tensors beside device ones."""
+    """Raise `RuntimeError` where CUDA would for `host` tensors together with device tensors."""
     if not host:
         return
     if name in INDEXING and isinstance(args[0], DeviceTensor):
         indices = {id(index) for index in args[1] if index is not None}
         for _ in indices.intersection(map(id, host)):
-            _waits("to device")  # host indices are sent after the tensor that they index
+            _waits("to device")  # host indices are copied to the device of the indexed tensor
         if all(tensor.dim() == 0 for tensor in host if id(tensor) not in indices):
             return
     scalars = torch.Tag.pointwise in func.tags or name in TAKES_SCALARS
@@ -293,7 +290,7 @@ def _check_one_device(name: str, func: Any, args: Any, host: list[Tensor]) -> No
 
 
 def _mutated(func: Any, args: Any, kwargs: dict[str, Any], out: Any) -> Any:
-    """What an operation in place, or into `out=`, returns: the tensors that it was given."""
+    """The result of an operation in place or with `out=`: the tensors that it was given."""
     written = [
         kwargs[argument.name] if argument.name in kwargs else args[position]
         for position, argument in enumerate(func._schema.arguments)
@@ -311,7 +308,8 @@ def _mutated(func: Any, args: Any, kwargs: dict[str, Any], out: Any) -> Any:
 
 
 class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Sees operations that no device tensor goes into, such as `torch.zeros(device=...)`."""
+    """Dispatches operations without device tensors among their arguments, such as
+    `torch.zeros(device=...)`."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return _dispatch(func, args, kwargs or {})
@@ -323,7 +321,8 @@ SEEN = BUILDERS | {Tensor.__setitem__, ATTENTION}
 
 
 class _Functions(TorchFunctionMode):
-    """Sees those that build tensors from Python values and go past dispatch on their way to the device."""
+    """Handles functions that build tensors from Python values and copy them to the device without
+    dispatch."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func not in SEEN:
@@ -331,7 +330,7 @@ class _Functions(TorchFunctionMode):
         kwargs = dict(kwargs or {})
         if func is Tensor.__setitem__:
             return _set(*args)
-        if func is ATTENTION:  # in one piece, as CUDA does it and as the host's own kernel does
+        if func is ATTENTION:  # one fused operation, as on CUDA
             return _attention(args, kwargs)
         if func is not Tensor.new_tensor and _on_device(kwargs.get("device")):
             if isinstance(args[0], Tensor):
@@ -356,7 +355,7 @@ def _attention(args: Any, kwargs: dict[str, Any]) -> Any:
 
 
 def _set(tensor: Tensor, index: Any, value: Any) -> None:
-    """`tensor[index] = value`. CUDA fills by a mask where the value is a number, without asking how many."""
+    """Run `tensor[index] = value`; for a mask and a number CUDA uses `masked_fill_`, which does not wait."""
     mask = isinstance(index, DeviceTensor) and index.dtype == torch.bool
     if mask and isinstance(tensor, DeviceTensor) and isinstance(value, (bool, int, float)):
         tensor.masked_fill_(index.view(*index.shape, *[1] * (tensor.dim() - index.dim())), value)
@@ -365,14 +364,14 @@ def _set(tensor: Tensor, index: Any, value: Any) -> None:
 
 
 def _read(value: Any) -> Any:
-    """A list that becomes a tensor: device tensors in it are read one by one."""
+    """Read the device tensors in a list that becomes a tensor, one by one."""
     if isinstance(value, DeviceTensor):
         return value.tolist()
     return type(value)(map(_read, value)) if type(value) in (list, tuple) else value
 
 
 class SecondDevice:
-    """Within its `with` block, `second` works.
+    """A context manager in whose block the device `second` can be used.
 
     Attributes:
         device: its `torch.device`.
@@ -393,15 +392,15 @@ class SecondDevice:
             self._modes.pop().__exit__(*failed)
 
     def tensor(self, host: Tensor) -> Tensor:
-        """A copy of `host` on the device; it counts for nothing."""
+        """Copy `host` to the device without counting it."""
         return DeviceTensor(host.detach().clone())
 
     def inputs(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """What a processor returned, its tensors on the device."""
+        """Copy the tensors of a processor's output to the device."""
         return {k: self.tensor(v) if isinstance(v, Tensor) else v for k, v in inputs.items()}
 
     def model(self, model: Any) -> Any:
-        """A copy of `model` whose parameters and buffers lie on the device; for inference."""
+        """Copy `model` for inference, with parameters and buffers on the device."""
         moved = copy.deepcopy(model)
         made: dict[int, Any] = {}
 
@@ -417,14 +416,14 @@ class SecondDevice:
             for name, own in module._buffers.items():
                 if own is not None:
                     module._buffers[name] = place(own, lambda t: t)
-            for name, own in list(vars(module).items()):  # tensors that are neither, such as scales
+            for name, own in list(vars(module).items()):  # other tensors, such as scales
                 if isinstance(own, Tensor):
                     setattr(module, name, place(own, lambda t: t))
         return moved
 
     @contextmanager
     def counting(self) -> Iterator[Waits]:
-        """Count what makes the host wait in the block."""
+        """Count device synchronisations in the block."""
         waits = Waits()
         _counting.append(waits)
         try:
