@@ -11,6 +11,13 @@ caller padded. `home` maps a ragged token to the caller's column:
 
     home                            0 1 2 5 6  10 13            (row * 7 + column; `-` is padding)
 
+`merged_layout` sorts tokens by key: the column of a text token, and the first column of the run of
+placeholders that a sent token's slot is in. A row of two frames that sends tokens at slots 1, 0 and 3:
+
+    columns        0 1 2 3 4 5 6        slot   1 0 3
+                   t v v t v v t        key    1 1 4     the sort gives   t v1 v0 t v3 t
+    (run begins)     1 1   4 4          home   2 1 5     lengths [6]      0 2  1  3 5  6
+
 Index arithmetic runs on the device from lengths that the host knows, without device synchronisations.
 """
 
@@ -207,12 +214,7 @@ def merged_layout(embeds: Tensor, text: Tensor, placements: list[Placement]) -> 
 
     A sent token goes to the run of placeholders that its slot is in, and tokens of one run keep the order in
     which they are sent; so each frame of a video with text between its frames keeps its own tokens. Both
-    follow from a stable sort by key, which is the column of a text token, and the first column of the run of
-    a sent token. A row of two frames that sends tokens at slots 1, 0 and 3:
-
-        columns        0 1 2 3 4 5 6        slot   1 0 3
-                       t v v t v v t        key    1 1 4     the sort gives   t v1 v0 t v3 t
-        (run begins)     1 1   4 4          home   2 1 5     lengths [6]      0 2  1  3 5  6
+    follow from the stable sort by key that is drawn at the top of this file.
 
     Args:
         embeds: `[B, L, D + E]`: embeddings in the caller's columns, with streams.
