@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 from published_names import rename
+from safetensors.torch import save_file
 from support import tiny_qwen
 from support.families import internvl, llava_next_video, ready
 from support.serving import FRAMES, Transformers, decode, environment, squares
@@ -283,13 +285,20 @@ PROMPT = f"w1 {tiny_qwen.VIDEO} w2 {tiny_qwen.IMAGE} w3 {tiny_qwen.VIDEO} w4 w5"
 
 
 def on_transformers_path(
-    folder: Path, family: str, method: Method, videos: list[Any], image: Any, steps: int
+    folder: Path,
+    family: str,
+    method: Method,
+    videos: list[Any],
+    image: Any,
+    steps: int,
+    change: Callable[[Any], None] = lambda model: None,
 ) -> tuple[list[int], list[float], int]:
-    """Greedy ids, their log-probabilities, and the merged prompt's length."""
+    """Greedy ids, their log-probabilities, and the merged prompt's length; `change`: of the loaded model."""
     import transformers
 
     model = getattr(transformers, f"{family}ForConditionalGeneration").from_pretrained(folder).eval()
     model.generation_config.eos_token_id = None
+    change(model)
     processor = transformers.AutoProcessor.from_pretrained(folder)
     shown = [{k: v for k, v in meta.items() if k != "do_sample_frames"} for _, meta in videos]
     inputs = processor(
@@ -301,6 +310,23 @@ def on_transformers_path(
         return_tensors="pt",
     )
     return generated(model, method, inputs, steps)
+
+
+def low_rank_adapter(folder: Path) -> Callable[[Any], None]:
+    """Write a LoRA adapter of one linear of the language model; what is returned adds it to the model."""
+    folder.mkdir()
+    random = torch.Generator().manual_seed(7)
+    down, up = torch.randn(4, 128, generator=random), torch.randn(128, 4, generator=random)
+    linear = "model.language_model.layers.1.self_attn.o_proj"
+    weights = {f"base_model.model.{linear}.lora_{name}.weight": w for name, w in (("A", down), ("B", up))}
+    save_file(weights, folder / "adapter_model.safetensors")
+    settings = {"peft_type": "LORA", "r": 4, "lora_alpha": 4, "target_modules": ["o_proj"], "bias": "none"}
+    (folder / "adapter_config.json").write_text(json.dumps(settings))
+
+    def add(model: Any) -> None:
+        model.get_submodule(linear).weight.data += up @ down
+
+    return add
 
 
 @pytest.fixture(scope="module", params=[name for name in tiny_qwen.FAMILIES if "3_5" not in name])
@@ -353,10 +379,11 @@ def the_gpu_runner_is_told_the_same_positions(model: Any) -> None:
 
 
 @torch.no_grad()
-def test_qwen_answers_as_the_transformers_path(qwen: tuple[str, Path]) -> None:
+def test_qwen_answers_as_the_transformers_path(qwen: tuple[str, Path], tmp_path: Path) -> None:
     """Two videos and an image, prefilled 8 tokens at a time; then again, from the prefix cache. One family
-    is compiled."""
+    is compiled, and one has a LoRA adapter for some requests."""
     from vllm import SamplingParams
+    from vllm.lora.request import LoRARequest
 
     family, folder = qwen
     steps = 8
@@ -368,9 +395,15 @@ def test_qwen_answers_as_the_transformers_path(qwen: tuple[str, Path]) -> None:
     expected_still = on_transformers_path(folder, family, reusing, still, image, steps)
     sampling = SamplingParams(temperature=0, max_tokens=steps, logprobs=0, ignore_eos=True)
     request = {"prompt": PROMPT, "multi_modal_data": {"video": shown(family, videos), "image": [image]}}
-    small = {"max_num_batched_tokens": 64, "long_prefill_token_threshold": 8}
+    small: dict[str, Any] = {"max_num_batched_tokens": 64, "long_prefill_token_threshold": 8}
     of_still = {"prompt": PROMPT, "multi_modal_data": {"video": shown(family, still), "image": [image]}}
     settings = {"retain_ratio": 0.3, "reuse": True}
+    adapted = family == "Qwen2_5_VL"
+    if adapted:
+        small["enable_lora"] = True
+        change = low_rank_adapter(tmp_path / "adapter")
+        expected_adapted = on_transformers_path(folder, family, method, videos, image, steps, change)
+        assert expected_adapted[1] != pytest.approx(expected[1], abs=2e-3)
     with engine(folder, settings, enforce_eager=family != "Qwen3VL", **small) as made:
         the_gpu_runner_is_told_the_same_positions(model_of(made))
         reused = made.generate(of_still, sampling, use_tqdm=False)[0]
@@ -383,6 +416,12 @@ def test_qwen_answers_as_the_transformers_path(qwen: tuple[str, Path]) -> None:
         with run_by(model_of(made), method):
             again = made.generate(request, sampling, use_tqdm=False)[0]
             beside, _ = made.generate([request, other], sampling, use_tqdm=False)
+            if adapted:
+                adapter = LoRARequest("adapter", 1, str(tmp_path / "adapter"))
+                of_adapter, _ = made.generate(
+                    [request, request], sampling, use_tqdm=False, lora_request=[adapter, None]
+                )
+                same(of_adapter, expected_adapted)
     assert again.num_cached_tokens >= 32
     same(reused, expected_still)
     for output in (first, again, beside):

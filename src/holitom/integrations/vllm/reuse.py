@@ -116,7 +116,7 @@ class TowerReuse:
         """
         pixels = layout.pixels[0]
         reuse = self._reuse
-        if not pixels.is_floating_point() and reuse.pixel_std is None:
+        if not pixels.is_floating_point():
             reuse = Reuse(reuse.threshold, reuse.reach, LEVELS)
         (plan,) = plan_videos([pixels], self.kind, reuse)
         call = None
