@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
-from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
+from tiny import Layout, Seen, sincos, word_tokenizer
+from tokenizers import Regex
+from torch import Tensor, nn
 from transformers import (
     LlavaOnevisionConfig,
     LlavaOnevisionForConditionalGeneration,
@@ -20,9 +23,12 @@ from transformers import (
 
 from holitom.bench import moving_digits as md
 
-VISION = dict(hidden_size=128, intermediate_size=512, num_hidden_layers=4, num_attention_heads=4)
+NAME = "tiny LLaVA-OneVision"
+FRAMES_PER_STEP = 1
+WIDTH, VISION_WIDTH = 192, 128
+VISION = dict(hidden_size=VISION_WIDTH, intermediate_size=512, num_hidden_layers=4, num_attention_heads=4)
 TEXT = dict(
-    hidden_size=192,
+    hidden_size=WIDTH,
     intermediate_size=512,
     num_hidden_layers=8,
     num_attention_heads=4,
@@ -30,16 +36,6 @@ TEXT = dict(
 )
 PATCH = md.CELL // 2  # 14 x 14 patches a frame, pooled 2 x 2 to one token a cell
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>", "<video>", "<unk>")
-WORDS = (
-    *("user", "assistant", "system", "?", ".", ","),
-    *md.NUMBERS,
-    *md.COLORS,
-    *md.SHAPES,
-    *md.MOTIONS,
-    *("top", "bottom", "first", "last", "start", "end"),
-    *"how many scenes are there which shape flashes digits in the scene color comes".split(),
-    *"digit is way does move where at what many you a it of to and".split(),
-)
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
     "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
@@ -53,20 +49,7 @@ CHAT_TEMPLATE = (
 
 def tokenizer() -> PreTrainedTokenizerFast:
     """One token a word, case ignored, punctuation apart."""
-    words = list(dict.fromkeys([*SPECIAL, *WORDS]))
-    words += [f"<|unused_{i}|>" for i in range(-len(words) % 32)]
-    core = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
-    core.normalizer = normalizers.Lowercase()
-    core.pre_tokenizer = pre_tokenizers.Split(Regex(r"\w+|[^\w\s]"), "removed", invert=True)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=core,
-        eos_token="<|im_end|>",
-        pad_token="<|endoftext|>",
-        unk_token="<unk>",
-        additional_special_tokens=["<|im_start|>", "<image>", "<video>"],
-        padding_side="left",
-        model_max_length=4096,
-    )
+    return word_tokenizer(SPECIAL, (), Regex(r"\w+|[^\w\s]"), ["<|im_start|>", "<image>", "<video>"])
 
 
 def processor() -> LlavaOnevisionProcessor:
@@ -120,7 +103,7 @@ def build(seed: int = 0) -> LlavaOnevisionForConditionalGeneration:
 def _initialise(model: LlavaOnevisionForConditionalGeneration) -> None:
     tower, text = model.model.vision_tower, model.model.language_model
     width, heads = VISION["hidden_size"], VISION["num_attention_heads"]
-    tower.embeddings.position_embedding.weight.copy_(0.7 * _sincos(md.SIDE // PATCH, width))
+    tower.embeddings.position_embedding.weight.copy_(0.7 * sincos(md.SIDE // PATCH, width))
     for layer in tower.encoder.layers:
         # in half of the heads queries start equal to keys: a patch first looks at patches like itself
         # and near it; the other half starts out looking everywhere
@@ -145,13 +128,66 @@ def _initialise(model: LlavaOnevisionForConditionalGeneration) -> None:
     model.model.image_newline.normal_(0, 0.5)
 
 
-def _sincos(side: int, width: int) -> torch.Tensor:
-    """`[side * side, width]` sine-cosine position codes over rows and columns."""
-    quarter = width // 4
-    rate = math.pi / side * torch.exp(torch.arange(quarter) / (quarter - 1) * math.log(side * 0.6))
-    y, x = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
-    angles = [axis.flatten()[:, None] * rate for axis in (x, y)]
-    return torch.cat([wave for a in angles for wave in (a.sin(), a.cos())], 1)
+# --- what training needs ------------------------------------------------------------------------------
+
+
+def fast(model: LlavaOnevisionForConditionalGeneration) -> None:
+    """Give the tower an attention that is fast on a CPU."""
+    model.model.vision_tower.config._attn_implementation = "dense"
+
+
+def eyes(model: LlavaOnevisionForConditionalGeneration) -> list[tuple[str, nn.Parameter]]:
+    """What stage 1 trains: the tower and the projector."""
+    modules = nn.ModuleList([model.model.vision_tower, model.model.multi_modal_projector])
+    # the language model is fed the last hidden state *before* post_layernorm
+    return [(name, weight) for name, weight in modules.named_parameters() if "post_layernorm" not in name]
+
+
+def mouth(model: LlavaOnevisionForConditionalGeneration) -> list[tuple[str, nn.Parameter]]:
+    """What later stages train: the language model and the newline."""
+    return [
+        *model.model.language_model.named_parameters(),
+        ("image_newline", model.model.image_newline),
+        *model.lm_head.named_parameters(),
+    ]
+
+
+def last_attention(model: LlavaOnevisionForConditionalGeneration) -> nn.Module:
+    attention: nn.Module = model.model.vision_tower.encoder.layers[-1].self_attn
+    return attention
+
+
+def last_linear(model: LlavaOnevisionForConditionalGeneration) -> nn.Linear:
+    """The layer that visual tokens come out of."""
+    linear: nn.Linear = model.model.multi_modal_projector.linear_2
+    return linear
+
+
+def see(model: LlavaOnevisionForConditionalGeneration, frames: Tensor) -> Seen:
+    """Tokens `[B, F * 49 + 1, 192]` of uint8 frames `[B, F, 112, 112, 3]`, the newline last."""
+    pixels = (frames.movedim(-1, -3).to(torch.float32) / 127.5 - 1).to(model.dtype)
+    tokens = model.model.get_video_features(pixels).pooler_output[:, :-1]
+    with torch.enable_grad():  # the newline learns where the tower is frozen
+        newline = model.model.image_newline.expand(len(frames), 1, -1)
+        return Seen(torch.cat([tokens, newline], 1), [])
+
+
+def layout(words: PreTrainedTokenizerFast, times: Sequence[float]) -> Layout:
+    """The prompt up to the question, for frames shown at `times`; it does not say when."""
+    ids = words("<|im_start|>user")["input_ids"]
+    visual = len(times) * md.GRID**2 + 1
+    marks = [words.convert_tokens_to_ids("<video>")] * visual
+    return Layout([*ids, *marks], [*[-1] * len(ids), *range(visual)], None)
+
+
+def placed(positions: Tensor) -> Tensor:
+    """Positions `[1, B, L]` as the language model takes them."""
+    return positions[0]
+
+
+def streams(deep: list[Tensor], shown: Tensor, length: int) -> dict[str, Any]:
+    """What the language model is given besides its prompt: nothing."""
+    return {}
 
 
 def save(model: LlavaOnevisionForConditionalGeneration, folder: Path) -> None:

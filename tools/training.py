@@ -1,4 +1,4 @@
-"""What both training scripts share: bf16 weights with float32 masters, attention that is fast on a CPU."""
+"""What the training scripts share: an optimizer with float32 masters, attention that is fast on a CPU."""
 
 from __future__ import annotations
 
@@ -12,15 +12,20 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-BF16 = torch.bfloat16
+PRECISION = torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
+"""What is computed in: bfloat16 where the processor multiplies it; elsewhere it takes forty times as long."""
 
 
 class MasterOptimizer:
-    """Muon on hidden matrices and AdamW on the rest, over float32 masters of bf16 parameters."""
+    """Muon on hidden matrices and AdamW on the rest, over float32 masters of the parameters.
+
+    Muon's own steps are in bfloat16, so where `PRECISION` is float32 AdamW has the matrices too, at the rate
+    of the rest.
+    """
 
     def __init__(self, matrices: Iterable[nn.Parameter], others: Iterable[nn.Parameter], decay: float = 0.02):
         self.params = [*matrices]
-        split = len(self.params)
+        split = len(self.params) if torch.bfloat16 == PRECISION else 0
         self.params += others
         self.masters = [p.detach().float().clone().requires_grad_() for p in self.params]
         hidden, rest = self.masters[:split], self.masters[split:]
@@ -88,7 +93,7 @@ def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
 def dense_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **options: Any
 ) -> tuple[Tensor, None]:
-    """Plain bf16 matrix products: for short rows on a CPU faster than the fused kernel's backward."""
+    """Plain matrix products: for short rows on a CPU faster than the fused kernel's backward."""
     scores = torch.matmul(query * options["scaling"], key.transpose(-1, -2))
     return torch.matmul(scores.softmax(-1), value).transpose(1, 2), None
 

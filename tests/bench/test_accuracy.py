@@ -15,7 +15,7 @@ import torch
 from holitom import HoliTom, SettingsError
 from holitom.ask import load_model
 from holitom.bench import moving_digits as md
-from holitom.bench.accuracy import prompt, resumed, sweep, tried
+from holitom.bench.accuracy import resumed, sweep, tried
 from holitom.bench.answers import Answered, Answers, ResultsError
 from holitom.bench.questions import FRAMES, Item, batches, held_out_questions
 from holitom.bench.scores import interval, prefill_operations, resampled_averages, results
@@ -172,7 +172,9 @@ def test_answers_are_those_of_the_stock_processor_and_generate(
     kept = [json.loads(line) for line in (swept / f"{setting.slug}.jsonl").read_text().splitlines()[1:]]
     for item, (said, levels) in zip(items, kept, strict=True):
         frames = md.sample("test", item.video, FRAMES).frames
-        inputs = processor(text=[prompt(processor, item.text)], videos=[frames], return_tensors="pt")
+        asked = [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": item.text}]}]
+        text = processor.apply_chat_template(asked, add_generation_prompt=True)
+        inputs = processor(text=[text], videos=[frames], return_tensors="pt")
         inputs = inputs.to(model.device, model.dtype)
         with HoliTom(0.05)(model) as run, torch.inference_mode():
             out = model.generate(**inputs, max_new_tokens=4, do_sample=False)

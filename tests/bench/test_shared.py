@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.families import small
 from support.tiny import Tiny, video
 
 from holitom import HoliTom, Method
@@ -84,6 +85,21 @@ def test_without_a_cache_and_with_beams(tiny: Tiny, videos: list[Any], settings:
     for _ in range(2):
         _, ids, _ = answer(tiny.model, HoliTom(0.5), text_of(inputs), (shared, [0, 1]), **settings)
         assert torch.equal(ids, answer(tiny.model, HoliTom(0.5), inputs, **settings)[1])
+
+
+def test_deepstack_goes_with_its_video() -> None:
+    """Two rows of Qwen3-VL ask about the second of two videos, and get what it gets alone."""
+    qwen = small("qwen3-vl")
+    videos = [qwen.video(seed) for seed in (0, 1)]
+    prompts = ["w1 <video> w2 w3", "<video> w9 w8"]
+    rows = qwen.inputs(*prompts, videos=[videos[1], videos[1]])
+    shared = encode_once(qwen.model, qwen.inputs(*prompts, videos=videos), [HoliTom(0.5)])
+    assert len(shared.deep) == 3
+    for method in (None, HoliTom(0.5)):
+        logits, ids, _ = answer(qwen.model, method, text_of(rows), (shared, [1, 1]))
+        alone, alone_ids, _ = answer(qwen.model, method, rows)
+        torch.testing.assert_close(logits, alone, atol=2e-4, rtol=1e-4)
+        assert torch.equal(ids, alone_ids)
 
 
 def test_only_what_a_method_needs_is_read(tiny: Tiny, videos: list[Any]) -> None:

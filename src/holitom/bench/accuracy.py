@@ -23,6 +23,7 @@ from holitom.bench.shared import SharedVideos, TowerRun, encode_once, run_of_tow
 from holitom.costs.decoder import Level
 from holitom.errors import SettingsError
 from holitom.methods.base import Method
+from holitom.prompts import as_video, asking, prompts
 from holitom.runtime import Report
 
 BATCH = 48
@@ -102,28 +103,16 @@ def sweep(
                 progress(len(part))
 
 
-def prompt(processor: Any, text: str) -> str:
-    """Fill the chat template with one video and one question."""
-    content = [{"type": "video"}, {"type": "text", "text": text}]
-    rendered: str = processor.apply_chat_template(
-        [{"role": "user", "content": content}], add_generation_prompt=True
-    )
-    return rendered
-
-
 def drawn(items: Sequence[Item]) -> dict[int, Any]:
     """Draw the frames `[T, H, W, 3]` of each video that `items` ask about, by the video's number."""
     return {video: md.sample("test", video, FRAMES).frames for video in {item.video for item in items}}
 
 
 def processed(model: Any, processor: Any, items: Sequence[Item], frames: dict[int, Any]) -> Any:
-    """Process a batch of questions, each with its video's `frames`."""
-    return processor(
-        text=[prompt(processor, item.text) for item in items],
-        videos=[frames[item.video] for item in items],
-        return_tensors="pt",
-        padding=True,
-    ).to(model.device, model.dtype)
+    """Process a batch of questions, each with its video's `frames`, at two frames a second."""
+    asked = [asking(processor, item.text) for item in items]
+    shown = [as_video(frames[item.video]) for item in items]
+    return prompts(processor, asked, shown).to(model.device, model.dtype)
 
 
 def _prepared(

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
 
 from holitom.contract import FrameMerging, Reuse
 from holitom.errors import UnsupportedUsageError
@@ -51,10 +52,12 @@ class SharedVideos:
     Attributes:
         features: `pooler_output` of `get_video_features`: one entry for each video.
         encoded: the same videos' tokens, importance and keys, from which a method merges.
+        deep: `deepstack_features`: for each layer that DeepStack reads, one entry for each video; else empty.
     """
 
     features: Any
     encoded: Encoded
+    deep: Sequence[Sequence[torch.Tensor]] = ()
 
     def ask(self, run: Run | None, rows: Sequence[int]) -> dict[str, Any]:
         """Make the arguments that `generate` and `forward` take instead of the videos' pixels.
@@ -67,6 +70,9 @@ class SharedVideos:
         if isinstance(self.features, torch.Tensor):
             features = torch.stack(features)
         output: Any = BaseModelOutputWithPooling(pooler_output=features)
+        if self.deep:
+            deep: Any = [[of_layer[row] for row in rows] for of_layer in self.deep]
+            output = BaseModelOutputWithDeepstackFeatures(pooler_output=features, deepstack_features=deep)
         if run is not None:
             encodings = [self.encoded.encodings[row] for row in rows]
             output = carrying(output, Encoded(run, encodings, self.encoded.vision, reuse=self.encoded.reuse))
@@ -92,7 +98,7 @@ def encode_once(model: nn.Module, inputs: Mapping[str, Any], methods: Iterable[M
 
     Raises:
         UnsupportedUsageError: a method is attached, `methods` need different runs of the tower (see
-            `run_of_tower`), the tower returns more than one tensor for each video, or it encodes images.
+            `run_of_tower`), or the tower encodes images.
         UnsupportedModelError: there is no adapter for the model.
     """
     methods = list(methods)
@@ -120,9 +126,8 @@ def encode_once(model: nn.Module, inputs: Mapping[str, Any], methods: Iterable[M
     arguments = encoder_arguments(adapter, inputs)
     with reads(model):
         output = trunk.get_video_features(**arguments, return_dict=True)
-    if getattr(output, "deepstack_features", None) is not None:
-        raise UnsupportedUsageError("encoding once for several methods does not carry deepstack features")
-    return SharedVideos(output.pooler_output, output.holitom)
+    deep = getattr(output, "deepstack_features", None) or ()
+    return SharedVideos(output.pooler_output, output.holitom, deep)
 
 
 def encoder_arguments(adapter: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
