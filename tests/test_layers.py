@@ -25,7 +25,7 @@ LAYERS = [
     {"tower"},
     {"runtime"},
     {"methods"},
-    {"ask", "costs", "prompts"},
+    {"ask", "costs", "flow", "prompts"},
     {"inspect", "bench"},
     {"web", "integrations"},
     {"cli"},

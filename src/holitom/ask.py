@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from transformers.generation.streamers import BaseStreamer
 
     from holitom.methods import Method
-    from holitom.runtime import Report
+    from holitom.runtime import Report, Run
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -151,7 +151,19 @@ def ask(
     """
     inputs = inputs.to(model.device, model.dtype)
     with torch.inference_mode(), method(model) as run:
-        ids = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, streamer=streamer)
+        return answered(model, processor, inputs, run, max_new_tokens, streamer)
+
+
+def answered(
+    model: Any,
+    processor: Any,
+    inputs: Any,
+    run: Run,
+    max_new_tokens: int = 64,
+    streamer: BaseStreamer | None = None,
+) -> Answer:
+    """The greedy answer of a model to `inputs` on its device, with the method of `run` attached."""
+    ids = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, streamer=streamer)
     new = ids[0, inputs["input_ids"].shape[1] :]
     assert run.last is not None, "the prompt holds a video"
     return Answer(processor.decode(new, skip_special_tokens=True).strip(), len(new), run.last)

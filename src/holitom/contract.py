@@ -184,6 +184,10 @@ class Merges(Protocol):
         """Settings of reuse in the vision tower; True: the defaults, False: none."""
 
     @property
+    def tower_batch(self) -> int | None:
+        """Frames that go through the vision tower at a time, at most; None: all of a call."""
+
+    @property
     def frame_merging(self) -> FrameMerging | None:
         """Settings with which the vision tower merges whole frames; None: it does not."""
 

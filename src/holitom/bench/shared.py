@@ -115,6 +115,7 @@ def encode_once(model: nn.Module, inputs: Mapping[str, Any], methods: Iterable[M
         needs_shallow=any(method.needs_shallow for method in methods),
         needs_importance=any(method.needs_importance for method in methods),
         needs_keys=any(method.needs_keys for method in methods),
+        tower_batch=min((m.tower_batch for m in methods if m.tower_batch is not None), default=None),
     )
     adapter = adapter_for(model)
     trunk: Any = adapter.trunk

@@ -20,7 +20,7 @@ from holitom.errors import SettingsError
 from holitom.version import __version__
 
 if TYPE_CHECKING:
-    from holitom.video import Sampling, Video
+    from holitom.video import Fit, Sampling, Video
 
 app = typer.Typer(
     name="holitom",
@@ -65,8 +65,11 @@ def note(text: str) -> None:
     notes.print(text, style="dim", soft_wrap=True)
 
 
-def read_video(path: Path, sampling: Sampling | int) -> Video:
-    """Read the frames that `sampling` chooses, or that number of frames, with a progress bar."""
+def read_video(path: Path, sampling: Sampling | int, fit: Fit | None = None) -> Video:
+    """Read the frames that `sampling` chooses, or that number of frames, with a progress bar.
+
+    `fit` resizes each.
+    """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     from holitom.video import Sampling, load_sampled
@@ -75,11 +78,17 @@ def read_video(path: Path, sampling: Sampling | int) -> Video:
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=notes, transient=True, disable=not notes.is_terminal) as progress:
         task = progress.add_task(f"Decoding {path.name}", total=None)
-        video = load_sampled(path, wanted, lambda done, of: progress.update(task, completed=done, total=of))
-    of = video.metadata.total_num_frames
-    height, width = video.frames.shape[1:3]
-    note(f"{path.name}: {len(video.frames)} of {of} frames, {width} x {height}")
+        video = load_sampled(
+            path, wanted, lambda done, of: progress.update(task, completed=done, total=of), fit=fit
+        )
+    tell_frames(path, video)
     return video
+
+
+def tell_frames(path: Path, video: Video) -> None:
+    """Say which frames of a file were read."""
+    told = video.metadata
+    note(f"{path.name}: {len(video.frames)} of {told.total_num_frames} frames, {told.width} x {told.height}")
 
 
 def ratios(retain: str) -> list[float]:

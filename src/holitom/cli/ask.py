@@ -16,7 +16,7 @@ from holitom.bundled import (
     DEMO_QUESTION,
     DEMO_VIDEO,
 )
-from holitom.cli.app import app, note, quiet_transformers, read_video, working
+from holitom.cli.app import app, note, quiet_transformers, read_video, tell_frames, working
 from holitom.cli.options import (
     Device,
     Dtype,
@@ -84,6 +84,22 @@ class Timed(NamedTuple):
         }
 
 
+class Request(NamedTuple):
+    """What is asked.
+
+    Attributes:
+        file: the video.
+        sampling: which of its frames.
+        question: about them.
+        tokens: of the longest answer.
+    """
+
+    file: Path
+    sampling: Sampling
+    question: str
+    tokens: int
+
+
 @app.command()
 def ask(
     video: VideoFile = None,
@@ -117,8 +133,12 @@ def ask(
         (DEMO_VIDEO, DEMO_QUESTION) if video is None or question is None else (Path(video), question)
     )
     name = model or str(BUNDLED_MODEL)
-    clip = read_video(file, sampling)
-    rounds = _answer(runs, file, sampling, clip, asked, name, dtype, device, max_new_tokens)
+    with working("Looking the video over"):
+        from holitom.video import look_over
+
+        look_over(file)  # what is no video is told before a model is loaded
+    request = Request(file, sampling, asked, max_new_tokens)
+    rounds, clip = _answer(runs, request, name, dtype, device)
     answers = {label: timed[-1].answer for label, timed in rounds.items()}
 
     if as_json:
@@ -145,51 +165,71 @@ def _methods(choice: Choice, compare: bool) -> dict[str, Method]:
 
 
 def _answer(
-    runs: dict[str, Method],
-    file: Path,
-    sampling: Sampling,
-    video: Video,
-    question: str,
-    name: str,
-    dtype: str,
-    device: str,
-    most: int,
-) -> dict[str, list[Timed]]:
+    runs: dict[str, Method], request: Request, name: str, dtype: str, device: str
+) -> tuple[dict[str, list[Timed]], Video]:
     """Load the model and let every method answer: once, or in rounds, in turn, where there are two."""
     with working("Loading PyTorch"):
-        from holitom.ask import ask, load_model, unknown_words
-        from holitom.prompts import prompt
-        from holitom.video import load_sampled
+        from holitom.ask import load_model, unknown_words
 
     quiet_transformers(name)
     title = "the bundled model" if name == str(BUNDLED_MODEL) else name
     note(f"Loading {title}")
     model, processor = load_model(name, dtype, device)
-    if unknown_words(processor, question):
+    if unknown_words(processor, request.question):
         note("Note: the model does not know some words of the question, so it may not mean much to it")
+    return (_once if len(runs) == 1 else _in_rounds)(runs, request, model, processor)
 
-    def run(method: Method, clip: Video | None, tokens: int) -> Timed:
+
+def _once(
+    runs: dict[str, Method], request: Request, model: Any, processor: Any
+) -> tuple[dict[str, list[Timed]], Video]:
+    """One answer: frames are encoded while others are read."""
+    from holitom.flow import ask_file
+
+    ((label, method),) = runs.items()
+    file, sampling, question, tokens = request
+    with working(f"Answering ({label})") as say:
+
+        def tell(done: int, of: int) -> None:
+            if done * 100 // of != (done - 1) * 100 // of:
+                say(f"Answering ({label}): {done * 100 // of}% of {file.name} decoded")
+
+        answer, clip = ask_file(model, processor, file, question, method, sampling, tokens, progress=tell)
+    tell_frames(file, clip)
+    return {label: [Timed(0, 0, answer)]}, clip
+
+
+def _in_rounds(
+    runs: dict[str, Method], request: Request, model: Any, processor: Any
+) -> tuple[dict[str, list[Timed]], Video]:
+    """Every method's answers, one step after another, so that each can be timed."""
+    from holitom.ask import ask
+    from holitom.prompts import prompt
+    from holitom.video import load_sampled
+    from holitom.video.fitting import fit_of
+
+    file, sampling, question, most = request
+    fit = fit_of(processor)
+    clip = read_video(file, sampling, fit)
+
+    def run(method: Method, tokens: int) -> Timed:
         began = time.perf_counter()
-        clip = clip or load_sampled(file, sampling)
+        video = load_sampled(file, sampling, fit=fit)
         read = time.perf_counter()
-        inputs = prompt(processor, clip, question)
+        inputs = prompt(processor, video, question)
         made = time.perf_counter()
         return Timed(read - began, made - read, ask(model, processor, inputs, method, tokens))
 
     found: dict[str, list[Timed]] = {label: [] for label in runs}
     with working("Answering") as say:
-        if len(runs) == 1:
-            ((label, method),) = runs.items()
-            say(f"Answering ({label})")
-            return {label: [run(method, video, most)]}
         for method in runs.values():  # a first run pays for memory and caches
-            run(method, None, 2)
+            run(method, 2)
         for number in range(ROUNDS):
             order = list(runs) if number % 2 == 0 else list(runs)[::-1]
             for label in order:
                 say(f"Answering ({label}, round {number + 1} of {ROUNDS})")
-                found[label].append(run(runs[label], None, most))
-    return found
+                found[label].append(run(runs[label], most))
+    return found, clip
 
 
 def _record(path: Path, video: Video, question: str, name: str, answers: dict[str, Answer]) -> dict[str, Any]:

@@ -45,6 +45,7 @@ class Watched(Method):
     retain_ratio: float = field(init=False, default=1.0)
     positions: Literal["packed", "own"] = field(init=False, kw_only=True)
     reuse: Reuse | bool = field(init=False, kw_only=True)
+    tower_batch: int | None = field(init=False, kw_only=True)
     method: Method = field(kw_only=True)
     importance: bool = field(kw_only=True, default=False)
     seen: list[VideoTokens] = field(kw_only=True, default_factory=list)
@@ -52,6 +53,7 @@ class Watched(Method):
     def __post_init__(self) -> None:
         object.__setattr__(self, "positions", self.method.positions)
         object.__setattr__(self, "reuse", self.method.reuse)
+        object.__setattr__(self, "tower_batch", self.method.tower_batch)
 
     @property
     def needs_importance(self) -> bool:  # type: ignore[override]  # as in `Combined`

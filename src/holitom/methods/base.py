@@ -15,7 +15,7 @@ from holitom.errors import SettingsError
 from holitom.tokens import MergedTokens, Origins, VideoTokens
 
 if TYPE_CHECKING:
-    from holitom.runtime import Handle, Run
+    from holitom.runtime import Handle
 
 
 @dataclass(frozen=True, repr=False)
@@ -36,6 +36,8 @@ class Method:
         reuse: whether the vision tower computes only those parts of a frame that differ from a reference
             frame: False, True (the defaults of `Reuse`) or a `holitom.Reuse`. The result is approximate:
             `holitom drift` shows by how much it differs.
+        tower_batch: largest number of frames that go through the vision tower at a time, so that its memory
+            does not grow with the video; the result is the same. None: all frames of a call at once.
 
     Raises:
         SettingsError: a hyper-parameter is out of its range.
@@ -44,6 +46,7 @@ class Method:
     retain_ratio: float = 0.10
     positions: Literal["packed", "own"] = field(default="packed", kw_only=True)
     reuse: Reuse | bool = field(default=False, kw_only=True)
+    tower_batch: int | None = field(default=None, kw_only=True)
 
     needs_importance: ClassVar[bool] = False
     """Whether `merge` reads `VideoTokens.importance`; only then is the vision tower's attention read."""
@@ -61,6 +64,10 @@ class Method:
         require("retain_ratio", self.retain_ratio, "a number in (0, 1]", lambda r: 0 < r <= 1)
         choose("positions", self.positions, "packed", "own")
         Reuse.of(self.reuse)
+        if self.tower_batch is not None:
+            require(
+                "tower_batch", self.tower_batch, "a whole number from 1 on, or None", _one_or_more, whole=True
+            )
 
     def __repr__(self) -> str:
         """Show every field, with the default in force in the place of None."""
@@ -139,7 +146,7 @@ class Method:
             )
         raise SettingsError(f"{name} has no form without its inner stages")
 
-    def __call__(self, model: Any) -> AbstractContextManager[Run]:
+    def __call__(self, model: Any) -> AbstractContextManager[Handle]:
         """Attach the method to `model` for a `with` block."""
         from holitom.runtime import attached
 
@@ -167,6 +174,7 @@ class Combined(Method):
     retain_ratio: float = field(init=False)
     positions: Literal["packed", "own"] = field(init=False, kw_only=True)
     reuse: Reuse | bool = field(init=False, kw_only=True)
+    tower_batch: int | None = field(init=False, kw_only=True)
     outer: Method
     inside: Method
 
@@ -185,6 +193,7 @@ class Combined(Method):
         object.__setattr__(self, "retain_ratio", self.outer.retain_ratio)
         object.__setattr__(self, "positions", self.outer.positions)
         object.__setattr__(self, "reuse", self.outer.reuse)
+        object.__setattr__(self, "tower_batch", self.outer.tower_batch)
         super().__post_init__()
 
     @property
@@ -218,6 +227,10 @@ class Combined(Method):
 
     def without_inner(self) -> Method:
         return self.outer
+
+
+def _one_or_more(value: int) -> bool:
+    return value >= 1
 
 
 def require(

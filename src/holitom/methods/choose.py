@@ -136,7 +136,7 @@ def read_method(text: str, settings: Mapping[str, Any] | None = None, inner: boo
         name, wishes = "holitom", wishes | {False}
     if len(wishes) > 1:
         raise SettingsError(f"{text!r} is asked for both with and without an inner stage")
-    beyond = [setting for setting in given if setting != "reuse"]
+    beyond = [setting for setting in given if setting not in ("reuse", "tower_batch")]
     if name == FULL and (beyond or True in wishes):
         asked = ", ".join(beyond) or "an inner stage"
         raise SettingsError(

@@ -67,7 +67,7 @@ class EarlyTom(Method):
         frames_before: number of frames before a stage I elsewhere merged some of them: `r` is a share of
             their tokens. None: the number of frames of the video.
         in_tower: whether whole frames merge inside the vision tower. The number of tokens then depends on the
-            video with either budget. It excludes `reuse`.
+            video with either budget. It excludes `reuse` and `tower_batch`.
         tower_layers: layers of the tower (0-based) behind which frames merge, rising. None: 10, 21 and 23 of
             26, in proportion in other towers.
         inner_layer: layer of the inner stage, as in `HoliTom`.
@@ -180,6 +180,11 @@ class EarlyTom(Method):
         if self.in_tower and Reuse.of(self.reuse):
             raise SettingsError(
                 "in_tower merges the frames that reuse would compare; set in_tower=False or reuse=False"
+            )
+        if self.in_tower and self.tower_batch is not None:
+            raise SettingsError(
+                "in_tower merges frames of the whole video, which tower_batch would part; take one of them "
+                "(in_tower=False or tower_batch=None)"
             )
 
     @property

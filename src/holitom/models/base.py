@@ -16,6 +16,7 @@ from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb
 
 from holitom.errors import SettingsError, UnsupportedModelError, UnsupportedUsageError
 from holitom.models.interface import check_interface, interface_error
+from holitom.models.parts import Parts
 from holitom.ops.host import host_values, sent
 from holitom.tokens import MergedTokens, VideoTokens
 
@@ -339,6 +340,14 @@ class Adapter(ABC):
             arguments: arguments of `trunk`'s `encoder`, by name.
         """
         return []
+
+    def in_parts(self, arguments: dict[str, Any]) -> Parts | None:
+        """A call of `trunk`'s `encoder` in parts of a few frames; None where it cannot be parted.
+
+        Args:
+            arguments: of the call, by name.
+        """
+        return None
 
     @abstractmethod
     def keys(self, arguments: dict[str, Any]) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from holitom.errors import UnsupportedUsageError
 from holitom.models.base import Adapter, SentTokens
+from holitom.models.parts import Parts, StackedParts
 from holitom.ops.attention import frames_per_chunk, received_attention
 from holitom.tokens import MergedTokens, VideoTokens
 
@@ -78,6 +79,12 @@ class StackedFrames(FramedTower):
     def check_prompt(self, input_ids: Tensor, arguments: dict[str, Any]) -> None:
         videos, frames = arguments["pixel_values_videos"].shape[:2]
         self.check_placeholders(input_ids, [self.count(frames)] * videos)
+
+    separators: ClassVar[int] = 0
+    """Tokens that the model sets behind all frames of a video."""
+
+    def in_parts(self, arguments: dict[str, Any]) -> Parts | None:
+        return StackedParts(arguments, self.separators)
 
     def features(self, sent: Any) -> Tensor:
         """Remove separators from the features `[videos, slots, D]` that the model sends for each video."""

@@ -22,6 +22,8 @@ class LlavaOnevision(StackedFrames):
         "text_config": ("qwen2",),
     }
 
+    separators: ClassVar[int] = 1
+
     def _check_config(self) -> None:
         super()._check_config()
         strategy = self.config.vision_feature_select_strategy

@@ -16,6 +16,7 @@ class LlavaVideo(LlavaOnevision):
     """Adapter for `holitom.models.modeling_llava_video.LlavaVideoForConditionalGeneration`."""
 
     family: ClassVar[str] = "LLaVA-Video"
+    separators: ClassVar[int] = 0  # they stand in each frame
 
     def frame_grid(self) -> tuple[int, int]:
         return self.config.video_side, self.config.video_side

@@ -20,6 +20,7 @@ from transformers import AutoTokenizer
 from holitom.errors import UnsupportedModelError, UnsupportedUsageError
 from holitom.models.base import EncodedImages
 from holitom.models.framed import FramedTower
+from holitom.models.parts import ImageParts, Parts
 from holitom.ops.host import host_values, sent
 from holitom.tokens import VideoTokens
 
@@ -86,6 +87,9 @@ class MarkedFrames(FramedTower):
                 f"(frames among them) of {each} tokens came with it; pass the ids that the processor made "
                 "for them, with a processor that fits the model"
             )
+
+    def in_parts(self, arguments: dict[str, Any]) -> Parts | None:
+        return ImageParts(arguments)
 
     def shown(self, pixels: Tensor) -> Tensor:
         """Whether each image of `pixel_values` is sent, bool on the host; here all are."""

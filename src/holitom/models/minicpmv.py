@@ -19,6 +19,7 @@ from holitom.errors import UnsupportedModelError, UnsupportedUsageError
 from holitom.models.base import EncodedImages
 from holitom.models.marked_frames import runs_of, times_repeated
 from holitom.models.packed import PackedTower
+from holitom.models.parts import CropParts, Parts
 from holitom.models.qwen3_5 import gated_heads
 from holitom.ops.host import host_values, sent
 from holitom.tokens import VideoTokens
@@ -68,6 +69,9 @@ class MiniCPMV46(PackedTower):
                 f"{int(sizes.prod(1).sum())}; pass both as one call of the processor returns them"
             )
         self.check_placeholders(ids, list(map(prod, self._sizes(arguments))))
+
+    def in_parts(self, arguments: dict[str, Any]) -> Parts | None:
+        return CropParts(arguments, self.config.vision_config.patch_size)
 
     def attention_lengths(self, arguments: dict[str, Any]) -> list[int]:
         (sizes,) = host_values(arguments["target_sizes_videos"])

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from holitom.errors import UnsupportedUsageError
 from holitom.models.base import Adapter
+from holitom.models.parts import PackedParts, Parts
 from holitom.ops.attention import frames_per_chunk, received_attention
 from holitom.ops.host import host_values, sent
 from holitom.tokens import VideoTokens
@@ -67,6 +68,9 @@ class PackedTower(Adapter):
     def attention_lengths(self, arguments: dict[str, Any]) -> list[int]:
         (grid_thw,) = host_values(arguments["video_grid_thw"])
         return [height * width for frames, height, width in grid_thw.tolist() for _ in range(frames)]
+
+    def in_parts(self, arguments: dict[str, Any]) -> Parts | None:
+        return PackedParts(arguments, list(map(prod, self.grids(arguments))))
 
     def importance(self, arguments: dict[str, Any], lengths: Sequence[int] = ()) -> Tensor:
         hidden: Tensor = arguments["hidden_states"].flatten(0, -2)

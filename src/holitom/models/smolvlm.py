@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from holitom.models.marked_frames import MarkedFrames
+from holitom.models.parts import Parts, RowsOfImages
 
 
 class SmolVLM(MarkedFrames):
@@ -33,6 +34,10 @@ class SmolVLM(MarkedFrames):
 
     def shown(self, pixels: Tensor) -> Tensor:
         return pixels.flatten(2).any(-1)  # an image of zeros is padding, which the model drops
+
+    def in_parts(self, arguments: dict[str, Any]) -> Parts | None:
+        shown = self.shown(arguments["pixel_values"])
+        return RowsOfImages(arguments, shown) if bool(shown.any()) else None
 
     def shuffle(self, patches: Tensor) -> Tensor:
         connector = self.trunk.connector

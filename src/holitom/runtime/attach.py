@@ -23,6 +23,7 @@ from torch import nn
 
 from holitom.contract import Merges
 from holitom.errors import UnsupportedUsageError
+from holitom.models.parts import Parts
 from holitom.runtime.attached import Attached
 from holitom.runtime.call import Calls
 from holitom.runtime.report import Report
@@ -77,6 +78,20 @@ class Handle(Run):
         self._tower = router.tower
         self._wrapped = self._wrap(router)
         self._hooks = self._hook(router)
+
+    def encode(self, given: dict[str, Any], parts: Parts) -> Any:
+        """What the model's encoder makes of videos that come in parts, for `mm_encoder_outputs`.
+
+        Args:
+            given: arguments of the encoder for all parts, by name; their pixels may be on the meta device.
+            parts: what to encode, a batch of frames at a time (the method's `tower_batch`, else 32).
+
+        Raises:
+            UnsupportedUsageError: it is detached, or the tower reuses or merges frames.
+        """
+        if self._tower is None:
+            raise UnsupportedUsageError("this method is detached; attach it again before encoding videos")
+        return self._tower.encode_parts(self, self._wrapped[0].own, given, parts)
 
     def detach(self) -> None:
         """Take every hook off the model and release it. Calling it again does nothing."""
@@ -145,7 +160,7 @@ def attach(method: Merges, model: nn.Module) -> Handle:
 
 
 @contextmanager
-def attached(method: Merges, model: nn.Module) -> Iterator[Run]:
+def attached(method: Merges, model: nn.Module) -> Iterator[Handle]:
     """`attach` for the length of a `with` block; an exception detaches too."""
     handle = attach(method, model)
     try:

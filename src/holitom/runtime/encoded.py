@@ -34,7 +34,7 @@ class Encoded:
         owner: the run that encoded them; no other may use what is merged here.
         encodings: what was encoded, as the adapter told when it was.
         videos: the videos among it, once a prompt has told where they are.
-        vision: when encoding began and ended.
+        vision: when each call of the encoder for them began and ended.
         merged, sent: what each video becomes; empty until the language model asks.
         report: what is reported of them.
         reuse: what the vision tower computed of them; None where it ran as ever.
@@ -42,7 +42,7 @@ class Encoded:
 
     owner: object
     encodings: list[VideoTokens]
-    vision: tuple[Mark, Mark]
+    vision: list[tuple[Mark, Mark]]
     videos: list[VideoTokens] = field(default_factory=list)
     merged: list[MergedTokens] = field(default_factory=list)
     sent: list[SentTokens] = field(default_factory=list)

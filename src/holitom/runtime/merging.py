@@ -53,7 +53,8 @@ def merge(attached: Attached, call: Call, ids: Tensor, encoded: Encoded, kwargs:
     changed |= _prefilled(attached, call, encoded, assignment, columns, prompt, cache)
     if new and encoded.report is not None:
         encoded.report.prompt_tokens = (columns.shape[1], changed["inputs_embeds"].shape[1])
-        encoded.report.add("vision", *encoded.vision)
+        for span in encoded.vision:
+            encoded.report.add("vision", *span)
         encoded.report.add("merging", began, mark(columns.embeds.device))
     return changed
 

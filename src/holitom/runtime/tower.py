@@ -11,14 +11,22 @@ import torch
 from torch import nn
 
 from holitom.contract import Merges, Reuse
+from holitom.errors import UnsupportedUsageError
 from holitom.models.base import Adapter
 from holitom.models.interface import interface_error
+from holitom.models.parts import FIELDS, Parts
+from holitom.runtime.batches import USUAL_BATCH, batches, joined, parts_of, steps_of
 from holitom.runtime.call import Calls, Kwargs, Reading
 from holitom.runtime.encoded import Encoded, carrying, with_left
 from holitom.runtime.forward import by_name
-from holitom.runtime.report import mark
+from holitom.runtime.report import Mark, mark
 from holitom.tower import MergedFrames, ReusedTower, ReuseReport
 from holitom.tower.merged_frames import Call as MergedCall
+from holitom.tower.session import Planned
+
+
+def _report(planned: Planned | None) -> ReuseReport | None:
+    return None if planned is None else planned.report
 
 
 class Tower:
@@ -62,15 +70,70 @@ class Tower:
         given = by_name(encode, args, kwargs)
         device = given[self.adapter.pixels_name].device
         began = mark(device)
-        reading = Reading(self.adapter.attention_lengths(given) if self._reads_attention else [])
-        self.calls.readings.append(reading)
-        try:
-            with self._planned(given) as (report, merged):
-                output = encode(*args, **kwargs)
-        finally:
-            self.calls.readings.pop()
+        planned = self._planned(given)
+        parts = None
+        if self.method.tower_batch is not None and self._merged is None:
+            parts = parts_of(self.adapter, given, self.method.tower_batch)
+        if parts is not None:
+            return self._in_batches(owner, encode, given, parts, planned, [(began, mark(device))])
+        with self._reading(given) as reading, self._driven(given, planned) as merged:
+            output = encode(*args, **kwargs)
         if isinstance(output, tuple):  # return_dict=False: somebody looks at features, no forward does
             return output
+        self._check(output, reading)
+        videos = self._videos(output, given, reading, merged)
+        return carrying(output, Encoded(owner, videos, [(began, mark(device))], reuse=_report(planned)))
+
+    def encode_parts(self, owner: object, encode: Callable[..., Any], given: Kwargs, parts: Parts) -> Any:
+        """`encode` for videos that come in `parts`, each asked for when the one before was encoded.
+
+        Args:
+            owner: of the `Encoded`.
+            encode: as in `encode`.
+            given: arguments of the encoder for all parts, by name; pixels may be on the meta device.
+            parts: what to encode.
+
+        Raises:
+            UnsupportedUsageError: the tower reuses, or merges frames, which takes all of them.
+        """
+        if self._reused is not None or self._merged is not None:
+            raise UnsupportedUsageError(
+                "reuse and merging of frames in the vision tower compare frames before the first is encoded; "
+                "give all pixels at once"
+            )
+        return self._in_batches(owner, encode, given, parts, None, [])
+
+    def _in_batches(
+        self,
+        owner: object,
+        encode: Callable[..., Any],
+        given: Kwargs,
+        parts: Parts,
+        planned: Planned | None,
+        spans: list[tuple[Mark, Mark]],
+    ) -> Any:
+        """The encoder's output for all parts, which carries what merging needs."""
+        borders = None if planned is None else planned.borders
+        size = steps_of(self.adapter, self.method.tower_batch or USUAL_BATCH)
+        found, readings, kind = [], [], None
+        for first, last in batches(parts.steps, size, borders):
+            part = parts.arguments(first, last)
+            device = part[self.adapter.pixels_name].device
+            began = mark(device)
+            with self._reading(part) as reading, self._driven(part, planned, (first, last)):
+                output = encode(**{**part, "return_dict": True})
+            self._check(output, reading)
+            kind = type(output)
+            found.append({name: getattr(output, name, None) for name in FIELDS})
+            readings.append(reading)
+            spans.append((began, mark(device)))
+        assert kind is not None, "there is a step"
+        output = kind(**parts.joined(found))
+        videos = self._videos(output, given, joined(readings), None)
+        return carrying(output, Encoded(owner, videos, spans, reuse=_report(planned)))
+
+    def _check(self, output: Any, reading: Reading) -> None:
+        """Raise `InterfaceError` unless the encoder returned features, and was read while it ran."""
         if not is_dataclass(output) or getattr(output, "pooler_output", None) is None:
             raise interface_error(
                 f"{self.adapter.encoder} returns a {type(output).__name__} without the features in "
@@ -84,10 +147,16 @@ class Tower:
             raise interface_error(
                 f"{self.adapter.encoder} ran without the attention of the tower's layer that is read"
             )
-        return carrying(
-            output,
-            Encoded(owner, self._videos(output, given, reading, merged), (began, mark(device)), reuse=report),
-        )
+
+    @contextmanager
+    def _reading(self, given: Kwargs) -> Iterator[Reading]:
+        """What is read of the tower's attention inside the block."""
+        reading = Reading(self.adapter.attention_lengths(given) if self._reads_attention else [])
+        self.calls.readings.append(reading)
+        try:
+            yield reading
+        finally:
+            self.calls.readings.pop()
 
     @property
     def _reads_attention(self) -> bool:
@@ -107,17 +176,28 @@ class Tower:
             ]
         return videos if merged is None else with_left(videos, torch.from_numpy(merged.stays))
 
+    def _planned(self, given: Kwargs) -> Planned | None:
+        """What is to be computed in a call of the encoder with arguments `given`; None without reuse."""
+        if self._reused is None or self.reuse is None:
+            return None
+        return self._reused.plan(self.reuse, given, self.calls.prompt)
+
     @contextmanager
-    def _planned(self, given: Kwargs) -> Iterator[tuple[ReuseReport | None, MergedCall | None]]:
-        """The call of the encoder with arguments `given`, with reuse or merging of frames where wanted."""
-        if self._reused is not None and self.reuse is not None:
-            with self._reused.call(self.reuse, given, self.calls.prompt) as report:
-                yield report, None
+    def _driven(
+        self, given: Kwargs, planned: Planned | None, steps: tuple[int, int] | None = None
+    ) -> Iterator[MergedCall | None]:
+        """The call of the encoder with arguments `given`, as planned or with merging of frames where wanted.
+
+        `steps`: of the planned ones, the first and the one behind the last that are in it; None: all.
+        """
+        if self._reused is not None and planned is not None:
+            with self._reused.run(planned, given[self.adapter.pixels_name].device, steps):
+                yield None
         elif self._merged is not None:
             with self._merged.call(given, self.calls.prompt) as merged:
-                yield None, merged
+                yield merged
         else:
-            yield None, None
+            yield None
 
     def see(self, module: nn.Module, args: tuple[Any, ...], kwargs: Kwargs) -> None:
         """Read the attention module of the tower's layer that tells importance as it is entered."""

@@ -32,6 +32,8 @@ class Layout(Protocol):
     Attributes:
         pixels: of each video, `[T, S, ..., C, D, h, w]`: `S` places of `T` frames.
         others: images of the call that belong to no video.
+        bounds: `[S + 1]` int64: where the tokens of each step (frame, pair of frames, image) begin, and
+            where the last's end.
     """
 
     @property
@@ -39,6 +41,9 @@ class Layout(Protocol):
 
     @property
     def others(self) -> int: ...
+
+    @property
+    def bounds(self) -> Ints: ...
 
     def tokens(self, plans: list[Plan]) -> tuple[Mask, Ints]:
         """Which of the tower's `P` tokens are computed, and which token stands in at each: `[P]` both."""

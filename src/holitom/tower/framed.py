@@ -35,6 +35,11 @@ class Frames:
     def others(self) -> int:
         return self.count - sum(map(len, self.at))
 
+    @property
+    def bounds(self) -> Ints:
+        each = self.leading + (self.pixels[0].shape[1] if self.pixels else 0)
+        return np.arange(self.count + 1) * each
+
     def tokens(self, plans: list[Plan]) -> tuple[Mask, Ints]:
         own = np.arange(self.count)
         places = plans[0].computed.shape[1]

@@ -39,6 +39,11 @@ class Blocks:
     def others(self) -> int:
         return 0
 
+    @property
+    def bounds(self) -> Ints:
+        each = np.array([pixels.shape[1] * pixels.shape[2] for pixels in self.pixels])
+        return np.concatenate([[0], each.repeat([len(pixels) for pixels in self.pixels]).cumsum()])
+
     def tokens(self, plans: list[Plan]) -> tuple[Mask, Ints]:
         computed, source = [], []
         first = 0

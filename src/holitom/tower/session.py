@@ -17,13 +17,14 @@ from functools import partial
 from inspect import Signature, signature
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from holitom.contract import Reuse
 from holitom.errors import UnsupportedUsageError
 from holitom.models.base import Adapter
-from holitom.tower.base import Tower
+from holitom.tower.base import Ints, Mask, Tower
 from holitom.tower.framed import FramedTower
 from holitom.tower.hooks import Arguments, hook_layers
 from holitom.tower.kinds import kind_of
@@ -109,6 +110,42 @@ class Call:
         return self._rotary[1]
 
 
+@dataclass(frozen=True)
+class Planned:
+    """What one call of a tower is to compute.
+
+    Attributes:
+        report: of it.
+        reads: the layers whose output is filled up to the whole grid.
+        tokens: which of the tower's tokens are computed, which token stands in at each, and where the tokens
+            of each step begin and the last's end; None where the stock tower runs.
+    """
+
+    report: ReuseReport
+    reads: frozenset[int]
+    tokens: tuple[Mask, Ints, Ints] | None
+
+    @property
+    def borders(self) -> Mask | None:
+        """`[S + 1]`: before which steps the call may be parted: none stands in across. None: before each."""
+        if self.tokens is None:
+            return None
+        _, source, bounds = self.tokens
+        earlier = np.maximum.accumulate(np.concatenate([[-1], source]))[bounds]
+        later = np.minimum.accumulate(np.concatenate([[len(source)], source[::-1]]))[::-1][bounds]
+        return (earlier < bounds) & (later >= bounds)
+
+    def of(self, steps: tuple[int, int] | None) -> tuple[Mask, Ints] | None:
+        """The first two of `tokens` for these steps alone; None where all of theirs are computed."""
+        if self.tokens is None:
+            return None
+        computed, source, bounds = self.tokens
+        begin, end = (0, len(source)) if steps is None else bounds[list(steps)]
+        if computed[begin:end].all():
+            return None
+        return computed[begin:end], source[begin:end] - begin
+
+
 _call: ContextVar[Call | None] = ContextVar("holitom_tower_call", default=None)
 
 
@@ -150,6 +187,44 @@ class ReusedTower:
             wrapped.release()
         self._wrapped.clear()
 
+    def plan(self, reuse: Reuse, arguments: Arguments, input_ids: Tensor | None = None) -> Planned:
+        """What a call of the trunk's encoder is to compute of its videos; arguments as in `call`."""
+        tower, began = self.tower, time.perf_counter()
+        with torch.no_grad():
+            layout = (
+                None
+                if tower.wants_all(arguments)
+                else tower.lay_out(arguments, tower.frames_of(arguments, input_ids))
+            )
+            plans = [] if layout is None else tower.plans(reuse, layout)
+            report = ReuseReport(tuple(plans), 0 if layout is None else layout.others)
+            tokens = None
+            if layout is not None and not all(plan.whole for plan in plans):
+                report.stock = False
+                tokens = (*layout.tokens(plans), layout.bounds)
+        report.seconds = time.perf_counter() - began
+        return Planned(report, tower.reads(arguments), tokens)
+
+    @contextmanager
+    def run(
+        self, planned: Planned, device: torch.device, steps: tuple[int, int] | None = None
+    ) -> Iterator[None]:
+        """Run what the trunk's encoder does inside the block as planned.
+
+        Args:
+            planned: by `plan`.
+            device: of the pixels.
+            steps: the first and the one behind the last that the encoder is given, at `borders`; None: all.
+        """
+        tokens, call = planned.of(steps), None
+        if tokens is not None:
+            call = Call(self.tower, [Packing.of(*tokens, device)], planned.reads)
+        token = _call.set(call)
+        try:
+            yield
+        finally:
+            _call.reset(token)
+
     @contextmanager
     def call(
         self, reuse: Reuse, arguments: Arguments, input_ids: Tensor | None = None
@@ -162,28 +237,9 @@ class ReusedTower:
             input_ids: `[B, L]`: the prompt; where videos come as images, it tells which images are frames.
                 Without it they are all computed.
         """
-        tower = self.tower
-        began = time.perf_counter()
-        call = None
-        with torch.no_grad():
-            layout = (
-                None
-                if tower.wants_all(arguments)
-                else tower.lay_out(arguments, tower.frames_of(arguments, input_ids))
-            )
-            plans = [] if layout is None else tower.plans(reuse, layout)
-            report = ReuseReport(tuple(plans), 0 if layout is None else layout.others)
-            if layout is not None and not all(plan.whole for plan in plans):
-                report.stock = False
-                device = arguments[tower.adapter.pixels_name].device
-                packing = Packing.of(*layout.tokens(plans), device)
-                call = Call(tower, [packing], tower.reads(arguments))
-        report.seconds = time.perf_counter() - began
-        token = _call.set(call)
-        try:
-            yield report
-        finally:
-            _call.reset(token)
+        planned = self.plan(reuse, arguments, input_ids)
+        with self.run(planned, arguments[self.tower.adapter.pixels_name].device):
+            yield planned.report
 
 
 def _fill(module: nn.Module, args: tuple[Any, ...], kwargs: Arguments) -> Any:

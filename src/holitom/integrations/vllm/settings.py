@@ -56,6 +56,10 @@ def method_of(hf_config: Any) -> Method | None:
             'one length in a paged KV cache; set "inner": false to merge before it alone, or take a method '
             "that does"
         )
+    if method.tower_batch is not None:
+        raise SettingsError(
+            "tower_batch is for transformers' towers; vLLM has batches of its own; leave tower_batch out"
+        )
     if method.frame_merging:
         raise SettingsError(
             "merging frames in the vision tower is for transformers' towers, not vLLM's; leave in_tower out"

@@ -1,0 +1,164 @@
+"""From a video file to an answer, a batch of frames at a time.
+
+One thread decodes the file and resizes each frame as the processor does. Meanwhile frames that are there go
+through the rest of the processor and the vision tower, batch after batch, and only what comes out of the
+tower is kept of them. It then goes into the model by transformers' own `mm_encoder_outputs`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from holitom.ask import Answer, answered, ask
+from holitom.contract import Reuse
+from holitom.models import adapter_for
+from holitom.models.base import Adapter
+from holitom.models.parts import Parts
+from holitom.prompts import asking, inputs_of, prompt, prompts
+from holitom.video import Progress, Sampling, Video, load_sampled
+from holitom.video.fitting import fit_of
+from holitom.video.streaming import AnewError, Stream, stream_of
+
+if TYPE_CHECKING:
+    from transformers.generation.streamers import BaseStreamer
+
+    from holitom.methods import Method
+
+
+def ask_file(
+    model: Any,
+    processor: Any,
+    path: str | os.PathLike[str],
+    question: str,
+    method: Method,
+    sampling: Sampling | None = None,
+    max_new_tokens: int = 64,
+    streamer: BaseStreamer | None = None,
+    progress: Progress | None = None,
+) -> tuple[Answer, Video]:
+    """Answer a question about a file greedily, with `method` switched on.
+
+    Decoding, preprocessing and the vision tower overlap, and memory holds a batch of frames of each (the
+    method's `tower_batch`, else 32). Where that is not possible (docs/video.md says where) the whole video
+    is read, preprocessed and encoded, one after the other; the answer is the same.
+
+    Args:
+        model: of a family that holitom knows.
+        processor: the model's own.
+        path: the file.
+        question: in plain text.
+        method: of `holitom.methods`.
+        sampling: which frames. Default: 32, spread evenly.
+        max_new_tokens: longest answer.
+        streamer: transformers' own: it is given the tokens as they come.
+        progress: called with (frames gone through, frames to go through) while decoding, by another thread.
+
+    Returns:
+        The answer, and the frames that it is about, in the size that went into the model.
+
+    Raises:
+        SettingsError: the question holds one of the model's placeholders.
+        VideoError: the file cannot be read.
+        ModelError: the processor takes no videos or has no chat template.
+    """
+    sampling, conversation = sampling or Sampling(), asking(processor, question)
+    fit = fit_of(processor)
+    stream = stream_of(path, sampling, fit, progress) if _flows(method) else None
+    flowing = None if stream is None else Flowing.of(adapter_for(model), processor, stream, conversation)
+    if stream is not None and flowing is not None:
+        try:
+            with stream, torch.inference_mode(), method(model) as run:
+                encoded = run.encode(flowing.given, flowing.on(model.device, model.dtype))
+                inputs = flowing.inputs.to(model.device, model.dtype)
+                inputs["mm_encoder_outputs"] = {flowing.modality: encoded}
+                return answered(model, processor, inputs, run, max_new_tokens, streamer), stream.video
+        except AnewError:
+            pass
+    video = load_sampled(path, sampling, progress, fit=fit)
+    inputs = prompt(processor, video, question)
+    return ask(model, processor, inputs, method, max_new_tokens, streamer), video
+
+
+def _flows(method: Method) -> bool:
+    """Whether the tower takes one batch of frames without the others."""
+    return Reuse.of(method.reuse) is None and method.frame_merging is None
+
+
+@dataclass(frozen=True)
+class Flowing:
+    """A question about a video whose frames are still to come.
+
+    Attributes:
+        inputs: of the model, without the pixels.
+        given: arguments of the encoder for all frames, by name; pixels are on the meta device.
+        modality: what the model calls what it encodes.
+        parts: the same in parts.
+        made: the processor's inputs for frames `first` to `last - 1` alone.
+        frames: that there are.
+        each: frames that the tower takes together.
+    """
+
+    inputs: Any
+    given: dict[str, Any]
+    modality: str
+    parts: Parts
+    made: Callable[[int, int], Any]
+    frames: int
+    each: int
+
+    @classmethod
+    def of(
+        cls, adapter: Adapter, processor: Any, stream: Stream, conversation: list[dict[str, Any]]
+    ) -> Flowing | None:
+        """None where the processor looks at pixels to write the prompt, or where the tower takes no parts."""
+        frames, height, width, channels = stream.shape
+        each = adapter.frames_per_step
+        if frames < each:  # it is made longer
+            return None
+        pixels = torch.empty(frames, channels, height, width, dtype=torch.uint8, device="meta")
+        try:
+            whole = inputs_of(processor, [conversation], [pixels], [stream.metadata], fitted=True)
+            given = {name: whole[name] for name in (adapter.pixels_name, *adapter.encoder_arguments)}
+            parts = adapter.in_parts(given)
+        except Exception:  # pixels decide; the processor's own call on the whole video will say what is wrong
+            return None
+        if parts is None or parts.steps != -(-frames // each):
+            return None
+        for name in [name for name, value in whole.items() if getattr(value, "is_meta", False)]:
+            del whole[name]
+
+        def made(first: int, last: int) -> Any:
+            return prompts(processor, [conversation], [stream.part(first, last)])
+
+        return cls(whole, given, adapter.modality, parts, made, frames, each)
+
+    def on(self, device: torch.device, dtype: torch.dtype) -> FrameParts:
+        """The frames in parts, as the encoder takes them there."""
+        return FrameParts(self, device, dtype)
+
+
+@dataclass(frozen=True)
+class FrameParts:
+    """Frames of a video in parts, as the processor makes them when they are asked for; see `Parts`."""
+
+    flowing: Flowing
+    device: torch.device
+    dtype: torch.dtype
+
+    @property
+    def steps(self) -> int:
+        return self.flowing.parts.steps
+
+    def arguments(self, first: int, last: int) -> dict[str, Any]:
+        flowing = self.flowing
+        made = flowing.made(first * flowing.each, min(last * flowing.each, flowing.frames))
+        made = made.to(self.device, self.dtype)
+        return {name: made[name] for name in flowing.given}
+
+    def joined(self, outputs: list[dict[str, Any]]) -> dict[str, Any]:
+        return self.flowing.parts.joined(outputs)

@@ -1,0 +1,121 @@
+"""Frames of a file that a thread reads, while others work on those that are there."""
+
+from __future__ import annotations
+
+import os
+import threading
+from types import TracebackType
+
+import numpy as np
+
+from holitom.video import Fit, Progress, Resize, Sampling, Video, metadata_of, opened_source, room
+from holitom.video.decoding import UntrustedError
+from holitom.video.metadata import TimedMetadata
+from holitom.video.reading import ShortError, Source
+from holitom.video.upright import Array
+
+
+class AnewError(Exception):
+    """The file is not what its packets say: its frames have to be read anew, as `load_sampled` does."""
+
+
+class _StoppedError(Exception):
+    """Ends reading: nobody wants the frames any more."""
+
+
+class Stream:
+    """Frames of one file, of the size that a processor takes, read by a thread inside a `with` block.
+
+    Leaving the block ends the thread, whatever it is at.
+
+    Attributes:
+        shape: `(F, h, w, 3)` of all frames.
+    """
+
+    def __init__(self, source: Source, resize: Resize, progress: Progress | None = None) -> None:
+        width, height = source.file.view.size
+        self._source, self._resize, self._told = source, resize, progress
+        self._frames = room(source, resize(np.zeros((height, width, 3), np.uint8)).shape)
+        self.shape: tuple[int, ...] = self._frames.shape
+        self._read = 0
+        self._error: BaseException | None = None
+        self._stopped = False
+        self._change = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name="holitom-reader", daemon=True)
+
+    @property
+    def metadata(self) -> TimedMetadata:
+        """That of all frames, whether they were read or not."""
+        return metadata_of(self._source, self._source.numbers)
+
+    @property
+    def video(self) -> Video:
+        """All frames, which waits for the last."""
+        frames = self.frames(0, len(self._frames))
+        return Video(frames, self.metadata, self._source.reading, fitted=True)
+
+    def part(self, first: int, last: int) -> Video:
+        """Frames `first` to `last - 1` with their times, as soon as they were read; raises as `frames`."""
+        frames, source = self.frames(first, last), self._source
+        return Video(frames, metadata_of(source, source.numbers[first:last]), fitted=True)
+
+    def frames(self, first: int, last: int) -> Array:
+        """Frames `first` to `last - 1`, `[last - first, h, w, 3]` uint8, as soon as they were read.
+
+        Raises:
+            AnewError: the file turned out not to be what its packets say.
+            VideoError: it cannot be read.
+        """
+        with self._change:
+            self._change.wait_for(lambda: self._read >= last or self._error is not None)
+            if self._read < last and self._error is not None:
+                if isinstance(self._error, (UntrustedError, ShortError)):
+                    raise AnewError from self._error
+                raise self._error
+        return self._frames[first:last]
+
+    def __enter__(self) -> Stream:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stopped = True
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            for i, picture in enumerate(self._source.pictures(self._progress)):
+                self._frames[i] = self._resize(picture.image)
+                with self._change:
+                    self._read = i + 1
+                    self._change.notify_all()
+        except BaseException as error:  # it is the consumer's
+            with self._change:
+                self._error = error
+                self._change.notify_all()
+
+    def _progress(self, done: int, of: int) -> None:
+        if self._stopped:
+            raise _StoppedError
+        if self._told is not None:
+            self._told(done, of)
+
+
+def stream_of(
+    path: str | os.PathLike[str],
+    sampling: Sampling,
+    fit: Fit,
+    progress: Progress | None = None,
+    max_seconds: float | None = None,
+) -> Stream | None:
+    """The frames of `sampling` as a stream; None where `load_sampled` has to read them.
+
+    That is where frames are not resized apart from each other, and where a file's packets cannot number its
+    frames. Arguments and errors are those of `load_sampled`; `progress` is called by the thread that reads.
+    """
+    source = opened_source(path, sampling, max_seconds)
+    width, height = source.file.view.size
+    resize = None if source.doubt is not None else fit(len(source.numbers), height, width)
+    return None if resize is None else Stream(source, resize, progress)
