@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,20 @@ def test_frames_are_there_once_they_were_read(tmp_path: Path) -> None:
     assert np.array_equal(np.concatenate([part.frames for part in parts]), whole.frames)
     assert [time for part in parts for time in part.times] == load_video(path, 20).times == whole.times
     assert whole.fitted
+
+
+def test_memory_holds_few_frames_in_full_size(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mp4", frames=60, size=(640, 480))
+    full = 640 * 480 * 3
+    with streamed(path, 60) as stream:
+        tracemalloc.start()
+        try:
+            video = stream.video
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert len(video.frames) == 60
+    assert peak < 8 * full  # of 60; the decoder's own are not counted
 
 
 def test_leaving_ends_the_reading(tmp_path: Path) -> None:
