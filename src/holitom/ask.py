@@ -1,4 +1,4 @@
-"""One question about one video: load a model, make its prompt, generate, and say what it cost."""
+"""Answer one question about one video: load a model, make its prompt, generate, and report the costs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model said and what the run reported."""
+    """The model's answer and the report of its run."""
 
     text: str
     new_tokens: int
@@ -32,33 +32,33 @@ class Answer:
 
     @property
     def visual_tokens(self) -> int:
-        """Visual tokens that went into the language model, the model's separators apart."""
+        """Number of visual tokens that entered the language model, without the model's separators."""
         return sum(video.visual for video in self.report.videos)
 
     @property
     def separators(self) -> int:
-        """Tokens that the model set between or behind them (newlines)."""
+        """Number of tokens that the model put between or after visual tokens (newlines)."""
         return sum(video.separators for video in self.report.videos)
 
     @property
     def remaining_tokens(self) -> int:
-        """Visual tokens behind the last merge inside the language model; all that went in without one."""
+        """Number of visual tokens after the last merge inside the language model; all without one."""
         return sum(video.remaining for video in self.report.videos)
 
     @property
     def last_layer(self) -> int | None:
-        """The layer from which on these are all that is left; None where nothing merged inside."""
+        """First layer that holds only `remaining_tokens`; None where nothing merged inside."""
         return max((layer for video in self.report.videos for layer in video.inner), default=None)
 
     @property
     def time_to_first_token(self) -> float:
-        """Seconds in the vision tower, in merging and in the prefill; reading the video is not in it."""
+        """Seconds in the vision tower, in merging and in the prefill, without reading the video."""
         seconds = self.report.seconds
         return seconds["vision"] + seconds["merging"] + seconds["prefill"]
 
     @property
     def decode_tokens_per_second(self) -> float | None:
-        """Tokens after the first, by the second; None where there was only one."""
+        """Tokens per second after the first token; None where there was only one."""
         seconds = self.report.seconds["decoding"]
         return (self.new_tokens - 1) / seconds if self.new_tokens > 1 and seconds > 0 else None
 
@@ -145,9 +145,9 @@ def ask(
     max_new_tokens: int = 64,
     streamer: BaseStreamer | None = None,
 ) -> Answer:
-    """Answer greedily with `method` switched on; `Method(retain_ratio=1)` is the model as it comes.
+    """Answer greedily with `method` attached; `Method(retain_ratio=1)` gives the stock model's answer.
 
-    `streamer` is transformers' own: it is given the tokens as they come.
+    `streamer` is transformers' own; it receives tokens as they are generated.
     """
     inputs = inputs.to(model.device, model.dtype)
     with torch.inference_mode(), method(model) as run:
@@ -170,7 +170,8 @@ def answered(
 
 
 def unknown_words(processor: Any, question: str) -> bool:
-    """Whether the model's tokenizer has no tokens for some of the question (the bundled model's is tiny)."""
+    """Whether the model's tokenizer has no token for a word of the question (the bundled one has few
+    words)."""
     tokenizer = processor.tokenizer
     unknown = tokenizer.unk_token_id
     return unknown is not None and unknown in tokenizer(question)["input_ids"]
@@ -180,7 +181,7 @@ def device_named(name: str) -> torch.device:
     """The device called `name`; "auto" is a GPU where there is one.
 
     Raises:
-        SettingsError: there is no such device here.
+        SettingsError: this machine has no such device.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -198,7 +199,7 @@ def dtype_named(name: str) -> torch.dtype:
     """The precision called `name`: float32, bfloat16 or float16.
 
     Raises:
-        SettingsError: it is another.
+        SettingsError: `name` is another.
     """
     if name not in DTYPES:
         raise SettingsError(f"dtype must be auto, {', '.join(DTYPES[:-1])} or {DTYPES[-1]}, not {name!r}")

@@ -1,4 +1,4 @@
-"""What comes with the package: a tiny model, a video, a question about it; and how many frames are usual."""
+"""The bundled model, demo video and question, default numbers of frames, and the check of a question."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ ABOUT_BUNDLED = (
     "The bundled model has 5 million parameters and has seen moving digits and shapes alone. It answers "
     "questions like those of the examples; what it says about any other video or question means nothing."
 )
-"""What to know before an answer of the bundled model is judged."""
+"""Shown beside the bundled model's answers."""
 
 DEMO_VIDEO = ASSETS / "demo.mp4"
 DEMO_QUESTION = "Which shape flashes?"
 
 BUNDLED_FRAMES = 16
-"""Frames that the bundled model is trained on."""
+"""Number of frames of the videos that the bundled model is trained on."""
 
 USUAL_FRAMES = 32
-"""Frames that the paper samples from a video."""
+"""Number of frames that the paper samples from a video."""
 
 LONGEST_QUESTION = 10_000
-"""Characters: three pages or so. A longer one is as a rule a file's text that was given by mistake."""
+"""In characters, about three pages. A longer question is mostly a file's text, given by mistake."""
 
 
 def check_question(question: str) -> None:
@@ -35,7 +35,7 @@ def check_question(question: str) -> None:
 
     Raises:
         SettingsError: the question is empty, longer than `LONGEST_QUESTION` characters, or not valid
-            UTF-8 (a terminal hands on such bytes as lone surrogates).
+            UTF-8 (a terminal passes such bytes on as lone surrogates).
     """
     try:
         question.encode()

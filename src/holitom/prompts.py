@@ -1,4 +1,4 @@
-"""A model's inputs for questions about videos, by its own chat template and processor."""
+"""Make a model's inputs for questions about videos with the model's own chat template and processor."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from holitom.video.fitting import fit_of, fitted
 from holitom.video.metadata import TimedMetadata
 
 ASSUMED_FPS = 2.0
-"""Frames a second of frames that come without a rate, as in qwen-vl-utils."""
+"""Frames per second of frames that come without a rate, as in qwen-vl-utils."""
 
 SECONDS_PER_GRID = ("second_per_grid_ts", "video_second_per_grid")
-"""What Qwen2.5-VL and Qwen-Omni call the seconds from one temporal patch to the next."""
+"""Names, in Qwen2.5-VL and Qwen-Omni, of the seconds from one temporal patch to the next."""
 
 
 def prompt(
@@ -30,26 +30,26 @@ def prompt(
     frames: int | None = None,
     fps: float | None = None,
 ) -> Any:
-    """A model's inputs for one question about one video, for any of the model families.
+    """Make a model's inputs for one question about one video, for any of the model families.
 
-    All frames that are given go in, and the model is told when they are shown.
+    All given frames are used, and the model is given their times.
 
         inputs = holitom.prompt(processor, "video.mp4", "What happens?").to(model.device, model.dtype)
 
     Args:
-        processor: the model's own, from `AutoProcessor.from_pretrained`.
+        processor: the model's own processor, from `AutoProcessor.from_pretrained`.
         video: a `Video`, a video file's path, or frames: `[F, H, W, 3]` uint8 RGB, or a sequence of F
             pictures.
-        question: in plain text.
-        frames: of a file, how many to sample. Default: 32, unless `fps` is given.
-        fps: of a file, how many to sample a second; of frames, how many a second they are. Default for
-            frames: 2.
+        question: the question, plain text.
+        frames: number of frames to sample from a file. Default: 32, unless `fps` is given.
+        fps: frames per second: those to sample from a file, or the rate of given frames. Default for
+            given frames: 2.
 
     Returns:
-        What the processor makes of it, one row of a batch, as PyTorch tensors.
+        The processor's output for one row, PyTorch tensors by name.
 
     Raises:
-        SettingsError: the question holds one of the model's placeholders, or a setting is out of its range.
+        SettingsError: the question contains one of the model's placeholders, or a setting is out of range.
         VideoError: the file cannot be read.
         ModelError: the processor takes no videos or has no chat template.
     """
@@ -58,10 +58,10 @@ def prompt(
 
 
 def asking(processor: Any, question: str) -> list[dict[str, Any]]:
-    """A conversation that asks one question about one video.
+    """Make a conversation that asks one question about one video.
 
     Raises:
-        SettingsError: the question holds one of the model's placeholders.
+        SettingsError: the question contains one of the model's placeholders.
         ModelError: the processor takes no videos or has no chat template.
     """
     content = [{"type": "video"}, {"type": "text", "text": question}]
@@ -76,16 +76,16 @@ def prompts(
     videos: Sequence[Video] = (),
     images: Sequence[Sequence[Any]] = (),
 ) -> Any:
-    """The model's inputs for a batch of conversations, padded on the left.
+    """Make a model's inputs for a batch of conversations, padded on the left.
 
     Args:
-        processor: the model's own; its chat template makes the prompts.
-        conversations: one a row: messages whose content is a list of parts (`video`, `image`, `text`).
-        videos: those of all rows, in their order.
-        images: those of each row that has any, in the order of the rows.
+        processor: the model's own processor; its chat template makes the prompts.
+        conversations: one per row: messages whose content is a list of parts (`video`, `image`, `text`).
+        videos: the videos of all rows, in the order of the rows.
+        images: for each row that has images, its images, in the order of the rows.
 
     Raises:
-        SettingsError: a text holds one of the model's placeholders.
+        SettingsError: a text contains one of the model's placeholders.
         ModelError: the processor takes no videos or has no chat template.
     """
     _check(processor, conversations)
@@ -106,13 +106,13 @@ def inputs_of(
     *,
     fitted: bool = False,
 ) -> Any:
-    """What the processor makes of conversations that were looked over.
+    """Make a model's inputs for conversations that were checked.
 
     Args:
         processor: as in `prompts`.
-        conversations: likewise.
-        videos: frames of each, as the processor takes them.
-        metadata: of each.
+        conversations: as in `prompts`.
+        videos: frames of each video, as the processor takes them.
+        metadata: metadata of each video.
         images: as in `prompts`.
         fitted: whether the frames have the size that the processor resizes them to.
     """
@@ -153,7 +153,7 @@ def _texts_of(processor: Any, conversations: Sequence[Sequence[dict[str, Any]]])
 
 
 SEEN = ("image", "video", "audio", "vision")
-"""What a placeholder's name says that it stands for."""
+"""Words of which a placeholder's name contains one."""
 
 
 def as_video(
@@ -162,10 +162,11 @@ def as_video(
     fps: float | None = None,
     fit: Fit | None = None,
 ) -> Video:
-    """What `prompt` takes, as a `Video`; of a file, with frames resized by `fit` as they are read.
+    """Turn any video that `prompt` takes into a `Video`; a file's frames are resized by `fit` as they are
+    read.
 
     Raises:
-        SettingsError: frames are no `[F, H, W, 3]` uint8, or a setting does not go with what is given.
+        SettingsError: frames are not `[F, H, W, 3]` uint8, or a setting does not apply to what is given.
         VideoError: a file cannot be read.
     """
     if isinstance(video, (str, os.PathLike)):
@@ -186,7 +187,7 @@ def as_video(
 
 
 def timed(video: Video) -> TimedMetadata:
-    """A video's metadata, with the times that they reckon where they state none."""
+    """A video's metadata with times; where it states none, they are frame indices over the rate."""
     metadata = video.metadata
     if isinstance(metadata, TimedMetadata):
         return metadata
@@ -200,9 +201,9 @@ def timed(video: Video) -> TimedMetadata:
 
 
 def at_least(video: Video, wanted: int) -> Video:
-    """A video of at least so many frames, its last one repeated.
+    """Repeat a video's last frame until it has `wanted` frames.
 
-    A tower that takes two frames together doubles an odd last one; some processors refuse a single one.
+    A tower that takes two frames together doubles an odd last frame; some processors refuse a single frame.
     """
     missing = wanted - len(video.frames)
     if missing <= 0:
@@ -235,7 +236,7 @@ def _stacked(frames: NDArray[np.uint8] | Sequence[Any]) -> NDArray[np.uint8]:
 
 
 def placeholders(processor: Any) -> set[str]:
-    """Texts that a processor, or its tokenizer, puts pictures, videos or sound in the place of."""
+    """Texts that a processor, or its tokenizer, replaces by pictures, videos or sound."""
     tokenizer = getattr(processor, "tokenizer", None)
     named = {name: getattr(processor, name, None) for name in dir(processor) if name.endswith("_token")}
     found = {str(value) for name, value in named.items() if value and any(kind in name for kind in SEEN)}
@@ -244,7 +245,7 @@ def placeholders(processor: Any) -> set[str]:
 
 
 def _check(processor: Any, conversations: Sequence[Sequence[dict[str, Any]]]) -> None:
-    """Before anything is computed: that the processor is one, and that texts hold no placeholders."""
+    """Check that the processor takes videos and chats, and that texts contain no placeholders."""
     kind = type(processor).__name__
     if getattr(processor, "video_processor", None) is None:
         raise ModelError(f"{kind} takes no videos: give the processor of a video model (AutoProcessor)")

@@ -1,4 +1,5 @@
-"""What all vision towers share: where layers and projections are, and attention from packed rows."""
+"""The base class of vision towers under a plan: where layers and projections are, attention from packed
+rows."""
 
 from __future__ import annotations
 
@@ -27,13 +28,12 @@ Ints = npt.NDArray[np.int64]
 
 
 class Layout(Protocol):
-    """How the videos of one call lie in a tower's tokens.
+    """Where the videos of one call are among a tower's `P` tokens.
 
     Attributes:
-        pixels: of each video, `[T, S, ..., C, D, h, w]`: `S` places of `T` frames.
-        others: images of the call that belong to no video.
-        bounds: `[S + 1]` int64: where the tokens of each step (frame, pair of frames, image) begin, and
-            where the last's end.
+        pixels: for each video, `[T, S, ..., C, D, h, w]`: `S` places of `T` frames.
+        others: number of images of the call that belong to no video.
+        bounds: `[S + 1]` int64: first token of each step (frame, pair of frames, image), and the end of the last.
     """
 
     @property
@@ -46,17 +46,17 @@ class Layout(Protocol):
     def bounds(self) -> Ints: ...
 
     def tokens(self, plans: list[Plan]) -> tuple[Mask, Ints]:
-        """Which of the tower's `P` tokens are computed, and which token stands in at each: `[P]` both."""
+        """Which tokens are computed, `[P]` bool, and the token whose output each takes, `[P]` int64."""
 
 
 class Tower(ABC):
-    """A stock vision tower and what it takes to run it under a plan.
+    """A stock vision tower, and the knowledge of its parts that running it under a plan takes.
 
     Attributes:
-        adapter: of the model.
-        kind: of the tower.
-        layers: its layers, in order.
-        attentions: the attention module of each.
+        adapter: the model's adapter.
+        kind: the tower's kind.
+        layers: the tower's layers, in order.
+        attentions: the attention module of each layer.
     """
 
     def __init__(self, adapter: Adapter, kind: Kind) -> None:
@@ -79,37 +79,39 @@ class Tower(ABC):
 
     @abstractmethod
     def lay_out(self, arguments: dict[str, Any], frames: list[list[int]] | None) -> Layout | None:
-        """How the videos of a call lie; None where they cannot be told from what the call was given.
+        """The layout of a call's videos; None where it does not follow from the arguments.
 
         Args:
-            arguments: of the trunk's encoder, by name.
-            frames: where videos come as images, which images are the frames of each; else None.
+            arguments: arguments of the trunk's encoder, by name.
+            frames: for each video, which of the call's images are its frames, where videos come as images;
+                else None.
         """
 
     @abstractmethod
     def stretches(self, arguments: dict[str, Any], grid: Tensor) -> Iterable[Ints]:
-        """The tokens that attend to each other, `[F, L]` for each length.
+        """Indices of the tokens that attend to one another: for each length `L`, `[F, L]` of `F` stretches.
 
         Args:
-            arguments: of a layer's attention, by name.
+            arguments: arguments of a layer's attention, by name.
             grid: the hidden states of all tokens, as they enter the first layer.
         """
 
     @abstractmethod
     def pack(self, hidden: Tensor, packing: Packing) -> Tensor:
-        """The computed tokens of the hidden states that enter a layer, in the shape that a layer takes."""
+        """Gather the computed tokens of the hidden states `hidden`, in the shape that a layer takes."""
 
     @abstractmethod
     def fill(self, rows: Tensor, packing: Packing, grid: Tensor) -> Tensor:
-        """All hidden states from the computed ones, with the shape and strides of `grid`."""
+        """All tokens' hidden states from those of the computed `rows`, with the shape and strides of
+        `grid`."""
 
     def reads(self, arguments: dict[str, Any]) -> frozenset[int]:
-        """The layers whose output is read outside the layers, for arguments of the trunk's encoder."""
+        """Indices of the layers whose output other modules read, for `arguments` of the trunk's encoder."""
         return frozenset({len(self.layers) - 1})
 
     def wants_all(self, arguments: dict[str, Any]) -> bool:
-        """Whether a call wants what less than the whole tower cannot give: all layers' states, attention, a
-        second forward."""
+        """Whether a call needs the whole tower: for all layers' states, attention weights or
+        recomputation."""
         for name in ("output_hidden_states", "output_attentions"):
             if arguments.get(name) or getattr(self.module.config, name, False):
                 return True
@@ -117,7 +119,8 @@ class Tower(ABC):
         return bool(first.training and getattr(first, "gradient_checkpointing", False))
 
     def frames_of(self, arguments: dict[str, Any], input_ids: Tensor | None) -> list[list[int]] | None:
-        """Where videos come as images: which images are the frames of each; None where nobody can tell."""
+        """For each video that comes as images, the indices of its frames; None without `input_ids` to
+        tell."""
         adapter: Any = self.adapter
         if adapter.modality == "video" or input_ids is None:
             return None
@@ -129,7 +132,7 @@ class Tower(ABC):
         return [video.features[:, 0, 0].tolist() for video in videos]
 
     def plans(self, reuse: Reuse, layout: Layout) -> list[Plan]:
-        """What is to be computed of each video: one device synchronisation for all of them."""
+        """The plan of each video. Takes one device synchronisation for all of them."""
         return plan_videos(layout.pixels, self.kind, reuse)
 
     def project(self, attention: Any, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -149,12 +152,12 @@ class Tower(ABC):
     def attend(
         self, attention: Any, rows: Tensor, stretches: Stretches, rotary: tuple[Tensor, Tensor] | None
     ) -> Tensor:
-        """What `attention` makes of the computed tokens, `[n, D]`, with the model's own attention kernel.
+        """The output `[n, D]` of `attention` at the computed tokens, with the model's own attention kernel.
 
         Args:
-            attention: of one layer.
-            rows: `[n, D]`: its input at the computed tokens.
-            stretches: what attends to what.
+            attention: the attention module of one layer.
+            rows: `[n, D]`: the module's input at the computed tokens.
+            stretches: which tokens attend to which.
             rotary: cosines and sines at the computed tokens, where the tower has rotary positions.
         """
         query, key, value = self.project(attention, rows)
@@ -187,7 +190,7 @@ class Tower(ABC):
 
 
 def plan_videos(videos: list[Tensor], kind: Kind, reuse: Reuse) -> list[Plan]:
-    """What is to be computed of each of `videos`, as `Layout.pixels` has them, in a tower of `kind`."""
+    """The plan of each of `videos` (shapes as in `Layout.pixels`) in a tower of `kind`."""
     threshold = kind.threshold if reuse.threshold is None else float(reuse.threshold)
     std = kind.std if reuse.pixel_std is None else reuse.pixel_std
     masks = [changed(cells(video, std), threshold, reuse.reach) for video in videos]

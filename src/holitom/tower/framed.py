@@ -1,4 +1,4 @@
-"""Towers that take frames as a batch `[F, P, D]`: SigLIP, CLIP, InternViT and SmolVLM's."""
+"""Reuse in towers that take frames as a batch `[F, P, D]`: SigLIP, CLIP, InternViT and SmolVLM's."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Frames:
     """Videos among the frames of a batch.
 
     Attributes:
-        pixels: of each video, `[T, S, C, 1, h, w]`; a place is a patch.
-        at: the frames of each video among those of the batch.
-        count: frames of the batch.
-        leading: tokens of a frame before its patches.
+        pixels: for each video, `[T, S, C, 1, h, w]`; a place is a patch.
+        at: for each video, indices of its frames in the batch.
+        count: number of frames of the batch.
+        leading: number of tokens of a frame before its patches.
     """
 
     pixels: list[Tensor]
@@ -47,7 +47,7 @@ class Frames:
         reference = own.copy()
         for plan, at in zip(plans, self.at, strict=True):
             computed[at], reference[at] = plan.computed, at[plan.reference]
-        # A class token is computed in every frame of which anything is.
+        # A class token is computed in every frame that has a computed patch.
         leading = computed.any(1, keepdims=True).repeat(self.leading, 1)
         computed = np.concatenate([leading, computed], 1)
         frame = np.where(computed, own[:, None], reference[:, None])
@@ -60,7 +60,7 @@ class Batch:
 
     Attributes:
         pixels: `[F, C, H, W]`: videos' frames, and other images.
-        at: the frames of each video among them.
+        at: for each video, indices of its frames in `pixels`.
     """
 
     pixels: Tensor
@@ -68,7 +68,7 @@ class Batch:
 
 
 class FramedTower(Tower):
-    """Such a tower; between its layers the computed tokens are `[1, n, D]`."""
+    """A tower that takes frames as a batch; between its layers the computed tokens are `[1, n, D]`."""
 
     def lay_out(self, arguments: dict[str, Any], frames: list[list[int]] | None) -> Frames | None:
         found = self.batch(arguments, frames)
@@ -122,14 +122,15 @@ class FramedTower(Tower):
         """Hidden states `[F, P, D]` with the strides of `grid`."""
         if grid.is_contiguous():
             return filled
-        # What reads the features rounds by their strides: SigLIP's are those of its patch embedding.
+        # Rounding in the modules after the tower depends on strides: SigLIP's are its patch embedding's.
         return torch.empty_strided(
             filled.shape, grid.stride(), dtype=filled.dtype, device=filled.device
         ).copy_(filled)
 
 
 def patches_of(frames: Tensor, size: int | Sequence[int]) -> Tensor:
-    """The patches `[T, S, C, 1, h, w]` of frames `[T, C, H, W]`; `size`: of a patch, its height and width."""
+    """Divide frames `[T, C, H, W]` into patches `[T, S, C, 1, h, w]` of `size`: one number, or height and
+    width."""
     height, width = (size, size) if isinstance(size, int) else size
     rows, columns = frames.shape[2] // height, frames.shape[3] // width
     whole = frames[:, :, : rows * height, : columns * width]

@@ -1,4 +1,4 @@
-"""The vision towers that can reuse, one row each: how pixels were normalised, the threshold, the parts."""
+"""The table of vision towers that can reuse: how pixels were normalised, the threshold, names of parts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CLIP = (0.26862954, 0.26130258, 0.27577711)
 IMAGENET = (0.229, 0.224, 0.225)
 
 THRESHOLD = 16.0
-"""Levels of 0..255: above sensor noise and flicker, below the change that an object makes (docs/tower.md)."""
+"""In levels of 0..255: above sensor noise and flicker, below the change by an object (docs/tower.md)."""
 
 
 @dataclass(frozen=True)
@@ -21,17 +21,17 @@ class Kind:
     """One kind of vision tower.
 
     Attributes:
-        frames: how frames lie in it: "stacked" `[F, P, D]`, or "packed" `[P, D]`, block of patches by block.
-        std: what its processor divides each channel by, as published checkpoints do.
-        projections: names of what makes queries, keys and values in its attention (one name: all three in
-            one), and of what follows attention.
-        norm: whether queries and keys are normalised before or after they are parted into heads, or not.
-        layers: where its layers are.
-        attention: what a layer calls its attention.
-        leading: tokens of a frame before its patches (class tokens).
-        windows: whether its tokens lie in the order of windows.
-        tupled: whether its attention returns its weights too.
-        threshold: `Reuse.threshold` where that is None.
+        frames: shape of the hidden states: "stacked" `[F, P, D]`, or "packed" `[P, D]`, ordered by blocks.
+        std: the processor's divisor of each channel in published checkpoints.
+        projections: names of the attention's projections to queries, keys and values (or of one for all
+            three), and last of its output projection.
+        norm: whether queries and keys are normalised before or after they are divided into heads, or not.
+        layers: path of the list of layers in the tower.
+        attention: name of the attention module in a layer.
+        leading: number of tokens of a frame before its patches (class tokens).
+        windows: whether tokens are ordered by window.
+        tupled: whether attention returns its weights too.
+        threshold: the threshold where `Reuse.threshold` is None.
     """
 
     frames: Literal["stacked", "packed"]
@@ -95,7 +95,7 @@ def kind_of(adapter: Adapter) -> Kind:
     """The kind of the vision tower of `adapter`'s model.
 
     Raises:
-        UnsupportedModelError: its tower cannot reuse, or is not known.
+        UnsupportedModelError: the tower cannot reuse, or is not known.
     """
     trunk: Any = adapter.trunk
     return kind_named(trunk.config.vision_config.model_type, type(trunk).__name__)

@@ -1,7 +1,8 @@
-"""Towers that take all patches in one sequence `[P, D]`: Qwen2-VL's to Qwen3.5's, GLM's, VideoLLaMA3's.
+"""Reuse in towers that take all patches in one sequence `[P, D]`: Qwen2-VL's to Qwen3.5's, GLM's,
+VideoLLaMA3's.
 
-A block of 2 x 2 patches, which becomes one visual token, is a place; a temporal patch row (mostly
-two frames) is a frame. Blocks lie frame by frame, those of Qwen2.5-VL within a frame in the order of windows.
+A place is a block of 2 x 2 patches, which becomes one visual token; a frame is a temporal patch row (mostly
+two frames of the video). Blocks are ordered by frame; those of Qwen2.5-VL, within a frame, by window.
 """
 
 from __future__ import annotations
@@ -27,9 +28,8 @@ class Blocks:
     """Videos one after another in a sequence of patches.
 
     Attributes:
-        pixels: of each video, `[T, S, patches, C, D, h, w]`.
-        order: `[P]` int64: which patch, counted in the order of the grids, the tower has at each place of its
-            sequence.
+        pixels: for each video, `[T, S, patches, C, D, h, w]`.
+        order: `[P]` int64: for each index of the tower's sequence, the patch there, counted in grid order.
     """
 
     pixels: list[Tensor]
@@ -60,7 +60,7 @@ class Blocks:
 
 
 class PackedTower(Tower):
-    """Such a tower; between its layers the computed tokens are `[n, D]`."""
+    """A tower that takes all patches in one sequence; between its layers the computed tokens are `[n, D]`."""
 
     def lay_out(self, arguments: dict[str, Any], frames: list[list[int]] | None) -> Blocks:
         pixels: Tensor = arguments["pixel_values_videos"]

@@ -1,9 +1,8 @@
-"""Hooks on one vision tower: idle until a call runs under a plan, and then for that call alone.
+"""Hooks on one vision tower that make a call run under a plan; for other calls they do nothing.
 
 Under a plan the computed tokens of all frames go through the layers as rows of one matrix; norms, MLPs and
-projections are the model's own modules. What a hook needs to know of the call it finds in a context variable,
-so that two threads, two models or a nested call do not meet; nothing is set on a module for the length of a
-call.
+projections are the model's own modules. Hooks read the state of the call from a context variable, so two
+threads, two models or a nested call are independent; no attribute of a module is set during a call.
 """
 
 from __future__ import annotations
@@ -39,9 +38,9 @@ class Call:
     """One call of a tower under a plan.
 
     Attributes:
-        tower: that it is a call of.
-        packings: what is computed, on each device that the tower lies on.
-        reads: the layers whose output is filled up to the whole grid.
+        tower: the tower that is called.
+        packings: the computed tokens' packing, once for each device that the tower is on.
+        reads: indices of the layers whose output is filled up to the whole grid.
         grid: shape and strides of the hidden states that entered the first layer, without values.
     """
 
@@ -53,25 +52,25 @@ class Call:
     _rotary: tuple[Any, tuple[Tensor, Tensor]] | None = None
 
     def enter(self, index: int, hidden: Tensor) -> Tensor:
-        """What enters layer `index`, for the `hidden` states that the tower hands it."""
+        """The hidden states that enter layer `index`, for those (`hidden`) that the tower passes to it."""
         if index == 0:
             self.grid = torch.empty_strided(hidden.shape, hidden.stride(), device="meta")
         return self._pack(hidden) if index == 0 or index - 1 in self.reads else hidden
 
     def other(self, argument: Any) -> Any:
-        """What enters a layer for another `argument` of it: the same, which `attend` packs."""
+        """Another `argument` of a layer, unchanged: `attend` packs it."""
         return argument
 
     def leave(self, index: int, hidden: Tensor) -> Tensor:
-        """What leaves layer `index`, for the `hidden` states that it made."""
+        """The output of layer `index`, for the `hidden` states that it computed."""
         return self.fill(hidden) if index in self.reads else hidden
 
     def fill(self, hidden: Tensor) -> Tensor:
-        """All hidden states, for those at the computed tokens."""
+        """All tokens' hidden states from those (`hidden`) of the computed tokens."""
         return self.tower.fill(hidden, self._packing(hidden), self.grid)
 
     def attend(self, attention: Any, given: Arguments) -> Any:
-        """The result of `attention` in the place of its own forward with arguments `given`."""
+        """The result of `attention` instead of its own forward with arguments `given`."""
         hidden: Tensor = given["hidden_states"]
         packed = self._pack(hidden) if hidden.shape[:-1] == self.grid.shape[:-1] else hidden
         packing = self._packing(hidden)
@@ -164,7 +163,7 @@ class ReusedTower:
     """
 
     def __init__(self, adapter: Adapter, *reads: nn.Module) -> None:
-        """`reads`: attention modules whose input is read, besides the one that tells importance."""
+        """`reads`: attention modules whose input is read, besides the one that importance is read from."""
         kind = kind_of(adapter)
         self.tower = (FramedTower if kind.frames == "stacked" else PackedTower)(adapter, kind)
         if any(isinstance(each.__dict__.get("forward"), Wrapped) for each in self.tower.attentions):
@@ -174,12 +173,12 @@ class ReusedTower:
             Wrapped(attention, "forward", partial(_attend, attention, signature(attention.forward)))
             for attention in self.tower.attentions
         ]
-        # Whoever reads the input of the attention that tells importance sees the whole grid.
+        # Importance is read from this module's input, which must therefore be the whole grid.
         for read in {adapter.vision_attention, *reads}:
             self._hooks.append(read.register_forward_pre_hook(Hook(_fill), with_kwargs=True, prepend=True))
 
     def detach(self) -> None:
-        """Take every hook off the tower. Calling it again does nothing."""
+        """Remove every hook from the tower. A second call does nothing."""
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()
@@ -229,13 +228,13 @@ class ReusedTower:
     def call(
         self, reuse: Reuse, arguments: Arguments, input_ids: Tensor | None = None
     ) -> Iterator[ReuseReport]:
-        """Run what the trunk's encoder does inside the block under a plan for its videos.
+        """Run a call of the trunk's encoder inside the `with` block under a plan for its videos.
 
         Args:
             reuse: settings.
-            arguments: of the encoder, by name.
+            arguments: arguments of the encoder, by name.
             input_ids: `[B, L]`: the prompt; where videos come as images, it tells which images are frames.
-                Without it they are all computed.
+                Without it all images are computed.
         """
         planned = self.plan(reuse, arguments, input_ids)
         with self.run(planned, arguments[self.tower.adapter.pixels_name].device):
@@ -254,7 +253,7 @@ def _fill(module: nn.Module, args: tuple[Any, ...], kwargs: Arguments) -> Any:
 def _attend(
     attention: nn.Module, own_signature: Signature, own: Any, args: tuple[Any, ...], kwargs: Arguments
 ) -> Any:
-    """What stands in the place of an attention's `own` forward while reuse is attached."""
+    """The wrapper of an attention's `own` forward while reuse is attached."""
     call = _call.get()
     if call is None or not any(attention is each for each in call.tower.attentions):
         return own(*args, **kwargs)

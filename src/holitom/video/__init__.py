@@ -1,10 +1,10 @@
-"""From a video file to frames, their times and what a transformers processor is told of them.
+"""Read a video file into frames, their times, and metadata for a transformers processor.
 
     video = load_video("video.mp4", frames=32)  # or fps=1, start=60, end=120
     video.frames, video.times, video.reading
 
-`iter_frames` gives the same frames in batches, a batch in memory at a time. docs/video.md describes the
-reading.
+`iter_frames` gives the same frames in batches, and keeps one batch in memory at a time. docs/video.md
+describes the reading.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ Resize = Callable[[Array], Array]
 """From a frame `[H, W, 3]` uint8 RGB to the size in which a processor takes it, `[h, w, 3]` uint8."""
 
 Fit = Callable[[int, int, int], Resize | None]
-"""From a video's number of frames, height and width to how one of its frames is resized; None where they
-cannot be resized apart from each other. `holitom.video.fitting.fit_of(processor)` is one."""
+"""From a video's number of frames, height and width to the `Resize` of one of its frames; None where frames
+cannot be resized one at a time. `holitom.video.fitting.fit_of(processor)` returns a `Fit`."""
 
 MAX_SAMPLED_BYTES = 8 * 2**30
 TRIES = 4
-"""By its table, straight through, by one thread, and counted: each once, with what was found wrong before."""
+"""By the table of packets, straight through, with one thread, and with counting: each way is tried once."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Video:
         return list(self.metadata.timestamps)
 
     def first(self, count: int) -> Video:
-        """Its first `count` frames, with their times."""
+        """The first `count` frames of this video, with their times."""
         from holitom.video.metadata import TimedMetadata
 
         told = self.metadata
@@ -95,12 +95,12 @@ class Video:
 
 @dataclass(frozen=True)
 class Header:
-    """What is known of a file before it is decoded.
+    """Length and size of a video, known before it is decoded.
 
     Attributes:
-        frames: to be shown.
-        seconds: from the first to the end of the last.
-        width, height: of a frame as it is shown.
+        frames: number of frames.
+        seconds: seconds from the beginning of the first frame to the end of the last.
+        width, height: pixels of an upright frame.
     """
 
     frames: int
@@ -120,24 +120,23 @@ def load_video(
     start: float | None = None,
     end: float | None = None,
 ) -> Video:
-    """Sample frames evenly over a video file, or over a stretch of it.
+    """Sample frames evenly over a video file, or over a section of it.
 
-    A video with fewer frames than asked gives all that it has, each once: no frame is ever repeated to fill
-    up. Of n frames, w wanted ones are those numbered i * n // w, as in transformers.
+    A video with fewer frames than requested gives all of them, each once: no frame is repeated. Of n
+    frames, w samples are those numbered i * n // w, as in transformers.
 
     Args:
-        path: the file.
-        frames: how many frames, at least 1. Default: 32, unless `fps` is given.
-        progress: called with (frames gone through, frames to go through) while decoding.
+        path: path of the file.
+        frames: number of frames, at least 1. Default: 32, unless `fps` is given.
+        progress: called while decoding with the number of frames decoded and the number to decode.
         max_seconds: a video that lasts longer is refused before it is decoded.
-        fps: frames for each second of the stretch instead, above 0; at least one frame.
-        max_frames: most that `fps` gives. Default: 768, as in qwen-vl-utils.
-        start: frames from here on, in seconds from the video's first frame. Default: from the first.
-        end: frames before here, in the same seconds. Default: to the last.
+        fps: frames per second of the section, above 0, instead of `frames`; at least one frame is sampled.
+        max_frames: the largest number of frames that `fps` gives. Default: 768, as in qwen-vl-utils.
+        start: beginning of the section, in seconds from the video's first frame. Default: the first frame.
+        end: end of the section (its frames are before it), in the same seconds. Default: the video's end.
 
     Raises:
-        VideoError: the file cannot be read, is no video, is damaged or cut short, too long, absurdly large,
-            or
+        VideoError: the file cannot be read, is no video, is damaged or cut short, too long, too large, or
             ends before `start`.
         SettingsError: a setting is out of its range, or both `frames` and `fps` are given.
     """
@@ -151,10 +150,10 @@ def load_sampled(
     max_seconds: float | None = None,
     fit: Fit | None = None,
 ) -> Video:
-    """`load_video` of settings that stand together; its errors are the same.
+    """`load_video` with its settings as one `Sampling`; its errors are the same.
 
-    With `fit`, frames are resized one after another as they are read, so that memory holds one of the file's
-    size. The times and the rest of the metadata stay those of the file.
+    With `fit`, frames are resized one after another as they are read, so that memory holds only one frame of
+    the file's size. The times and the rest of the metadata stay those of the file.
     """
     source = opened_source(path, sampling, max_seconds)
     for _ in range(TRIES):
@@ -164,7 +163,7 @@ def load_sampled(
             continue
         except ShortError:
             source.recount()
-    raise VideoError(f"{source.file.file.name}: gives other frames each time it is decoded")
+    raise VideoError(f"{source.file.file.name}: gives different frames each time it is decoded")
 
 
 def iter_frames(
@@ -179,10 +178,10 @@ def iter_frames(
     end: float | None = None,
     batch: int = 8,
 ) -> Iterator[Video]:
-    """The frames of `load_video` in batches of `batch`, each read when it is asked for.
+    """Iterate over the frames of `load_video` in batches of `batch` frames, each read when it is requested.
 
     Memory holds one batch of frames. Each batch is a `Video` with the times of its frames. The arguments are
-    those of `load_video`; its errors come with the first batch.
+    those of `load_video`; its errors are raised with the first batch.
     """
     if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
         raise SettingsError(f"batch must be a whole number from 1 on, not {batch!r}")
@@ -213,12 +212,12 @@ def _look_over(file: Path, max_seconds: float | None) -> Opened:
 def opened_source(
     path: str | os.PathLike[str], sampling: Sampling, max_seconds: float | None = None
 ) -> Source:
-    """A file that was looked over, and which of its frames are wanted."""
+    """Check a file and choose which of its frames to read."""
     return Source(_look_over(Path(path), max_seconds), sampling)
 
 
 def _whole(source: Source, progress: Progress | None, fit: Fit | None) -> Video:
-    """All wanted frames at once."""
+    """Read all chosen frames at once."""
     width, height = source.file.view.size
     count = len(source.numbers)
     resize = None if fit is None else fit(count, height, width)
@@ -232,10 +231,10 @@ def _whole(source: Source, progress: Progress | None, fit: Fit | None) -> Video:
 
 
 def room(source: Source, shape: tuple[int, ...]) -> Array:
-    """Memory for all wanted frames, `[h, w, 3]` each.
+    """Allocate memory for all chosen frames of `shape` `[h, w, 3]`.
 
     Raises:
-        VideoError: it is more than `MAX_SAMPLED_BYTES`.
+        VideoError: the frames take more than `MAX_SAMPLED_BYTES`.
     """
     count = len(source.numbers)
     size = count * prod(shape)
@@ -270,12 +269,12 @@ def _batches(
                     kept, given = [], True
             break
         except (UntrustedError, ShortError) as error:
-            if not given:  # nothing was handed out yet: count for sure, and begin anew
+            if not given:  # no batch was returned yet: count the frames by decoding, and begin anew
                 kept, last = [], -1
                 source.recount()
             elif isinstance(error, ShortError):
                 raise VideoError(
-                    f"{source.file.file.name}: holds fewer frames than its packets promise; use load_video"
+                    f"{source.file.file.name}: has fewer frames than its packets state; use load_video"
                 ) from error
     if kept:
         yield _batch(source, kept)
@@ -287,7 +286,7 @@ def _batch(source: Source, pictures: list[Picture]) -> Video:
 
 
 def metadata_of(source: Source, numbers: Sequence[int]) -> TimedMetadata:
-    """transformers' metadata of a file with these frames of it."""
+    """transformers' metadata of a file, for its frames with these `numbers`."""
     from holitom.video.metadata import TimedMetadata
 
     line = source.timeline

@@ -1,8 +1,8 @@
-"""Frames of the size that a processor resizes them to, one at a time as they are read.
+"""Resize frames to the size that a processor resizes them to, one at a time as they are read.
 
-A processor's first step on a video is to resize all of its frames at once, which takes the whole video in
-full size and copies of it. The same step on one frame after another gives the same bytes, so that only frames
-of the size that goes into the model need be kept.
+A processor's first step on a video is to resize all of its frames at once, which takes memory for the whole
+video in full size and copies of it. The same step on one frame after another gives the same bytes, and only
+frames of the resized size need to be kept.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ class _CalledError(Exception):
 
 
 def fit_of(processor: Any) -> Fit:
-    """How `processor` resizes the frames of a video, for `load_sampled` and `fitted`.
+    """Find how `processor` resizes the frames of a video, for `load_sampled` and `fitted`.
 
-    The processor says so itself: it is called for a video without pixels (on PyTorch's meta device) of that
-    many frames, up to where it resizes. Some families give each frame a share of a budget of pixels, so how
-    many frames there are decides.
+    The processor is called on a video without pixels (on PyTorch's meta device) of the same number of frames,
+    up to its first resize. The number of frames matters, since some families give each frame a share of a
+    budget of pixels.
 
     Args:
-        processor: the model's own, with a `video_processor`.
+        processor: the model's own processor, with a `video_processor`.
     """
     together = getattr(processor.video_processor, "temporal_patch_size", 1)
 
@@ -46,7 +46,8 @@ def fit_of(processor: Any) -> Fit:
 
 
 def fitted(video: Video, fit: Fit) -> Video:
-    """`video` with frames resized by `fit`, unless they are; itself where they cannot be."""
+    """Resize the frames of `video` by `fit`; a video that is fitted already, or cannot be, is returned as it
+    is."""
     count, height, width = video.frames.shape[:3]
     resize = None if video.fitted else fit(count, height, width)
     if resize is None:
@@ -63,9 +64,9 @@ def _resize(processor: Any, frames: int, height: int, width: int) -> Resize | No
         if step is None or apart is None:
             return None
         size = step(whole[None]).shape[-2:]
-    except Exception:  # whatever it is, the processor's own call will say it
+    except Exception:  # the processor's own call will raise it again, with the true video
         return None
-    if not _same_alone(step, whole, size):  # the number of frames decides
+    if not _same_alone(step, whole, size):  # the size depends on the number of frames
         goal, how = SizeDict(height=size[0], width=size[1]), step.keywords.get("resample")
         step = partial(BaseVideoProcessor.resize, processor.video_processor, size=goal, resample=how)
 
@@ -79,9 +80,9 @@ def _resize(processor: Any, frames: int, height: int, width: int) -> Resize | No
 
 
 def _first_step(processor: Any, video: Tensor) -> partial[Tensor] | None:
-    """The video processor's own `resize` as it is called first for `video` `[F, 3, H, W]`, without the video.
+    """The video processor's `resize` with the arguments of its first call for `video` `[F, 3, H, W]`.
 
-    None where something else than all frames is resized first, or nothing is.
+    None where that call does not resize all frames together, or there is none.
     """
     resize = processor.video_processor.resize
 
@@ -107,7 +108,7 @@ def _first_step(processor: Any, video: Tensor) -> partial[Tensor] | None:
 
 
 def _same_alone(step: partial[Tensor], whole: Tensor, size: torch.Size) -> bool:
-    """Whether a single frame of the video comes out as large as each of all of them."""
+    """Whether a single frame is resized to the same size as each frame of the whole video."""
     try:
         return step(whole[None, :1]).shape[-2:] == size
     except ValueError:  # too few frames for a temporal patch
