@@ -33,7 +33,8 @@ class Layout(Protocol):
     Attributes:
         pixels: for each video, `[T, S, ..., C, D, h, w]`: `S` places of `T` frames.
         others: number of images of the call that belong to no video.
-        bounds: `[S + 1]` int64: first token of each step (frame, pair of frames, image), and the end of the last.
+        bounds: `[S + 1]` int64: first token of each step (frame, pair of frames, image), and the end of
+            the last step.
     """
 
     @property

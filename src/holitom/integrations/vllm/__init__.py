@@ -1,10 +1,10 @@
-"""HoliTom's outer merging inside vLLM, as a plugin: nothing of vLLM is forked or patched.
+"""A plugin that merges videos inside vLLM before the language model, without a fork or patch of vLLM.
 
     vllm serve MODEL --hf-overrides '{"holitom": {"retain_ratio": 0.1}}'
 
-vLLM calls `register` in every process that it starts. It puts, for each supported architecture, a subclass of
-vLLM's own model class in its place, which behaves as the original unless the model's config has a `holitom`
-entry. One file a family: how many embeddings a video has, and how they come out of its vision tower.
+vLLM calls `register` in every process that it starts. `register` replaces, for each supported architecture,
+vLLM's model class by a subclass that behaves as the original unless the model's config has a `holitom` entry.
+Each family has one file: how many embeddings a video has, and how its vision tower gives them.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ def register() -> None:
     if known(vllm.__version__):
         for architecture, place in FAMILIES.items():
             ModelRegistry.register_model(architecture, place)
-    # Every architecture's settings are looked over when the engine is configured, long before weights are
-    # read; also those that this plugin does not know, since serving them with full tokens would be silent.
+    # The settings of every architecture are checked when the engine is configured, long before weights are
+    # read. Unknown architectures too, since they would otherwise be served with full tokens without an error.
     for architecture in ModelRegistry.get_supported_archs():
         verifier = MODELS_CONFIG_MAP.get(architecture, VerifyAndUpdateConfig)
         if not hasattr(verifier, "holitom"):

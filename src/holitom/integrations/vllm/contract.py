@@ -1,4 +1,4 @@
-"""What the plugin derives from, overrides, calls and reads of vLLM, and which releases have all of it.
+"""The names of vLLM that the plugin derives from, overrides, calls and reads, and releases that have them.
 
 `CONTRACT` is checked against the installed vLLM's sources whenever the plugin merges (`check`), and by the
 tests against any release whose wheel was unpacked (docs/serving.md says how a new release is read).
@@ -15,7 +15,7 @@ TESTED = ("0.32",)
 """vLLM releases that the tests ran on, with a real engine on the CPU."""
 
 READ = ("0.33",)
-"""Those whose sources were read and hold the contract, and that did not run here."""
+"""vLLM releases whose sources have all names of the contract, and that the tests did not run on."""
 
 CONTRACT = """
 vllm.plugins

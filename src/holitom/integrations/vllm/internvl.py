@@ -24,7 +24,8 @@ from holitom.tokens import VideoTokens
 
 
 class MultiModalProcessor(KeyedBySettings, stock.InternS1MultiModalProcessor):
-    """Counts before content: a video has `merged_count(T, N)` placeholders, and those of its frames' text."""
+    """A video has `merged_count(T, N)` placeholders, and one for each token of the text between its
+    frames."""
 
     def _get_prompt_updates(self, mm_items: Any, hf_processor_mm_kwargs: Any, out_mm_kwargs: Any) -> Any:
         updates = super()._get_prompt_updates(mm_items, hf_processor_mm_kwargs, out_mm_kwargs)
@@ -72,7 +73,8 @@ class HoliTomInternVLForConditionalGeneration(stock.InternS1ForConditionalGenera
         return tuple(self._merged(self._method, pixels) for pixels in videos)
 
     def _merged(self, method: Method, pixels: Tensor) -> Tensor:
-        """`[M + m, D]`: one video's merged tokens and the `m` of text between its frames."""
+        """Embeddings `[M + m, D]` of one video's merged tokens and of the `m` text tokens between its
+        frames."""
         frames = len(pixels)
         size = self.config.vision_config.patch_size
         with stacked(self._reuse, pixels, size), self._last_attention as last:
@@ -92,7 +94,7 @@ class HoliTomInternVLForConditionalGeneration(stock.InternS1ForConditionalGenera
         return among_text(method.merge(video), tokens, ids, placeholder, embed, by_grid=False)[0]
 
     def _pooled(self, patches: Tensor) -> Tensor:
-        """The mean over the patches that are put side by side: `[T, P, d]` to `[T, N, d]`."""
+        """Average `patches` `[T, P, d]` over those that form one token: `[T, N, d]`."""
         side = round(patches.shape[1] ** 0.5)
         square = patches.view(len(patches), side, side, -1)
         shuffled: Tensor = self.pixel_shuffle(square, scale_factor=self.downsample_ratio).flatten(1, 2)
@@ -101,7 +103,7 @@ class HoliTomInternVLForConditionalGeneration(stock.InternS1ForConditionalGenera
 
 
 def _ids(tokenizer: Any, frames: int, tokens: int) -> list[int]:
-    """Ids of a video of `tokens` a frame, as vLLM writes it into a prompt."""
+    """Ids of a video with `tokens` tokens per frame, as vLLM writes it into a prompt."""
     shown = tokenizer.start_image_token + tokenizer.video_token * tokens + tokenizer.end_image_token
     text = "\n".join(f"Frame{index + 1}: {shown}" for index in range(frames))
     return list(tokenizer.encode(text, add_special_tokens=False))

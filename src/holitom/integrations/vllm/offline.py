@@ -1,7 +1,7 @@
-"""Many questions about video files, answered by vLLM's engine in this process, without a server.
+"""Answer many questions about video files with vLLM's engine in this process, without a server.
 
-Videos are read by `holitom.video` while the engine works; several questions at a time share its batches, and
-one video's questions its caches.
+`holitom.video` reads videos while the engine works. Several questions share the engine's batches, and
+questions about one video share its caches.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from holitom.prompts import at_least, rendered
 from holitom.video import Video, load_video
 
 READERS = 2
-"""Threads that read videos."""
+"""Number of threads that read videos."""
 
 
 class BadQuestionError(HolitomError):
@@ -35,15 +35,15 @@ class BadQuestionError(HolitomError):
 
 @dataclass(frozen=True)
 class Setup:
-    """How answers are made.
+    """The model, the settings and the engine's arguments that answers are made with.
 
     Attributes:
-        model: checkpoint's folder or Hugging Face id.
-        entry: settings, as under `"holitom"` in `--hf-overrides`; None: full tokens.
-        frames: to sample from each video.
-        max_new_tokens: longest answer.
+        model: a checkpoint's folder or Hugging Face id.
+        entry: the method's settings, as under `"holitom"` in `--hf-overrides`; None: full tokens.
+        frames: number of frames to sample from each video.
+        max_new_tokens: longest answer, in tokens.
         engine: more arguments of `vllm.LLM`, by name.
-        at_once: questions that are in the engine, or read and waiting, at a time.
+        at_once: largest number of questions that are in the engine, or read and waiting.
     """
 
     model: str
@@ -55,10 +55,10 @@ class Setup:
 
 
 def check(setup: Setup) -> None:
-    """Raise for what cannot run, before vLLM is imported or weights are read.
+    """Check a setup before vLLM is imported or weights are read.
 
     Raises:
-        ImportError: vLLM is not installed here.
+        ImportError: vLLM is not installed.
         SettingsError: the settings are wrong, or the method cannot work in vLLM.
         ModelError: there is no such model.
     """
@@ -103,10 +103,10 @@ class Engine:
         self._sampling = SamplingParams(temperature=0, max_tokens=setup.max_new_tokens)
 
     def add(self, index: int, case: Case, video: Video) -> None:
-        """Ask a question; its answer comes out of `step` under `index`.
+        """Give the engine a question; `step` yields its answer with `index`.
 
         Raises:
-            BadQuestionError: the engine refuses it.
+            BadQuestionError: the engine refuses the question.
         """
         content = [{"type": "video"}, {"type": "text", "text": case.question}]
         try:
@@ -119,11 +119,11 @@ class Engine:
             raise BadQuestionError(str(error)) from error
 
     def forget(self, asked: Collection[int]) -> None:
-        """Stop answering what was asked under these indices."""
+        """Abort the questions of these indices."""
         self.engine.abort_request([str(index) for index in asked])
 
     def step(self) -> Iterator[tuple[int, Record]]:
-        """What has been answered since, each under its index."""
+        """Run one step of the engine, and yield the finished answers, each with its question's index."""
         for output in self.engine.step():
             if output.finished:
                 made = output.outputs[0]
@@ -141,12 +141,12 @@ class Engine:
 def answers(
     cases: Sequence[Case], setup: Setup, engine: Engine | None = None
 ) -> Generator[Record, None, None]:
-    """A record for each question, in their order: its answer, or an error where it could not be asked.
+    """Yield a record for each question, in order: its answer, or an error where it could not be asked.
 
     Args:
         cases: the questions.
-        setup: how they are answered.
-        engine: that answers; None: one is started once a video has been read.
+        setup: the model, the settings and the engine's arguments.
+        engine: the engine; None: one is started once a video has been read.
 
     Raises:
         HolitomError: the engine cannot be started.
@@ -185,14 +185,14 @@ def answers(
 def answer(
     results: Results, setup: Setup, skip_bad: bool = False, notify: Callable[[int], None] = lambda index: None
 ) -> None:
-    """Answer what is still open in `results`.
+    """Answer the open questions of `results`.
 
     Args:
-        results: where the answers go.
-        setup: how they are made.
-        skip_bad: whether a question that cannot be asked becomes an error in its record. Else what came
-            before it is answered, and then it is raised.
-        notify: called with the number of each question that is done.
+        results: the file that records are appended to.
+        setup: the model, the settings and the engine's arguments.
+        skip_bad: whether a question that cannot be asked becomes an error in its record. Else the questions
+            before it are answered, and then the error is raised.
+        notify: called with the index of each question that is done.
 
     Raises:
         BadQuestionError: see `skip_bad`.
@@ -212,10 +212,10 @@ def answer(
 
 
 class _Videos:
-    """The videos of questions, read ahead of time; successive questions about one video share it.
+    """Reads the videos of questions ahead of time; successive questions about one video share it.
 
     Attributes:
-        taken: questions whose videos were taken.
+        taken: number of questions whose videos were taken.
     """
 
     def __init__(self, cases: Sequence[Case], frames: int, pool: ThreadPoolExecutor) -> None:
@@ -227,19 +227,19 @@ class _Videos:
 
     @property
     def waiting(self) -> bool:
-        """Whether any has not been taken."""
+        """Whether a video has not been taken yet."""
         return self.taken < len(self._cases)
 
     @property
     def ready(self) -> bool:
-        """Whether the next one has been read."""
+        """Whether the next video has been read."""
         return self._ahead[0].done()
 
     def take(self) -> Video:
-        """The next one, which is waited for.
+        """Wait for the next video and return it.
 
         Raises:
-            BadQuestionError: it cannot be read.
+            BadQuestionError: the video cannot be read.
         """
         future = self._ahead.popleft()
         self.taken += 1
@@ -258,7 +258,7 @@ class _Videos:
 
 
 def summary(results: Results) -> dict[str, Any]:
-    """How many questions were answered, how many rightly where that is known, tokens, and those left out."""
+    """Counts of questions, answered ones, right ones where that is known, and tokens; the errors."""
     done = [record for _, record in sorted(results.records.items())]
     answered = [record for record in done if "error" not in record]
     judged = [record["right"] for record in answered if "right" in record]

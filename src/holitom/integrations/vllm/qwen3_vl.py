@@ -57,7 +57,7 @@ class HoliTomQwen3VLMoeForConditionalGeneration(Merging, stock_moe.Qwen3VLMoeFor
 
 
 def _ids(config: Any, tokenizer: Any, times: Any, tokens: int) -> list[int]:
-    """A video of `tokens` a frame, shown at `times`: time stamp, start, tokens, end, frame after frame."""
+    """Ids of a video with `tokens` tokens per frame, for each frame: time stamp, start, tokens, end."""
     prompt = stock.Qwen3VLMultiModalProcessor.get_video_repl(
         tokens_per_frame=[tokens] * len(times),
         timestamps=times,

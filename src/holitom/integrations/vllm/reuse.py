@@ -1,9 +1,9 @@
 """Reuse in vLLM's vision towers, by the plans of `holitom.tower`.
 
-All attentions of these towers end in one module, which gets queries, keys and values as they are to attend
-(projected, normalised, rotated). So a layer runs over the computed patches of all frames as rows of one
-matrix with its own norms, MLP and linears, tensor parallel ones too; in the place of that module, rows attend
-to the patches of their frame or window. Every rank makes the same plan of the same pixels.
+All attentions of these towers end in one module, which gets finished queries, keys and values (projected,
+normalised, rotated). So a layer runs over the computed patches of all frames as rows of one matrix, with its
+own norms, MLP and linears, tensor parallel ones too; only that module is replaced, by attention of the rows
+to the patches of their frame or window. Every rank makes the same plan from the same pixels.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ from holitom.tower.packing import Packing, Stretches
 from holitom.wrapping import Wrapped
 
 LEVELS = (1 / 255,) * 3
-"""For pixels that vLLM normalises on the device (`mm_device_do_normalize`): they come as levels of 0..255."""
+"""For pixels that vLLM normalises on the device (`mm_device_do_normalize`): they are levels of 0..255
+here."""
 
 
 @dataclass
@@ -41,10 +42,10 @@ class _Call:
     """One video in the tower under its plan.
 
     Attributes:
-        tower: that it is in.
-        packing: what is computed.
-        attending: what attends to what in each layer.
-        shape: of the hidden states that enter the first layer.
+        tower: the tower.
+        packing: the packing of the computed tokens.
+        attending: for each layer, which tokens attend to which.
+        shape: shape of the hidden states that enter the first layer.
     """
 
     tower: TowerReuse
@@ -54,7 +55,8 @@ class _Call:
     _rotary: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def pack(self, tokens: Tensor) -> Tensor:
-        """Rows `[n, ...]` of `tokens` `[P, ...]`; of one tensor once, for all layers get the same rotary."""
+        """Rows `[n, ...]` of `tokens` `[P, ...]`, gathered once, since all layers get the same rotary
+        tensors."""
         if id(tokens) not in self._rotary:
             self._rotary[id(tokens)] = tokens, self.packing.pack(tokens)
         return self._rotary[id(tokens)][1]
@@ -64,19 +66,19 @@ _call: ContextVar[_Call | None] = ContextVar("holitom_vllm_tower_call", default=
 
 
 class TowerReuse:
-    """Reuse in one vision tower, for what runs inside `video` alone.
+    """Reuse in one vision tower, for calls inside the context `video` only.
 
     Attributes:
-        kind: of the tower.
+        kind: the tower's kind.
 
     Args:
-        kind: of the tower.
-        reuse: settings.
-        layers: the tower's, in order.
-        attentions: vLLM's `MMEncoderAttention` of each.
-        deep: layers whose output is read besides the last one's.
-        windowed: layers that attend within windows.
-        vllm_config: the engine's.
+        kind: the tower's kind.
+        reuse: settings of reuse.
+        layers: the tower's layers, in order.
+        attentions: vLLM's `MMEncoderAttention` of each layer.
+        deep: indices of the layers whose output is read besides the last one's.
+        windowed: indices of the layers that attend within windows.
+        vllm_config: the engine's config.
 
     Raises:
         UnsupportedUsageError: the engine quantises the tower's attention.
@@ -107,12 +109,12 @@ class TowerReuse:
 
     @contextmanager
     def video(self, layout: Layout, frames: list[Ints], windows: list[Ints] | None = None) -> Iterator[None]:
-        """Run the tower inside the block under a plan for the one video of `layout`.
+        """Run the tower inside the `with` block under a plan for the one video of `layout`.
 
         Args:
-            layout: of the video in the tower.
-            frames: the tokens of its frames, as `Packing.stretches` takes them.
-            windows: those of its windows, in a tower that has them.
+            layout: the video's layout in the tower.
+            frames: the tokens of the video's frames, as `Packing.stretches` takes them.
+            windows: the tokens of its windows, in a tower that has windows.
         """
         pixels = layout.pixels[0]
         reuse = self._reuse
@@ -132,7 +134,7 @@ class TowerReuse:
             _call.reset(token)
 
     def whole(self, rows: Tensor) -> Tensor:
-        """What stands at all tokens, `[P, ...]`, for `rows` that came to a module inside a layer."""
+        """Values at all tokens, `[P, ...]`, from the `rows` of computed tokens inside a layer."""
         call = self._running()
         return rows if call is None else call.packing.fill(rows.flatten(0, 1))
 
@@ -141,7 +143,7 @@ class TowerReuse:
         return call if call is not None and call.tower is self else None
 
     def _run(self, index: int, own: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """What stands in the place of a layer's forward: rows in, and the whole grid out where it is read."""
+        """The wrapper of a layer's forward: it takes rows, and returns the whole grid where that is read."""
         call = self._running()
         if call is None:
             return own(*args, **kwargs)
@@ -164,7 +166,7 @@ class TowerReuse:
     def _attend(
         self, index: int, attention: Any, own: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        """What stands in the place of an attention's forward: each row attends to its frame or window."""
+        """The wrapper of an attention's forward: each row attends to its frame or window."""
         call = self._running()
         if call is None:
             return own(*args, **kwargs)

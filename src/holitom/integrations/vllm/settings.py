@@ -1,4 +1,4 @@
-"""The `holitom` entry of a served model's config: which method, with which settings."""
+"""Read the `holitom` entry of a served model's config: a method and its settings."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from holitom.methods.choose import read_method
 
 
 def method_of(hf_config: Any) -> Method | None:
-    """The method that `hf_config.holitom` names, None where there is no such entry.
+    """The method that `hf_config.holitom` names; None without such an entry.
 
-    The entry holds the method's own settings, and `method` where that is not "holitom", written as
-    `holitom.methods.choose` reads it:
+    The entry has the method's settings, and `method` where the method is not "holitom", in the form that
+    `holitom.methods.choose` reads:
 
         {"retain_ratio": 0.1}
         {"method": "visionzip", "retain_ratio": 0.25}
         {"retain_ratio": 0.1, "reuse": true}
         {"retain_ratio": 0.1, "reuse": {"threshold": 8, "reach": 4}}
 
-    A paged KV cache rules out stages inside the language model, so HoliTom and HoliTom+ come without theirs,
-    and HoliTom merges to `budget="exact"`.
+    A paged KV cache rules out stages inside the language model, so HoliTom and HoliTom+ are made without
+    theirs, and HoliTom with `budget="exact"`.
 
     Raises:
-        SettingsError: a setting is wrong, the method merges inside the language model, or how many tokens it
-            keeps depends on what the video shows.
+        SettingsError: a setting is wrong, the method merges inside the language model, or its number of
+            tokens depends on the video's content.
     """
     entry = getattr(hf_config, "holitom", None)
     if entry is None:
@@ -64,13 +64,13 @@ def method_of(hf_config: Any) -> Method | None:
         raise SettingsError(
             "merging frames in the vision tower is for transformers' towers, not vLLM's; leave in_tower out"
         )
-    # Whatever a method refuses for its settings' sake it refuses for this video, longer than any.
+    # A method that refuses its settings for every video refuses them for this one, longer than any.
     method.merged_count(2**14, 2**8)
     return method
 
 
 def _reuse(given: dict[str, Any]) -> Reuse:
-    """The settings of reuse that are written as `given`; JSON has lists for tuples."""
+    """Read settings of reuse from JSON, whose lists become tuples."""
     known = [field.name for field in fields(Reuse)]
     for name in given:
         if name not in known:

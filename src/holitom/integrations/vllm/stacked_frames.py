@@ -1,4 +1,4 @@
-"""What the LLaVA families share in vLLM: frames of one size, and positions that are counted as for text."""
+"""Base classes of the LLaVA families in vLLM: frames of one size, positions counted as for text."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from holitom.tokens import VideoTokens
 
 
 class CountedFrames:
-    """For a model's processing info. Counts before content: a video has `merged_count(T, N)` embeddings, and
-    those of `separators`.
+    """A mixin for a model's processing info, which counts a video's embeddings before it is encoded.
+
+    A video has `merged_count(T, N)` embeddings and `separators` more.
 
     Attributes:
-        most_frames: of a video in the profiling run.
-        separators: tokens behind a video that are the model's own.
+        most_frames: largest number of frames of a video in the profiling run.
+        separators: number of the model's own tokens after a video.
     """
 
     most_frames: ClassVar[int] = 32
@@ -39,7 +40,8 @@ class CountedFrames:
         return method.merged_count(num_frames, tokens) + self.separators
 
     def get_num_frames_with_most_features(self, seq_len: int, mm_counts: Mapping[str, int]) -> int:
-        """For the profiling run. Merged videos are short, so vLLM's search by length could go on for ever."""
+        """Number of frames for the profiling run. vLLM's own search by length may not end for short
+        videos."""
         info: Any = self
         if method_of(info.get_hf_config()) is None:
             frames: int = super().get_num_frames_with_most_features(seq_len, mm_counts)  # type: ignore[misc]
@@ -53,10 +55,10 @@ class CountedFrames:
 
 
 class StackedFrames:
-    """For a model class, before vLLM's own; where the config asks for a method, videos leave it merged.
+    """A mixin for a model class, before vLLM's own, that merges videos where the config names a method.
 
     Attributes:
-        leading: class tokens before the patches of each frame.
+        leading: number of class tokens before the patches of each frame.
     """
 
     leading: ClassVar[int] = 0
@@ -80,7 +82,7 @@ class StackedFrames:
         return [self._merged(self._method, pixels) for pixels in inputs["pixel_values_videos"]]
 
     def _merged(self, method: Method, pixels: Tensor) -> Tensor:
-        """`[M + separators, D]`: what the language model gets for one video's `pixels` `[T, 3, H, W]`."""
+        """The embeddings `[M + separators, D]` of one video of `pixels` `[T, 3, H, W]`."""
         model: Any = self
         size = self.config.vision_config.patch_size
         with stacked(self._reuse, pixels, size), self._last_attention as last:
@@ -98,9 +100,9 @@ class StackedFrames:
         return torch.cat([merged, *self._separators(merged)])
 
     def _pooled(self, patches: Tensor) -> Tensor:
-        """`[T, P, d]` of patches to `[T, N, d]` of tokens."""
+        """Pool `patches` `[T, P, d]` to tokens `[T, N, d]`."""
         raise NotImplementedError
 
     def _separators(self, merged: Tensor) -> list[Tensor]:
-        """The model's own tokens behind a video, each `[n, D]`."""
+        """Embeddings of the model's own tokens after a video, each `[n, D]`."""
         return []

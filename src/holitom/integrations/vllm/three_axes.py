@@ -1,12 +1,12 @@
-"""What Qwen's families share in vLLM: tokens that stand at positions on three axes, and keep them.
+"""Base classes of Qwen's families in vLLM: merged tokens keep their position ids on three axes.
 
-Text stands where it would stand in the unmerged prompt, which shapes alone say; which positions the merged
-tokens have is known only once the video is encoded. vLLM has a way for that (its own pruning uses it): the
-positions travel beside the features, as further channels of the embeddings, and the runner asks the model
-to take them off (`recompute_mrope_positions`) whenever it schedules some of a video's tokens. Its CPU runner
-does not ask; there they come as far as `embed_input_ids`, and `forward` puts them in.
+Text has the position ids that it would have in the unmerged prompt, which follow from shapes; those of the
+merged tokens are known only once the video is encoded. They are passed as vLLM's own pruning passes them: as
+further channels of the embeddings, which the runner has the model split off (`recompute_mrope_positions`)
+whenever it schedules some of a video's tokens. vLLM's CPU runner does not call that method; there
+`embed_input_ids` splits them off, and `forward` adds them to the positions.
 
-What a position is, vLLM's own code says: it is asked about the unmerged prompt.
+All position ids are those that vLLM's own code gives the unmerged prompt.
 """
 
 from __future__ import annotations
@@ -29,12 +29,14 @@ from holitom.methods.base import Method
 from holitom.tokens import VideoTokens
 
 DIGIT = 256
-"""Positions travel as two digits an axis: bfloat16 holds whole numbers up to 256 exactly."""
+"""Base of the two digits in which a position is passed on each axis: bfloat16 is exact up to 256."""
 
 
 class CountedByGrid(KeyedBySettings):
-    """For a multimodal processor. Counts before content: a video has `merged_count(T, N)` placeholders, and
-    those of the text between its frames."""
+    """A mixin for a multimodal processor, which counts a video's placeholders before it is encoded.
+
+    A video has `merged_count(T, N)` placeholders, and one for each token of the text between its frames.
+    """
 
     def _get_prompt_updates(self, mm_items: Any, hf_processor_mm_kwargs: Any, out_mm_kwargs: Any) -> Any:
         updates = super()._get_prompt_updates(  # type: ignore[misc]
@@ -62,15 +64,15 @@ class CountedByGrid(KeyedBySettings):
         return [counted(update) for update in updates]
 
     def _text_tokens(self, video: Any) -> int:
-        """How many tokens of text stand between the frames of `video`, a processed item."""
+        """Number of text tokens between the frames of `video`, a processed item."""
         return 0
 
 
 class OnThreeAxes:
-    """For a model class, before vLLM's own; where the config asks for a method, videos leave it merged.
+    """A mixin for a model class, before vLLM's own, that merges videos where the config names a method.
 
     Attributes:
-        timing: of a processed video's fields, the one that says when its frames are shown.
+        timing: name of the processed video's field that has the times of its frames.
     """
 
     timing: ClassVar[str | None] = None
@@ -83,7 +85,7 @@ class OnThreeAxes:
         method = method_of(model_config.hf_config)
         if method is not None:
             _refuse(vllm_config)
-            # The runner asks for positions where vLLM is set to prune; by how much does not matter to it.
+            # The runner has positions split off where vLLM is set to prune; the rate itself is not used.
             model_config.multimodal_config.video_pruning_rate = 0.5
         super().__init__(vllm_config=vllm_config, prefix=prefix)  # type: ignore[call-arg]
         self._method = method
@@ -120,7 +122,7 @@ class OnThreeAxes:
         )
 
     def _merged(self, method: Method, pixels: Tensor, grid_thw: list[int], times: Any) -> Tensor:
-        """`[M, D + 6]`: what stands in one video's placeholders, and where: relative to the video's first."""
+        """Embeddings of one video's placeholders with positions relative to the first one's: `[M, D + 6]`."""
         frames = grid_thw[0]
         rows, columns = (side // self.visual.spatial_merge_size for side in grid_thw[1:])
         size = self.config.vision_config.patch_size
@@ -144,22 +146,22 @@ class OnThreeAxes:
         return torch.cat([sent, torch.cat([own // DIGIT, own % DIGIT], dim=1).to(sent.dtype)], dim=1)
 
     def _pooled(self, patches: Tensor, grid_thw: list[int]) -> Tensor:
-        """`[T, P, d]` of patches in the tower's order to `[T, N, d]` of tokens in the grid's."""
+        """Pool `patches` `[T, P, d]` in the tower's order to tokens `[T, N, d]` in grid order."""
         blocks = patches.view(len(patches), -1, self._block, patches.shape[-1])
         return blocks.mean(dim=2)
 
     @property
     def _block(self) -> int:
-        """How many patches become one token."""
+        """Number of patches that become one token."""
         side: int = self.config.vision_config.spatial_merge_size
         return side * side
 
     def _unmerged_ids(self, grid_thw: Sequence[int], times: Any) -> list[int]:
-        """What stands in a video's placeholders unmerged: its tokens, and the text between its frames."""
+        """Ids of one unmerged video: its placeholders, and the text between its frames."""
         return [self.config.video_token_id] * (prod(grid_thw) // self._block)
 
     def _unmerged(self, grid_thw: list[int], times: Any) -> tuple[Tensor, Tensor]:
-        """Ids `[n]` and positions `[3, n]` of one unmerged video alone."""
+        """Ids `[n]` and positions `[3, n]` of an unmerged prompt that is only one video."""
         ids = self._unmerged_ids(grid_thw, times)
         fields = {"video_grid_thw": SimpleNamespace(data=torch.tensor(grid_thw))}
         if self.timing is not None and times is not None:
@@ -170,7 +172,10 @@ class OnThreeAxes:
         return torch.tensor(ids), positions
 
     def get_mrope_input_positions(self, input_tokens: list[int], mm_features: Any) -> tuple[Tensor, int]:
-        """Positions `[3, L]`; merged videos have that of their first token until they are encoded."""
+        """Positions `[3, L]`, and how far later ones are ahead of their columns.
+
+        All tokens of a merged video have the position of its first token until it is encoded.
+        """
         if self._method is None:
             stock: tuple[Tensor, int] = super().get_mrope_input_positions(  # type: ignore[misc]
                 input_tokens, mm_features
@@ -207,10 +212,10 @@ class OnThreeAxes:
         mrope_positions: Tensor,
         num_computed_tokens: int,
     ) -> tuple[Sequence[Tensor], Tensor, int]:
-        """Embeddings without their positions, and positions `[3, L]` with those filled in.
+        """Split positions off the embeddings, and write them into the positions `[3, L]`.
 
-        `multimodal_embeddings` are those of the placeholders from `num_computed_tokens` on, the first and
-        the last of them in part where the prefill is chunked.
+        `multimodal_embeddings` are those of the placeholders from `num_computed_tokens` on. In a chunked
+        prefill, the first and the last item may be a part of a video.
         """
         if self._method is None:
             stock: tuple[Sequence[Tensor], Tensor, int] = super().recompute_mrope_positions(  # type: ignore[misc]
@@ -258,7 +263,8 @@ class OnThreeAxes:
         return super().forward(input_ids, positions, *args, **kwargs)  # type: ignore[misc]
 
     def _parted(self, embedding: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Features `[n, E]`, and `[3, n]` positions relative to the video's first where those came along."""
+        """Features `[n, E]`, and positions `[3, n]` relative to the video's first token, or None without
+        any."""
         width = self.visual.out_hidden_size
         if embedding.shape[1] == width:
             return embedding, None

@@ -1,4 +1,4 @@
-"""What the family files share: reading the last vision layer, and keys that tell ratios apart."""
+"""Parts of all families in vLLM: reading the last vision layer, text between frames, keys of the caches."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from holitom.tokens import MergedTokens
 
 
 class LastAttention:
-    """Reads what the vision tower's last attention is given, as it is given; the attention stays fused.
+    """Reads the inputs of the vision tower's last attention with hooks; the attention stays fused.
 
     Args:
         attention: vLLM's `MMEncoderAttention` of that layer.
-        method: says what is worked out of them.
-        vllm_config: the engine's.
+        method: the method, which says whether importance and keys are needed.
+        vllm_config: the engine's config.
         projection: for a tower that rotates queries and keys, the layer that makes them; keys are read there.
-        reuse: what the tower reuses; a patch that was not computed has what its reference has.
+        reuse: the tower's reuse; a patch that was not computed has its reference's queries and keys.
 
     Raises:
-        UnsupportedUsageError: the engine compiles the tower, which would then run past what reads here.
+        UnsupportedUsageError: the engine compiles the tower, which would then not run the hooks.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class LastAttention:
         self._method = method
         self._reuse = reuse
         self._ranks = get_tensor_model_parallel_world_size()
-        # Else each rank has a piece of the three side by side, and heads are told apart only put together.
+        # Else a rank has a piece of queries, keys and values side by side, and heads are known only gathered.
         self._own_heads = isinstance(projection, QKVParallelLinear)
         self._rotates = projection is not None
         self._open = False
@@ -80,7 +80,8 @@ class LastAttention:
         self._open, self._attending, self._projected = False, None, None
 
     def importance(self, frames: int) -> Tensor:
-        """Attention that each patch of what was just encoded received in its frame: `[frames, P]` float32."""
+        """Attention that each patch of the last encoded video received in its frame: `[frames, P]`
+        float32."""
         query, key = self._attended(frames)
         if not self._method.needs_importance:
             return torch.zeros(frames, query.shape[2], device=query.device)
@@ -131,7 +132,7 @@ class LastAttention:
         return int(self._attention.num_heads)
 
     def _by_head(self, states: Tensor, frames: int, heads: int) -> Tensor:
-        """`[frames, heads, P, d]`, whether heads come as an axis of their own or not."""
+        """Reshape `states` to `[frames, heads, P, d]`, whether heads are an axis already or not."""
         by_head: Tensor = states.reshape(frames, -1, heads, int(self._attention.head_size))
         return by_head.transpose(1, 2)
 
@@ -150,18 +151,18 @@ def among_text(
     embed: Callable[[Tensor], Tensor],
     by_grid: bool,
 ) -> tuple[Tensor, Tensor]:
-    """A merged video with the text between its frames, each token behind its own frame's.
+    """Put the text between a video's frames among its merged tokens, each token after its own frame's text.
 
     Args:
-        merged: what is left of it.
-        tokens: `N`, of one frame.
-        ids: `[n]`: the unmerged video with its text, frame after frame.
-        placeholder: the id of the video's tokens there.
-        embed: rows `[m, D]` for ids `[m]` of text.
-        by_grid: within a frame, in the order of its grid; else as the method sends them.
+        merged: the video's merged tokens.
+        tokens: `N`: number of tokens of one frame.
+        ids: `[n]`: ids of the unmerged video with its text, frame after frame.
+        placeholder: the id of the video's tokens in `ids`.
+        embed: gives embeddings `[m, D]` for ids `[m]` of text.
+        by_grid: whether tokens of a frame are in grid order; else in the order that the method gives.
 
     Returns:
-        Rows `[M + m, D + E]`, text without streams, and the place `[M + m]` that each has in `ids`.
+        Rows `[M + m, D + E]`, text with streams of zeros, and the index `[M + m]` of each row in `ids`.
     """
     shown = ids == placeholder
     words, places = (kind.nonzero().squeeze(1) for kind in (~shown, shown))
@@ -174,7 +175,7 @@ def among_text(
 
 
 class KeyedBySettings:
-    """For a multimodal processor: videos merged with other settings never share a cache entry."""
+    """A mixin for a multimodal processor that puts the method's settings into the cache keys of videos."""
 
     info: Any
 
@@ -188,10 +189,10 @@ class KeyedBySettings:
 
 
 def worst_case(builder: type) -> type:
-    """vLLM's `builder` of the profiling run's inputs, whose videos leave nothing to reuse.
+    """A subclass of vLLM's `builder` of the profiling run's inputs, in whose videos every frame changes.
 
-    Its own show one picture all along. With reuse, the vision tower would hardly compute any of it, and vLLM
-    would plan too little memory.
+    In vLLM's own videos all frames are equal. With reuse, the vision tower would compute little of them, and
+    vLLM would plan too little memory.
     """
 
     def _get_dummy_videos(self: Any, **given: Any) -> list[Any]:
@@ -208,6 +209,6 @@ def worst_case(builder: type) -> type:
 
 
 def _colours(frames: Any) -> Any:
-    """Frames of the same shape, each of any 64 successive ones in a colour of its own."""
+    """Frames of the same shape in one colour each; any 64 successive colours differ."""
     digits = np.arange(len(frames))[:, None] // [1, 4, 16] % 4
     return np.broadcast_to((85 * digits).astype(np.uint8)[:, None, None], frames.shape).copy()
