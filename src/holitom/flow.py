@@ -1,8 +1,8 @@
-"""From a video file to an answer, a batch of frames at a time.
+"""Answer a question about a video file, reading and encoding batches of frames at the same time.
 
-One thread decodes the file and resizes each frame as the processor does. Meanwhile frames that are there go
-through the rest of the processor and the vision tower, batch after batch, and only what comes out of the
-tower is kept of them. It then goes into the model by transformers' own `mm_encoder_outputs`.
+One thread decodes the file and resizes each frame as the processor does. Meanwhile the frames that were read
+go through the rest of the processor and the vision tower, batch after batch, and only the tower's output is
+kept of them. It is passed to the model as transformers' own `mm_encoder_outputs`.
 """
 
 from __future__ import annotations
@@ -41,28 +41,28 @@ def ask_file(
     streamer: BaseStreamer | None = None,
     progress: Progress | None = None,
 ) -> tuple[Answer, Video]:
-    """Answer a question about a file greedily, with `method` switched on.
+    """Answer a question about a video file greedily, with `method` attached.
 
-    Decoding, preprocessing and the vision tower overlap, and memory holds a batch of frames of each (the
-    method's `tower_batch`, else 32). Where that is not possible (docs/video.md says where) the whole video
-    is read, preprocessed and encoded, one after the other; the answer is the same.
+    Decoding, preprocessing and the vision tower overlap, and memory holds one batch of frames for each (the
+    method's `tower_batch`, else 32 frames). Where that is not possible (docs/video.md says where) the whole
+    video is read, preprocessed and encoded, one after the other; the answer is the same.
 
     Args:
-        model: of a family that holitom knows.
-        processor: the model's own.
-        path: the file.
-        question: in plain text.
-        method: of `holitom.methods`.
-        sampling: which frames. Default: 32, spread evenly.
-        max_new_tokens: longest answer.
-        streamer: transformers' own: it is given the tokens as they come.
-        progress: called with (frames gone through, frames to go through) while decoding, by another thread.
+        model: a model of a supported family.
+        processor: the model's own processor.
+        path: path of the file.
+        question: the question, plain text.
+        method: a method of `holitom.methods`.
+        sampling: the frames to sample. Default: 32, evenly spread.
+        max_new_tokens: longest answer, in tokens.
+        streamer: transformers' own; it receives tokens as they are generated.
+        progress: called by the reading thread with the number of frames decoded and the number to decode.
 
     Returns:
-        The answer, and the frames that it is about, in the size that went into the model.
+        The answer, and the sampled frames, in the size that went into the model.
 
     Raises:
-        SettingsError: the question holds one of the model's placeholders.
+        SettingsError: the question contains one of the model's placeholders.
         VideoError: the file cannot be read.
         ModelError: the processor takes no videos or has no chat template.
     """
@@ -85,22 +85,22 @@ def ask_file(
 
 
 def _flows(method: Method) -> bool:
-    """Whether the tower takes one batch of frames without the others."""
+    """Whether the tower can encode a batch of frames without the others."""
     return Reuse.of(method.reuse) is None and method.frame_merging is None
 
 
 @dataclass(frozen=True)
 class Flowing:
-    """A question about a video whose frames are still to come.
+    """A question about a video whose frames are still being read.
 
     Attributes:
-        inputs: of the model, without the pixels.
+        inputs: the model's inputs without the pixels.
         given: arguments of the encoder for all frames, by name; pixels are on the meta device.
-        modality: what the model calls what it encodes.
-        parts: the same in parts.
-        made: the processor's inputs for frames `first` to `last - 1` alone.
-        frames: that there are.
-        each: frames that the tower takes together.
+        modality: the adapter's modality of the encoder, "video" or "image".
+        parts: the arguments `given` in parts.
+        made: makes the processor's inputs for frames `first` to `last - 1` alone.
+        frames: number of frames.
+        each: number of frames that the tower takes together.
     """
 
     inputs: Any
@@ -115,17 +115,17 @@ class Flowing:
     def of(
         cls, adapter: Adapter, processor: Any, stream: Stream, conversation: list[dict[str, Any]]
     ) -> Flowing | None:
-        """None where the processor looks at pixels to write the prompt, or where the tower takes no parts."""
+        """Make one; None where the processor's prompt depends on pixels, or the tower cannot take parts."""
         frames, height, width, channels = stream.shape
         each = adapter.frames_per_step
-        if frames < each:  # it is made longer
+        if frames < each:  # the whole video is padded with copies of its last frame
             return None
         pixels = torch.empty(frames, channels, height, width, dtype=torch.uint8, device="meta")
         try:
             whole = inputs_of(processor, [conversation], [pixels], [stream.metadata], fitted=True)
             given = {name: whole[name] for name in (adapter.pixels_name, *adapter.encoder_arguments)}
             parts = adapter.in_parts(given)
-        except Exception:  # pixels decide; the processor's own call on the whole video will say what is wrong
+        except Exception:  # the call needs pixel values; errors come from the call on the whole video
             return None
         if parts is None or parts.steps != -(-frames // each):
             return None
@@ -138,13 +138,13 @@ class Flowing:
         return cls(whole, given, adapter.modality, parts, made, frames, each)
 
     def on(self, device: torch.device, dtype: torch.dtype) -> FrameParts:
-        """The frames in parts, as the encoder takes them there."""
+        """The frames in parts, on `device`, with pixels of `dtype`."""
         return FrameParts(self, device, dtype)
 
 
 @dataclass(frozen=True)
 class FrameParts:
-    """Frames of a video in parts, as the processor makes them when they are asked for; see `Parts`."""
+    """Frames of a video in parts (`Parts`), which the processor makes when they are requested."""
 
     flowing: Flowing
     device: torch.device

@@ -1,4 +1,4 @@
-"""`holitom answer`: a file of questions about videos, answered by vLLM's engine in batch."""
+"""`holitom answer`: answer a file of questions about videos with vLLM's engine in batch."""
 
 from __future__ import annotations
 
@@ -8,19 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from holitom.bundled import BUNDLED_FRAMES, BUNDLED_MODEL, USUAL_FRAMES
-from holitom.cli.app import app, note, notes, quiet_transformers, working
-from holitom.cli.options import (
-    Frames,
-    Json,
-    MaxNewTokens,
-    MethodName,
-    Model,
-    Retain,
-    ReuseTower,
-    Threshold,
-    method_asked,
-)
+from holitom.bundled import BUNDLED_MODEL
+from holitom.cli import options
+from holitom.cli.app import app, note, progress, quiet_transformers, working
 from holitom.cli.tables import print_notes
 from holitom.errors import SettingsError
 
@@ -40,28 +30,28 @@ def answer(
             "where the right one is known."
         ),
     ],
-    model: Model = None,
-    method: MethodName = "holitom",
-    retain: Retain = None,
-    threshold: Threshold = None,
-    reuse: ReuseTower = False,
-    frames: Frames = None,
-    max_new_tokens: MaxNewTokens = 64,
+    model: options.Model = None,
+    method: options.MethodName = "holitom",
+    retain: options.Retain = None,
+    threshold: options.Threshold = None,
+    reuse: options.ReuseTower = False,
+    frames: options.Frames = None,
+    max_new_tokens: options.MaxNewTokens = 64,
     output: Annotated[
         Path | None,
         typer.Option(
             "--output",
             "-o",
             help="File of the answers, one JSON object a line; a run that was stopped goes on there. "
-            "[default: QUESTIONS.answers.jsonl, beside them]",
+            "[default: QUESTIONS.answers.jsonl, beside QUESTIONS]",
         ),
     ] = None,
     skip_bad: Annotated[
         bool,
         typer.Option(
             "--skip-bad",
-            help="Go on where a video cannot be read or a question cannot be asked: the reason is in its "
-            "record, and the exit code is 1. Without it the run stops there.",
+            help="Go on where a video cannot be read or a question cannot be asked: the reason is in the "
+            "question's record, and the exit code is 1. Without this option the run stops there.",
         ),
     ] = False,
     part: Annotated[
@@ -76,15 +66,15 @@ def answer(
     engine: Annotated[
         str, typer.Option(help="""More arguments of vllm.LLM as JSON: '{"tensor_parallel_size": 4}'.""")
     ] = "{}",
-    as_json: Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """Answer a file of questions about videos with vLLM's engine, many at a time, without a server.
 
-    Answers go to a file, in the order of the questions; what was done goes to stdout, progress to stderr.
+    Answers go to a file, in the order of the questions; the summary goes to stdout, progress to stderr.
     """
     if min(max_new_tokens, at_once) < 1:
         raise SettingsError("max-new-tokens and at-once must be at least 1")
-    sampled = frames if frames is not None else USUAL_FRAMES if model else BUNDLED_FRAMES
+    sampled = options.frames_asked(frames, model)
     if sampled < 1:
         raise SettingsError(f"frames must be at least 1, not {sampled}")
     number, parts = _part(part)
@@ -122,9 +112,7 @@ def answer(
 
 
 def _answer(results: Results, setup: Setup, skip_bad: bool) -> None:
-    """Answer what is still open."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
+    """Answer the questions that have no answers in the file of results."""
     from holitom.integrations.vllm.offline import answer as run
 
     total, left = len(results.cases), len(results.open)
@@ -132,15 +120,13 @@ def _answer(results: Results, setup: Setup, skip_bad: bool) -> None:
     if not left:
         return
     quiet_transformers(setup.model)
-    bar = (TextColumn("Answering"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*bar, console=notes, transient=True, disable=not notes.is_terminal) as progress:
-        task = progress.add_task("", total=total, completed=total - left)
-        run(results, setup, skip_bad, lambda _: progress.advance(task))
+    with progress("Answering", total, total - left) as advance:
+        run(results, setup, skip_bad, lambda _: advance(1))
 
 
 def _entry(method: str, retain: float | None, threshold: float | None, reuse: bool) -> dict[str, Any] | None:
     """The `holitom` entry that the options ask for; None: full tokens of the stock tower."""
-    choice = method_asked(method, retain, threshold, None, reuse)
+    choice = options.method_asked(method, retain, threshold, None, reuse)
     if choice.name == "full" and not reuse:
         return None
     entry = {"retain_ratio": retain, "similarity_threshold": threshold, "reuse": reuse or None}
@@ -165,7 +151,7 @@ def _part(text: str | None) -> tuple[int, int]:
         return 1, 1
     number, _, parts = text.partition("/")
     if not (number.isdecimal() and parts.isdecimal() and 1 <= int(number) <= int(parts)):
-        raise SettingsError(f"part must be a number and how many there are, such as 1/8, not {text!r}")
+        raise SettingsError(f"part must be a number and the number of parts, such as 1/8, not {text!r}")
     return int(number), int(parts)
 
 

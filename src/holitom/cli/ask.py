@@ -1,4 +1,4 @@
-"""`holitom ask`: one question about one video."""
+"""`holitom ask`: answer one question about one video."""
 
 from __future__ import annotations
 
@@ -11,33 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from holitom.bundled import (
-    BUNDLED_MODEL,
-    DEMO_QUESTION,
-    DEMO_VIDEO,
-)
-from holitom.cli.app import app, note, quiet_transformers, read_video, tell_frames, working
-from holitom.cli.options import (
-    Device,
-    Dtype,
-    End,
-    Fps,
-    Frames,
-    Inner,
-    Json,
-    MaxNewTokens,
-    MethodName,
-    Model,
-    Retain,
-    ReuseTower,
-    Start,
-    Threshold,
-    VideoFile,
-    check_asked,
-    check_run,
-    method_asked,
-    sampling_asked,
-)
+from holitom.bundled import BUNDLED_MODEL, DEMO_QUESTION, DEMO_VIDEO
+from holitom.cli import options
+from holitom.cli.app import app, load, note, read_video, tell_frames, working
 from holitom.cli.tables import print_answers, print_notes, print_table
 from holitom.errors import SettingsError
 
@@ -48,7 +24,7 @@ if TYPE_CHECKING:
     from holitom.video import Sampling, Video
 
 ROUNDS = 3
-"""Times that `--compare` runs each column, after one run of each that does not count."""
+"""Number of timed runs of each column with `--compare`, after one untimed run of each."""
 
 
 class Timed(NamedTuple):
@@ -56,8 +32,8 @@ class Timed(NamedTuple):
 
     Attributes:
         reading: seconds to read the file.
-        preprocessing: seconds of the processor.
-        answer: with its time to first token.
+        preprocessing: seconds in the processor.
+        answer: the answer, with its time to first token.
     """
 
     reading: float
@@ -75,7 +51,7 @@ class Timed(NamedTuple):
         return self.reading + self.preprocessing + self.first_token
 
     def to_dict(self) -> dict[str, float]:
-        """Its seconds, for JSON."""
+        """The seconds of this run, for JSON."""
         return {
             "reading": self.reading,
             "preprocessing": self.preprocessing,
@@ -85,13 +61,13 @@ class Timed(NamedTuple):
 
 
 class Request(NamedTuple):
-    """What is asked.
+    """A question about a video file.
 
     Attributes:
-        file: the video.
-        sampling: which of its frames.
-        question: about them.
-        tokens: of the longest answer.
+        file: the video file.
+        sampling: the frames to sample.
+        question: the question.
+        tokens: longest answer, in tokens.
     """
 
     file: Path
@@ -102,47 +78,46 @@ class Request(NamedTuple):
 
 @app.command()
 def ask(
-    video: VideoFile = None,
+    video: options.VideoFile = None,
     question: Annotated[str | None, typer.Argument(help="What to ask about it.", show_default=False)] = None,
-    model: Model = None,
-    method: MethodName = "holitom",
-    retain: Retain = None,
-    threshold: Threshold = None,
-    inner: Inner = None,
-    reuse: ReuseTower = False,
-    frames: Frames = None,
-    fps: Fps = None,
-    start: Start = None,
-    end: End = None,
-    max_new_tokens: MaxNewTokens = 64,
-    dtype: Dtype = "auto",
-    device: Device = "auto",
+    model: options.Model = None,
+    method: options.MethodName = "holitom",
+    retain: options.Retain = None,
+    threshold: options.Threshold = None,
+    inner: options.Inner = None,
+    reuse: options.ReuseTower = False,
+    frames: options.Frames = None,
+    fps: options.Fps = None,
+    start: options.Start = None,
+    end: options.End = None,
+    max_new_tokens: options.MaxNewTokens = 64,
+    dtype: options.Dtype = "auto",
+    device: options.Device = "auto",
     compare: Annotated[bool, typer.Option("--compare", help="Answer with full tokens too.")] = False,
-    as_json: Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """Ask a question about a video file.
 
     The answer goes to stdout, everything else to stderr.
     """
-    check_asked(video, question, "ask", needed=True)
-    sampling = sampling_asked(frames, fps, start, end, model)
-    check_run(dtype, device, max_new_tokens, model)
-    choice = method_asked(method, retain, threshold, inner, reuse)
+    options.check_asked(video, question, "ask", needed=True)
+    sampling = options.sampling_asked(frames, fps, start, end, model)
+    options.check_run(dtype, device, max_new_tokens, model)
+    choice = options.method_asked(method, retain, threshold, inner, reuse)
     runs = _methods(choice, compare)
     file, asked = (
         (DEMO_VIDEO, DEMO_QUESTION) if video is None or question is None else (Path(video), question)
     )
-    name = model or str(BUNDLED_MODEL)
-    with working("Looking the video over"):
+    with working("Checking the video"):
         from holitom.video import look_over
 
-        look_over(file)  # what is no video is told before a model is loaded
+        look_over(file)  # report a file that is no video before a model is loaded
     request = Request(file, sampling, asked, max_new_tokens)
-    rounds, clip = _answer(runs, request, name, dtype, device)
+    rounds, clip = _answer(runs, request, model, dtype, device)
     answers = {label: timed[-1].answer for label, timed in rounds.items()}
 
     if as_json:
-        record = _record(file, clip, asked, name, answers)
+        record = _record(file, clip, asked, model or str(BUNDLED_MODEL), answers)
         if compare:
             record["rounds"] = {label: [run.to_dict() for run in timed] for label, timed in rounds.items()}
         print(json.dumps(record))
@@ -154,7 +129,7 @@ def ask(
 
 
 def _methods(choice: Choice, compare: bool) -> dict[str, Method]:
-    """What is to be run, by its name; full tokens first, so that they are the left column."""
+    """The methods to run, by name; full tokens first, so that they are the left column."""
     from holitom.methods import Method
     from holitom.methods.choose import FULL
 
@@ -165,16 +140,13 @@ def _methods(choice: Choice, compare: bool) -> dict[str, Method]:
 
 
 def _answer(
-    runs: dict[str, Method], request: Request, name: str, dtype: str, device: str
+    runs: dict[str, Method], request: Request, name: str | None, dtype: str, device: str
 ) -> tuple[dict[str, list[Timed]], Video]:
-    """Load the model and let every method answer: once, or in rounds, in turn, where there are two."""
+    """Load the model and answer with every method: once, or in rounds where there are two methods."""
     with working("Loading PyTorch"):
-        from holitom.ask import load_model, unknown_words
+        from holitom.ask import unknown_words
 
-    quiet_transformers(name)
-    title = "the bundled model" if name == str(BUNDLED_MODEL) else name
-    note(f"Loading {title}")
-    model, processor = load_model(name, dtype, device)
+    model, processor = load(name, dtype, device)
     if unknown_words(processor, request.question):
         note("Note: the model does not know some words of the question, so it may not mean much to it")
     return (_once if len(runs) == 1 else _in_rounds)(runs, request, model, processor)
@@ -183,7 +155,7 @@ def _answer(
 def _once(
     runs: dict[str, Method], request: Request, model: Any, processor: Any
 ) -> tuple[dict[str, list[Timed]], Video]:
-    """One answer: frames are encoded while others are read."""
+    """Answer once, with frames encoded while others are read."""
     from holitom.flow import ask_file
 
     ((label, method),) = runs.items()
@@ -202,7 +174,7 @@ def _once(
 def _in_rounds(
     runs: dict[str, Method], request: Request, model: Any, processor: Any
 ) -> tuple[dict[str, list[Timed]], Video]:
-    """Every method's answers, one step after another, so that each can be timed."""
+    """Answer with every method, reading, preprocessing and answering in turn, so that each can be timed."""
     from holitom.ask import ask
     from holitom.prompts import prompt
     from holitom.video import load_sampled
@@ -222,7 +194,7 @@ def _in_rounds(
 
     found: dict[str, list[Timed]] = {label: [] for label in runs}
     with working("Answering") as say:
-        for method in runs.values():  # a first run pays for memory and caches
+        for method in runs.values():  # a first run is slower, since it allocates memory, so it is not timed
             run(method, 2)
         for number in range(ROUNDS):
             order = list(runs) if number % 2 == 0 else list(runs)[::-1]
@@ -233,7 +205,7 @@ def _in_rounds(
 
 
 def _record(path: Path, video: Video, question: str, name: str, answers: dict[str, Answer]) -> dict[str, Any]:
-    """The JSON object: what was asked, and one entry for every run."""
+    """The JSON object: the question, and one entry for every run."""
     return {
         "video": str(path),
         "frames": len(video.frames),

@@ -1,8 +1,7 @@
-"""A call of a model's encoder in parts: a few frames at a time, whose results are joined.
+"""Divide a call of a model's encoder into parts of a few frames, and join their results.
 
-A step is what a vision tower makes one grid of tokens of: a frame, two frames that it takes together, an
-image, or a crop of one. Steps attend within themselves alone, so what comes out does not depend on which go
-together.
+A step is the input of one grid of tokens: a frame, two frames that the tower takes together, an image, or a
+crop of an image. Patches attend within their step only, so the result does not depend on the division.
 """
 
 from __future__ import annotations
@@ -17,28 +16,28 @@ from holitom.ops.host import host_values, sent
 
 
 class Parts(Protocol):
-    """What a call of the encoder is given, in parts.
+    """The arguments of a call of the encoder in parts.
 
     Attributes:
-        steps: how many steps there are, over all videos, in their order.
+        steps: number of steps of all videos.
     """
 
     @property
     def steps(self) -> int: ...
 
     def arguments(self, first: int, last: int) -> dict[str, Any]:
-        """The encoder's arguments, by name, for steps `first` to `last - 1`."""
+        """The encoder's arguments, by name, for steps `first` to `last - 1`, counted over all videos."""
 
     def joined(self, outputs: list[dict[str, Any]]) -> dict[str, Any]:
-        """The fields `FIELDS` of the whole call's output, from those of parts that follow each other."""
+        """The fields `FIELDS` of the whole call's output, from the outputs of its parts in order."""
 
 
 FIELDS = ("pooler_output", "deepstack_features")
-"""Fields of an encoder's output that the language model gets; the tower's own states are not kept."""
+"""Fields of an encoder's output that the language model takes; hidden states of the tower are not kept."""
 
 
 class StackedParts:
-    """Videos `pixel_values_videos` `[videos, frames, C, H, W]`, with `separators` tokens behind each."""
+    """Videos `pixel_values_videos` `[videos, frames, C, H, W]`, with `separators` tokens after each video."""
 
     def __init__(self, given: dict[str, Any], separators: int = 0) -> None:
         pixels: Tensor = given["pixel_values_videos"]
@@ -68,8 +67,8 @@ class PackedParts:
     """Videos one after another in a sequence of patches, with `video_grid_thw` `[videos, 3]`.
 
     Args:
-        given: arguments of the encoder.
-        tokens: of each video.
+        given: arguments of the encoder, by name.
+        tokens: number of tokens of each video.
     """
 
     def __init__(self, given: dict[str, Any], tokens: list[int]) -> None:
@@ -112,7 +111,7 @@ class PackedParts:
         return found
 
     def _split(self, parts: list[Any]) -> tuple[Tensor, ...]:
-        """Of the tokens of each part's videos, those of each whole video."""
+        """The tokens of each whole video, from those of each part's videos."""
         return torch.split(torch.cat([video for part in parts for video in part]), self._tokens)
 
 
@@ -160,11 +159,11 @@ class ImageParts:
 
 
 class RowsOfImages:
-    """Images `pixel_values` `[rows, images, C, H, W]`, of which a row may hold fewer than another.
+    """Images `pixel_values` `[rows, images, C, H, W]`, where rows may have different numbers of images.
 
     Args:
-        given: arguments of the encoder.
-        shown: `[rows, images]` bool: which are images; the rest fills rows up, and the model drops it.
+        given: arguments of the encoder, by name.
+        shown: `[rows, images]` bool: False where an entry is padding, which the model drops.
     """
 
     def __init__(self, given: dict[str, Any], shown: Tensor) -> None:

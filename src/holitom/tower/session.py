@@ -111,13 +111,13 @@ class Call:
 
 @dataclass(frozen=True)
 class Planned:
-    """What one call of a tower is to compute.
+    """The plans of one call of a tower.
 
     Attributes:
-        report: of it.
-        reads: the layers whose output is filled up to the whole grid.
-        tokens: which of the tower's tokens are computed, which token stands in at each, and where the tokens
-            of each step begin and the last's end; None where the stock tower runs.
+        report: the report of reuse.
+        reads: indices of the layers whose output is filled up to the whole grid.
+        tokens: which of the tower's tokens are computed, the token whose output each takes, and the bounds of
+            the steps (`Layout.tokens`, `Layout.bounds`); None where the stock tower runs.
     """
 
     report: ReuseReport
@@ -126,7 +126,10 @@ class Planned:
 
     @property
     def borders(self) -> Mask | None:
-        """`[S + 1]`: before which steps the call may be parted: none stands in across. None: before each."""
+        """`[S + 1]`: whether the call may be divided before each step; None: before every step.
+
+        It may where no token takes its output from a token on the other side.
+        """
         if self.tokens is None:
             return None
         _, source, bounds = self.tokens
@@ -135,7 +138,7 @@ class Planned:
         return (earlier < bounds) & (later >= bounds)
 
     def of(self, steps: tuple[int, int] | None) -> tuple[Mask, Ints] | None:
-        """The first two of `tokens` for these steps alone; None where all of theirs are computed."""
+        """The first two of `tokens` for steps `steps[0]` to `steps[1] - 1`; None: all are computed."""
         if self.tokens is None:
             return None
         computed, source, bounds = self.tokens
@@ -187,7 +190,7 @@ class ReusedTower:
         self._wrapped.clear()
 
     def plan(self, reuse: Reuse, arguments: Arguments, input_ids: Tensor | None = None) -> Planned:
-        """What a call of the trunk's encoder is to compute of its videos; arguments as in `call`."""
+        """Plan a call of the trunk's encoder; arguments as in `call`."""
         tower, began = self.tower, time.perf_counter()
         with torch.no_grad():
             layout = (
@@ -208,12 +211,13 @@ class ReusedTower:
     def run(
         self, planned: Planned, device: torch.device, steps: tuple[int, int] | None = None
     ) -> Iterator[None]:
-        """Run what the trunk's encoder does inside the block as planned.
+        """Run a call of the trunk's encoder inside the `with` block as planned.
 
         Args:
-            planned: by `plan`.
-            device: of the pixels.
-            steps: the first and the one behind the last that the encoder is given, at `borders`; None: all.
+            planned: the plans, made by `plan`.
+            device: the device of the pixels.
+            steps: the first step that the encoder is given and the one after the last, both at `borders`;
+                None: all steps.
         """
         tokens, call = planned.of(steps), None
         if tokens is not None:

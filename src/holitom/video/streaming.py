@@ -1,4 +1,4 @@
-"""Frames of a file that a thread reads, while others work on those that are there."""
+"""Read the frames of a file in a thread, while other threads use the frames that were read."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from holitom.video.upright import Array
 
 
 class AnewError(Exception):
-    """The file is not what its packets say: its frames have to be read anew, as `load_sampled` does."""
+    """The file's frames disagree with its packets, so they have to be read anew by `load_sampled`."""
 
 
 class _StoppedError(Exception):
-    """Ends reading: nobody wants the frames any more."""
+    """Ends the reading thread, when the stream is closed."""
 
 
 class Stream:
-    """Frames of one file, of the size that a processor takes, read by a thread inside a `with` block.
+    """Frames of one file, resized for a processor, which a thread reads inside a `with` block.
 
-    Leaving the block ends the thread, whatever it is at.
+    Leaving the block ends the thread, also before all frames were read.
 
     Attributes:
-        shape: `(F, h, w, 3)` of all frames.
+        shape: `(F, h, w, 3)`: the shape of all frames.
     """
 
     def __init__(self, source: Source, resize: Resize, progress: Progress | None = None) -> None:
@@ -45,26 +45,26 @@ class Stream:
 
     @property
     def metadata(self) -> TimedMetadata:
-        """That of all frames, whether they were read or not."""
+        """Metadata of all frames, whether they were read or not."""
         return metadata_of(self._source, self._source.numbers)
 
     @property
     def video(self) -> Video:
-        """All frames, which waits for the last."""
+        """All frames. Waits until the last one was read."""
         frames = self.frames(0, len(self._frames))
         return Video(frames, self.metadata, self._source.reading, fitted=True)
 
     def part(self, first: int, last: int) -> Video:
-        """Frames `first` to `last - 1` with their times, as soon as they were read; raises as `frames`."""
+        """Frames `first` to `last - 1` with their times. Waits, and raises errors, as `frames` does."""
         frames, source = self.frames(first, last), self._source
         return Video(frames, metadata_of(source, source.numbers[first:last]), fitted=True)
 
     def frames(self, first: int, last: int) -> Array:
-        """Frames `first` to `last - 1`, `[last - first, h, w, 3]` uint8, as soon as they were read.
+        """Frames `first` to `last - 1`, `[last - first, h, w, 3]` uint8. Waits until they were read.
 
         Raises:
-            AnewError: the file turned out not to be what its packets say.
-            VideoError: it cannot be read.
+            AnewError: the file's frames disagree with its packets.
+            VideoError: the file cannot be read.
         """
         with self._change:
             self._change.wait_for(lambda: self._read >= last or self._error is not None)
@@ -91,7 +91,7 @@ class Stream:
                 with self._change:
                     self._read = i + 1
                     self._change.notify_all()
-        except BaseException as error:  # it is the consumer's
+        except BaseException as error:  # raised in the thread that asks for the frames
             with self._change:
                 self._error = error
                 self._change.notify_all()
@@ -112,8 +112,8 @@ def stream_of(
 ) -> Stream | None:
     """The frames of `sampling` as a stream; None where `load_sampled` has to read them.
 
-    That is where frames are not resized apart from each other, and where a file's packets cannot number its
-    frames. Arguments and errors are those of `load_sampled`; `progress` is called by the thread that reads.
+    None is returned where frames cannot be resized one at a time, and where a file's packets cannot number
+    its frames. Arguments and errors are those of `load_sampled`; `progress` is called by the reading thread.
     """
     source = opened_source(path, sampling, max_seconds)
     width, height = source.file.view.size

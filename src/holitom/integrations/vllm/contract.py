@@ -85,6 +85,10 @@ vllm.entrypoints.llm
     LLM(model)
     LLM.llm_engine
 
+vllm.sampling_params
+    SamplingParams.temperature
+    SamplingParams.max_tokens
+
 vllm.v1.engine.llm_engine
     LLMEngine.add_request(request_id, prompt, params)
     LLMEngine.step()

@@ -87,7 +87,8 @@ class Engine:
 
     def __init__(self, setup: Setup) -> None:
         from transformers import AutoProcessor
-        from vllm import LLM, SamplingParams
+        from vllm.entrypoints.llm import LLM
+        from vllm.sampling_params import SamplingParams
 
         given = dict(setup.engine)
         overrides = dict(given.pop("hf_overrides", {}))
