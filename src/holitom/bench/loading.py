@@ -1,4 +1,4 @@
-"""Seconds from a video file to a model's inputs, transformers' way and this library's."""
+"""Time the way from a video file to a model's inputs, by transformers' loader and by this library."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from holitom.video import Fit, Sampling, Video, load_sampled
 
 
 class Load(NamedTuple):
-    """One way from the file to the inputs, in seconds.
+    """Seconds from a file to a model's inputs.
 
     Attributes:
-        reading: of the file: decoding the wanted frames.
-        preprocessing: of the processor.
+        reading: seconds to read the file and decode the chosen frames.
+        preprocessing: seconds in the processor.
     """
 
     reading: float
@@ -27,14 +27,14 @@ class Load(NamedTuple):
 
 @dataclass(frozen=True)
 class Loading:
-    """A file whose frames are loaded by either way.
+    """A file whose frames both loaders can load.
 
     Attributes:
         file: the video file.
-        sampling: which of its frames are wanted.
-        numbers: of those frames, rising.
-        prepare: makes a model's inputs of them.
-        fit: resizes frames while they are read, in the library's own way; None: `prepare` resizes all.
+        sampling: the frames to load.
+        numbers: numbers of those frames in the file, rising.
+        prepare: makes a model's inputs from the frames.
+        fit: resizes frames while this library reads them; None: `prepare` resizes all.
     """
 
     file: Path
@@ -44,14 +44,14 @@ class Loading:
     fit: Fit | None = None
 
     def own(self) -> Load:
-        """Load by this library's reader."""
+        """Time this library's reader."""
         return self._timed(lambda: load_sampled(self.file, self.sampling, fit=self.fit))
 
     def stock(self) -> Load:
-        """Load the same frames by the loader of transformers' processors (see `stock_loader`).
+        """Time the loader of transformers' processors (`stock_loader`) on the same frames.
 
         Raises:
-            VideoError: that loader cannot read the file.
+            VideoError: transformers' loader cannot read the file.
         """
         return self._timed(self._by_transformers)
 
@@ -79,9 +79,9 @@ class Loading:
 
 
 def stock_loader() -> str:
-    """What transformers' processors read files with: torchcodec where it can be loaded, else PyAV.
+    """Name of the loader that transformers' processors use: torchcodec where it can be loaded, else PyAV.
 
-    (Their own second choice, torchvision, has lost its decoder.)
+    (transformers' own second choice, torchvision, has no decoder any more.)
     """
     try:
         importlib.import_module("torchcodec.decoders")

@@ -1,6 +1,6 @@
-"""What merging saves a running server, by vLLM's own load generator (`vllm bench serve`).
+"""Measure a running server with vLLM's own load generator (`vllm bench serve`).
 
-Every request brings a video of its own, so that no cache helps, and a short question. The video is synthetic
+Every request has a different video, so that no cache hits occur, and a short question. The video is synthetic
 (noise, or a camera that stands still) and has as many tokens as any other of its shape. The generator gives
 latencies and throughput; KV-cache use and prompt lengths are the server's own metrics, read while it runs.
 """
@@ -25,7 +25,7 @@ from typing import Any
 from holitom.errors import HolitomError
 
 GENERATORS = {"noise": "vllm.entrypoints.cli.main", "still": "holitom.bench.still_load"}
-"""Modules that run vLLM's load generator, by the videos that it sends."""
+"""Modules that run vLLM's load generator, by the kind of videos that they send."""
 
 
 class ServingError(HolitomError, RuntimeError):
@@ -34,13 +34,13 @@ class ServingError(HolitomError, RuntimeError):
 
 @dataclass(frozen=True)
 class Load:
-    """What every request asks for.
+    """The requests at each rate.
 
     Attributes:
-        requests: requests at each rate.
-        frames, side: the video's frames and their height and width in pixels.
-        question_tokens: random words of text.
-        answer_tokens: tokens generated, always that many.
+        requests: number of requests.
+        frames, side: number of frames of each video, and their height and width in pixels.
+        question_tokens: number of tokens of random text.
+        answer_tokens: number of generated tokens; no answer ends before.
         videos: "noise", of which a vision tower can reuse nothing, or "still": a square before a background.
     """
 
@@ -57,13 +57,13 @@ class Row:
     """One server at one request rate.
 
     Attributes:
-        rate: requests a second offered; infinite: all at once.
+        rate: requests sent per second; infinite: all at once.
         ttft, ttft_p99: time to first token in ms, median and 99th percentile.
         itl: inter-token latency in ms, median.
         requests_per_second, tokens_per_second: throughput.
-        kv_peak: the most of the KV cache that was in use, in [0, 1].
-        prompt_tokens: of one request.
-        fit: how many requests of this length the KV cache holds at once.
+        kv_peak: largest share of the KV cache in use, in [0, 1].
+        prompt_tokens: number of tokens of one request's prompt.
+        fit: number of requests of this length that the KV cache holds at once.
     """
 
     rate: float
@@ -87,7 +87,7 @@ class Measured:
     rows: list[Row]
 
     def to_json(self) -> str:
-        """One object; an infinite rate is the string "inf", which JSON has no number for."""
+        """Write as one JSON object; an infinite rate is the string "inf", since JSON has no such number."""
         kept = asdict(self)
         for row in kept["rows"]:
             row["rate"] = "inf" if math.isinf(row["rate"]) else row["rate"]
@@ -98,7 +98,7 @@ class Measured:
         """Read what `to_json` wrote.
 
         Raises:
-            ServingError: it wrote something else.
+            ServingError: `to_json` did not write `text`.
         """
         try:
             read = json.loads(text)
@@ -114,14 +114,14 @@ def measure(
     """Load the server at `url` at each of `rates` in turn.
 
     Args:
-        url: of a server that speaks OpenAI's protocol and vLLM's metrics, without `/v1`.
-        rates: requests a second; `math.inf`: all at once.
-        load: what every request asks for.
-        tell: called with a line before each rate.
+        url: URL of a server with OpenAI's protocol and vLLM's metrics, without `/v1`.
+        rates: requests per second; `math.inf`: all at once.
+        load: the requests at each rate.
+        tell: called with a line of text before each rate.
 
     Raises:
-        ServingError: there is no such server, or a request failed.
-        ImportError: vLLM is not installed here.
+        ServingError: the server cannot be reached, or a request failed.
+        ImportError: vLLM is not installed.
     """
     if find_spec("vllm") is None:
         raise ImportError("the load generator is vLLM's: pip install 'holitom[vllm]'")
@@ -162,7 +162,7 @@ def _row(url: str, model: dict[str, Any], rate: float, load: Load, seed: int) ->
 
 
 def _generate(url: str, model: dict[str, Any], rate: float, load: Load, seed: int) -> dict[str, Any]:
-    """Run the load generator; its JSON result."""
+    """Run the load generator and return its JSON result."""
     video = f"({load.side}, {load.side}, {load.frames})"
     with tempfile.TemporaryDirectory() as folder:
         command = [
@@ -198,14 +198,14 @@ def _generate(url: str, model: dict[str, Any], rate: float, load: Load, seed: in
 
 @contextmanager
 def _watched(url: str, every: float = 0.2) -> Iterator[list[float]]:
-    """The highest KV-cache use while the block runs, in a list of one."""
+    """Record the highest KV-cache use while the `with` block runs, in a list of one number."""
     peak, stop = [0.0], threading.Event()
 
     def watch() -> None:
         while not stop.wait(every):
             try:
                 peak[0] = max(peak[0], _metrics(url)["vllm:kv_cache_usage_perc"])
-            except ServingError:  # a busy server may be late once; the next look will do
+            except ServingError:  # a busy server may answer late; the next request will succeed
                 continue
 
     watcher = threading.Thread(target=watch, daemon=True)
@@ -218,7 +218,7 @@ def _watched(url: str, every: float = 0.2) -> Iterator[list[float]]:
 
 
 def _metrics(url: str) -> dict[str, float]:
-    """The server's metrics by name, summed over labels; use of the cache is the fullest engine's."""
+    """The server's metrics by name, summed over labels; for cache use, the maximum over engines."""
     found = {
         "vllm:request_success_total": 0.0,
         "vllm:prompt_tokens_total": 0.0,
@@ -234,7 +234,7 @@ def _metrics(url: str) -> dict[str, float]:
 
 
 def _cache(url: str) -> tuple[int, int]:
-    """Blocks of all the server's engines together, and tokens in a block."""
+    """Number of cache blocks of all the server's engines together, and of tokens in a block."""
     lines = [
         line for line in _get(f"{url}/metrics").splitlines() if line.startswith("vllm:cache_config_info{")
     ]

@@ -1,10 +1,10 @@
-"""Speed: what each setting takes from the video file to its tokens, beside full tokens, in one process.
+"""Time each setting from the video file to its tokens, beside full tokens, in one process.
 
 A round runs every setting once, full tokens among them, every other round in reverse, so that a machine
-that slows down slows them all; ratios are taken within a round. The file is loaded once a round as
-transformers loads it, for full tokens, and once as this library does, for the methods. Settings that leave
-the vision tower as it is share its run, once a round (once in all where time is short); what a method reads
-of the tower's attention is read anew for it. Settings with reuse, or that merge frames in the tower, run it
+that slows down slows them all; ratios are taken within a round. The file is loaded once per round by
+transformers' loader, for full tokens, and once by this library, for the methods. Settings that do not change
+the vision tower share one run of it per round (one in all where time is short); each method's reading of the
+tower's attention is timed for itself. Settings with reuse, or that merge frames in the tower, run the tower
 themselves.
 """
 
@@ -72,12 +72,12 @@ class Timing(NamedTuple):
 
     @property
     def ttft(self) -> float:
-        """Time to first token; reading the video file and the processor are not in it."""
+        """Time to first token, without reading the video file and the processor."""
         return self.vision + self.attention + self.merging + self.prefill
 
     @property
     def loaded(self) -> Load:
-        """As `load`, of no seconds where there is no file."""
+        """`load`, with 0 seconds where there is no file."""
         return self.load or Load(0.0, 0.0)
 
     @property
@@ -86,7 +86,7 @@ class Timing(NamedTuple):
         return self.ttft + sum(self.loaded)
 
     def to_dict(self) -> dict[str, Any]:
-        """Its seconds and its peak, for JSON."""
+        """The seconds and the memory peak, for JSON."""
         load = self.load._asdict() if self.load else {}
         parts = {name: value for name, value in self._asdict().items() if name != "load"}
         whole = {"file_to_first_token": self.whole} if self.load else {}
@@ -103,7 +103,7 @@ class Ratio(NamedTuple):
 
 @dataclass
 class Row:
-    """A setting's timings, one a round, and what it kept (the same in every round).
+    """A setting's timings, one per round, and its tokens and bytes, which are the same in every round.
 
     Attributes:
         computed: share of the vision tower that reuse computes; None without reuse.
@@ -119,7 +119,7 @@ class Row:
         return statistics.median(map(of, self.timings))
 
     def over(self, other: Row, of: Callable[[Timing], float]) -> Ratio:
-        """`of` here, divided by `of` in `other` in the same round."""
+        """The ratio of `of` for this setting to `of` for `other`, both in the same round."""
         each = [of(mine) / of(its) for mine, its in zip(self.timings, other.timings, strict=True)]
         return Ratio(statistics.median(each), min(each), max(each))
 
@@ -135,19 +135,19 @@ class Row:
 
 @dataclass
 class Speed:
-    """What was measured.
+    """The result of a measurement.
 
     Attributes:
-        machine: see `machine.describe`, and the model's dtype and attention.
-        new_tokens: that every setting generated, whatever they say.
-        rows: full tokens first.
-        refused: by title, settings that could not run, with the reason.
-        video: frames, and visual tokens of each.
-        prompt_tokens: of the prompt with full tokens.
-        warm_up_round: whether a whole round ran before those that count.
-        encodings: how often the vision tower that settings share was timed.
-        loader: of transformers, for full tokens; None where there is no file.
-        vision_peak: bytes of memory that it took; None where unknown.
+        machine: the machine (`machine.describe`), and the model's dtype and attention.
+        new_tokens: number of tokens that every setting generated; no answer ends before.
+        rows: the settings, full tokens first.
+        refused: reasons of the settings that could not run, by title.
+        video: number of frames, and number of visual tokens of each frame.
+        prompt_tokens: number of tokens of the prompt with full tokens.
+        warm_up_round: whether a whole untimed round ran before the timed ones.
+        encodings: number of timed runs of the vision tower that settings share.
+        loader: transformers' loader, for full tokens; None where there is no file.
+        vision_peak: bytes of memory that the vision tower took; None where unknown.
     """
 
     machine: dict[str, Any]
@@ -167,11 +167,11 @@ class Speed:
         return len(self.rows[0].timings)
 
     def decode_rate(self, row: Row) -> float:
-        """Tokens a second, those after the first."""
+        """Tokens per second after the first token."""
         return (self.new_tokens - 1) / row.median(lambda timing: timing.decoding)
 
     def inner_ratios(self) -> dict[float, Ratio]:
-        """By budget, HoliTom's prefill and inner merging over HoliTom w/o M's prefill; above 1 it costs."""
+        """By retain ratio, HoliTom's prefill with inner merging over HoliTom w/o M's prefill."""
         found = {(row.setting.name, row.setting.retain_ratio): row for row in self.rows}
         return {
             ratio: row.over(found["holitom-outer", ratio], lambda timing: timing.language)
@@ -238,20 +238,20 @@ def measure(
 ) -> Speed:
     """Time `settings` on one prompt.
 
-    Before anything is timed every setting runs once on `short`. The first whole round does not count either
-    if, by its own time, as many as are asked for (or 3) still fit before the deadline.
+    Before the timed rounds every setting runs once on `short`. The first whole round is a warm-up too
+    if, by its own time, as many rounds as requested (or 3) still fit before the deadline.
 
     Args:
-        model: a live model.
-        inputs: what its processor makes of one row with one video.
-        short: the same with one frame.
-        settings: full tokens first, see `budgets`. Those that are refused, or that refuse the model or the
-            video, are left out and reported.
-        new_tokens: to generate, 2 at least; nothing stops sooner.
-        repeats: rounds that count. None: as many as end before `deadline`, from 1 to 7.
-        deadline: on the clock of `time.monotonic`; None: there is none.
-        notify: told what is about to run.
-        loading: of the file that `inputs` were made of; None: they come from none.
+        model: a model without an attached method.
+        inputs: the processor's inputs of one row with one video.
+        short: inputs of the same prompt with one frame.
+        settings: the settings, full tokens first (see `budgets`). Those that are refused, or that refuse the
+            model or the video, are left out and reported.
+        new_tokens: number of tokens to generate, at least 2; no answer ends before.
+        repeats: number of timed rounds. None: as many as end before `deadline`, from 1 to 7.
+        deadline: a time of `time.monotonic`; None: no deadline.
+        notify: called with a line of text before each step.
+        loading: the file that `inputs` were made from; None: they were made without a file.
 
     Raises:
         SettingsError: `new_tokens` or `repeats` is too small.
@@ -285,7 +285,7 @@ def measure(
         return encoding
 
     def load(number: int) -> dict[bool, Load | None]:
-        """By whether it is transformers' way, what loading took."""
+        """Seconds of loading by transformers' loader (True) and by this library (False)."""
         if loading is None:
             return {True: None, False: None}
         ways = {True: loading.stock, False: loading.own}
@@ -320,7 +320,7 @@ def measure(
     longest = take_round()
 
     def ends_in_time(rounds: int, again: bool) -> bool:
-        """Whether so many rounds do, with the vision tower `again` in each."""
+        """Whether `rounds` more rounds end before the deadline, with the vision tower `again` in each."""
         one = longest + (encoding.seconds if again else 0)
         return deadline is None or time.monotonic() + rounds * one <= deadline
 

@@ -1,9 +1,9 @@
-"""vLLM's load generator with videos of a camera that stands still.
+"""Run vLLM's load generator with videos of a camera that stands still.
 
     python -m holitom.bench.still_load bench serve ...
 
-The generator's own videos are noise, of which a vision tower can reuse nothing. These show a soft background,
-each its own, before which a square moves.
+The generator's own videos are noise, of which a vision tower can reuse nothing. In these videos a square
+moves before a soft background, which differs from video to video.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ FPS = 30
 
 
 def still_frames(rng: np.random.Generator, width: int, height: int, frames: int) -> NDArray[np.uint8]:
-    """`[F, H, W, 3]`: a background of soft colours, before which a square of an eighth of the width moves."""
+    """Draw `[F, H, W, 3]` uint8: a square of an eighth of the width moves before a soft background."""
     colours = Image.fromarray(rng.integers(40, 216, (4, 4, 3), dtype=np.uint8))
     background = np.asarray(colours.resize((width, height), Image.Resampling.BICUBIC))
     video = np.repeat(background[None], frames, axis=0)
@@ -32,7 +32,7 @@ def still_frames(rng: np.random.Generator, width: int, height: int, frames: int)
 
 
 def encoded(frames: NDArray[np.uint8]) -> bytes:
-    """An H.264 file of frames `[F, H, W, 3]` RGB; sides are even numbers."""
+    """Encode frames `[F, H, W, 3]` RGB, of even height and width, as an H.264 file."""
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=FPS, options={"crf": "18"})
@@ -45,7 +45,7 @@ def encoded(frames: NDArray[np.uint8]) -> bytes:
 
 
 def main() -> None:
-    """Run `vllm` with these videos in the place of the load generator's."""
+    """Run `vllm` with these videos instead of the load generator's."""
     from vllm.benchmarks.datasets import RandomMultiModalDataset
     from vllm.entrypoints.cli.main import main as vllm
 
