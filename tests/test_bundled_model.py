@@ -22,7 +22,7 @@ def bundled() -> tuple[Any, Any]:
     return load_model(str(BUNDLED_MODEL), "float32")
 
 
-def test_it_is_a_stock_checkpoint_of_at_most_16_mb() -> None:
+def test_the_bundled_model_is_a_stock_checkpoint_of_at_most_16_mb() -> None:
     assert sum(f.stat().st_size for f in BUNDLED_MODEL.iterdir()) < 16e6
     model = AutoModelForImageTextToText.from_pretrained(BUNDLED_MODEL)
     assert type(model) is LlavaOnevisionForConditionalGeneration
@@ -46,7 +46,7 @@ def test_keys_are_the_published_ones() -> None:
 
 
 @pytest.mark.parametrize("method", [Method(retain_ratio=1), HoliTom(0.10)], ids=["full", "holitom"])
-def test_it_answers_the_demo(bundled: tuple[Any, Any], method: Method) -> None:
+def test_the_bundled_model_answers_the_demo_question(bundled: tuple[Any, Any], method: Method) -> None:
     model, processor = bundled
     video = load_video(DEMO_VIDEO, frames=16)
     answer = ask(model, processor, prompt(processor, video, DEMO_QUESTION), method, max_new_tokens=4)
@@ -54,7 +54,7 @@ def test_it_answers_the_demo(bundled: tuple[Any, Any], method: Method) -> None:
     assert answer.text == next(q.answer for q in sample.questions if q.text == DEMO_QUESTION)
 
 
-def test_importance_looks_at_what_is_in_the_picture(bundled: tuple[Any, Any]) -> None:
+def test_importance_is_larger_on_objects_than_on_background(bundled: tuple[Any, Any]) -> None:
     """Its last vision layer attends to digits and shapes, as a tower trained on images and text does."""
     from holitom.models import adapter_for
 

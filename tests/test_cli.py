@@ -424,7 +424,7 @@ def test_bad_input_is_one_line_and_exit_code_2(run, tmp_path: Path, monkeypatch,
         (("--max-minutes", "nan"), "must be above 0"),
     ],
 )
-def test_bad_input_to_web_is_told_before_anything_is_loaded(
+def test_bad_input_to_web_is_reported_before_anything_is_loaded(
     run, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], message: str
 ) -> None:
     monkeypatch.setattr("holitom.ask.load_model", lambda *_: pytest.fail("a model is loaded"))
@@ -445,7 +445,7 @@ def test_a_port_in_use(run) -> None:
 
 @pytest.mark.parametrize("command", ["ask", "inspect"])
 @pytest.mark.parametrize("arguments", [("--method", "fastv", "--inner"), ("--dtype", "x"), ("--retain", "0")])
-def test_what_settings_tell_is_told_before_the_video_is_read(
+def test_bad_settings_are_reported_before_the_video_is_read(
     run, monkeypatch: pytest.MonkeyPatch, command: str, arguments: tuple[str, ...]
 ) -> None:
     monkeypatch.setattr("holitom.video.load_sampled", lambda *_: pytest.fail("the video is read"))

@@ -14,7 +14,7 @@ numbers = st.text("0123456789,.%", min_size=1, max_size=14)
 
 
 @given(st.integers(1, 9), st.integers(1, 5), st.integers(60, 100), st.data())
-def test_every_cell_stands_whole_within_the_width(
+def test_every_cell_is_whole_within_the_width(
     columns: int, rows: int, width: int, data: st.DataObject
 ) -> None:
     heads = ["", *data.draw(st.lists(words, min_size=columns, max_size=columns))]

@@ -154,7 +154,7 @@ def test_a_file_of_questions_that_is_not_written_so(folder: Path, lines: list[st
 @pytest.mark.parametrize(
     "options", [("--method", "full"), ("--at-least", 2), ("--retain", 0), ("--method", "fastv", "--inner")]
 )
-def test_bad_settings_are_told_before_the_questions(
+def test_bad_settings_are_reported_before_the_questions_are_read(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, options: tuple[object, ...]
 ) -> None:
     code, out, err = run(capsys, tmp_path / "gone.jsonl", *options)

@@ -73,7 +73,7 @@ def test_without_a_network_the_cached_copy_is_taken(answers: Any, tmp_path: Path
     assert located("org/name") == str(snapshot)
 
 
-def test_without_a_network_and_a_copy_it_is_one_line_at_once(answers: Any) -> None:
+def test_without_a_network_and_a_copy_the_error_is_one_line_at_once(answers: Any) -> None:
     answers(ConnectionError("no route"))
     began = time.monotonic()
     with pytest.raises(ModelError, match=r"org/mistyped: no such .* cannot be reached") as error:
@@ -82,7 +82,7 @@ def test_without_a_network_and_a_copy_it_is_one_line_at_once(answers: Any) -> No
     assert "\n" not in str(error.value)
 
 
-def test_offline_by_choice_asks_nobody(answers: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_offline_mode_sends_no_request(answers: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     answers(HubIsAskedError())
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(ModelError, match="HF_HUB_OFFLINE is set"):

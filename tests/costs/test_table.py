@@ -119,7 +119,7 @@ def test_plans_stop_where_the_methods_do() -> None:
     assert dycoke.sent == DyCoke(retain_ratio=0.3).merged_count(5, 7) == 14  # two whole frames of 7
 
 
-def test_what_cannot_be_planned_is_told_with_its_reason() -> None:
+def test_a_setting_that_cannot_be_planned_is_shown_with_its_reason() -> None:
     found, refused = plans(read_methods("all"), [0.01, 0.1], 32, 196, layers=28)
     assert "PruneVid 10%" not in {plan.label for plan in found}
     assert refused["PruneVid 10%"] == "how many tokens PruneVid keeps depends on what the video shows"

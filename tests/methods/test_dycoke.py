@@ -45,7 +45,7 @@ def test_other_windows() -> None:
         DyCoke(window=2)
 
 
-def test_the_least_it_can_keep() -> None:
+def test_the_error_names_dycokes_smallest_ratio() -> None:
     assert DyCoke(0.25).merge(clip(8, 5)).frame.tolist() == [0] * 5 + [4] * 5
     assert DyCoke(0.25).merged_count(5, 10) == 20  # a last window of one frame
     with pytest.raises(SettingsError, match=r"retain_ratio must be in \[0\.25, 1\], got 0\.1"):

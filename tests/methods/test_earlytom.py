@@ -128,7 +128,7 @@ def test_whole_shares_are_not_rounded_up() -> None:
     assert len(EarlyTom(0.07).merge(clip(1, 100)).features) == 7
 
 
-def test_inside_it_is_holitom() -> None:
+def test_earlytoms_inner_stage_is_holitoms() -> None:
     assert EarlyTom().inner(28) == HoliTom().inner(28)
     assert EarlyTom(inner_layer=3, inner_drop=0.2).inner(28) == HoliTom(inner_layer=3, inner_drop=0.2).inner(
         28

@@ -219,7 +219,7 @@ def test_an_exact_budget_depends_on_the_shape_alone(
         assert int(merged.size.sum()) <= frames * tokens
 
 
-def test_what_merging_over_time_saves_beyond_the_budget_goes_to_the_most_important() -> None:
+def test_tokens_that_merging_over_time_saves_beyond_the_budget_go_to_the_most_important() -> None:
     clip = video(8, 16, change=0.0)
     merged = HoliTom(0.5, budget="exact").merge(clip)  # 16 tokens would do; 64 are asked for
     assert merged.stages == {"temporal": 64, "spatial": 64}
@@ -243,7 +243,7 @@ def test_an_exact_budget_for_everything_keeps_everything_as_it_was() -> None:
     assert len(merged.features) == 8 * 16
 
 
-def test_counts_that_depend_on_the_video_are_not_promised() -> None:
+def test_merged_count_refuses_where_counts_depend_on_the_video() -> None:
     with pytest.raises(SettingsError, match="exact"):
         HoliTom(0.1).merged_count(8, 16)
     with pytest.raises(SettingsError, match="budget"):

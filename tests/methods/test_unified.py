@@ -66,7 +66,7 @@ def test_one_large_group_clusters_as_any_group(
     assert nearest[at].tolist() == at[expected.centers[expected.owner]].tolist()
 
 
-def test_what_the_pool_cannot_take_goes_to_clusters() -> None:
+def test_budget_that_the_pool_cannot_use_goes_to_clusters() -> None:
     """A still video: two directions, so a pool of two; all other tokens of the budget are clusters."""
     video = of_angles([[0, 90]] * 10, importance=[[0.5, 0.4]] * 10)
     merged = Unified(0.4).merge(video)
@@ -100,7 +100,7 @@ def test_inside_attention_and_likeness_of_the_text_rank() -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_inside_keeps_what_it_says_of_anything(value: float) -> None:
+def test_the_inner_stage_keeps_its_stated_count_of_any_input(value: float) -> None:
     hidden, text = torch.randn(7, 3), torch.randn(2, 3)
     attention = torch.rand(2, 7)
     hidden[2], attention[0, 3], text[0, 1] = value, value, value
@@ -108,7 +108,7 @@ def test_inside_keeps_what_it_says_of_anything(value: float) -> None:
     assert len(kept) == len(merged) == TextAwareMerge(18).keep(7) == 4
 
 
-def test_the_stage_that_it_brings() -> None:
+def test_unified_has_its_own_inner_stage() -> None:
     assert Unified().inner(28) == (TextAwareMerge(18, 0.5, 0.5),)
     assert Unified(inner_layer=3, keep_ratio=0.4).inner(28) == (TextAwareMerge(3, 0.4, 0.5),)
     with pytest.raises(SettingsError, match=r"inner_layer must be in 1\.\.3"):
@@ -117,7 +117,7 @@ def test_the_stage_that_it_brings() -> None:
         Unified().with_inner(HoliTom())
 
 
-def test_without_its_stage_it_takes_anothers() -> None:
+def test_without_its_own_stage_unified_takes_another_methods() -> None:
     outer = Unified().without_inner()
     assert outer.inner(28) == ()
     assert outer.with_inner(HoliTom()).inner(28) == HoliTom().inner(28)

@@ -216,7 +216,7 @@ def test_what_is_dropped_already_is_not_sent(method: Method) -> None:
         ("minicpm-v-4.7", "vision_config", "model_type", "siglip_vision_model"),
     ],
 )
-def test_variants_that_nobody_looked_at(
+def test_unknown_variants_are_refused(
     name: str, where: str, field: str, value: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = small(name).model

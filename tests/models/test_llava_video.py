@@ -131,7 +131,7 @@ def test_merged_rows_keep_a_newline_each(loaded: Any) -> None:
     assert is_newline.nonzero().flatten().tolist() == wanted
 
 
-def test_it_survives_saving(loaded: Any, tmp_path: Path) -> None:
+def test_a_saved_model_loads_with_the_same_outputs(loaded: Any, tmp_path: Path) -> None:
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     model, processor = loaded

@@ -205,7 +205,7 @@ def tower() -> Any:
         (lambda one: nn.Linear(2, 2), "Linear, which takes no pixels and no ids of text"),
     ],
 )
-def test_anything_else_is_told_what_to_attach_to(tiny: Tiny, given: Any, told: str) -> None:
+def test_the_error_for_another_object_says_what_to_attach_to(tiny: Tiny, given: Any, told: str) -> None:
     for attach in (METHOD.attach, adapter_for):
         with pytest.raises(UnsupportedModelError, match=re.escape(told)) as caught:
             attach(given(tiny))
@@ -221,7 +221,7 @@ def test_a_pipeline_names_its_model(tiny: Tiny) -> None:
         METHOD.attach(ready)
 
 
-def test_only_a_class_that_nobody_knows_is_told_how_to_add_a_family() -> None:
+def test_only_the_error_for_an_unknown_class_says_how_to_add_a_family() -> None:
     unknown = Blip2ForConditionalGeneration.__new__(Blip2ForConditionalGeneration)
     with pytest.raises(UnsupportedModelError, match=r"no adapter for a model of class Blip2.*nearest"):
         adapter_for(unknown)

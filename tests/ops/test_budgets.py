@@ -24,7 +24,7 @@ def test_the_first_of_equal_fractions_gets_the_rest() -> None:
     assert largest_remainder(np.array([1, 0, 9, 0]), 5).tolist() == [1, 0, 4, 0]
 
 
-def test_what_a_group_cannot_use_goes_to_the_others() -> None:
+def test_budget_that_a_group_cannot_use_goes_to_the_other_groups() -> None:
     caps = np.array([6, 6, 6])
     assert apportion(np.array([2 / 3, 2 / 3, 5 / 3]), 9, caps).tolist() == [2, 2, 5]
     assert apportion(np.array([2 / 3, 2 / 3, 5 / 3]), 16, caps).tolist() == [5, 5, 6]

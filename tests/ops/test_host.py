@@ -37,7 +37,7 @@ def test_what_is_known_is_not_fetched_again() -> None:
         assert torch.equal(fetched[2], IDS)
 
 
-def test_what_was_written_to_is_fetched_anew() -> None:
+def test_a_tensor_that_was_written_to_is_copied_to_the_host_again() -> None:
     with SecondDevice() as device:
         grid = device.tensor(GRID)
         host_values(grid)

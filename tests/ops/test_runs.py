@@ -89,7 +89,7 @@ def test_similarity_between_frames_is_that_of_each_pair(
         torch.testing.assert_close(similarity[t], expected, atol=1e-5, rtol=1e-5)
 
 
-def test_what_moves_neither_comes_nor_goes() -> None:
+def test_a_moving_token_neither_appears_nor_disappears() -> None:
     """By hand: 0 degrees moves from the first position to the second; 90 goes, and 180 comes."""
     angle = torch.deg2rad(torch.tensor([[0.0, 90.0], [180.0, 0.0]]))
     comes, goes = comes_and_goes(frame_similarity(torch.stack([angle.cos(), angle.sin()], -1)))

@@ -78,7 +78,7 @@ def test_loss_is_that_of_the_merged_sequence(tiny: Tiny, method: Method) -> None
     assert_close(out.loss, wanted)
 
 
-def test_a_label_that_nobody_predicts_is_an_error(tiny: Tiny) -> None:
+def test_a_label_that_no_token_predicts_is_an_error(tiny: Tiny) -> None:
     inputs = tiny.inputs("w1 <video> w2", videos=[video()])
     with OUTER(tiny.model), pytest.raises(UnsupportedUsageError, match="-100"):
         tiny.model(**inputs, labels=inputs["input_ids"])

@@ -147,7 +147,7 @@ def test_tokens_on_several_axes_keep_the_ids_of_their_columns(rows: list[str], s
 
 @settings(max_examples=40, deadline=None)
 @given(rows=batches(), steps=st.lists(st.integers(1, 3), min_size=1, max_size=4))
-def test_what_follows_stands_behind_what_is_left(rows: list[str], steps: list[int]) -> None:
+def test_later_tokens_count_on_from_the_tokens_that_are_left(rows: list[str], steps: list[int]) -> None:
     record = planned(*rows).record
     before, levels = record.position.clone(), record.levels
     for count in steps:
@@ -170,7 +170,7 @@ def test_what_follows_stands_behind_what_is_left(rows: list[str], steps: list[in
         assert (mask is None and own is None) or torch.equal(mask, own)  # type: ignore[arg-type]
 
 
-def test_text_that_is_padded_is_packed_anew() -> None:
+def test_padded_text_is_packed_again() -> None:
     record = planned("tvvt", "tv.t").record
     new = Columns(
         embeds=torch.tensor([[1.0, 2, 3], [4, 5, 6]])[..., None],

@@ -130,7 +130,7 @@ def test_decoding_without_a_cache_is_timed_too(tiny: Tiny) -> None:
     assert run.last.kv_bytes == 0
 
 
-def test_it_describes_the_latest_run_with_videos(tiny: Tiny) -> None:
+def test_a_report_describes_the_latest_run_with_videos(tiny: Tiny) -> None:
     inputs = tiny.inputs("w1 <video> w2", videos=[video()])
     with STAGED(tiny.model) as run:
         tiny.model.generate(**inputs, max_new_tokens=2)
@@ -144,7 +144,7 @@ def test_it_describes_the_latest_run_with_videos(tiny: Tiny) -> None:
     assert run.last.videos[0].frames == 2
 
 
-def test_it_reads_well(tiny: Tiny) -> None:
+def test_a_report_prints_as_text(tiny: Tiny) -> None:
     inputs = tiny.inputs("w1 <video> w2", videos=[video()])
     with STAGED(tiny.model) as run, torch.no_grad():
         tiny.model(**inputs)

@@ -85,7 +85,7 @@ def test_every_kind_of_method_works_over_a_reusing_tower(method: str) -> None:
     assert report.reuse.computed_share == 1 / 8
 
 
-def test_true_stands_for_the_defaults() -> None:
+def test_reuse_true_means_the_default_settings() -> None:
     own = small("llava-onevision")
     one, first = logits(own, Method(1.0, reuse=True), mixed(own))
     other, second = logits(own, Method(1.0, reuse=Reuse()), mixed(own))
@@ -116,7 +116,7 @@ def test_a_tower_that_cannot_is_refused_on_attaching(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["llava-onevision", "internvl", "qwen3-vl"])
-def test_nothing_is_left_behind(name: str) -> None:
+def test_detaching_leaves_no_hook_or_wrapper_of_reuse(name: str) -> None:
     own = small(name)
     logits(own, Method(1.0), mixed(own))
 

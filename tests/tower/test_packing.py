@@ -23,7 +23,7 @@ def kernel(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     st.floats(0, 1),
 )
 @settings(max_examples=60, deadline=None)
-def test_each_computed_token_attends_to_what_stands_in_its_stretch(
+def test_each_computed_token_attends_to_the_tokens_of_its_stretch(
     seed: int, lengths: list[int], groups: int, share: float
 ) -> None:
     rng = np.random.default_rng(seed)

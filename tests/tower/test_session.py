@@ -114,7 +114,7 @@ def test_a_copy_runs_its_own_weights(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_whoever_reads_the_last_attentions_input_sees_the_whole_grid(name: str) -> None:
+def test_a_hook_on_the_last_attentions_input_sees_the_whole_grid(name: str) -> None:
     own = small(name)
     encoder = Encoder(own)
     shapes: list[torch.Size] = []

@@ -90,6 +90,6 @@ def test_eager_attention_is_the_models_own(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CANNOT)
-def test_a_tower_that_cannot_says_which_and_why(name: str) -> None:
+def test_the_error_for_a_tower_that_cannot_reuse_names_it_and_the_reason(name: str) -> None:
     with pytest.raises(UnsupportedModelError, match=r"minicpmv4.*slices.*leave reuse off"):
         ReusedTower(adapter_for(small(name).model))

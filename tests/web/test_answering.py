@@ -138,7 +138,7 @@ BAD_VIDEOS = {
 
 
 @pytest.mark.parametrize("sentence", list(BAD_VIDEOS)[:3])
-def test_a_bad_video_is_told_as_soon_as_it_is_chosen(desk: Desk, tmp_path: Path, sentence: str) -> None:
+def test_a_bad_video_is_reported_as_soon_as_it_is_chosen(desk: Desk, tmp_path: Path, sentence: str) -> None:
     assert looked_over(desk, BAD_VIDEOS[sentence](tmp_path))[0] == ""
     assert looked_over(desk, BAD_VIDEOS[sentence](tmp_path))[1].startswith(f'<p role="alert">{sentence}')
 
@@ -182,7 +182,7 @@ def test_a_bad_request_is_a_sentence(desk: Desk, wrong: dict[str, Any], sentence
     assert said_in(said(desk, DEMO)["merged"]) == "ring"
 
 
-def test_what_nobody_foresaw_is_logged_and_a_sentence(
+def test_an_unexpected_error_is_logged_and_shown_as_a_sentence(
     desk: Desk, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(desk, "model", None)

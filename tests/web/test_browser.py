@@ -220,7 +220,7 @@ def test_methods_are_compared_side_by_side(show: Open) -> None:
     assert tab.locator("#compared .columns img").count() == 3 * 16
 
 
-def test_the_session_is_listed_and_nobody_elses(show: Open) -> None:
+def test_the_page_lists_only_the_runs_of_its_own_session(show: Open) -> None:
     tab, other = show(), show()
     for question in ("Which shape flashes?", "How many scenes are there?"):
         ask(tab, question)
