@@ -20,6 +20,7 @@ from holitom.models import adapter_for
 from holitom.models.base import Adapter
 from holitom.models.parts import Parts
 from holitom.prompts import asking, inputs_of, prompt, prompts
+from holitom.runtime import attached
 from holitom.video import Progress, Sampling, Video, load_sampled
 from holitom.video.fitting import fit_of
 from holitom.video.streaming import AnewError, Stream, stream_of
@@ -72,7 +73,7 @@ def ask_file(
     flowing = None if stream is None else Flowing.of(adapter_for(model), processor, stream, conversation)
     if stream is not None and flowing is not None:
         try:
-            with stream, torch.inference_mode(), method(model) as run:
+            with stream, torch.inference_mode(), attached(method, model) as run:
                 encoded = run.encode(flowing.given, flowing.on(model.device, model.dtype))
                 inputs = flowing.inputs.to(model.device, model.dtype)
                 inputs["mm_encoder_outputs"] = {flowing.modality: encoded}

@@ -15,7 +15,7 @@ from holitom.errors import SettingsError
 from holitom.tokens import MergedTokens, Origins, VideoTokens
 
 if TYPE_CHECKING:
-    from holitom.runtime import Handle
+    from holitom.runtime import Handle, Run
 
 
 @dataclass(frozen=True, repr=False)
@@ -146,7 +146,7 @@ class Method:
             )
         raise SettingsError(f"{name} has no form without its inner stages")
 
-    def __call__(self, model: Any) -> AbstractContextManager[Handle]:
+    def __call__(self, model: Any) -> AbstractContextManager[Run]:
         """Attach the method to `model` for a `with` block."""
         from holitom.runtime import attached
 
