@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.videos import clip
 
@@ -82,6 +82,7 @@ def test_no_direction_where_none_is() -> None:
 
 
 @settings(deadline=None, max_examples=40)
+@example(counts=[5, 3], width=6, seed=97)
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=6), st.integers(2, 8), st.integers(0, 99))
 def test_a_span_grows_to_all_there_is_and_no_further(counts: list[int], width: int, seed: int) -> None:
     rng = torch.Generator().manual_seed(seed)

@@ -167,6 +167,8 @@ class Span:
     def add(self, residual: Tensor, tolerance: float) -> None:
         """Add the directions of `residual` `[n, D]`, in order, whose length exceeds `tolerance` of the
         largest."""
+        # A short residual holds rounding errors of its vector that point into the basis: they are taken out.
+        residual = residual - (residual @ self._basis) @ self._basis.T
         directions, factor = torch.linalg.qr(residual.T)
         length = factor.diagonal().abs()
         joins = length > tolerance * length.max()
