@@ -265,6 +265,18 @@ def test_h_is_help(run, command: tuple[str, ...]) -> None:
     assert "Usage:" in short.out
 
 
+@pytest.mark.parametrize("columns", [60, 80])
+@pytest.mark.parametrize("group", [(), ("bench",)])
+def test_lists_of_commands_are_not_cut(
+    run, monkeypatch: pytest.MonkeyPatch, group: tuple[str, ...], columns: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    _, listed = run(*group, "--help").out.split("Commands:")
+    assert "..." not in listed
+    assert len(listed.split()) > 20
+    assert max(map(len, listed.splitlines())) <= columns
+
+
 def test_completion_of_the_shell(run) -> None:
     assert "--install-completion" in run("--help").out
     done = subprocess.run(

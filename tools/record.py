@@ -2,8 +2,8 @@
 
     python tools/record.py docs/images     # web.webp and terminal.webp
 
-The page is the real one, driven in Chromium; the terminal shows what `holitom ask --compare` printed when it
-ran. Needs `holitom[web]`, Playwright and a Chromium.
+The page is the real one, driven in Chromium; the terminal shows what `holitom ask --compare --reuse` printed
+when it ran. Needs `holitom[web]`, Playwright and a Chromium. The pictures show times: run it on idle cores.
 """
 
 from __future__ import annotations
@@ -20,75 +20,131 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 from web_page import ROOT, chromium, ready, serving
 
-WIDE, HIGH = 1180, 760
+WIDE, HIGH = 1180, 780
+QUALITY = 85
 Frames = list[tuple[Image.Image, int]]  # picture, and for how many milliseconds it is shown
 
 
 def save(frames: Frames, path: Path) -> None:
-    """Write an animation that goes round; WebP keeps letters sharp in little space."""
-    pictures, times = zip(*frames, strict=True)
+    """Write an animation that goes round; of each picture WebP keeps only what has changed."""
+    pictures, times = zip(*joined(frames), strict=True)
     pictures[0].save(
-        path, save_all=True, append_images=pictures[1:], duration=list(times), loop=0, quality=82, method=6
+        path,
+        save_all=True,
+        append_images=pictures[1:],
+        duration=list(times),
+        loop=0,
+        quality=QUALITY,
+        method=6,
+        allow_mixed=True,
     )
-    print(f"{path}: {len(frames)} pictures, {path.stat().st_size / 1024:.0f} KiB")
+    print(
+        f"{path}: {len(pictures)} pictures, {sum(times) / 1000:.0f} s, {path.stat().st_size / 1024:.0f} KiB"
+    )
+
+
+def joined(frames: Frames) -> Frames:
+    """What repeats is one picture, shown for longer."""
+    found: Frames = []
+    for picture, milliseconds in frames:
+        if found and found[-1][0].tobytes() == picture.tobytes():
+            found[-1] = (picture, found[-1][1] + milliseconds)
+        else:
+            found.append((picture, milliseconds))
+    return found
+
+
+class Camera:
+    """Pictures of a tab, with a dot where the pointer is."""
+
+    def __init__(self, tab: Any) -> None:
+        self.tab, self.at = tab, (0.0, 0.0)
+        self.frames: Frames = []
+
+    def shot(self, milliseconds: int) -> None:
+        picture = Image.open(io.BytesIO(self.tab.screenshot())).convert("RGB")
+        if self.at != (0.0, 0.0):
+            x, y = self.at
+            draw = ImageDraw.Draw(picture, "RGBA")
+            draw.ellipse(
+                (x - 13, y - 13, x + 13, y + 13), fill=(214, 0, 110, 70), outline=(214, 0, 110, 220), width=2
+            )
+        self.frames.append((picture, milliseconds))
+
+    def point(self, target: Any, click: bool = True) -> None:
+        """Move to the middle of `target`, and press there."""
+        box = target.bounding_box()
+        self.at = (box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        self.tab.mouse.move(*self.at)
+        self.tab.wait_for_timeout(250)
+        self.shot(700)
+        if click:
+            self.tab.evaluate("document.querySelector('#status p').dataset.old = ''")
+            self.tab.mouse.click(*self.at)
+
+    def away(self) -> None:
+        """Take the pointer away."""
+        self.at = (0.0, 0.0)
+        self.tab.mouse.move(0, 0)
+
+    def until(self, selector: str) -> None:
+        """Pictures until there is such an element."""
+        for _ in range(400):
+            self.shot(120)
+            if self.tab.locator(selector).count():
+                break
+        self.tab.wait_for_timeout(400)
+
+
+DONE = "#status p:not([data-old]):has-text('Done')"
 
 
 def page(url: str, tab: Any) -> Frames:
-    """Ask about the demo, then an example where merging hurts, then compare methods."""
-    frames: Frames = []
-
-    def shot(milliseconds: int) -> None:
-        frames.append((Image.open(io.BytesIO(tab.screenshot())).convert("RGB"), milliseconds))
-
-    def done() -> None:
-        for _ in range(200):
-            if tab.locator("#status p:has-text('Done')").count():
-                break
-            shot(120)
-        tab.wait_for_timeout(300)
-
-    ready(tab, url)
-    tab.mouse.move(0, 0)
-    shot(1500)
-    tab.evaluate("document.querySelector('#ask').click()")
-    tab.wait_for_selector("#merged .answer:is(.running, .done)")
-    done()
-    shot(2500)
-    hurts = tab.locator("button.example.hurts")
-    if hurts.count():
-        hurts.first.click()
-        tab.mouse.move(0, 0)
-        tab.wait_for_selector("#merged .answer:is(.waiting, .running)")
-        done()
-        shot(3000)
-    tab.locator("#more").scroll_into_view_if_needed()
-    tab.evaluate("document.querySelector('#map').scrollIntoView()")
+    """Ask about the demo, look at what was merged, ask an example where merging hurts, compare methods."""
+    camera = Camera(ready(tab, url))
+    camera.shot(1500)
+    camera.point(tab.locator("#ask"))
+    camera.away()
+    camera.until(DONE)
+    camera.shot(2800)
+    tab.evaluate(
+        "document.querySelector('#map holitom-map').shadowRoot.querySelector('#h-tokens').scrollIntoView()"
+    )
     tab.wait_for_timeout(700)
-    shot(2000)
-    tab.evaluate("window.scrollBy(0, 620)")
+    camera.shot(1800)
+    camera.point(tab.locator('#map canvas[data-frame="2"]'), click=False)
+    camera.shot(2600)
+    camera.away()
+    tab.evaluate("scrollTo(0, 0)")
+    tab.wait_for_timeout(300)
+    camera.point(tab.locator("button.example.hurts").first)
+    camera.away()
+    camera.until(DONE)
+    camera.shot(3000)
+    tab.evaluate("document.querySelector('#more').scrollIntoView()")
+    tab.wait_for_timeout(300)
+    camera.point(tab.locator("[role=tab]:has-text('Compare')"))
+    tab.wait_for_timeout(300)
+    camera.point(tab.locator("#compare-ask"))
+    camera.away()
+    camera.until("#compare-status p:has-text('Done')")
+    tab.evaluate("document.querySelector('#compared').scrollIntoView()")
     tab.wait_for_timeout(700)
-    shot(3000)
-    # What repeats is one picture, shown for longer.
-    merged: Frames = []
-    for picture, milliseconds in frames:
-        if merged and merged[-1][0].tobytes() == picture.tobytes():
-            merged[-1] = (picture, merged[-1][1] + milliseconds)
-        else:
-            merged.append((picture, milliseconds))
-    return merged
+    camera.shot(4000)
+    return camera.frames
 
 
 def terminal() -> Frames:
-    """`holitom ask --compare`, typed and answered."""
+    """`holitom ask --compare --reuse`, typed and answered."""
     path = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
     ran = subprocess.run(
-        [sys.executable, "-m", "holitom", "ask", "--compare"],
+        [sys.executable, "-m", "holitom", "ask", "--compare", "--reuse"],
         env=os.environ | {"PYTHONPATH": path, "COLUMNS": "80", "NO_COLOR": "1"},
         capture_output=True,
         text=True,
         check=True,
     )
-    typed = "$ holitom ask --compare"
+    typed = "$ holitom ask --compare --reuse"
     lines = ran.stdout.rstrip().splitlines()
     font: Any = ImageFont.truetype("DejaVuSansMono.ttf", 17)
     wide, line = round(80 * font.getlength("0")) + 32, 23
@@ -108,13 +164,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=Path, help="where both are written")
     folder = parser.parse_args().folder
+    save(terminal(), folder / "terminal.webp")
     with TemporaryDirectory() as uploads, serving(Path(uploads)) as url, chromium() as browser:
         tab = browser.new_page(viewport={"width": WIDE, "height": HIGH})
         tab.set_default_timeout(120_000)
         save(page(url, tab), folder / "web.webp")
-    save(terminal(), folder / "terminal.webp")
 
 
 if __name__ == "__main__":

@@ -1,17 +1,18 @@
 """Render the example videos of `holitom web`, ask the bundled model about them, and record what it says.
 
-    python tools/render_examples.py            # writes src/holitom/assets/examples/
-    python tools/render_examples.py --look 30  # only prints what it says about samples 0 to 29
+    python tools/render_examples.py              # writes src/holitom/assets/examples/
+    python tools/render_examples.py --look 0 30  # only prints where merging hurts in samples 0 to 29
 
 Each video is a held-out MovingDigits-QA sample, as in `render_demo.py`. Of its questions those are recorded
-that the model answers rightly with full tokens, four at most, with what it answers under HoliTom at 10%.
+that the model answers rightly with full tokens, four at most and no two of a task, with what it answers under
+HoliTom at 10%; those that it then answers wrongly come first.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -37,48 +38,67 @@ def render(index: int, path: Path) -> Path:
     return path
 
 
-def asked(model: Any, processor: Any, index: int, path: Path) -> list[dict[str, str]]:
-    """Every question about sample `index`: the right answer, and what the model says with each method."""
+def asked(
+    model: Any, processor: Any, index: int, path: Path, tasks: Collection[str] = moving_digits.TASKS
+) -> list[dict[str, str]]:
+    """Questions about sample `index` that full tokens answer rightly, and what merged tokens say to them."""
     video = load_video(path, BUNDLED_FRAMES)
+    questions = {
+        one.text: one for one in moving_digits.sample("test", index, frames=BUNDLED_FRAMES).questions
+    }
     found = []
-    asked_of: Counter[str] = Counter()
-    for question in moving_digits.sample("test", index, frames=BUNDLED_FRAMES).questions:
-        asked_of[question.task] += 1
-        if asked_of[question.task] > 1:
-            continue  # one of each task will do
+    for question in questions.values():
+        if question.task not in tasks:
+            continue
         inputs = prompt(processor, video, question.text)
-        full, merged = (
-            ask(model, processor, inputs, method).text for method in (Method(retain_ratio=1), HoliTom(RATIO))
-        )
-        found.append({"text": question.text, "answer": question.answer, "full": full, "holitom": merged})
+        if ask(model, processor, inputs, Method(retain_ratio=1)).text == question.answer:
+            merged = ask(model, processor, inputs, HoliTom(RATIO)).text
+            told = {"text": question.text, "answer": question.answer, "holitom": merged}
+            found.append({"task": question.task} | told)
     return found
 
 
+def chosen(answers: list[dict[str, str]]) -> list[dict[str, str]]:
+    """What is recorded: one question of a task, those that merging answers wrongly first, `MOST` at most."""
+    by_task: dict[str, dict[str, str]] = {}
+    for one in sorted(answers, key=lambda one: one["holitom"] == one["answer"]):
+        by_task.setdefault(one.pop("task"), one)
+    return list(by_task.values())[:MOST]
+
+
+def look(model: Any, processor: Any, first: int, last: int) -> None:
+    """Print what merging answers wrongly in samples `first..last - 1`, of the tasks that it hurts most."""
+    for index in range(first, last):
+        with TemporaryDirectory() as folder:
+            path = render(index, Path(folder) / "sample.mp4")
+            right = asked(model, processor, index, path, ("count", "motion", "needle"))
+        hurt = [one for one in right if one["holitom"] != one["answer"]]
+        print(
+            f"{index}: {len(right)} questions answered rightly, {len(hurt)} of them hurt by merging",
+            flush=True,
+        )
+        for one in hurt:
+            print(f"   {one['text']}  {one['answer']}, not {one['holitom']}", flush=True)
+
+
 def main() -> None:
+    """See above."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--look", type=int, help="how many samples to look at; nothing is written")
-    look = parser.parse_args().look
+    parser.add_argument(
+        "--look", type=int, nargs=2, metavar=("FIRST", "LAST"), help="only print; nothing is written"
+    )
+    samples = parser.parse_args().look
     model, processor = load_model(str(BUNDLED_MODEL), device="cpu")
-    if look:
-        for index in range(look):
-            with TemporaryDirectory() as folder:
-                answers = asked(model, processor, index, render(index, Path(folder) / "sample.mp4"))
-            right = [one for one in answers if one["full"] == one["answer"]]
-            hurt = [one for one in right if one["holitom"] != one["answer"]]
-            print(
-                f"{index}: {len(answers)} questions, {len(right)} right, {len(hurt)} of them hurt by merging"
-            )
-            for one in hurt:
-                print(f"   {one['text']}  {one['answer']}  {one['holitom']}")
+    if samples:
+        look(model, processor, *samples)
         return
     FOLDER.mkdir(exist_ok=True)
     library = []
     for index, title in CHOSEN.items():
         path = DEMO_VIDEO if index == INDEX else render(index, FOLDER / f"digits-{index}.mp4")
-        right = [one for one in asked(model, processor, index, path) if one["full"] == one["answer"]]
-        questions = sorted(right, key=lambda one: one["holitom"] == one["answer"])[:MOST]  # those hurt first
+        questions = chosen(asked(model, processor, index, path))
         library.append({"video": str(path.relative_to(ASSETS)), "title": title, "questions": questions})
         print(f"{path.name}: {path.stat().st_size / 1024:.0f} KiB, {len(questions)} questions")
     (FOLDER / "library.json").write_text(json.dumps(library, indent=1) + "\n", encoding="utf-8")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -18,13 +19,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parents[1]
-# Asked from within the page, so that what Playwright takes is not on it.
+# Seconds to the first word, asked from within the page, so that what Playwright takes is not on it.
 FIRST_ANSWER = """() => new Promise(done => {
     const start = performance.now();
-    const look = () => document.querySelector("#merged .answer:is(.running, .done)")
+    const look = () => document.querySelector("#merged .answer:is(.running, .done) .said:not(:has(.quiet))")
         ? done((performance.now() - start) / 1000) : setTimeout(look, 5);
     document.querySelector("#ask").click();
     look();
@@ -60,9 +61,30 @@ def chromium() -> Iterator[Any]:
         browser.close()
 
 
+class Server(NamedTuple):
+    """A running `holitom web`: its address and its process."""
+
+    url: str
+    pid: int
+
+    def resident(self) -> float:
+        """Its memory in MB, as Linux counts it."""
+        status = Path(f"/proc/{self.pid}/status").read_text(encoding="utf-8")
+        found = re.search(r"VmRSS:\s+(\d+) kB", status)
+        assert found is not None
+        return int(found[1]) * 1024 / 1e6
+
+
 @contextmanager
 def serving(uploads: Path, *options: str) -> Iterator[str]:
-    """The address of a `holitom web` that keeps its temporary files in `uploads`; it ends with the block.
+    """The address of a `holitom web`, see `served`."""
+    with served(uploads, *options) as server:
+        yield server.url
+
+
+@contextmanager
+def served(uploads: Path, *options: str) -> Iterator[Server]:
+    """A `holitom web` that keeps its temporary files in `uploads`; it ends with the block.
 
     Raises:
         RuntimeError: it does not start, or does not end well.
@@ -79,7 +101,7 @@ def serving(uploads: Path, *options: str) -> Iterator[str]:
         url = server.stdout.readline().strip()
         if not url:
             raise RuntimeError("holitom web did not start; stderr says why")
-        yield url
+        yield Server(url, server.pid)
     finally:
         server.send_signal(signal.SIGTERM)
         try:

@@ -1,9 +1,11 @@
-"""Pictures of `holitom web` and of the pages of `inspect`, for review: wide and narrow, light and dark.
+"""Pictures of `holitom web` in every state, for review: wide and narrow, light and dark.
 
     python tools/web_shots.py /tmp/pictures
+    python tools/web_shots.py /tmp/pictures --size phone --scheme dark
 
-It starts a server, opens the page, asks, compares, and prints how far things moved meanwhile (CLS) and what
-the console said. Needs `holitom[web]`, Playwright and a Chromium.
+It starts a server, opens the page, asks, lets results become stale, asks what merging answers wrongly,
+compares four methods, provokes an error, and prints how far things moved meanwhile (CLS) and what the
+console said. Needs `holitom[web]`, Playwright and a Chromium.
 """
 
 from __future__ import annotations
@@ -16,45 +18,97 @@ from typing import Any
 from web_page import SHIFTS, chromium, ready, serving
 
 SIZES = {"desk": {"width": 1280, "height": 800}, "phone": {"width": 390, "height": 844}}
+SCHEMES = ("light", "dark")
+
+
+class Album:
+    """Pictures of one tab, numbered in the order they are taken."""
+
+    def __init__(self, tab: Any, folder: Path, name: str) -> None:
+        self.tab, self.folder, self.name, self.count = tab, folder, name, 0
+
+    def keep(self, state: str, whole: bool = False) -> None:
+        """Take a picture of what is seen, or of the `whole` page as a screen of its height would show it."""
+        self.count += 1
+        size = self.tab.viewport_size
+        if whole:
+            height = self.tab.evaluate("document.documentElement.scrollHeight")
+            self.tab.set_viewport_size({**size, "height": height})  # pictures below the screen load late
+            self.tab.wait_for_timeout(500)
+        self.tab.screenshot(path=self.folder / f"{self.name}-{self.count}-{state}.png")
+        self.tab.set_viewport_size(size)
+
+
+def press(tab: Any, selector: str) -> None:
+    """Click from within the page: no input of a person, so that every shift counts."""
+    tab.evaluate("document.querySelector('#status p').dataset.old = ''")
+    tab.evaluate("selector => document.querySelector(selector).click()", selector)
+
+
+def done(tab: Any) -> None:
+    tab.wait_for_selector("#status p:not([data-old]):has-text('Done')")
+
+
+def states(tab: Any, album: Album) -> None:
+    """Bring the page into each of its states, one after another."""
+    album.keep("opened")
+    tab.evaluate(SHIFTS)
+    press(tab, "#ask")
+    tab.wait_for_selector("#merged .answer:is(.running, .done)")
+    album.keep("streaming")
+    done(tab)
+    tab.wait_for_timeout(400)
+    print(f"{album.name}: shifts {tab.evaluate('window.shifts'):.4f}")
+    album.keep("asked")
+    album.keep("asked", whole=True)
+    tab.fill("#retain input[type=number]", "0.5")
+    tab.press("#retain input[type=number]", "Tab")
+    tab.wait_for_selector("#stale p:visible")
+    tab.evaluate("scrollTo(0, 0)")
+    album.keep("stale")
+    tab.fill("#retain input[type=number]", "0.1")
+    tab.press("#retain input[type=number]", "Tab")
+    press(tab, "button.example.hurts")
+    done(tab)
+    tab.evaluate("scrollTo(0, 0)")
+    album.keep("differing")
+    tab.click("[role=tab]:has-text('Compare')")
+    tab.click("#many input")
+    tab.keyboard.type("framefusion")
+    tab.keyboard.press("Enter")
+    tab.keyboard.press("Escape")
+    tab.click("#compare-ask")
+    tab.wait_for_selector("#compare-status p:has-text('Done')")
+    album.keep("compared", whole=True)
+    for name in ("Runs", "Copy"):
+        tab.click(f"[role=tab]:has-text('{name}')")
+        tab.wait_for_timeout(300)
+        album.keep(name.lower(), whole=True)
+    tab.click("#advanced button")
+    tab.fill("#question textarea", "")
+    press(tab, "#ask")
+    tab.wait_for_selector("#status p[role=alert]")
+    tab.evaluate("scrollTo(0, 0)")
+    album.keep("error", whole=True)
 
 
 def main() -> None:
+    """See above."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folder", type=Path, help="where PNG files are written")
-    folder = parser.parse_args().folder
-    folder.mkdir(parents=True, exist_ok=True)
-
-    def keep(tab: Any, name: str, whole: bool = False) -> None:
-        tab.wait_for_timeout(400)
-        tab.screenshot(path=folder / f"{name}.png", full_page=whole)
-
+    parser.add_argument("--size", choices=SIZES, action="append", help="[default: both]")
+    parser.add_argument("--scheme", choices=SCHEMES, action="append", help="[default: both]")
+    asked = parser.parse_args()
+    asked.folder.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory() as uploads, serving(Path(uploads)) as url, chromium() as browser:
-        for size, viewport in SIZES.items():
-            for scheme in ("light", "dark"):
-                tab = browser.new_page(viewport=viewport, color_scheme=scheme)
+        for size in asked.size or SIZES:
+            for scheme in asked.scheme or SCHEMES:
+                tab = browser.new_page(viewport=SIZES[size], color_scheme=scheme)
+                tab.set_default_timeout(120_000)
                 tab.on("console", lambda message: print("console:", message.text))
-                ready(tab, url)
-                keep(tab, f"{size}-{scheme}-1-opened")
-                tab.evaluate(SHIFTS)
-                tab.evaluate("document.querySelector('#ask').click()")  # no input: all shifts count
-                tab.wait_for_selector("#status p:has-text('Done')")
-                tab.wait_for_timeout(300)
-                print(f"{size} {scheme}: shifts {tab.evaluate('window.shifts'):.4f}")
-                keep(tab, f"{size}-{scheme}-2-asked")
-                keep(tab, f"{size}-{scheme}-3-whole", whole=True)
-                if scheme == "dark":
-                    tab.close()
-                    continue
-                tab.click("[role=tab]:has-text('Compare')")
-                tab.click("#compare-ask")
-                tab.wait_for_selector("#compare-status p:has-text('Done')", timeout=60_000)
-                keep(tab, f"{size}-{scheme}-4-compared", whole=True)
-                tab.click("[role=tab]:has-text('This session')")
-                keep(tab, f"{size}-{scheme}-5-session", whole=True)
-                tab.click("[role=tab]:has-text('Copy')")
-                keep(tab, f"{size}-{scheme}-6-copy", whole=True)
+                states(ready(tab, url), Album(tab, asked.folder, f"{size}-{scheme}"))
                 tab.close()
 
 

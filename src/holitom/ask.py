@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -80,6 +80,46 @@ class Answer:
             "kv_cache_bytes": self.report.kv_bytes,
             "kv_cache_bytes_full": self.report.kv_bytes_full,
             "reuse": None if self.report.reuse is None else self.report.reuse.to_dict(),
+        }
+
+
+class Timed(NamedTuple):
+    """One run of one method, from the file to the answer.
+
+    Attributes:
+        reading: seconds to read the file.
+        preprocessing: seconds of the processor.
+        answer: with the seconds of the model.
+    """
+
+    reading: float
+    preprocessing: float
+    answer: Answer
+
+    @property
+    def parts(self) -> dict[str, float]:
+        """Seconds of each part up to the first token: reading, preprocessing, vision, merging, prefill."""
+        seconds = self.answer.report.seconds
+        model = {part: seconds[part] for part in ("vision", "merging", "prefill")}
+        return {"reading": self.reading, "preprocessing": self.preprocessing, **model}
+
+    @property
+    def first_token(self) -> float:
+        """Seconds of vision tower, merging and prefill."""
+        return self.answer.time_to_first_token
+
+    @property
+    def whole(self) -> float:
+        """Seconds from the file to the first token."""
+        return self.reading + self.preprocessing + self.first_token
+
+    def to_dict(self) -> dict[str, float]:
+        """Its seconds, for JSON."""
+        return {
+            "reading": self.reading,
+            "preprocessing": self.preprocessing,
+            "ttft": self.first_token,
+            "file_to_first_token": self.whole,
         }
 
 

@@ -9,7 +9,7 @@ import json
 import re
 import sys
 from dataclasses import replace
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -175,7 +175,7 @@ def test_the_picture(tmp_path: Path) -> None:
     assert "What </p> happens?" in words
     figure.savefig(tmp_path / "o.png")
     pixels = np.asarray(Image.open(tmp_path / "o.png").convert("RGB"))
-    assert pixels.shape[1] == 2130
+    assert pixels.shape[1] == 2040
     assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 1000
     some = token_map(inspection, frames=[0, 1, 39])
     assert some.get_figheight() < figure.get_figheight()
@@ -195,6 +195,18 @@ def test_words_stay_on_the_page() -> None:
             box = text.get_window_extent()
             assert box.x0 >= 0
             assert box.x1 <= figure.bbox.x1, text.get_text()
+
+
+def test_letters_can_be_read_where_a_page_shows_the_picture_small() -> None:
+    """GitHub shows a README's pictures 838 pixels wide: no letters are below 9 pixels then; none overlap."""
+    inspection = made_up(frames=16)
+    figure = token_map(inspection)
+    figure.draw_without_rendering()
+    texts = [text for ax in figure.axes for text in ax.texts if text.get_text()]
+    assert min(text.get_fontsize() for text in texts) / 72 * 838 / figure.get_figwidth() >= 9
+    boxes = [text.get_window_extent() for text in texts]
+    for one, other in combinations(range(len(boxes)), 2):
+        assert not boxes[one].overlaps(boxes[other]), (texts[one].get_text(), texts[other].get_text())
 
 
 def test_without_matplotlib_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ from holitom.bundled import BUNDLED_MODEL, DEMO_QUESTION, DEMO_VIDEO
 from holitom.methods import METHODS, HoliTom, Method, get_method
 from holitom.video import load_video
 from holitom.web.answering import Desk, Request, Update
-from holitom.web.cards import answer_card, history_table, marked
+from holitom.web.cards import PARTS, answer_card, headline, history_table, marked, seconds
 from holitom.web.controls import groups, least_percent, merging_inside, usual_threshold
 from holitom.web.copying import Loaded, command, python, vllm
 from holitom.web.history import Figures, History, Ran, add, times
@@ -73,8 +73,9 @@ def test_both_answers_are_those_of_the_library(desk: Desk) -> None:
         "full": Method(1.0),
     }
     for run, method in expected.items():
-        answer, own = done[run].answer, alone(desk, WHERE, method)
-        assert answer is not None
+        timed, own = done[run].timed, alone(desk, WHERE, method)
+        assert timed is not None
+        answer = timed.answer
         assert done[run].text == answer.text == own.text
         assert answer.report.videos[0].stages == own.report.videos[0].stages
         assert answer.report.kv_bytes == own.report.kv_bytes
@@ -96,6 +97,24 @@ def test_answers_come_word_by_word_and_the_map_last(desk: Desk) -> None:
     assert last.inspection.similarity.shape == (15, 49)
     assert [stage.tokens for stage in last.inspection.stages][:2] == [784, 196]
     assert all(stage.operations and stage.kv_bytes for stage in last.inspection.stages)
+
+
+def test_the_page_counts_the_time_to_the_first_token_in_the_parts_of_ask(desk: Desk) -> None:
+    done = final(desk, DEMO)
+    figures = {run: Figures.of(update.timed) for run, update in done.items() if update.timed is not None}
+    for run, one in figures.items():
+        timed = done[run].timed
+        assert timed is not None
+        assert list(one.parts) == ["reading", "preprocessing", "vision", "merging", "prefill"]
+        assert all(seconds >= 0 for seconds in one.parts.values())
+        assert one.first == pytest.approx(timed.first_token)
+        assert one.from_file == pytest.approx(timed.whole)
+        assert timed.to_dict()["file_to_first_token"] == timed.whole
+    shown = headline(Ran(DEMO, **figures))
+    for part in PARTS:
+        assert f'<b class="{part}" style="width:' in shown
+    reading = f"Reading <span>{seconds(figures['full'].parts['reading'])}</span>"
+    assert reading in shown  # read once for both
 
 
 def test_the_page_in_the_end(desk: Desk) -> None:
@@ -325,7 +344,7 @@ def test_the_demo_to_be_copied(tmp_path: Path) -> None:
 def test_nothing_is_taken_for_html() -> None:
     assert status("<script>") == '<p role="status">&lt;script&gt;</p>'
     assert marked("<script> a", "a") == "<mark>&lt;script&gt;</mark> a"
-    figures = Figures("<b>", 1, 1, 1, None, 0.1, 0.2, None, 1)
+    figures = Figures("<b>", 1, 1, 1, None, parts(0.1), None, 1)
     ran = Ran(Request(Path("<i>.mp4"), "<u>"), figures, figures)
     assert not re.search("<[biu]>", history_table((ran,)))
 
@@ -336,9 +355,16 @@ def test_words_that_differ_are_marked() -> None:
     assert said_in(answer_card("full", marked("a b", "a c"), "done")) == "a b"
 
 
+def parts(first: float) -> dict[str, float]:
+    """A run's seconds up to the first token, of which `first` after the processor."""
+    return {"reading": 0.5, "preprocessing": 0.25, "vision": first, "merging": 0.0, "prefill": 0.0}
+
+
 def ran(request: Request, first: float) -> Ran:
     return Ran(
-        request, Figures("a", 1, 5, 5, None, first, 1, None, 1), Figures("a", 1, 9, 9, None, 1, 2, None, 9)
+        request,
+        Figures("a", 1, 5, 5, None, parts(first), None, 1),
+        Figures("a", 1, 9, 9, None, parts(1), None, 9),
     )
 
 
@@ -348,6 +374,9 @@ def test_the_sessions_runs_are_bounded_and_times_are_medians_of_repeats() -> Non
         history = add(history, ran(DEMO, first))
     history = add(history, ran(WHERE, 7.0))
     assert times(history, DEMO).first == (0.2, 1)
+    assert times(history, DEMO).from_file == pytest.approx((0.95, 1.75))
+    assert times(history, DEMO).sooner == pytest.approx(5)
+    assert times(history, DEMO).parts["vision"] == (0.2, 1)
     assert times(history, DEMO).runs == 3
     assert times(history, WHERE).runs == 1
     for _ in range(100):
@@ -402,7 +431,11 @@ def test_what_a_run_merged_is_that_of_the_method_alone_when_compared(desk: Desk)
 def test_reuse_is_run_shown_and_copied(desk: Desk) -> None:
     request = replace(DEMO, reuse=True)
     shown = said(desk, request)
-    assert "The vision tower computed" in shown["headline"]
+    (run,) = shown["history"]
+    assert run.full.computed is None
+    assert 0 < run.merged.computed < 1
+    assert f"The vision tower computed {run.merged.computed:.0%} of the frames." in shown["headline"]
+    assert f"holitom, reuse ({run.merged.computed:.0%} computed)" in shown["runs"]
     assert "reuse=True" in shown["python"]
     assert "--reuse" in shown["command"]
     assert "reuse" in shown["vllm"]

@@ -208,7 +208,7 @@ def test_results_of_other_settings_are_marked(show: Open) -> None:
 
 def test_methods_are_compared_side_by_side(show: Open) -> None:
     tab = show()
-    look_at(tab, "Compare methods")
+    look_at(tab, "Compare")
     tab.click("#compare-ask")
     tab.wait_for_selector("#compare-status p:has-text('Done')")
     columns = tab.locator("#compared .method")
@@ -225,14 +225,14 @@ def test_the_page_lists_only_the_runs_of_its_own_session(show: Open) -> None:
     for question in ("Which shape flashes?", "How many scenes are there?"):
         ask(tab, question)
         done(tab)
-    look_at(tab, "This session")
+    look_at(tab, "Runs")
     rows = tab.locator("#runs tbody tr")
     rows.nth(1).wait_for()
     assert rows.count() == 2
     assert "How many scenes" in rows.nth(0).inner_text()  # the newest first
     ask(other)
     done(other)
-    look_at(other, "This session")
+    look_at(other, "Runs")
     other.locator("#runs tbody tr").first.wait_for()
     assert other.locator("#runs tbody tr").count() == 1
 
@@ -269,7 +269,7 @@ def test_upload_ask_and_move_the_sliders(show: Open, tmp_path: Path) -> None:
     ask(tab)
     done(tab)
     assert before != tab.inner_text("#results .headline")
-    look_at(tab, "Copy the run")
+    look_at(tab, "Copy")
     tab.wait_for_selector("#copy-python :text('HoliTom(retain_ratio=0.5, inner_drop=None)')")
     line = "holitom ask --compare --frames 16 --retain 0.5 --no-inner --device cpu mine.mp4 'How many scenes"
     assert line in tab.inner_text("#copy-command")
@@ -410,6 +410,8 @@ def test_on_a_phone(show: Open) -> None:
     tab.tap("#ask")
     done(tab)
     assert tab.evaluate("document.documentElement.scrollWidth") == 390
+    named = [one.strip() for one in tab.locator("[role=tab]:visible").all_inner_texts()]
+    assert named == ["Token map", "Compare", "Runs", "Copy"]  # none behind a menu
     for place in ("#ask", "#full", "#merged", "#map holitom-map"):
         box = tab.locator(place).bounding_box()
         assert box["x"] >= 0

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from typer.core import TyperGroup
 
 from holitom.bundled import BUNDLED_MODEL
 from holitom.errors import SettingsError
@@ -22,14 +23,31 @@ from holitom.version import __version__
 if TYPE_CHECKING:
     from holitom.video import Fit, Sampling, Video
 
+
+class Group(TyperGroup):
+    """A group whose list of commands wraps what each does, where typer would cut it."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        commands = {name: self.get_command(ctx, name) for name in self.list_commands(ctx)}
+        with formatter.section("Commands"):
+            formatter.write_dl(
+                [
+                    (name, one.get_short_help_str(1000))
+                    for name, one in commands.items()
+                    if one and not one.hidden
+                ]
+            )
+
+
 app = typer.Typer(
     name="holitom",
+    cls=Group,
     help="Fast video language models: merge redundant visual tokens, keep the answer.",
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-bench = typer.Typer(help="Print the figures that the documentation quotes.", rich_markup_mode=None)
+bench = typer.Typer(cls=Group, help="Print the figures that the documentation quotes.", rich_markup_mode=None)
 app.add_typer(bench, name="bench")
 
 # Markup is off: file names and answers may hold brackets.

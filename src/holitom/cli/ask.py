@@ -18,46 +18,13 @@ from holitom.cli.tables import print_answers, print_notes, print_table
 from holitom.errors import SettingsError
 
 if TYPE_CHECKING:
-    from holitom.ask import Answer
+    from holitom.ask import Answer, Timed
     from holitom.methods import Method
     from holitom.methods.choose import Choice
     from holitom.video import Sampling, Video
 
 ROUNDS = 3
 """Number of timed runs of each column with `--compare`, after one untimed run of each."""
-
-
-class Timed(NamedTuple):
-    """One run of one column, from the file to the answer.
-
-    Attributes:
-        reading: seconds to read the file.
-        preprocessing: seconds in the processor.
-        answer: the answer, with its time to first token.
-    """
-
-    reading: float
-    preprocessing: float
-    answer: Answer
-
-    @property
-    def first_token(self) -> float:
-        """Seconds of vision tower, merging and prefill."""
-        return self.answer.time_to_first_token
-
-    @property
-    def whole(self) -> float:
-        """Seconds from the file to the first token."""
-        return self.reading + self.preprocessing + self.first_token
-
-    def to_dict(self) -> dict[str, float]:
-        """The seconds of this run, for JSON."""
-        return {
-            "reading": self.reading,
-            "preprocessing": self.preprocessing,
-            "ttft": self.first_token,
-            "file_to_first_token": self.whole,
-        }
 
 
 class Request(NamedTuple):
@@ -156,6 +123,7 @@ def _once(
     runs: dict[str, Method], request: Request, model: Any, processor: Any
 ) -> tuple[dict[str, list[Timed]], Video]:
     """Answer once, with frames encoded while others are read."""
+    from holitom.ask import Timed
     from holitom.flow import ask_file
 
     ((label, method),) = runs.items()
@@ -175,7 +143,7 @@ def _in_rounds(
     runs: dict[str, Method], request: Request, model: Any, processor: Any
 ) -> tuple[dict[str, list[Timed]], Video]:
     """Answer with every method, reading, preprocessing and answering in turn, so that each can be timed."""
-    from holitom.ask import ask
+    from holitom.ask import Timed, ask
     from holitom.prompts import prompt
     from holitom.video import load_sampled
     from holitom.video.fitting import fit_of

@@ -6,7 +6,7 @@ import base64
 import html
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 
@@ -156,25 +156,29 @@ def _legend(ran: Sequence[Column]) -> str:
 
 
 def _rows(columns: Sequence[Column]) -> str:
-    """A row for each frame that is shown: its number, then its picture under each method."""
+    """Under each method its frames, in the same places, so that they are compared by eye."""
     first = _first(columns)
-    parts = []
-    for t in rows_shown(first.shape[0]):
-        when = "" if first.seconds is None else f", {first.seconds[t]:.2f} s"
-        parts.append(f'<p class="at">{first.span(t).capitalize()}{when}</p>')
-        for column in columns:
-            one = column.inspection
-            if one is None:
-                parts.append("<div></div>")
-                continue
-            counts = ", ".join(
-                f"{count} {FATES[fate].name}" for fate, count in one.counts(t, t).items() if count
-            )
-            alt = html.escape(f"{one.span(t).capitalize()} by {column.name}: {counts}")
-            parts.append(f'<img alt="{alt}" title="{alt}" loading="lazy" src="{_picture(painted(one, t))}">')
-    more = first.shape[0] - len(rows_shown(first.shape[0]))
+    shown = rows_shown(first.shape[0])
+    sheets = "".join(f'<div class="frames">{"".join(_frames(column, shown))}</div>' for column in columns)
+    more = first.shape[0] - len(shown)
     note = f"<p class=at>{more} more rows of tokens are not shown.</p>" if more else ""
-    return f'<div class="columns">{"".join(parts)}</div>{note}'
+    return f'<div class="columns">{sheets}</div>{note}'
+
+
+def _frames(column: Column, shown: Sequence[int]) -> Iterator[str]:
+    """The pictures of a method that ran."""
+    one = column.inspection
+    if one is None:
+        return
+    for t in shown:
+        when = "" if one.seconds is None else f" · {one.seconds[t]:.2f} s"
+        counts = ", ".join(f"{count} {FATES[fate].name}" for fate, count in one.counts(t, t).items() if count)
+        number = one.span(t).split(" ")[1]
+        alt = html.escape(f"{one.span(t).capitalize()} by {column.name}: {counts}")
+        yield (
+            f'<figure><img alt="{alt}" title="{alt}" loading="lazy" src="{_picture(painted(one, t))}">'
+            f"<figcaption>{number}{when}</figcaption></figure>"
+        )
 
 
 def painted(inspection: Inspection, t: int) -> paint.Picture:

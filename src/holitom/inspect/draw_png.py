@@ -28,11 +28,14 @@ if TYPE_CHECKING:
 MOST_FRAMES, IN_A_LINE = 32, 16
 
 # In inches: the page, the column of words, the frames beside it, and the spaces within and between segments.
-EDGE, WORDS, FRAMES = 0.15, 2.3, 11.6
+EDGE, WORDS, FRAMES = 0.15, 2.3, 7.6
 WIDTH = EDGE + WORDS + FRAMES + EDGE
-GAP, CUT, BELOW = 0.035, 0.14, 0.12
-TITLE, BRACKETS, NOTE, CHART, FOOT = 0.78, 0.36, 0.12, 0.85, 1.75
-LOWEST, TALLEST = 0.55, 1.7
+GAP, CUT, BELOW = 0.025, 0.1, 0.13
+TITLE, BRACKETS, NOTE, CHART, FOOT = 0.78, 0.36, 0.16, 0.85, 1.75
+LOWEST, TALLEST = 0.4, 1.7
+# Sizes of letters, in points; none is below 9 pixels where a page shows the picture 838 pixels wide.
+HEAD, NAME, TEXT, SMALL, TICK = 15, 10, 9, 8.5, 8
+DPI = 200
 FEW = 3  # positions whose tokens an example gathers: more of them could not be told apart
 
 INK, FAINT, MARK, BAR, STILL = "#1c1f26", "#5f6775", "#d6006e", "#3b6fb6", "#b7dcf3"
@@ -120,7 +123,7 @@ def token_map(inspection: Inspection, frames: Sequence[int] | None = None) -> To
 
     block = BRACKETS + len(views) * (high + BELOW) + NOTE + charts * CHART
     height = TITLE + len(lines) * block + FOOT
-    figure = TokenMap(figsize=(WIDTH, height), dpi=150, facecolor="white")
+    figure = TokenMap(figsize=(WIDTH, height), dpi=DPI, facecolor="white")
     sheet = _Sheet(figure, wide, high)
     _title(sheet, inspection, len(shown))
     for number, line in enumerate(lines):
@@ -167,13 +170,13 @@ def comparison_map(columns: Sequence[Column]) -> TokenMap:
     wide = min((FRAMES - GAP * (count - 1)) / count, TALLEST / aspect)
     high = max(wide * aspect, 0.95)  # room for the words beside it
     height = TITLE + (len(views) + len(rows)) * (high + BELOW) + FOOT
-    figure = TokenMap(figsize=(WIDTH, height), dpi=150, facecolor="white")
+    figure = TokenMap(figsize=(WIDTH, height), dpi=DPI, facecolor="white")
     sheet = _Sheet(figure, wide, wide * aspect)
     ax = sheet.axes(0, TITLE)
     title = first.question or "What each method keeps"
-    ax.text(EDGE, 0.15, _plain(title, 100), fontsize=15, fontweight="bold", color=INK, va="top")
+    ax.text(EDGE, 0.15, _plain(title, 80), fontsize=HEAD, fontweight="bold", color=INK, va="top")
     about = "  ·  ".join(filter(None, (first.title, _sized(first), first.model)))
-    ax.text(EDGE, 0.46, _plain(about, 190), fontsize=9, color=FAINT, va="top")
+    ax.text(EDGE, 0.46, _plain(about, 140), fontsize=TEXT, color=FAINT, va="top")
     top = TITLE
     tall, broad = sample.shape[:2]
     cell = paint.cell_size(first.grid, tall, broad, side=max(tall, broad))
@@ -251,15 +254,15 @@ def _views(inspection: Inspection, shown: Sequence[int]) -> list[_View]:
 
 def _title(sheet: _Sheet, inspection: Inspection, shown: int) -> None:
     ax = sheet.axes(0, TITLE)
-    ax.text(EDGE, 0.15, inspection.headline, fontsize=15, fontweight="bold", color=INK, va="top")
+    ax.text(EDGE, 0.15, inspection.headline, fontsize=HEAD, fontweight="bold", color=INK, va="top")
     parts = [inspection.method, inspection.title, _sized(inspection), inspection.model]
     if shown < len(inspection.into):
         parts.append(f"{shown} of them shown")
     if inspection.question and inspection.answer is not None:
         question, answer = textwrap.shorten(inspection.question, 50), textwrap.shorten(inspection.answer, 50)
         parts.append(f"{question} \N{RIGHTWARDS ARROW} {answer}")
-    text = textwrap.shorten("  ·  ".join(filter(None, parts)), 190)
-    ax.text(EDGE, 0.46, text.replace("$", r"\$"), fontsize=9, color=FAINT, va="top")
+    text = textwrap.shorten("  ·  ".join(filter(None, parts)), 140)
+    ax.text(EDGE, 0.46, text.replace("$", r"\$"), fontsize=TEXT, color=FAINT, va="top")
 
 
 def _sized(inspection: Inspection) -> str:
@@ -271,13 +274,13 @@ def _sized(inspection: Inspection) -> str:
 
 
 def _words(ax: Axes, name: str, text: str) -> None:
-    ax.text(EDGE, 0.02, name, fontsize=10, fontweight="bold", color=INK, va="top")
+    ax.text(EDGE, 0.02, name, fontsize=NAME, fontweight="bold", color=INK, va="top")
     told = textwrap.fill(text, 34).replace("$", r"\$")
-    ax.text(EDGE, 0.23, told, fontsize=8, color=FAINT, va="top", linespacing=1.25)
+    ax.text(EDGE, 0.23, told, fontsize=TEXT, color=FAINT, va="top", linespacing=1.2)
 
 
 def _brackets(ax: Axes, inspection: Inspection, placed: Sequence[_Frame], wide: float) -> None:
-    """A bar over every segment, and what it prunes, as far as there is room to say it."""
+    """A bar over every segment, and what it saves, as far as there is room to say it."""
     of = inspection.segment_of
     for number in sorted({int(of[frame.t]) for frame in placed}):
         inside = [frame.x for frame in placed if of[frame.t] == number]
@@ -295,8 +298,8 @@ def _brackets(ax: Axes, inspection: Inspection, placed: Sequence[_Frame], wide: 
         ]
         if last == first:
             texts = texts[3:]
-        text = next((text for text in texts if 0.06 * len(text) <= length), "")
-        ax.text(start, 0.2, text, fontsize=7.5, color=INK, va="bottom")
+        text = next((text for text in texts if 0.068 * len(text) <= length), "")
+        ax.text(start, 0.2, text, fontsize=SMALL, color=INK, va="bottom")
 
 
 def _draw_view(
@@ -346,7 +349,7 @@ def _example(sheet: _Sheet, ax: Axes, inspection: Inspection, placed: Sequence[_
     text = (
         f"The {most:,} tokens framed in this colour become one, which is sent with {inspection.span(home.t)}."
     )
-    ax.text(placed[0].x, sheet.high + 0.03, text, fontsize=8, color=MARK, va="top")
+    ax.text(placed[0].x, sheet.high + 0.03, text, fontsize=TEXT, color=MARK, va="top")
 
 
 def _similarity(ax: Axes, inspection: Inspection, placed: Sequence[_Frame], wide: float) -> None:
@@ -364,7 +367,7 @@ def _similarity(ax: Axes, inspection: Inspection, placed: Sequence[_Frame], wide
     for value, style in ((0, "-"), (1, ":")):
         ax.plot([left, right], [floor - high * value] * 2, color=FAINT, lw=0.6, ls=style)
         ax.text(
-            left - 0.04, floor - high * value, f"{value}", fontsize=7, color=FAINT, ha="right", va="center"
+            left - 0.04, floor - high * value, f"{value}", fontsize=TICK, color=FAINT, ha="right", va="center"
         )
     heights = [floor - high * float(mean[t]) for _, t in points]
     ax.plot([x for x, _ in points], heights, color=INK, lw=1.2, marker="o", ms=2.5)
@@ -379,23 +382,23 @@ def _legend(sheet: _Sheet, ax: Axes) -> None:
         y = 0.2 + index * 0.28
         swatch = paint.paint_fates(ground, np.array([fate], dtype=np.uint8), (1, 1))
         sheet.tile(ax, swatch, EDGE, y, 0.2, 0.2)
-        ax.text(EDGE + 0.3, y + 0.1, words.name, fontsize=9, fontweight="bold", color=INK, va="center")
-        ax.text(EDGE + 1.35, y + 0.1, words.meaning, fontsize=9, color=FAINT, va="center")
+        ax.text(EDGE + 0.3, y + 0.1, words.name, fontsize=TEXT, fontweight="bold", color=INK, va="center")
+        ax.text(EDGE + 1.3, y + 0.1, words.meaning, fontsize=TEXT, color=FAINT, va="center")
 
 
 def _funnel(ax: Axes, inspection: Inspection) -> None:
     """Tokens and cost after each stage."""
-    full, left = inspection.stages[0], WIDTH / 2
+    full, left = inspection.stages[0], WIDTH / 2 - 0.1
     step = min(0.28, 1.4 / len(inspection.stages))
     for index, stage in enumerate(inspection.stages):
-        y, bar = 0.2 + index * step, left + 1.75
-        length = 2.6 * stage.tokens / full.tokens
-        ax.text(left, y + 0.1, stage_name(stage.name), fontsize=9, color=INK, va="center")
+        y, bar = 0.2 + index * step, left + 1.5
+        length = 1.35 * stage.tokens / full.tokens
+        ax.text(left, y + 0.1, stage_name(stage.name), fontsize=TEXT, color=INK, va="center")
         ax.add_patch(Rectangle((bar, y + 0.1 - 0.32 * step), length, 0.64 * step, color=BAR, lw=0))
         text = f"{stage.tokens:,}"
         if stage.operations is not None and full.operations:
             text += f" tokens, {stage.operations / full.operations:.1%} of the prefill"
-        ax.text(bar + length + 0.07, y + 0.1, text, fontsize=8.5, color=INK, va="center")
+        ax.text(bar + length + 0.07, y + 0.1, text, fontsize=SMALL, color=INK, va="center")
     if full.operations is not None:
         text = "Prefill of visual tokens by the paper's formula, if merging ended there."
-        ax.text(left, 0.2 + len(inspection.stages) * step + 0.05, text, fontsize=8, color=FAINT, va="top")
+        ax.text(left, 0.2 + len(inspection.stages) * step + 0.05, text, fontsize=SMALL, color=FAINT, va="top")

@@ -143,7 +143,7 @@ class Inspection:
 
     @cached_property
     def repeats(self) -> NDArray[np.bool_]:
-        """`[T, N]`: whether a token was merged over time, the place where the average stands included."""
+        """`[T, N]`: whether a token was merged over time, the merged token's own place included."""
         return np.bincount(self.via.ravel(), minlength=self.via.size)[self.via] > 1
 
     @cached_property

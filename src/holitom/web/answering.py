@@ -14,7 +14,7 @@ from typing import Any
 
 from transformers.generation.streamers import TextStreamer
 
-from holitom.ask import Answer, ask, unknown_words
+from holitom.ask import Answer, Timed, ask, unknown_words
 from holitom.bundled import check_question
 from holitom.errors import HolitomError, SettingsError, VideoError
 from holitom.inspect import Inspection
@@ -86,8 +86,7 @@ class Update:
         run: which run `text`, `answer` and `refused` are of: "merged" or "full", or in a comparison the
             name of a method.
         text: the answer as far as it is there.
-        answer: once it is complete.
-        read_seconds: with `answer`: from opening the file to a prompt that is ready for the vision tower.
+        timed: the answer and its seconds from the file on, once it is complete.
         inspection: what became of the tokens, once it is known.
         refused: why this method of a comparison cannot run.
     """
@@ -95,8 +94,7 @@ class Update:
     status: str | None = None
     run: str | None = None
     text: str | None = None
-    answer: Answer | None = None
-    read_seconds: float = 0.0
+    timed: Timed | None = None
     inspection: Inspection | None = None
     refused: str | None = None
 
@@ -123,13 +121,13 @@ class _Turn:
 
     Attributes:
         video: that was read.
-        read_seconds: that reading took.
+        reading: seconds that reading took.
         tell: hands an update to whoever asked.
         gone: set once nobody waits any more.
     """
 
     video: Video
-    read_seconds: float
+    reading: float
     tell: Callable[[Update], None]
     gone: Event = field(default_factory=Event)
 
@@ -191,7 +189,7 @@ class Desk:
         yield from self._queued(request, lambda turn: self._both(turn, request, method))
 
     def compared(self, request: Request, methods: Sequence[str]) -> Iterator[Update]:
-        """The answers of several methods to the question of `request`, each at its ratio, one after another.
+        """The answers of several methods to the question of `request`, at its ratio and its reuse, in turn.
 
         What a method cannot meet is an update that says why; the others go on. Closing the iterator ends the
         run.
@@ -201,7 +199,8 @@ class Desk:
         """
         if not 2 <= len(methods) <= MOST_COMPARED or len(set(methods)) < len(methods):
             raise SettingsError(f"choose 2 to {MOST_COMPARED} different methods to compare")
-        choices = {name: read_method(name) for name in methods}
+        settings = {"reuse": True} if request.reuse else {}
+        choices = {name: read_method(name, settings) for name in methods}
         yield from self._queued(request, lambda turn: self._each(turn, request, choices))
 
     def close(self) -> None:
@@ -251,8 +250,8 @@ class Desk:
             turn.check()
             run(turn)
 
-    def _answered(self, turn: _Turn, run: str, method: Method, inputs: Any, read_seconds: float) -> Answer:
-        """One answer, told as it comes."""
+    def _answered(self, turn: _Turn, run: str, method: Method, inputs: Any, preprocessing: float) -> Answer:
+        """One answer, told as it comes, and what it took as `holitom ask` counts it."""
 
         def hand_on(text: str) -> None:
             turn.check()
@@ -262,14 +261,14 @@ class Desk:
         answer = ask(self.model, self.processor, inputs, method, self.max_new_tokens, streamer)
         video = answer.report.videos[0]
         self.frames_per_step, self.tokens_per_step = video.frames_per_step, video.tokens_per_step
-        turn.tell(Update(run=run, text=answer.text, answer=answer, read_seconds=read_seconds))
+        turn.tell(Update(run=run, text=answer.text, timed=Timed(turn.reading, preprocessing, answer)))
         return answer
 
     def _prompted(self, turn: _Turn, request: Request) -> tuple[Any, float]:
-        """The model's inputs, and the seconds from opening the file to having them."""
+        """The model's inputs, and the seconds of the processor."""
         began = time.perf_counter()
         inputs = prompt(self.processor, turn.video, request.question)
-        return inputs, turn.read_seconds + time.perf_counter() - began
+        return inputs, time.perf_counter() - began
 
     def _drawn(self, turn: _Turn, request: Request, watched: Watched, answer: Answer) -> Inspection:
         return inspection_of_run(
@@ -287,9 +286,9 @@ class Desk:
     def _both(self, turn: _Turn, request: Request, method: Method) -> None:
         inputs, seconds = self._prompted(turn, request)
         watched = Watched(method=method)
-        turn.tell(Update("Answering with merged tokens"))
+        turn.tell(Update("Answering with merged tokens", "merged", text=""))
         merged = self._answered(turn, "merged", watched, inputs, seconds)
-        turn.tell(Update("Answering with full tokens"))
+        turn.tell(Update("Answering with full tokens", "full", text=""))
         full = self._answered(turn, "full", Method(retain_ratio=1), inputs, seconds)
         turn.tell(Update("Drawing"))
         drawn = self._drawn(turn, request, watched, merged)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import SequenceMatcher
 
 from holitom.methods.registry import METHODS
@@ -54,15 +54,14 @@ def headline(ran: Ran, history: History = ()) -> str:
     """The one sentence, and bars of merged beside full tokens; times are medians of the session's repeats."""
     merged, full = ran.merged, ran.full
     taken = times(history or (ran,), ran.request)
-    sooner = taken.first[1] / taken.first[0]
     verdict = "Same answer" if ran.same else "Another answer"
     tokens = merged.tokens if merged.tokens < full.tokens else merged.remaining
-    parts = [f"{_share(tokens, full.tokens)} of the visual tokens", _faster(sooner)]
+    parts = [f"{_share(tokens, full.tokens)} of the visual tokens", _faster(taken.sooner)]
     parts.append(f"{_share(merged.cache, full.cache)} of the KV cache")
     return (
         f'<div class="headline {"same" if ran.same else "other"}">'
         f"<p class=verdict><strong>{verdict}</strong> "
-        f"{' · '.join(parts)}</p>{_bars(ran, taken)}</div>"
+        f"{' · '.join(parts)}</p>{_bars(ran, taken)}{_parts(taken.parts)}{_note(ran, taken)}</div>"
     )
 
 
@@ -71,7 +70,8 @@ def empty_headline() -> str:
     rows = "".join(_bar(label, None, None, "") for label in _ROWS)
     return (
         '<div class="headline empty"><p class=verdict>Here will stand what merging changed: the answer, the '
-        f"tokens, the time, the cache.</p><div class=bars>{rows}</div></div>"
+        f"tokens, the time, the cache.</p><div class=bars>{rows}</div>{_parts({})}"
+        "<p class=note>&nbsp;</p></div>"
     )
 
 
@@ -91,12 +91,55 @@ def _bars(ran: Ran, taken: Times) -> str:
         _bar(_ROWS[2], *taken.from_file, _pair(*taken.from_file)),
         _bar(_ROWS[3], merged.cache, full.cache, cache),
     ]
+    return f"<div class=bars>{''.join(rows)}</div>"
+
+
+PARTS = {
+    "reading": "Reading",
+    "preprocessing": "Preprocessing",
+    "vision": "Vision tower",
+    "merging": "Merging",
+    "prefill": "Prefill",
+}
+
+
+def _parts(taken: Mapping[str, tuple[float, float]]) -> str:
+    """Where the time to the first token goes: a bar of parts for each side, and the parts with their times.
+
+    Args:
+        taken: seconds of each part, merged and full; none before the first answer.
+    """
+    most = max((sum(side) for side in zip(*taken.values(), strict=True)), default=0.0) or 1.0
+    bars = []
+    for label, side in (("Full", 1), ("Merged", 0)):
+        widths = {part: 100 * pair[side] / most for part, pair in taken.items()}
+        shown = "".join(f'<b class="{part}" style="width:{wide:.2f}%"></b>' for part, wide in widths.items())
+        bars.append(f"<div class=stack><span>{label}</span><i aria-hidden=true>{shown}</i></div>")
+    told = {part: _once(*pair) for part, pair in taken.items()}
+    key = "".join(
+        f'<li><b class="{part}" aria-hidden=true></b>{name} <span>{told.get(part, "")}</span>'
+        for part, name in PARTS.items()
+    )
+    return (
+        "<section class=parts aria-label='Parts of the time from the file to the first token'>"
+        f"<p class=quiet>From the file to the first token</p>{''.join(bars)}<ul>{key}</ul></section>"
+    )
+
+
+def _once(merged: float, full: float) -> str:
+    """Two times, once where they read the same."""
+    return seconds(merged) if seconds(merged) == seconds(full) else _pair(merged, full)
+
+
+def _note(ran: Ran, taken: Times) -> str:
+    """What is left to say of a run."""
+    merged, full = ran.merged, ran.full
     notes = [] if taken.runs == 1 else [f"Times: medians of {taken.runs} runs."]
     if merged.computed is not None:
         notes.append(f"The vision tower computed {merged.computed:.0%} of the frames.")
     if merged.rate and full.rate and min(merged.new_tokens, full.new_tokens) >= COMPARED_TOKENS:
         notes.append(f"Decoding: {merged.rate:.0f} beside {full.rate:.0f} tokens/s.")
-    return f"<div class=bars>{''.join(rows)}</div><p class=note>{' '.join(notes) or '&nbsp;'}</p>"
+    return f"<p class=note>{' '.join(notes) or '&nbsp;'}</p>"
 
 
 COMPARED_TOKENS = 8  # in an answer; the speed of decoding fewer is mostly chance
@@ -116,10 +159,11 @@ def _bar(label: str, merged: float | None, full: float | None, value: str) -> st
 
 
 def _pair(merged: float, full: float) -> str:
-    return f"{_seconds(merged)} beside {_seconds(full)}"
+    return f"{seconds(merged)} beside {seconds(full)}"
 
 
-def _seconds(value: float) -> str:
+def seconds(value: float) -> str:
+    """A time as it is shown."""
     return f"{1000 * value:.0f} ms" if value < 1 else f"{value:.2f} s"
 
 
@@ -149,7 +193,7 @@ def history_table(history: History) -> str:
         if request.changed_inner is not None:
             method += " + inner" if request.changed_inner else " without inner"
         if request.reuse:
-            method += ", reuse"
+            method += ", reuse" if merged.computed is None else f", reuse ({merged.computed:.0%} computed)"
         tokens = f"{merged.tokens:,}"
         if merged.layer is not None:
             tokens += f" → {merged.remaining:,}"
@@ -162,7 +206,7 @@ def history_table(history: History) -> str:
             merged.text,
             "same" if ran.same else full.text,
             f"{tokens} of {full.tokens:,}",
-            f"{_seconds(merged.first)} of {_seconds(full.first)}",
+            _pair(merged.first, full.first),
             _share(merged.cache, full.cache),
         )
         rows.append(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
 
-from holitom.ask import Answer
+from holitom.ask import Timed
 from holitom.web.answering import Request
 
 MOST_RUNS = 50  # of a session that are kept
@@ -21,8 +22,7 @@ class Figures:
         tokens: visual tokens that went into the language model.
         remaining: of these, those behind the last merge inside it.
         layer: from which on; None where nothing merged inside.
-        first: seconds in the vision tower, merging and the prefill.
-        from_file: seconds from opening the file to the first token.
+        parts: seconds of each part up to the first token, in their order, see `holitom.ask.Timed.parts`.
         rate: tokens a second after the first; None for answers of one token.
         cache: bytes of keys and values.
         computed: share of the frames that the vision tower computed; None without reuse.
@@ -33,15 +33,25 @@ class Figures:
     tokens: int
     remaining: int
     layer: int | None
-    first: float
-    from_file: float
+    parts: dict[str, float]
     rate: float | None
     cache: int
     computed: float | None = None
 
+    @property
+    def first(self) -> float:
+        """Seconds in the vision tower, merging and the prefill."""
+        return sum(self.parts[part] for part in ("vision", "merging", "prefill"))
+
+    @property
+    def from_file(self) -> float:
+        """Seconds from opening the file to the first token."""
+        return sum(self.parts.values())
+
     @classmethod
-    def of(cls, answer: Answer, read_seconds: float) -> Figures:
-        """The figures of an answer and of the seconds from opening the file to its prompt."""
+    def of(cls, timed: Timed) -> Figures:
+        """The figures of an answer and its seconds."""
+        answer = timed.answer
         reuse = answer.report.reuse
         return cls(
             text=answer.text,
@@ -49,8 +59,7 @@ class Figures:
             tokens=answer.visual_tokens,
             remaining=answer.remaining_tokens,
             layer=answer.last_layer,
-            first=answer.time_to_first_token,
-            from_file=read_seconds + answer.time_to_first_token,
+            parts=timed.parts,
             rate=answer.decode_tokens_per_second,
             cache=answer.report.kv_bytes,
             computed=None if reuse is None else reuse.computed_share,
@@ -81,19 +90,40 @@ def add(history: History, ran: Ran) -> History:
 
 @dataclass(frozen=True)
 class Times:
-    """Medians over the runs of one request, in seconds, merged and full; `runs` is how many there were."""
+    """Medians over the runs of one request.
+
+    Attributes:
+        runs: how many there were.
+        first: seconds to the first token, merged and full.
+        from_file: seconds from the file to the first token, merged and full.
+        sooner: how many times as fast the first token comes with merged tokens.
+        parts: seconds of each part up to the first token, merged and full.
+    """
 
     runs: int
     first: tuple[float, float]
     from_file: tuple[float, float]
+    sooner: float
+    parts: dict[str, tuple[float, float]]
 
 
 def times(history: History, request: Request) -> Times:
-    """The times of all runs of `request` in the session."""
+    """The times of all runs of `request` in the session; there is at least one."""
     runs = [ran for ran in history if ran.request == request]
-    sides = [(ran.merged, ran.full) for ran in runs]
+
+    def medians(of: Callable[[Figures], float]) -> tuple[float, float]:
+        return median(of(ran.merged) for ran in runs), median(of(ran.full) for ran in runs)
+
     return Times(
-        len(runs),
-        (median(merged.first for merged, _ in sides), median(full.first for _, full in sides)),
-        (median(merged.from_file for merged, _ in sides), median(full.from_file for _, full in sides)),
+        runs=len(runs),
+        first=medians(lambda one: one.first),
+        from_file=medians(lambda one: one.from_file),
+        sooner=median(ran.full.first / ran.merged.first for ran in runs),
+        parts={
+            part: (
+                median(ran.merged.parts[part] for ran in runs),
+                median(ran.full.parts[part] for ran in runs),
+            )
+            for part in runs[0].merged.parts
+        },
     )

@@ -133,25 +133,25 @@ def build(desk: Desk, loaded: Loaded, limits: Limits) -> gr.Blocks:
         places: dict[str, Any] = {"status": said, "full": full, "merged": merged, "headline": headline}
         places["history"] = history
         with gr.Tabs(elem_id="more"):
-            with gr.Tab("What was merged"):
+            with gr.Tab("Token map"):
                 places["map"] = gr.HTML(elem_id="map")
-            with gr.Tab("Compare methods"):
+            with gr.Tab("Compare"):
                 many = gr.Dropdown(
                     method_lines(name for names in controls.groups().values() for name in names),
                     value=COMPARED,
                     multiselect=True,
                     max_choices=MOST_COMPARED,
-                    label=f"Two to {MOST_COMPARED} methods, on the video, question and settings above",
+                    label=f"Two to {MOST_COMPARED} methods, with the question, ratio, frames and reuse above",
                     elem_id="many",
                 )
                 compare_button = gr.Button("Compare", variant="primary", elem_id="compare-ask")
                 places["compare_status"] = gr.HTML(status("Choose methods"), elem_id="compare-status")
                 places["compared"] = gr.HTML(elem_id="compared")
-            with gr.Tab("This session"):
+            with gr.Tab("Runs"):
                 places["runs"] = gr.HTML(history_table(()), elem_id="runs")
-            with gr.Tab("Copy the run"):
+            with gr.Tab("Copy"):
                 first = copies(desk, Request(DEMO_VIDEO, DEMO_QUESTION, frames=int(frames.value)), loaded)
-                code: Any = dict(interactive=False)
+                code: Any = dict(interactive=False, wrap_lines=True)
                 places["python"] = gr.Code(
                     first["python"], "python", label="Python", elem_id="copy-python", **code
                 )
@@ -268,7 +268,7 @@ def _examples(examples: list[Example], bundled: bool) -> list[tuple[gr.Button, E
     """Buttons that ask an example, by video."""
     clicks = []
     if bundled:
-        hint = "Examples, answered rightly with full tokens; underlined: HoliTom at 10% answers wrongly."
+        hint = "Examples, right with full tokens; underlined: wrong with HoliTom at 10%."
         gr.HTML(f"<p>{hint}</p>", elem_id="examples-title")
     for title, group in groupby(examples, lambda example: example.title):
         with gr.Row(elem_classes="examples"):

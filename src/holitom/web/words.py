@@ -12,12 +12,21 @@ from urllib.parse import quote
 
 import torch
 
+from holitom.bundled import check_question
 from holitom.errors import HolitomError
 from holitom.inspect.draw_compare import Column, comparison
 from holitom.inspect.draw_html import element
 from holitom.methods.registry import METHODS
 from holitom.web.answering import Desk, Request
-from holitom.web.cards import answer_card, answer_note, empty_headline, headline, history_table, marked
+from holitom.web.cards import (
+    answer_card,
+    answer_note,
+    empty_headline,
+    headline,
+    history_table,
+    marked,
+    seconds,
+)
 from holitom.web.copying import Loaded, command, python, vllm
 from holitom.web.history import Figures, History, Ran, add
 
@@ -33,6 +42,7 @@ def respond(desk: Desk, request: Request, loaded: Loaded, history: History = ())
     """
     try:
         request.chosen()
+        check_question(request.question)
         yield {
             "status": status("Looking the request over"),
             "full": answer_card("full", state="waiting"),
@@ -46,8 +56,8 @@ def respond(desk: Desk, request: Request, loaded: Loaded, history: History = ())
             shown: Shown = {}
             if update.status is not None:
                 shown["status"] = status(update.status)
-            if update.run is not None and update.answer is not None:
-                done[update.run] = one = Figures.of(update.answer, update.read_seconds)
+            if update.run is not None and update.timed is not None:
+                done[update.run] = one = Figures.of(update.timed)
                 shown[update.run] = answer_card(
                     update.run, html.escape(one.text) or "(no answer)", "done", answer_note(one)
                 )
@@ -107,9 +117,11 @@ def compare(desk: Desk, request: Request, methods: Sequence[str]) -> Iterator[Sh
                 columns = {name: Column(name, METHODS[name].does) for name in methods}
             if update.status is not None:
                 shown["compare_status"] = status(update.status)
-            if update.run is not None and update.answer is not None:
-                first = f"{1000 * update.answer.time_to_first_token:.0f} ms"
-                columns[update.run] = replace(columns[update.run], notes=(("first token", first),))
+            if update.run is not None and update.timed is not None:
+                notes = [("first token", seconds(update.timed.first_token))]
+                if (reuse := update.timed.answer.report.reuse) is not None:
+                    notes.append(("vision tower computed", f"{reuse.computed_share:.0%}"))
+                columns[update.run] = replace(columns[update.run], notes=tuple(notes))
             elif update.run is not None and update.refused is not None:
                 columns[update.run] = replace(columns[update.run], refused=update.refused)
             elif update.run is not None and update.inspection is not None:

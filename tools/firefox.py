@@ -1,0 +1,155 @@
+"""The system's Firefox, driven over Marionette, the remote protocol that it speaks by itself.
+
+Playwright drives builds of its own alone, which not every machine can download; the tests of the pages in
+Firefox need no more than what is here.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+PATIENCE = 60.0  # seconds
+ENTER = "\ue007"  # the key, as WebDriver writes it
+# What the page says on its console, and errors of its scripts, go to Firefox's own output.
+PREFERENCES = """user_pref("marionette.port", 0);
+user_pref("devtools.console.stdout.content", true);
+user_pref("browser.dom.window.dump.enabled", true);
+user_pref("datareporting.policy.dataSubmissionEnabled", false);
+user_pref("app.update.auto", false);
+"""
+
+
+def firefox_here() -> str | None:
+    """The system's Firefox, if there is one."""
+    return shutil.which("firefox-esr") or shutil.which("firefox")
+
+
+class Firefox:
+    """One window of Firefox.
+
+    Args:
+        port: at which its Marionette listens.
+        output: the file that its output goes to.
+    """
+
+    def __init__(self, port: int, output: Path) -> None:
+        self._output, self._number, self._begins = output, 0, 0
+        self._socket = socket.create_connection(("127.0.0.1", port), timeout=2 * PATIENCE)
+        self._receive()  # what it is
+        self._send("WebDriver:NewSession", capabilities={"alwaysMatch": {}})
+
+    def open(self, url: str) -> None:
+        """Go to a page, after the one before has said its last."""
+        self._send("WebDriver:Navigate", url="about:blank")
+        time.sleep(0.5)
+        self._begins = self._output.stat().st_size
+        self._send("WebDriver:Navigate", url=url)
+
+    def resize(self, width: int, height: int) -> None:
+        """Make the window as wide and high as it can be made."""
+        self._send("WebDriver:SetWindowRect", width=width, height=height)
+
+    def run(self, script: str, *args: Any) -> Any:
+        """What the body of a function returns in the page."""
+        return self._send("WebDriver:ExecuteScript", script=script, args=list(args))["value"]
+
+    def wait(self, condition: str) -> None:
+        """Until an expression holds in the page.
+
+        Raises:
+            TimeoutError: it does not within a minute.
+        """
+        ends = time.monotonic() + PATIENCE
+        while not self.run(f"return Boolean({condition})"):
+            if time.monotonic() > ends:
+                raise TimeoutError(condition)
+            time.sleep(0.05)
+
+    def press(self, selector: str) -> None:
+        """Click an element as a mouse does."""
+        self._send("WebDriver:ElementClick", id=self._found(selector))
+
+    def type(self, selector: str, text: str) -> None:
+        """Write into an emptied field by the keyboard; `ENTER` is a key too."""
+        element = self._found(selector)
+        self._send("WebDriver:ElementClear", id=element)
+        self._send("WebDriver:ElementSendKeys", id=element, text=text)
+
+    def errors(self) -> list[str]:
+        """What this page has said on the console as errors, and errors of its scripts."""
+        lines = self._output.read_bytes()[self._begins :].decode(errors="replace").splitlines()
+        return [line for line in lines if line.startswith(("console.error", "JavaScript error: http"))]
+
+    def _found(self, selector: str) -> str:
+        found = self._send("WebDriver:FindElement", using="css selector", value=selector)["value"]
+        return str(next(iter(found.values())))
+
+    def _send(self, command: str, **parameters: Any) -> Any:
+        self._number += 1
+        message = json.dumps([0, self._number, command, parameters])
+        self._socket.sendall(f"{len(message)}:{message}".encode())
+        _, _, error, result = self._receive()
+        if error is not None:
+            raise RuntimeError(f"{command}: {error['message']}")
+        return result
+
+    def _receive(self) -> Any:
+        head = b""
+        while not head.endswith(b":"):
+            head += self._read(1)
+        return json.loads(self._read(int(head[:-1])))
+
+    def _read(self, count: int) -> bytes:
+        read = b""
+        while len(read) < count:
+            part = self._socket.recv(count - len(read))
+            if not part:
+                raise RuntimeError("Firefox has closed the connection")
+            read += part
+        return read
+
+
+@contextmanager
+def firefox() -> Iterator[Firefox]:
+    """A headless Firefox with a profile of its own, both gone when the block ends.
+
+    Raises:
+        RuntimeError: there is none, or it does not start.
+    """
+    path = firefox_here()
+    if path is None:
+        raise RuntimeError("no Firefox: your system's package (Debian: firefox-esr)")
+    with TemporaryDirectory() as folder:
+        profile, output = Path(folder) / "profile", Path(folder) / "output"
+        profile.mkdir()
+        (profile / "user.js").write_text(PREFERENCES, encoding="utf-8")
+        with output.open("wb") as told:
+            process = subprocess.Popen(
+                [path, "--headless", "--marionette", "--no-remote", "--profile", str(profile)],
+                stdout=told,
+                stderr=subprocess.STDOUT,
+            )
+        try:
+            yield Firefox(_port(profile / "MarionetteActivePort", process), output)
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+def _port(file: Path, process: subprocess.Popen[bytes]) -> int:
+    """The port that Firefox has written into its profile."""
+    ends = time.monotonic() + PATIENCE
+    while time.monotonic() < ends and process.poll() is None:
+        if file.exists() and (text := file.read_text(encoding="utf-8").strip()):
+            return int(text)
+        time.sleep(0.1)
+    raise RuntimeError("Firefox does not start")

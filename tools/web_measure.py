@@ -1,0 +1,145 @@
+"""Measure `holitom web` in Chromium: the first answer, layout shifts, memory, users at once.
+
+    python tools/web_measure.py first            # from the click to the first word, beyond the model's time
+    python tools/web_measure.py shifts VIDEO     # how far the page moves by itself with 32 frames of it
+    python tools/web_measure.py memory           # the server's memory after 20 and after 220 runs
+    python tools/web_measure.py users            # five people ask at once
+
+Needs Linux (for the memory), `holitom[web]`, Playwright and a Chromium. Times mean something on idle cores
+alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from time import perf_counter
+from typing import Any
+
+from web_page import FIRST_ANSWER, SHIFTS, Server, chromium, ready, served
+
+ROUNDS = 5
+ASKED = (
+    ("Which way does the white digit move?", "down"),
+    ("How many scenes are there?", "three"),
+    ("Which shape flashes?", "ring"),
+    ("Where is the white digit at the start?", "top right"),
+    ("Which color comes first?", "white"),
+)
+
+
+def opened(browser: Any, server: Server) -> Any:
+    """The page of a new user."""
+    tab = browser.new_context(viewport={"width": 1280, "height": 800}).new_page()
+    tab.set_default_timeout(300_000)
+    return ready(tab, server.url)
+
+
+def ask(tab: Any, question: str | None = None) -> None:
+    """Press Ask from within the page: no input of a person, so that every shift counts."""
+    if question is not None:
+        tab.fill("#question textarea", question)
+    tab.evaluate("document.querySelector('#status p').dataset.old = ''")
+    tab.evaluate("document.querySelector('#ask').click()")
+
+
+def done(tab: Any) -> None:
+    tab.wait_for_selector("#status p[role=status]:not([data-old]):has-text('Done')")
+
+
+def merged_seconds(tab: Any) -> float:
+    """From the file to the first merged token, as the page says it."""
+    row = tab.locator("#headline .bar:has-text('File to first token') .value").inner_text()
+    found = re.match(r"([\d.]+) (ms|s) beside", row)
+    assert found is not None, row
+    return float(found[1]) / (1000 if found[2] == "ms" else 1)
+
+
+def first(browser: Any, server: Server) -> None:
+    """Each round is a new user's first question, so that the page's times are of one run."""
+    beyond = []
+    for _ in range(ROUNDS):
+        tab = opened(browser, server)
+        clicked = tab.evaluate(FIRST_ANSWER)
+        done(tab)
+        model = merged_seconds(tab)
+        beyond.append(clicked - model)
+        print(f"first word after {clicked:.2f} s, of which file to first token {model:.2f} s")
+        tab.context.close()
+    print(f"beyond the model: median {median(beyond):.2f} s, at most {max(beyond):.2f} s, {ROUNDS} runs")
+
+
+def shifts(browser: Any, server: Server, video: Path) -> None:
+    """The sum of layout shifts (CLS), from the click until the map is drawn."""
+    tab = opened(browser, server)
+    tab.click("#video button[aria-label=Clear]")
+    tab.set_input_files("#video input[type=file]", str(video))
+    tab.wait_for_selector(f"#status p:has-text('Ready: {video.name}')")
+    tab.fill("#frames input[type=number]", "32")
+    tab.press("#frames input[type=number]", "Tab")
+    tab.wait_for_timeout(1000)
+    tab.evaluate(SHIFTS)
+    ask(tab, "What happens?")
+    done(tab)
+    tab.wait_for_selector("#map figure canvas")
+    tab.wait_for_timeout(1000)
+    assert tab.locator("#map figure canvas").count() == 32
+    print(f"{video.name}, 32 frames: layout shifts (CLS) {tab.evaluate('window.shifts'):.4f}")
+
+
+def memory(browser: Any, server: Server, runs: int) -> None:
+    """The server's resident memory while one user asks again and again about eight frames of the demo."""
+    tab = opened(browser, server)
+    tab.fill("#frames input[type=number]", "8")
+    tab.press("#frames input[type=number]", "Tab")
+    first = 0.0
+    for number in range(1, runs + 21):
+        ask(tab)
+        done(tab)
+        if number in (20, runs // 2 + 20, runs + 20):
+            resident = server.resident()
+            first = first or resident
+            print(f"after {number} runs: {resident:.0f} MB ({resident - first:+.0f} MB)", flush=True)
+
+
+def users(browser: Any, server: Server) -> None:
+    """Five people ask different questions at once, twice; each must get the answer to their own."""
+    tabs = [opened(browser, server) for _ in ASKED]
+    for number in range(1, 3):
+        began = perf_counter()
+        for tab, (question, _) in zip(tabs, ASKED, strict=True):
+            ask(tab, question)
+        for tab, (question, answer) in zip(tabs, ASKED, strict=True):
+            done(tab)
+            said = tab.inner_text("#full .answer.done .said")
+            assert said == answer, f"{question}: {said}"
+        print(f"round {number}: five users have both their own answers after {perf_counter() - began:.1f} s")
+
+
+def main() -> None:
+    """See above."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    what = parser.add_subparsers(dest="what", required=True)
+    what.add_parser("first")
+    what.add_parser("shifts").add_argument("video", type=Path)
+    what.add_parser("memory").add_argument("--runs", type=int, default=200, help="between two looks")
+    what.add_parser("users")
+    asked = parser.parse_args()
+    measure: dict[str, Callable[[Any, Server], None]] = {
+        "first": first,
+        "shifts": lambda browser, server: shifts(browser, server, asked.video),
+        "memory": lambda browser, server: memory(browser, server, asked.runs),
+        "users": users,
+    }
+    with TemporaryDirectory() as uploads, served(Path(uploads)) as server, chromium() as browser:
+        measure[asked.what](browser, server)
+
+
+if __name__ == "__main__":
+    main()
