@@ -30,7 +30,7 @@ MOST_FRAMES, IN_A_LINE = 32, 16
 # In inches: the page, the column of words, the frames beside it, and the spaces within and between segments.
 EDGE, WORDS, FRAMES = 0.15, 2.3, 7.6
 WIDTH = EDGE + WORDS + FRAMES + EDGE
-GAP, CUT, BELOW = 0.025, 0.1, 0.13
+GAP, CUT, BELOW = 0.025, 0.1, 0.18
 TITLE, BRACKETS, NOTE, CHART, FOOT = 0.78, 0.36, 0.16, 0.85, 1.75
 LOWEST, TALLEST = 0.4, 1.7
 # Sizes of letters, in points; none is below 9 pixels where a page shows the picture 838 pixels wide.
@@ -168,7 +168,7 @@ def comparison_map(columns: Sequence[Column]) -> TokenMap:
     sample = painted(first, 0)
     aspect = sample.shape[0] / sample.shape[1]
     wide = min((FRAMES - GAP * (count - 1)) / count, TALLEST / aspect)
-    high = max(wide * aspect, 0.95)  # room for the words beside it
+    high = max(wide * aspect, 0.78)  # room for the words beside it
     height = TITLE + (len(views) + len(rows)) * (high + BELOW) + FOOT
     figure = TokenMap(figsize=(WIDTH, height), dpi=DPI, facecolor="white")
     sheet = _Sheet(figure, wide, wide * aspect)
