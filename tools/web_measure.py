@@ -92,9 +92,9 @@ def shifts(browser: Any, server: Server, video: Path) -> None:
 
 
 def memory(browser: Any, server: Server, runs: int) -> None:
-    """The server's resident memory while one user asks again and again about eight frames of the demo."""
+    """The server's resident memory while one user asks again and again about four frames of the demo."""
     tab = opened(browser, server)
-    tab.fill("#frames input[type=number]", "8")
+    tab.fill("#frames input[type=number]", "4")
     tab.press("#frames input[type=number]", "Tab")
     first = 0.0
     for number in range(1, runs + 21):
