@@ -237,12 +237,12 @@ def test_users_at_once_do_not_mix(desk: Desk) -> None:
         found = list(users.map(lambda request: final(desk, request), asked * 2))
     for got, wanted in zip(found, expected * 2, strict=True):
         for run in ("merged", "full"):
-            mine, theirs = got[run].answer, wanted[run].answer
+            mine, theirs = got[run].timed, wanted[run].timed
             assert mine is not None
             assert theirs is not None
-            assert mine.text == theirs.text
-            assert mine.report.kv_bytes == theirs.report.kv_bytes
-            assert mine.visual_tokens == theirs.visual_tokens
+            assert mine.answer.text == theirs.answer.text
+            assert mine.answer.report.kv_bytes == theirs.answer.report.kv_bytes
+            assert mine.answer.visual_tokens == theirs.answer.visual_tokens
 
 
 def test_leaving_ends_the_run_and_the_model_is_free(desk: Desk) -> None:
@@ -313,8 +313,9 @@ def test_what_is_to_be_copied_gives_the_same_answer(
     code = python(request, Loaded())
     exec(code, {})
     printed = capsys.readouterr().out.splitlines()
-    answer = expected["merged"].answer
-    assert answer is not None
+    timed = expected["merged"].timed
+    assert timed is not None
+    answer = timed.answer
     assert printed[0] == answer.text
     assert printed[1] == f"video 0 (row 0): {answer.report.videos[0]}"
 
