@@ -261,8 +261,8 @@ def _title(sheet: _Sheet, inspection: Inspection, shown: int) -> None:
     if inspection.question and inspection.answer is not None:
         question, answer = textwrap.shorten(inspection.question, 50), textwrap.shorten(inspection.answer, 50)
         parts.append(f"{question} \N{RIGHTWARDS ARROW} {answer}")
-    text = textwrap.shorten("  ·  ".join(filter(None, parts)), 140)
-    ax.text(EDGE, 0.46, text.replace("$", r"\$"), fontsize=TEXT, color=FAINT, va="top")
+    lines = textwrap.wrap("  ·  ".join(filter(None, parts)), 130, max_lines=2)
+    ax.text(EDGE, 0.43, "\n".join(lines).replace("$", r"\$"), fontsize=TEXT, color=FAINT, va="top")
 
 
 def _sized(inspection: Inspection) -> str:
