@@ -472,7 +472,7 @@ def test_cuda_where_there_is_none(run) -> None:
 
 
 def test_unknown_command(run) -> None:
-    result = run("answer")
+    result = run("reply")
     assert result.code == 2
     assert "No such command" in result.error
 

@@ -169,7 +169,7 @@ def test_a_kept_token_shows_the_picture() -> None:
 def test_the_picture(tmp_path: Path) -> None:
     inspection = made_up(frames=40)
     figure = token_map(inspection)
-    words = " ".join(text.get_text() for ax in figure.axes for text in ax.texts)
+    words = " ".join(" ".join(text.get_text() for ax in figure.axes for text in ax.texts).split())
     assert f"640 visual tokens become {inspection.sent} ({inspection.sent / 640:.1%})" in words
     assert "32 of them shown" in words
     assert "What </p> happens?" in words

@@ -72,6 +72,8 @@ class Method:
     def __repr__(self) -> str:
         """Show every field, with the default in force in the place of None."""
         shown = {field.name: getattr(self, field.name) for field in fields(self)} | self.in_force()
+        if self.tower_batch is None:
+            shown["tower_batch"] = "all frames"
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
     def in_force(self) -> dict[str, object]:
