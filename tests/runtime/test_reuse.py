@@ -200,12 +200,12 @@ def test_the_command_reports_what_was_computed(capsys: pytest.CaptureFixture[str
     assert json.loads(capsys.readouterr().out)["runs"]["holitom"]["reuse"] is None
 
 
-def test_towers_of_another_engine_refuse_it() -> None:
+def test_towers_of_another_engine_merge_no_frames() -> None:
     class Config:
-        holitom: ClassVar[dict[str, Any]] = {"retain_ratio": 0.1, "reuse": True}
+        holitom: ClassVar[dict[str, Any]] = {"method": "earlytom", "in_tower": True, "inner": False}
 
         def get_text_config(self) -> Any:
             return type("Text", (), {"num_hidden_layers": 28})()
 
-    with pytest.raises(SettingsError, match="not vLLM's; leave reuse out"):
+    with pytest.raises(SettingsError, match="not vLLM's; leave in_tower out"):
         method_of(Config())
