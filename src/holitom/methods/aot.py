@@ -25,7 +25,7 @@ from holitom.tokens import MergedTokens, VideoTokens
 WINDOWS = 3  # rows, and columns, of windows in a frame
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class AOT(Method):
     """Merge the tokens of each frame into its anchors, and anchors of later frames into those of a clip's
     first.
@@ -83,7 +83,7 @@ class AOT(Method):
     needs_shallow: ClassVar[bool] = True
 
     def in_force(self) -> dict[str, object]:
-        return {"clip": "4, 8 from 64 frames on"} if self.clip is None else {}
+        return super().in_force() | ({"clip": "4, 8 from 64 frames on"} if self.clip is None else {})
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from holitom.runtime import Handle, Run
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class Method:
     """A method that keeps every token; subclasses override what they merge.
 
@@ -60,6 +60,11 @@ class Method:
     count_varies: ClassVar[bool] = False
     """Whether the number of tokens that `merge` returns depends on what the video shows."""
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "__repr__" not in vars(cls):  # @dataclass writes its own, unless the class has one by then
+            cls.__repr__ = Method.__repr__  # type: ignore[method-assign]
+
     def __post_init__(self) -> None:
         require("retain_ratio", self.retain_ratio, "a number in (0, 1]", lambda r: 0 < r <= 1)
         choose("positions", self.positions, "packed", "own")
@@ -72,13 +77,14 @@ class Method:
     def __repr__(self) -> str:
         """Show every field, with the default in force in the place of None."""
         shown = {field.name: getattr(self, field.name) for field in fields(self)} | self.in_force()
-        if self.tower_batch is None:
-            shown["tower_batch"] = "all frames"
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
     def in_force(self) -> dict[str, object]:
-        """Defaults in force for fields that are None, by field name, as numbers or words."""
-        return {}
+        """Defaults in force for fields that are None, by field name, as numbers or words.
+
+        Methods with such fields of their own add them to these.
+        """
+        return {"tower_batch": "all frames"} if self.tower_batch is None else {}
 
     def merged_count(self, frames: int, tokens: int) -> int:
         """Number of tokens that `merge` returns for `frames` of `tokens` each, whatever they show.

@@ -24,7 +24,7 @@ from holitom.ops.similarity import unit_vectors
 from holitom.tokens import MergedTokens, VideoTokens
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class DPP(Method):
     """Keep the set of tokens of each frame that are important and dissimilar to one another.
 

@@ -17,7 +17,7 @@ from holitom.ops.segmentation import neighbour_similarity
 from holitom.tokens import MergedTokens, VideoTokens
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class DyCoke(Method):
     """Keep the first frame of every window of 4 whole, and the tokens of the others that changed.
 
@@ -53,7 +53,7 @@ class DyCoke(Method):
             )
 
     def in_force(self) -> dict[str, object]:
-        return {"prune": "from retain_ratio"} if self.prune is None else {}
+        return super().in_force() | ({"prune": "from retain_ratio"} if self.prune is None else {})
 
     def merged_count(self, frames: int, tokens: int) -> int:
         return int(self._budget(frames, tokens).sum())

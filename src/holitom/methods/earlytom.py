@@ -27,7 +27,7 @@ from holitom.ops.ragged import Sizes, compact, rankable, top_mask
 from holitom.tokens import MergedTokens, Origins, VideoTokens
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class EarlyTom(Method):
     """Keep the most important tokens of a group's first and last frame, and evenly spread ones of those
     between.
@@ -87,7 +87,7 @@ class EarlyTom(Method):
     needs_importance: ClassVar[bool] = True
 
     def in_force(self) -> dict[str, object]:
-        found: dict[str, object] = {}
+        found = super().in_force()
         if self.inner_layer is None:
             found["inner_layer"] = "18 of 28"
         if self.frames_before is None:

@@ -13,7 +13,7 @@ from holitom.ops.segmentation import neighbour_similarity
 from holitom.tokens import MergedTokens, VideoTokens
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class EVS(Method):
     """Keep the whole first frame, and the tokens of the video with the least `cos(x[t-1,n], x[t,n])`.
 

@@ -14,7 +14,7 @@ from holitom.ops.budgets import kept_share
 from holitom.ops.merging import most_attended
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class FastV(Method):
     """Keep all tokens before layer `K` of the language model, and the most attended ones from `K` on.
 

@@ -20,7 +20,7 @@ from holitom.ops.similarity import unit_vectors
 from holitom.tokens import MergedTokens, VideoTokens
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class FastVID(Method):
     """Keep a share `1 - d` of each segment's budget as salient tokens; merge the others into anchors.
 

@@ -23,7 +23,7 @@ from holitom.ops.similarity import above, unit_vectors
 from holitom.tokens import MergedTokens, VideoTokens
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class FlashVID(Method):
     """Send more tokens than the budget into the language model, and drop some before its last layers.
 
@@ -89,7 +89,7 @@ class FlashVID(Method):
             require("inner_layer", self.inner_layer, "a layer from 1 up", lambda v: v >= 1, whole=True)
 
     def in_force(self) -> dict[str, object]:
-        return {"inner_layer": "20 of 28"} if self.inner_layer is None else {}
+        return super().in_force() | ({"inner_layer": "20 of 28"} if self.inner_layer is None else {})
 
     @property
     def sent_ratio(self) -> float:

@@ -15,7 +15,7 @@ from holitom.ops.host import to_device
 from holitom.tokens import MergedTokens, VideoTokens
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class Random(Method):
     """Keep `ceil(r T N)` tokens drawn at random.
 
@@ -41,7 +41,7 @@ class Random(Method):
         return assemble(video, [unchanged(at.to(video.features.device))])
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class Uniform(Method):
     """Keep as many whole frames as fit the budget, evenly spread: the middles of `f` equal parts.
 

@@ -23,7 +23,7 @@ from holitom.ops.spans import Cells, Span, past_novelty, principal_directions
 from holitom.tokens import MergedTokens, VideoTokens
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class GleanVID(Method):
     """Keep tokens that the span of earlier kept tokens does not contain and that differ from their frame.
 

@@ -33,7 +33,7 @@ from holitom.ops.similarity import above
 from holitom.tokens import MergedTokens, VideoTokens
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class HoliTom(Method):
     """HoliTom with the paper's defaults.
 
@@ -89,7 +89,7 @@ class HoliTom(Method):
         choose("inner_attention", self.inner_attention, "before", "own")
 
     def in_force(self) -> dict[str, object]:
-        found: dict[str, object] = {"similarity_threshold": self.threshold}
+        found = super().in_force() | {"similarity_threshold": self.threshold}
         if self.inner_layer is None:
             found["inner_layer"] = "18 of 28"
         return found

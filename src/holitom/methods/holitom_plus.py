@@ -37,7 +37,7 @@ from holitom.ops.runs import Runs, average_runs, comes_and_goes, frame_similarit
 from holitom.tokens import MergedTokens, VideoTokens
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class HoliTomPlus(HoliTom):
     """HoliTom's similarity, importance, clustering and inner stage, over runs of the whole video.
 

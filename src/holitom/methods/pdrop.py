@@ -10,7 +10,7 @@ from holitom.methods.base import Method, require
 from holitom.methods.fastv import DropInside
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class PyramidDrop(Method):
     """Divide the layers into stages, and keep the share `lambda` of the visual tokens at each border.
 
@@ -44,7 +44,7 @@ class PyramidDrop(Method):
             require("stage_keep", self.stage_keep, "a number in (0, 1]", lambda v: 0 < v <= 1)
 
     def in_force(self) -> dict[str, object]:
-        return {"stage_keep": "from retain_ratio"} if self.stage_keep is None else {}
+        return super().in_force() | ({"stage_keep": "from retain_ratio"} if self.stage_keep is None else {})
 
     def inner(self, num_layers: int) -> tuple[InnerStage, ...]:
         """One inner stage at each border, rounded to a layer.

@@ -20,7 +20,7 @@ from holitom.ops.similarity import above, unit_vectors
 from holitom.tokens import MergedTokens, VideoTokens
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class PruneVid(Method):
     """Find segments of similar frames, average their static tokens, and cluster static and dynamic tokens.
 

@@ -20,7 +20,7 @@ from holitom.ops.kmeans import EPSILON, cosine_kmeans
 from holitom.tokens import MergedTokens, VideoTokens
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class SimpleCluster(Method):
     """Cluster a video into `B = max(1, round(r T N))` groups of tokens that are similar and close, by
     k-means.

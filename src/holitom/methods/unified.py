@@ -23,7 +23,7 @@ from holitom.ops.similarity import finite_vectors, unit_vectors
 from holitom.tokens import MergedTokens, VideoTokens
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class Unified(Method):
     """Keep one pool of important, dissimilar tokens for the whole video, and cluster the other tokens.
 
@@ -73,7 +73,7 @@ class Unified(Method):
     needs_importance: ClassVar[bool] = True
 
     def in_force(self) -> dict[str, object]:
-        return {"inner_layer": "18 of 28"} if self.inner_layer is None else {}
+        return super().in_force() | ({"inner_layer": "18 of 28"} if self.inner_layer is None else {})
 
     def __post_init__(self) -> None:
         super().__post_init__()

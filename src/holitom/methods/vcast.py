@@ -23,7 +23,7 @@ from holitom.tokens import MergedTokens, VideoTokens
 EPSILON = 1e-6  # least norm that a vector is divided by
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class VCAST(Method):
     """Keep the salient tokens of each frame, in numbers that follow from the path of the frames' means.
 

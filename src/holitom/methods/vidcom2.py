@@ -17,7 +17,7 @@ from holitom.ops.similarity import unit_vectors
 from holitom.tokens import MergedTokens, VideoTokens
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class VidCom2(Method):
     """Keep the least similar tokens of each frame, and more of them in distinct frames.
 

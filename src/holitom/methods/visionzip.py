@@ -19,7 +19,7 @@ from holitom.ops.ragged import Sizes, compact, gather_bags, top_mask
 from holitom.tokens import MergedTokens, VideoTokens
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class VisionZip(Method):
     """Keep the most important tokens of each frame, and merge the others into evenly spaced targets.
 
