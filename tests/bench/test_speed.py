@@ -211,6 +211,15 @@ def test_a_setting_with_reuse_runs_the_tower_itself(tiny: Any, prompts: Any) -> 
     assert own.peak is None
 
 
+def test_a_tower_in_batches_is_run_and_not_replayed(tiny: Any, prompts: Any) -> None:
+    wanted = settings("holitom,holitom[tower_batch=2]")
+    speed = measure(tiny.model, *prompts, wanted, 2, repeats=1)
+    _, whole, batches = speed.rows
+    assert batches.visual_tokens == whole.visual_tokens
+    assert batches.timings[0].attention == 0
+    assert batches.timings[0].vision != whole.timings[0].vision
+
+
 # --- from the file ----------------------------------------------------------------------------------
 
 

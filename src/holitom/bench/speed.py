@@ -10,7 +10,6 @@ themselves.
 
 from __future__ import annotations
 
-import inspect
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,7 +23,7 @@ import torch
 from holitom.bench.loading import Load, Loading, stock_loader
 from holitom.bench.machine import describe, peak_memory
 from holitom.bench.settings import FULL, Setting
-from holitom.bench.shared import run_of_tower
+from holitom.bench.shared import encoder_arguments, run_of_tower
 from holitom.errors import SettingsError
 from holitom.methods import Method
 from holitom.methods.base import require
@@ -284,23 +283,24 @@ def measure(
         speed.vision_peak = encoding.peak
         return encoding
 
-    def load(number: int) -> dict[bool, Load | None]:
-        """Seconds of loading by transformers' loader (True) and by this library (False)."""
+    def load(number: int) -> tuple[Load | None, Load | None]:
+        """Seconds of loading by transformers' loader and by this library, which begin in turn."""
         if loading is None:
-            return {True: None, False: None}
-        ways = {True: loading.stock, False: loading.own}
+            return None, None
         notify(f"round {number + 1}: loading {loading.file.name}")
-        return {stock: ways[stock]() for stock in ((False, True) if number % 2 else (True, False))}
+        if number % 2:
+            own = loading.own()
+            return loading.stock(), own
+        return loading.stock(), loading.own()
 
     def take_round() -> float:
         began, before = time.monotonic(), speed.rounds
-        loads = load(before)
+        stock, own = load(before)
         for row in rows[:: -1 if before % 2 else 1]:
             notify(f"round {before + 1}: {row.setting.title}")
             try:
-                timing, report = _run(
-                    model, encoding, inputs, row.setting, new_tokens, loads[row.setting is FULL]
-                )
+                loaded = stock if row.setting is FULL else own
+                timing, report = _run(model, encoding, inputs, row.setting, new_tokens, loaded)
             except SettingsError as error:
                 if row.setting is FULL:
                     raise
@@ -357,7 +357,7 @@ class Encoding:
         if adapter.early:
             read.append(adapter.reading(adapter.shallow_layer).vision_attention)
         encode: Any = getattr(adapter.trunk, adapter.encoder)
-        given = {name: inputs[name] for name in inspect.signature(encode).parameters if name in inputs}
+        given = encoder_arguments(adapter, inputs)
         calls: list[Any] = []
 
         def see(module: Any, args: Any, kwargs: Any) -> None:
@@ -407,7 +407,8 @@ def _run(
     load: Load | None = None,
 ) -> tuple[Timing, Report]:
     method = setting.method or Method(retain_ratio=1)  # full tokens through the same hooks, on the same clock
-    shares = run_of_tower(method) == run_of_tower(None)
+    # A tower in batches is not replayed: it would be given the whole output for each batch.
+    shares = run_of_tower(method) == run_of_tower(None) and method.tower_batch is None
     with (
         peak_memory(model.device) as peak,
         encoding.replayed() if shares else nullcontext(),
