@@ -23,13 +23,7 @@ SHOWN = 10  # questions that were left out
 
 @app.command()
 def answer(
-    questions: Annotated[
-        Path,
-        typer.Argument(
-            help='A JSONL file: {"video": "a.mp4", "question": "What happens?"} on each line, and "answer" '
-            "where the right one is known."
-        ),
-    ],
+    questions: options.Questions,
     model: options.Model = None,
     method: options.MethodName = "holitom",
     retain: options.Retain = None,
@@ -75,8 +69,6 @@ def answer(
     if min(max_new_tokens, at_once) < 1:
         raise SettingsError("max-new-tokens and at-once must be at least 1")
     sampled = options.frames_asked(frames, model)
-    if sampled < 1:
-        raise SettingsError(f"frames must be at least 1, not {sampled}")
     number, parts = _part(part)
     arguments = _arguments(engine)
     entry = _entry(method, retain, threshold, reuse)

@@ -80,8 +80,13 @@ def ask(
 
         look_over(file)  # report a file that is no video before a model is loaded
     request = Request(file, sampling, asked, max_new_tokens)
-    rounds, clip = _answer(runs, request, model, dtype, device)
-    answers = {label: timed[-1].answer for label, timed in rounds.items()}
+    loaded = _loaded(asked, model, dtype, device)
+    rounds: dict[str, list[Timed]] = {}
+    if compare:
+        rounds, clip = _in_rounds(runs, request, *loaded)
+        answers = {label: timed[-1].answer for label, timed in rounds.items()}
+    else:
+        answers, clip = _once(runs, request, *loaded)
 
     if as_json:
         record = _record(file, clip, asked, model or str(BUNDLED_MODEL), answers)
@@ -91,8 +96,9 @@ def ask(
     elif compare:
         _print_comparison(asked, rounds, f"{choice.label}, reuse" if reuse else choice.label)
     else:
-        print(next(iter(answers.values())).text)
-        note(str(next(iter(answers.values())).report))
+        (answer,) = answers.values()
+        print(answer.text)
+        note(str(answer.report))
 
 
 def _methods(choice: Choice, compare: bool) -> dict[str, Method]:
@@ -106,24 +112,21 @@ def _methods(choice: Choice, compare: bool) -> dict[str, Method]:
     return full | {choice.text: choice.make()}
 
 
-def _answer(
-    runs: dict[str, Method], request: Request, name: str | None, dtype: str, device: str
-) -> tuple[dict[str, list[Timed]], Video]:
-    """Load the model and answer with every method: once, or in rounds where there are two methods."""
+def _loaded(question: str, name: str | None, dtype: str, device: str) -> tuple[Any, Any]:
+    """Load the model and the processor, and say so where words of the question are unknown to them."""
     with working("Loading PyTorch"):
         from holitom.ask import unknown_words
 
     model, processor = load(name, dtype, device)
-    if unknown_words(processor, request.question):
+    if unknown_words(processor, question):
         note("Note: the model does not know some words of the question, so it may not mean much to it")
-    return (_once if len(runs) == 1 else _in_rounds)(runs, request, model, processor)
+    return model, processor
 
 
 def _once(
     runs: dict[str, Method], request: Request, model: Any, processor: Any
-) -> tuple[dict[str, list[Timed]], Video]:
-    """Answer once, with frames encoded while others are read."""
-    from holitom.ask import Timed
+) -> tuple[dict[str, Answer], Video]:
+    """Answer once with the one method, with frames encoded while others are read."""
     from holitom.flow import ask_file
 
     ((label, method),) = runs.items()
@@ -136,7 +139,7 @@ def _once(
 
         answer, clip = ask_file(model, processor, file, question, method, sampling, tokens, progress=tell)
     tell_frames(file, clip)
-    return {label: [Timed(0, 0, answer)]}, clip
+    return {label: answer}, clip
 
 
 def _in_rounds(

@@ -22,13 +22,7 @@ SHOWN = 10  # questions that differ
 
 @app.command()
 def compare(
-    questions: Annotated[
-        Path,
-        typer.Argument(
-            help='A JSONL file: {"video": "a.mp4", "question": "What happens?"} on each line, and "answer" '
-            "where the right one is known."
-        ),
-    ],
+    questions: options.Questions,
     model: options.Model = None,
     method: options.MethodName = "holitom",
     retain: options.Retain = None,
@@ -66,8 +60,6 @@ def compare(
     choice = options.method_asked(method, retain, threshold, inner, reuse)
     chosen = choice.make()
     sampled = options.frames_asked(frames, model)
-    if sampled < 1:
-        raise SettingsError(f"frames must be at least 1, not {sampled}")
     with working("Reading the questions"):
         from holitom.bench.cases import Results, read_cases
         from holitom.bench.compare import summary

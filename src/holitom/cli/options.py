@@ -22,6 +22,13 @@ WRITTEN = "name, name[setting=value,...] or name+inner (with HoliTom's inner mer
 VideoFile = Annotated[
     str | None, typer.Argument(help="A video file. Without one: the bundled demo.", show_default=False)
 ]
+Questions = Annotated[
+    Path,
+    typer.Argument(
+        help='A JSONL file: {"video": "a.mp4", "question": "What happens?"} on each line, and "answer" '
+        "where the right one is known."
+    ),
+]
 Model = Annotated[
     str | None,
     typer.Option(help="A checkpoint's folder or Hugging Face id. [default: the bundled tiny model]"),
@@ -109,10 +116,16 @@ def sampling_asked(
 
 
 def frames_asked(frames: int | None, model: str | None) -> int:
-    """The number of `--frames`, or its default for `--model`."""
-    if frames is not None:
-        return frames
-    return USUAL_FRAMES if model else BUNDLED_FRAMES
+    """The number of `--frames`, or its default for `--model`.
+
+    Raises:
+        SettingsError: it is below 1.
+    """
+    if frames is None:
+        return USUAL_FRAMES if model else BUNDLED_FRAMES
+    if frames < 1:
+        raise SettingsError(f"frames must be at least 1, not {frames}")
+    return frames
 
 
 def check_asked(video: str | None, question: str | None, command: str, needed: bool) -> None:

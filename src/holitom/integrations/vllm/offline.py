@@ -22,7 +22,7 @@ from holitom.errors import HolitomError, SettingsError
 from holitom.hub import located
 from holitom.integrations.vllm.settings import method_of
 from holitom.models import config_of
-from holitom.prompts import at_least, rendered
+from holitom.prompts import asking, at_least, rendered
 from holitom.video import Video, load_video
 
 READERS = 2
@@ -109,9 +109,8 @@ class Engine:
         Raises:
             BadQuestionError: the engine refuses the question.
         """
-        content = [{"type": "video"}, {"type": "text", "text": case.question}]
         try:
-            (text,) = rendered(self.processor, [[{"role": "user", "content": content}]])
+            (text,) = rendered(self.processor, [asking(self.processor, case.question)])
             video = at_least(video, getattr(self.processor.video_processor, "temporal_patch_size", 1))
             metadata = {**video.metadata, "do_sample_frames": False}
             prompt = {"prompt": text, "multi_modal_data": {"video": [(video.frames, metadata)]}}
