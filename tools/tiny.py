@@ -118,3 +118,30 @@ def sincos(side: int, width: int) -> Tensor:
     y, x = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
     angles = [axis.flatten()[:, None] * rate for axis in (x, y)]
     return torch.cat([wave for a in angles for wave in (a.sin(), a.cos())], 1)
+
+
+def alike_heads(width: int, heads: int) -> tuple[Tensor, Tensor]:
+    """First weights `[width, width]` of a tower's queries and keys.
+
+    In half of the heads queries start equal to keys: a patch first looks at patches like itself and near it.
+    The other half starts out looking everywhere.
+    """
+    alike = torch.cat([torch.linalg.qr(torch.randn(width, width // heads))[0].T for _ in range(heads)])
+    alike[width // 2 :] *= 0.2
+    query = alike + 0.02 * torch.randn_like(alike)
+    key = alike + 0.02 * torch.randn_like(alike)
+    key[width // 2 :] = 0.2 * torch.randn(width // 2, width) * width**-0.5
+    return query, key
+
+
+def initialise_text(text: Any, heads: int) -> None:
+    """Give a language model its first weights; `heads`: width of all its query heads together."""
+    text.embed_tokens.weight.normal_(0, 0.5)
+    deep = (2 * len(text.layers)) ** -0.5
+    for layer in text.layers:
+        for name, weight in layer.named_parameters():
+            if weight.ndim == 2:
+                gain = deep * 0.5 if "o_proj" in name or "down_proj" in name else 1.0
+                weight.normal_(0, gain * weight.shape[1] ** -0.5)
+        # As in the tower: in half of the heads a token first looks at tokens like itself.
+        layer.self_attn.k_proj.weight[: heads // 2] = layer.self_attn.q_proj.weight[: heads // 2]

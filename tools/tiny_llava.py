@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tiny import Layout, Seen, sincos, word_tokenizer
+from tiny import Layout, Seen, alike_heads, initialise_text, sincos, word_tokenizer
 from tokenizers import Regex
 from torch import Tensor, nn
 from transformers import (
@@ -105,23 +105,10 @@ def _initialise(model: LlavaOnevisionForConditionalGeneration) -> None:
     width, heads = VISION["hidden_size"], VISION["num_attention_heads"]
     tower.embeddings.position_embedding.weight.copy_(0.7 * sincos(md.SIDE // PATCH, width))
     for layer in tower.encoder.layers:
-        # in half of the heads queries start equal to keys: a patch first looks at patches like itself
-        # and near it; the other half starts out looking everywhere
-        alike = torch.cat([torch.linalg.qr(torch.randn(width, width // heads))[0].T for _ in range(heads)])
-        alike[width // 2 :] *= 0.2
-        layer.self_attn.q_proj.weight.copy_(alike + 0.02 * torch.randn_like(alike))
-        layer.self_attn.k_proj.weight.copy_(alike + 0.02 * torch.randn_like(alike))
-        layer.self_attn.k_proj.weight[width // 2 :] = 0.2 * torch.randn(width // 2, width) * width**-0.5
-    text.embed_tokens.weight.normal_(0, 0.5)
-    deep = (2 * TEXT["num_hidden_layers"]) ** -0.5
-    for layer in text.layers:
-        for name, weight in layer.named_parameters():
-            if weight.ndim == 2:
-                gain = deep * 0.5 if "o_proj" in name or "down_proj" in name else 1.0
-                weight.normal_(0, gain * weight.shape[1] ** -0.5)
-        # as in the tower: in half of the heads a token first looks at tokens like itself
-        half = TEXT["hidden_size"] // 2
-        layer.self_attn.k_proj.weight[:half] = layer.self_attn.q_proj.weight[:half]
+        query, key = alike_heads(width, heads)
+        layer.self_attn.q_proj.weight.copy_(query)
+        layer.self_attn.k_proj.weight.copy_(key)
+    initialise_text(text, TEXT["hidden_size"])
     for linear in (model.model.multi_modal_projector.linear_1, model.model.multi_modal_projector.linear_2):
         linear.weight.normal_(0, linear.weight.shape[1] ** -0.5)
     model.lm_head.weight.normal_(0, TEXT["hidden_size"] ** -0.5)

@@ -9,7 +9,7 @@ from typing import Any
 import tiny_llava
 import torch
 import torch.nn.functional as F
-from tiny import Layout, Seen, sincos, word_tokenizer
+from tiny import Layout, Seen, alike_heads, initialise_text, sincos, word_tokenizer
 from tokenizers import Regex
 from torch import Tensor, nn
 from transformers import (
@@ -136,26 +136,12 @@ def _initialise(model: Qwen3VLForConditionalGeneration) -> None:
     rows = sincos(md.SIDE // PATCH, width)
     tower.pos_embed.weight.copy_(0.7 * rows)
     for block in tower.blocks:
-        # in half of the heads queries start equal to keys: a patch first looks at patches like itself
-        # and near it; the other half starts out looking everywhere
-        alike = torch.cat([torch.linalg.qr(torch.randn(width, width // heads))[0].T for _ in range(heads)])
-        alike[width // 2 :] *= 0.2
         query, key, _ = block.attn.qkv.weight.chunk(3)
-        query.copy_(alike + 0.02 * torch.randn_like(alike))
-        key.copy_(alike + 0.02 * torch.randn_like(alike))
-        key[width // 2 :] = 0.2 * torch.randn(width // 2, width) * width**-0.5
+        for weight, first in zip((query, key), alike_heads(width, heads), strict=True):
+            weight.copy_(first)
     for merger in tower.deepstack_merger_list:
         merger.linear_fc2.weight.mul_(0.05)  # what a token is comes first, what earlier layers saw is learned
-    text.embed_tokens.weight.normal_(0, 0.5)
-    deep = (2 * TEXT["num_hidden_layers"]) ** -0.5
-    for layer in text.layers:
-        for name, weight in layer.named_parameters():
-            if weight.ndim == 2:
-                gain = deep * 0.5 if "o_proj" in name or "down_proj" in name else 1.0
-                weight.normal_(0, gain * weight.shape[1] ** -0.5)
-        # as in the tower: in half of the heads a token first looks at tokens like itself
-        half = TEXT["num_attention_heads"] * TEXT["head_dim"] // 2
-        layer.self_attn.k_proj.weight[:half] = layer.self_attn.q_proj.weight[:half]
+    initialise_text(text, TEXT["num_attention_heads"] * TEXT["head_dim"])
     model.lm_head.weight.normal_(0, WIDTH**-0.5)
 
 
