@@ -88,8 +88,8 @@ class Timed(NamedTuple):
 
     Attributes:
         reading: seconds to read the file.
-        preprocessing: seconds of the processor.
-        answer: with the seconds of the model.
+        preprocessing: seconds in the processor.
+        answer: the answer, with the seconds of the model.
     """
 
     reading: float
@@ -114,7 +114,7 @@ class Timed(NamedTuple):
         return self.reading + self.preprocessing + self.first_token
 
     def to_dict(self) -> dict[str, float]:
-        """Its seconds, for JSON."""
+        """The seconds of this run, for JSON."""
         return {
             "reading": self.reading,
             "preprocessing": self.preprocessing,

@@ -1,4 +1,4 @@
-"""The vision tower in batches of frames: which go together, and what is read of them all."""
+"""Divide a call of the vision tower into batches of frames, and join what was read in each batch."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from holitom.models.parts import Parts
 from holitom.runtime.call import Kwargs, Reading
 
 USUAL_BATCH = 32
-"""Frames of a batch where videos come in parts and `tower_batch` says nothing."""
+"""Number of frames of a batch where videos are encoded while they are read and `tower_batch` is None."""
 
 
 def parts_of(adapter: Adapter, given: Kwargs, size: int) -> Parts | None:
-    """A call of the encoder in parts, for batches of `size` frames; None where it runs at once.
+    """The arguments of a call of the encoder in parts; None where the call runs on all frames at once.
 
-    That is where its frames fit into one batch, and where the call wants more than features.
+    It does so where all frames fit into one batch, and where the call asks for hidden states, attention
+    weights or a tuple.
 
     Args:
-        adapter: of the model.
+        adapter: the model's adapter.
         given: arguments of the call, by name.
-        size: of a batch, in frames.
+        size: largest number of frames of a batch.
     """
     wants = given.get("output_hidden_states") or given.get("output_attentions")
     if wants or given.get("return_dict") is False:
@@ -35,17 +36,17 @@ def parts_of(adapter: Adapter, given: Kwargs, size: int) -> Parts | None:
 
 
 def steps_of(adapter: Adapter, frames: int) -> int:
-    """Of how many steps a batch of `frames` is: one at least."""
+    """Number of steps of a batch of `frames`, at least 1."""
     return max(1, frames // adapter.frames_per_step)
 
 
 def batches(steps: int, size: int, borders: npt.NDArray[np.bool_] | None = None) -> list[tuple[int, int]]:
-    """The first step of each batch and the one behind its last, in their order.
+    """The first step of each batch and the one after its last, in order.
 
     Args:
-        steps: that there are, at least 1.
-        size: steps of a batch, at most; more where the next border lies further.
-        borders: `[steps + 1]`: before which steps a batch may begin, the end included; None: all.
+        steps: number of steps, at least 1.
+        size: largest number of steps of a batch; a batch is larger where the next border is further away.
+        borders: `[steps + 1]`: whether a batch may begin before each step, and end after the last; None: all.
     """
     ends = np.arange(steps + 1) if borders is None else np.flatnonzero(borders)
     found, begin = [], 0
@@ -58,7 +59,7 @@ def batches(steps: int, size: int, borders: npt.NDArray[np.bool_] | None = None)
 
 
 def joined(readings: Sequence[Reading]) -> Reading:
-    """What was read of all patches, from what was read of each batch's."""
+    """Join the readings of all batches, in order."""
 
     def together(parts: list[Tensor | None]) -> Tensor | None:
         there = [part for part in parts if part is not None]

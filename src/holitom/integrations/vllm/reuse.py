@@ -193,20 +193,16 @@ def reuse_of(
     deep: Collection[int] = (),
     windowed: Collection[int] = (),
 ) -> TowerReuse | None:
-    """What `method` reuses in a tower, None where nothing.
+    """Attach reuse to a tower as `method` asks; None where it does not ask for reuse.
 
     Args:
-        method: that the config asks for.
-        config: of the model.
-        layers: and the others as `TowerReuse` takes them.
-        attentions: likewise.
-        vllm_config: likewise.
-        deep: likewise.
-        windowed: likewise.
+        method: the method of the config.
+        config: the model's config.
+        layers, attentions, vllm_config, deep, windowed: arguments of `TowerReuse`.
 
     Raises:
         UnsupportedModelError: the tower cannot reuse.
-        UnsupportedUsageError: as `TowerReuse`.
+        UnsupportedUsageError: the engine quantises the tower's attention.
     """
     reuse = Reuse.of(method.reuse)
     if reuse is None:
@@ -216,12 +212,12 @@ def reuse_of(
 
 
 def stacked(reuse: TowerReuse | None, pixels: Tensor, size: int | Sequence[int]) -> Any:
-    """The block in which one video runs in a tower that takes frames as a batch.
+    """The context in which one video runs in a tower that takes frames as a batch.
 
     Args:
-        reuse: of the tower.
-        pixels: `[T, C, H, W]`.
-        size: of a patch.
+        reuse: the tower's reuse; None: the stock tower runs.
+        pixels: `[T, C, H, W]`: the video's frames.
+        size: side of a patch, or its height and width, in pixels.
     """
     if reuse is None:
         return nullcontext()
@@ -233,14 +229,14 @@ def stacked(reuse: TowerReuse | None, pixels: Tensor, size: int | Sequence[int])
 
 
 def packed(reuse: TowerReuse | None, pixels: Tensor, grid_thw: Sequence[int], visual: Any, size: int) -> Any:
-    """The block in which one video runs in a tower that takes all patches in one sequence.
+    """The context in which one video runs in a tower that takes all patches in one sequence.
 
     Args:
-        reuse: of the tower.
-        pixels: `[P, C * D * h * w]`.
-        grid_thw: frames, and rows and columns of patches.
+        reuse: the tower's reuse; None: the stock tower runs.
+        pixels: `[P, C * D * h * w]`: the video's patches.
+        grid_thw: number of frames (tubelets), and of rows and columns of patches.
         visual: vLLM's tower.
-        size: of a patch.
+        size: side of a patch in pixels.
     """
     if reuse is None:
         return nullcontext()
