@@ -198,7 +198,11 @@ def reuse_of(
     Args:
         method: the method of the config.
         config: the model's config.
-        layers, attentions, vllm_config, deep, windowed: arguments of `TowerReuse`.
+        layers: the tower's layers, as for `TowerReuse`.
+        attentions: vLLM's attention of each layer.
+        vllm_config: the engine's config.
+        deep: indices of the layers whose output is read besides the last one's.
+        windowed: indices of the layers that attend within windows.
 
     Raises:
         UnsupportedModelError: the tower cannot reuse.
