@@ -66,7 +66,7 @@ test-device: $(STAMP)  ## every family, and every method, on a pretended device 
 
 # Without a Chromium (Playwright's, or the system's where that cannot be downloaded) the tests fail; none is skipped.
 test-browser: $(STAMP)  ## the pages of inspect and web in Chromium, by Playwright (a system Chromium will do)
-	$(BIN)/python -m pip install -c constraints.txt -e '.[web]' 'playwright>=1.45'
+	$(BIN)/python -m pip install -c constraints.txt -e '.[web]' 'playwright>=1.45' 'websockets>=13'
 	$(BIN)/python -m playwright install chromium || echo 'trying the system Chromium instead'
 	$(BIN)/python -m pytest -m browser tests/inspect tests/web
 

@@ -1,7 +1,8 @@
 """The system's Firefox, driven over Marionette, the remote protocol that it speaks by itself.
 
 Playwright drives builds of its own alone, which not every machine can download; the tests of the pages in
-Firefox need no more than what is here.
+Firefox need no more than what is here. What a page says on its console comes over WebDriver BiDi, which tells
+it apart from what Firefox says of itself: both write the same lines to Firefox's output.
 """
 
 from __future__ import annotations
@@ -12,17 +13,14 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 PATIENCE = 60.0  # seconds
 ENTER = "\ue007"  # the key, as WebDriver writes it
-# What the page says on its console, and errors of its scripts, go to Firefox's own output.
 PREFERENCES = """user_pref("marionette.port", 0);
-user_pref("devtools.console.stdout.content", true);
-user_pref("browser.dom.window.dump.enabled", true);
 user_pref("datareporting.policy.dataSubmissionEnabled", false);
 user_pref("app.update.auto", false);
 """
@@ -38,20 +36,31 @@ class Firefox:
 
     Args:
         port: at which its Marionette listens.
-        output: the file that its output goes to.
     """
 
-    def __init__(self, port: int, output: Path) -> None:
-        self._output, self._number, self._begins = output, 0, 0
+    def __init__(self, port: int) -> None:
+        from websockets.sync.client import connect  # installed by `make test-browser` alone
+
+        self._number = 0
         self._socket = socket.create_connection(("127.0.0.1", port), timeout=2 * PATIENCE)
         self._receive()  # what it is
-        self._send("WebDriver:NewSession", capabilities={"alwaysMatch": {}})
+        session = self._send("WebDriver:NewSession", webSocketUrl=True)
+        self._open = ExitStack()
+        self._said = self._open.enter_context(connect(session["capabilities"]["webSocketUrl"]))
+        subscribe = {"id": 1, "method": "session.subscribe", "params": {"events": ["log.entryAdded"]}}
+        self._said.send(json.dumps(subscribe))
+        self._errors: list[str] = []
+
+    def close(self) -> None:
+        """Hang up; Firefox itself goes on."""
+        self._open.close()
+        self._socket.close()
 
     def open(self, url: str) -> None:
         """Go to a page, after the one before has said its last."""
         self._send("WebDriver:Navigate", url="about:blank")
-        time.sleep(0.5)
-        self._begins = self._output.stat().st_size
+        self.errors()
+        self._errors = []
         self._send("WebDriver:Navigate", url=url)
 
     def resize(self, width: int, height: int) -> None:
@@ -85,9 +94,13 @@ class Firefox:
         self._send("WebDriver:ElementSendKeys", id=element, text=text)
 
     def errors(self) -> list[str]:
-        """What this page has said on the console as errors, and errors of its scripts."""
-        lines = self._output.read_bytes()[self._begins :].decode(errors="replace").splitlines()
-        return [line for line in lines if line.startswith(("console.error", "JavaScript error: http"))]
+        """What this page has said on the console as errors, and errors of its scripts; waits half a second."""
+        with suppress(TimeoutError):
+            while True:
+                said = json.loads(self._said.recv(timeout=0.5))
+                if said.get("method") == "log.entryAdded" and said["params"]["level"] == "error":
+                    self._errors.append(said["params"]["text"])
+        return list(self._errors)
 
     def _found(self, selector: str) -> str:
         found = self._send("WebDriver:FindElement", using="css selector", value=selector)["value"]
@@ -129,17 +142,15 @@ def firefox() -> Iterator[Firefox]:
     if path is None:
         raise RuntimeError("no Firefox: your system's package (Debian: firefox-esr)")
     with TemporaryDirectory() as folder:
-        profile, output = Path(folder) / "profile", Path(folder) / "output"
-        profile.mkdir()
+        profile = Path(folder)
         (profile / "user.js").write_text(PREFERENCES, encoding="utf-8")
-        with output.open("wb") as told:
-            process = subprocess.Popen(
-                [path, "--headless", "--marionette", "--no-remote", "--profile", str(profile)],
-                stdout=told,
-                stderr=subprocess.STDOUT,
-            )
+        remote = ["--headless", "--marionette", "--remote-debugging-port=0", "--no-remote"]
+        process = subprocess.Popen(
+            [path, *remote, "--profile", folder], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         try:
-            yield Firefox(_port(profile / "MarionetteActivePort", process), output)
+            with closing(Firefox(_port(profile / "MarionetteActivePort", process))) as window:
+                yield window
         finally:
             process.terminate()
             process.wait(30)
