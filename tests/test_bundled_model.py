@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,15 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaOnevis
 from holitom import HoliTom
 from holitom.ask import ask, load_model, prompt
 from holitom.bench import moving_digits as md
-from holitom.bundled import BUNDLED_MODEL, DEMO_QUESTION, DEMO_VIDEO
+from holitom.bundled import (
+    BUNDLED_MODEL,
+    BUNDLED_MODELS,
+    DEMO_QUESTION,
+    DEMO_VIDEO,
+    checkpoint,
+    is_bundled,
+)
+from holitom.hub import located
 from holitom.methods import Method
 from holitom.video import load_video
 
@@ -80,3 +89,20 @@ def test_importance_is_larger_on_objects_than_on_background(bundled: tuple[Any, 
         holds[f.start : f.stop, f.cell[1], f.cell[0]] = True
     holds = holds.flatten(1)
     assert tokens.importance[holds].mean() > 3 * tokens.importance[~holds].mean()
+
+
+def test_bundled_models_are_known_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name, folder in BUNDLED_MODELS.items():
+        assert located(name) == str(folder)
+        assert is_bundled(name)
+        assert is_bundled(str(folder))
+    assert checkpoint(None) == str(BUNDLED_MODEL)
+    assert is_bundled(None)
+    assert checkpoint("owner/moving-digits") == "owner/moving-digits"
+    assert not is_bundled("owner/moving-digits")
+    # a folder of the same name comes first, as with an id of the Hub
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "moving-digits").mkdir()
+    (tmp_path / "moving-digits" / "config.json").touch()
+    assert located("moving-digits") == "moving-digits"
+    assert not is_bundled("moving-digits")

@@ -94,7 +94,7 @@ class Firefox:
         self._send("WebDriver:ElementSendKeys", id=element, text=text)
 
     def errors(self) -> list[str]:
-        """What this page has said on the console as errors, and errors of its scripts; waits half a second."""
+        """Errors that this page has put on the console, and errors of its scripts; waits half a second."""
         with suppress(TimeoutError):
             while True:
                 said = json.loads(self._said.recv(timeout=0.5))

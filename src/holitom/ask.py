@@ -135,7 +135,7 @@ def load_model(
     The model's class is checked on the config, before any weights are read.
 
     Args:
-        name: a folder, or an id on the Hugging Face Hub.
+        name: a folder, a bundled model's name, or an id on the Hugging Face Hub.
         dtype: "auto" (as the checkpoint says) or a torch name such as "bfloat16".
         device: "auto" (a GPU where there is one) or a torch name such as "cuda:1".
         device_map: transformers' own, such as "auto", to spread the model over devices instead.

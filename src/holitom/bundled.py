@@ -1,4 +1,4 @@
-"""The bundled model, demo video and question, default numbers of frames, and the check of a question."""
+"""The bundled models, demo video and question, default numbers of frames, and the check of a question."""
 
 from __future__ import annotations
 
@@ -8,26 +8,48 @@ from holitom.errors import SettingsError
 
 ASSETS = Path(__file__).parent / "assets"
 
-BUNDLED_MODEL = ASSETS / "moving-digits"
-"""Folder of a LLaVA-OneVision of about 5 million parameters that knows moving digits and shapes."""
+BUNDLED_MODELS = {name: ASSETS / name for name in ("moving-digits",)}
+"""Folders by name: a LLaVA-OneVision of about 5 million parameters that knows moving digits and shapes."""
+
+BUNDLED_MODEL = BUNDLED_MODELS["moving-digits"]
+"""Folder of the first, which commands load where no model is named."""
 
 ABOUT_BUNDLED = (
-    "The bundled model has 5 million parameters and has seen moving digits and shapes alone. It answers "
+    "A bundled model has 5 million parameters and has seen moving digits and shapes alone. It answers "
     "questions like those of the examples; what it says about any other video or question means nothing."
 )
-"""Shown beside the bundled model's answers."""
+"""Shown beside a bundled model's answers."""
 
 DEMO_VIDEO = ASSETS / "demo.mp4"
 DEMO_QUESTION = "Which shape flashes?"
 
 BUNDLED_FRAMES = 16
-"""Number of frames of the videos that the bundled model is trained on."""
+"""Number of frames of the videos that the bundled models are trained on."""
 
 USUAL_FRAMES = 32
 """Number of frames that the paper samples from a video."""
 
 LONGEST_QUESTION = 10_000
 """In characters, about three pages. A longer question is mostly a file's text, given by mistake."""
+
+
+def checkpoint(name: str | None) -> str:
+    """The folder of a bundled model by its name, of the first one for None; any other name as it is."""
+    if name is None:
+        return str(BUNDLED_MODEL)
+    return name if Path(name).is_dir() else str(BUNDLED_MODELS.get(name, name))
+
+
+def is_bundled(name: str | None) -> bool:
+    """Whether `name`, as `checkpoint` takes it, is a bundled model."""
+    return Path(checkpoint(name)) in BUNDLED_MODELS.values()
+
+
+def title_of(name: str | None) -> str:
+    """How messages call the model `name`, as `checkpoint` takes it."""
+    if name is None:
+        return "the bundled model"
+    return f"the bundled model {Path(checkpoint(name)).name}" if is_bundled(name) else name
 
 
 def check_question(question: str) -> None:

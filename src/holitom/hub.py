@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from holitom.bundled import checkpoint
 from holitom.errors import ModelError
 
 SECONDS = 10.0  # limit of a request to the Hub
@@ -34,11 +35,12 @@ def located(name: str) -> str:
     """Return `name` where it is a folder or the Hub has it; the cached copy's folder where the Hub fails.
 
     Args:
-        name: a checkpoint's folder, or an id on the Hugging Face Hub.
+        name: a checkpoint's folder, a bundled model's name, or an id on the Hugging Face Hub.
 
     Raises:
         ModelError: `name` is neither, the Hub has no such model, or there is neither a copy nor a network.
     """
+    name = checkpoint(name)
     check_name(name)
     if Path(name).is_dir():
         _check_folder(Path(name))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from holitom.bundled import title_of
 from holitom.cli.app import bench, load, note, progress, ratios, working
 from holitom.cli.options import Methods, Model, check_run
 from holitom.cli.tables import print_notes, print_table
@@ -90,7 +91,7 @@ def _sweep(
     from holitom.bench.scores import results
 
     model, processor = load(name)
-    title = name or "the bundled model"
+    title = title_of(name)
     settings = tried(settings, model, processor)
     if refused := [setting.title for setting in settings if setting.refused]:
         note(f"Refused, as the table will say: {', '.join(refused)}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from holitom.bundled import BUNDLED_MODEL
+from holitom.bundled import checkpoint
 from holitom.cli import options
 from holitom.cli.app import app, note, progress, quiet_transformers, working
 from holitom.cli.tables import print_notes
@@ -76,7 +76,7 @@ def answer(
         from holitom.bench.cases import Results, read_cases
         from holitom.integrations.vllm.offline import Setup, check, summary
 
-    name = model or str(BUNDLED_MODEL)
+    name = checkpoint(model)
     setup = Setup(name, entry, sampled, max_new_tokens, arguments, at_once)
     check(setup)
     made = {

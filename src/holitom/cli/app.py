@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-from holitom.bundled import BUNDLED_MODEL
+from holitom.bundled import checkpoint, title_of
 from holitom.errors import SettingsError
 
 # Modules that --help does not need are imported in functions: torch and transformers take seconds.
@@ -144,13 +144,13 @@ def progress(text: str, total: int, done: int = 0) -> Iterator[Callable[[int], N
 
 
 def load(model: str | None, dtype: str = "auto", device: str = "auto") -> tuple[Any, Any]:
-    """Load the model and the processor of checkpoint `model`; None: the bundled one."""
+    """Load the model and the processor of checkpoint `model`; None: the first bundled one."""
     with working("Loading PyTorch"):
         from holitom.ask import load_model
 
-    name = model or str(BUNDLED_MODEL)
+    name = checkpoint(model)
     quiet_transformers(name)
-    note(f"Loading {model or 'the bundled model'}")
+    note(f"Loading {title_of(model)}")
     return load_model(name, dtype, device)
 
 

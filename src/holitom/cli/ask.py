@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from holitom.bundled import BUNDLED_MODEL, DEMO_QUESTION, DEMO_VIDEO
+from holitom.bundled import DEMO_QUESTION, DEMO_VIDEO, checkpoint
 from holitom.cli import options
 from holitom.cli.app import app, load, note, read_video, tell_frames, working
 from holitom.cli.tables import print_answers, print_notes, print_table
@@ -89,7 +89,7 @@ def ask(
         answers, clip = _once(runs, request, *loaded)
 
     if as_json:
-        record = _record(file, clip, asked, model or str(BUNDLED_MODEL), answers)
+        record = _record(file, clip, asked, checkpoint(model), answers)
         if compare:
             record["rounds"] = {label: [run.to_dict() for run in timed] for label, timed in rounds.items()}
         print(json.dumps(record))

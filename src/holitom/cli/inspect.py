@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from holitom.bundled import ABOUT_BUNDLED, DEMO_QUESTION, DEMO_VIDEO
+from holitom.bundled import ABOUT_BUNDLED, DEMO_QUESTION, DEMO_VIDEO, is_bundled, title_of
 from holitom.cli import options
 from holitom.cli.app import app, load, note, read_video, working
 from holitom.errors import OutputError, SettingsError
@@ -82,7 +82,7 @@ def inspect(
     loaded, processor = load(model, dtype, device)
     from holitom.inspect import inspect_video
 
-    banner = ABOUT_BUNDLED if model is None else None
+    banner = ABOUT_BUNDLED if is_bundled(model) else None
 
     def seen(one: Choice) -> Inspection:
         return inspect_video(
@@ -92,7 +92,7 @@ def inspect(
             one.make(),
             question,
             title=file.name,
-            name="the bundled model" if model is None else Path(model).name,
+            name=title_of(model) if model is None or is_bundled(model) else Path(model).name,
             max_new_tokens=max_new_tokens,
             banner=banner,
         )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from holitom.bundled import BUNDLED_FRAMES, USUAL_FRAMES, check_question
+from holitom.bundled import BUNDLED_FRAMES, BUNDLED_MODELS, USUAL_FRAMES, check_question, is_bundled
 from holitom.cli.app import working
 from holitom.errors import SettingsError, VideoError
 from holitom.methods.registry import METHODS
@@ -31,7 +31,10 @@ Questions = Annotated[
 ]
 Model = Annotated[
     str | None,
-    typer.Option(help="A checkpoint's folder or Hugging Face id. [default: the bundled tiny model]"),
+    typer.Option(
+        help="A checkpoint's folder, a Hugging Face id, or a bundled tiny model: "
+        f"{', '.join(BUNDLED_MODELS)}. [default: the first bundled one]"
+    ),
 ]
 MethodName = Annotated[
     str,
@@ -75,7 +78,7 @@ ReuseTower = Annotated[
     ),
 ]
 Frames = Annotated[
-    int | None, typer.Option(help="Frames to sample. [default: 16 for the bundled model, else 32]")
+    int | None, typer.Option(help="Frames to sample. [default: 16 for a bundled model, else 32]")
 ]
 Fps = Annotated[
     float | None,
@@ -122,7 +125,7 @@ def frames_asked(frames: int | None, model: str | None) -> int:
         SettingsError: it is below 1.
     """
     if frames is None:
-        return USUAL_FRAMES if model else BUNDLED_FRAMES
+        return BUNDLED_FRAMES if is_bundled(model) else USUAL_FRAMES
     if frames < 1:
         raise SettingsError(f"frames must be at least 1, not {frames}")
     return frames

@@ -100,9 +100,7 @@ def _print_drift(question: str, found: Drift) -> None:
 
 @bench.command("reuse")
 def bench_reuse(
-    model: Annotated[
-        str | None, typer.Option(help="A checkpoint's folder. [default: the bundled model]")
-    ] = None,
+    model: options.Model = None,
     methods: options.Methods = "full,holitom,holitom-plus",
     retain: Annotated[float, typer.Option(help="Share of visual tokens to keep.")] = 0.1,
     disturb: Annotated[

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from holitom.bundled import BUNDLED_FRAMES, BUNDLED_MODEL, DEMO_QUESTION, DEMO_VIDEO, USUAL_FRAMES
+from holitom.bundled import DEMO_QUESTION, DEMO_VIDEO, checkpoint, title_of
 from holitom.cli.app import bench, note, quiet_transformers, ratios, read_video, working
-from holitom.cli.options import Device, Frames, Json, Methods, Model, check_asked, check_run
+from holitom.cli.options import Device, Frames, Json, Methods, Model, check_asked, check_run, frames_asked
 from holitom.cli.tables import print_notes, print_table
 from holitom.errors import SettingsError
 
@@ -83,13 +83,11 @@ def bench_speed(
         from holitom.video import Sampling
 
     settings = budgets(read_methods(methods), wanted)
-    bundled = not (model or random_weights)
-    if frames is None:
-        frames = BUNDLED_FRAMES if bundled else USUAL_FRAMES
+    frames = frames_asked(frames, random_weights or model)
     file = DEMO_VIDEO if video is None else Path(video)
     clip = read_video(file, frames)
-    name = random_weights or model or str(BUNDLED_MODEL)
-    title = "the bundled model" if bundled else f"{name}, random weights" if random_weights else name
+    name = random_weights or checkpoint(model)
+    title = f"{name}, random weights" if random_weights else title_of(model)
     quiet_transformers(name)
     note(f"Loading {title}")
     if threads:

@@ -14,7 +14,15 @@ from typing import Annotated
 
 import typer
 
-from holitom.bundled import ABOUT_BUNDLED, BUNDLED_FRAMES, BUNDLED_MODEL, DEMO_QUESTION, DEMO_VIDEO
+from holitom.bundled import (
+    ABOUT_BUNDLED,
+    BUNDLED_FRAMES,
+    DEMO_QUESTION,
+    DEMO_VIDEO,
+    checkpoint,
+    is_bundled,
+    title_of,
+)
 from holitom.cli.app import app, note, quiet_transformers, working
 from holitom.cli.options import Device, Dtype, MaxNewTokens, Model, check_run
 from holitom.errors import SettingsError
@@ -51,11 +59,11 @@ def web(
             from holitom.web.copying import Loaded
             from holitom.web.page import Limits, build, launch
 
-        name = model or str(BUNDLED_MODEL)
+        name = checkpoint(model)
         quiet_transformers(name)
-        title = "the bundled model" if model is None else Path(name).name
+        title = title_of(model) if is_bundled(model) else Path(name).name
         note(f"Loading {title}")
-        banner = ABOUT_BUNDLED if model is None else None
+        banner = ABOUT_BUNDLED if is_bundled(model) else None
         desk = Desk(*load_model(name, dtype, device), title, max_new_tokens, 60 * max_minutes, banner)
         with working("Warming up"):
             for _ in desk.answers(Request(DEMO_VIDEO, DEMO_QUESTION, frames=BUNDLED_FRAMES)):

@@ -19,7 +19,8 @@ class Arguments:
     """Validated arguments of `--model_args`.
 
     Attributes:
-        pretrained: a checkpoint's folder or Hugging Face id; the bundled tiny model by default.
+        pretrained: a checkpoint's folder, Hugging Face id or bundled model's name; by default the first
+            bundled one.
         method: method that is attached to the model; None (`method=full`): the model runs without.
         max_frames_num: frames sampled evenly from each video.
         dtype: "auto" (as the checkpoint says) or a torch name such as "float16".
