@@ -69,6 +69,7 @@ def run_harness(task: Path, output: Path, model_args: str, *launcher: str) -> Ou
     results = json.loads(next(output.glob("**/*_results.json")).read_text())
     samples = next(output.glob("**/*_samples_*.jsonl")).read_text().splitlines()
     rows = sorted((json.loads(line) for line in samples), key=lambda row: row["doc_id"])
+    assert [row["doc_id"] for row in rows] == list(range(len(rows)))  # each document is answered once
     return Outcome(
         [row["filtered_resps"].strip() for row in rows],
         results["results"][task.stem],
@@ -111,8 +112,9 @@ def test_the_harness_gets_the_bench_s_answers(
 
 @pytest.mark.slow
 def test_two_processes_share_the_questions(task: Path, tmp_path: Path) -> None:
-    # What `accelerate launch --multi_gpu` starts too; accelerate itself launches one process on CPUs.
-    launcher = ("torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    """`accelerate launch`: answers are one process's, in order, each document's once."""
+    launcher = ("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1")
+    launcher += ("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0")
     got = run_harness(task, tmp_path, "method=visionzip,retain_ratio=0.25,inner=true", *launcher)
     assert "Running on rank 0" in got.log
     assert "Running on rank 1" in got.log

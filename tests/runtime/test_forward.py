@@ -145,7 +145,7 @@ def test_cropping_takes_back_what_came_after_the_video(tiny: Tiny, method: Metho
         tiny.model(input_ids=torch.tensor([[13, 14]]), past_key_values=cache)
         cache.crop(-3)
         again = tiny.model(input_ids=torch.tensor([[12]]), past_key_values=cache).logits
-        with pytest.raises(UnsupportedUsageError, match="cannot crop"):
+        with pytest.raises(UnsupportedUsageError, match="cropping a cache"):
             cache.crop(-60)
     assert_close(again, wanted)
 

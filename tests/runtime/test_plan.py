@@ -67,19 +67,18 @@ def test_the_drawing_in_layout() -> None:
     record = plan.record
     assert (record.seen, record.position.tolist(), record.levels.held) == (7, [5, 2], (5,))
     assert record.tail == 1  # of the columns at the end, one is text in both rows
-    assert record.settled
 
 
 def test_the_drawing_in_levels() -> None:
     """Layers 0 and 1 take in the prompt at once, each further level what is left when it is entered."""
     plan = planned("vvvvtt", inner=(2, 5))
     assert plan.record.levels == Levels((0, 2, 5), (6, 0, 0), (None, None, None))
-    assert not plan.record.settled
+    assert plan.record.tail == 0  # the text has ranked the video's tokens
     levels = plan.record.levels.grown(1, None, 4).grown(2, None, 3)
     new = Columns(torch.ones(1, 1, 1), seen=6, record=replace(plan.record, levels=levels))
     after = proceed(new, keeps_positions=False).record
     assert after.levels.held == (7, 5, 4)
-    assert after.settled
+    assert after.tail == 1
     assert [after.levels.at(layer) for layer in range(8)] == [0, 0, 1, 1, 1, 2, 2, 2]
 
 

@@ -22,10 +22,12 @@ from typing import Any
 from torch import nn
 
 from holitom.contract import Merges
-from holitom.errors import UnsupportedUsageError
 from holitom.models.parts import Parts
+from holitom.runtime import refusals
+from holitom.runtime.accounts import Accounts
 from holitom.runtime.attached import Attached
 from holitom.runtime.call import Calls
+from holitom.runtime.generation import Generation
 from holitom.runtime.report import Report
 from holitom.runtime.router import Router
 from holitom.runtime.tower import Tower
@@ -36,7 +38,7 @@ class Run:
     """The reports of one run of an attached model."""
 
     def __init__(self) -> None:
-        self._calls = Calls()
+        self._calls = Calls(set())
         self._latest: Report | None = None
 
     @property
@@ -73,8 +75,8 @@ class Handle(Run):
         super().__init__()
         attached = Attached.of(method, model)
         if any(isinstance(hook, Hook) for hook in attached.adapter.trunk._forward_pre_hooks.values()):
-            raise UnsupportedUsageError("a method is attached to this model already; detach it first")
-        router = Router(attached, self, self._calls, self._tell)
+            raise refusals.TWICE.error()
+        router = Router(attached, self, self._calls, Accounts(self._tell))
         self._tower = router.tower
         self._wrapped = self._wrap(router)
         self._hooks = self._hook(router)
@@ -102,14 +104,16 @@ class Handle(Run):
         if self._tower is not None:
             self._tower.detach()
         self._tower, self._wrapped, self._hooks = None, (), ()
-        self._calls.stack.clear()  # what an interrupt (Ctrl-C) has left holds the model
+        self._calls.cut(0)  # what an interrupt (Ctrl-C) has left holds the model
 
     @staticmethod
     def _wrap(router: Router) -> list[Wrapped]:
         adapter = router.attached.adapter
         wrapped = [Wrapped(adapter.trunk, adapter.encoder, router.encode)]
         if hasattr(adapter.model, "generate"):
-            wrapped.append(Wrapped(adapter.model, "generate", router.generate))
+            generation = Generation(router.attached, router.calls, router.accounts)
+            wrapped.append(Wrapped(adapter.model, "generate", generation.generate))
+            wrapped.append(Wrapped(adapter.model, "prepare_inputs_for_generation", generation.prepare))
         return wrapped
 
     @staticmethod
@@ -121,10 +125,10 @@ class Handle(Run):
             _before(trunk, router.enter_trunk),
             _before(language, router.enter_language),
             _after(language, router.leave_language, with_kwargs=True, always_call=True),
-            _after(trunk, router.leave_trunk, always_call=True),
+            _after(trunk, router.leave, always_call=True),
         ]
         if model is not trunk:
-            hooks.append(_after(model, router.leave_model, always_call=True))
+            hooks.append(_after(model, router.leave, always_call=True))
         tower = router.tower
         if attached.method.needs_importance or attached.method.needs_keys:
             hooks.append(_before(tower.reads.vision_attention, tower.see))

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import DynamicCache
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer, StaticLayer
 
-from holitom.errors import UnsupportedUsageError
+from holitom.runtime import refusals
 from holitom.runtime.levels import Levels
 
 
@@ -24,8 +24,8 @@ class CacheRecord:
         numbered: `[B]` bool: rows whose next tokens count on from `position`, whatever position ids the
             caller gives them; None: all.
         levels: the columns that each level of layers holds.
-        tail: how many of the latest columns stand one to one in every layer, so that they can be cropped.
-        settled: False between the prefill that merged inside the language model and the step after it.
+        tail: how many of the latest columns can be cropped: they stand one to one in every layer, and what is
+            left of the videos does not hang on them.
     """
 
     seen: int
@@ -33,7 +33,11 @@ class CacheRecord:
     numbered: Tensor | None
     levels: Levels
     tail: int
-    settled: bool = True
+
+    @property
+    def rows(self) -> int:
+        """Rows of the batch."""
+        return len(self.position)
 
     def select(self, rows: Tensor) -> CacheRecord:
         """The record of `rows` `[b]` of the batch, in that order."""
@@ -53,37 +57,39 @@ class CacheRecord:
         )
 
 
-class MergedCache(DynamicCache):
-    """A `DynamicCache` that was filled with merged tokens.
+class Merged(Cache):
+    """A cache that was filled with merged tokens.
 
     A cache becomes one in place (`adopt`), so the object that the caller holds stays the same and can be
     passed to the next turn. `get_seq_length` then answers in the caller's columns, as `generate` needs,
     except while the language model runs, whose masks need the truth.
+
+    Attributes:
+        open: whether the language model is running.
+        told: what is remembered of what the layers hold, in the form that the cache needs; None: no merged
+            tokens.
     """
 
-    record: CacheRecord | None
     open: bool
+    told: Any
 
-    @staticmethod
-    def check(cache: Cache) -> None:
-        """Raise `UnsupportedUsageError` unless `cache` is a plain `DynamicCache`."""
-        if type(cache) is not DynamicCache or any(cache.is_sliding):
-            raise UnsupportedUsageError(
-                f"holitom cannot merge into a {type(cache).__name__}; use the default DynamicCache "
-                "(cache_implementation=None), whose layers can hold different numbers of tokens"
-            )
+    @property
+    def holds(self) -> bool:
+        """Whether it holds merged tokens."""
+        return self.told is not None
 
-    @staticmethod
-    def adopt(cache: Cache) -> MergedCache:
-        """Turn `cache`, a plain `DynamicCache`, into a `MergedCache` in place."""
-        if isinstance(cache, MergedCache):
-            return cache
-        cache.__class__ = MergedCache
-        merged: Any = cache
-        merged.record = None
-        merged.open = False
-        adopted: MergedCache = merged
-        return adopted
+    @property
+    def record(self) -> CacheRecord | None:
+        """What the layers hold; None where these are no merged tokens."""
+        record: CacheRecord | None = self.told
+        return record
+
+    @record.setter
+    def record(self, record: CacheRecord | None) -> None:
+        self.told = record
+
+    def allot(self, layers: range, held: int, seen: int) -> None:
+        """Make room in `layers` for a prompt of `seen` columns of the caller's, of which `held` are left."""
 
     def update(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         self._check_open()
@@ -96,49 +102,45 @@ class MergedCache(DynamicCache):
         return state
 
     def _check_open(self) -> None:
-        if self.record is not None and not self.open:
-            raise UnsupportedUsageError(
-                "this cache holds merged tokens, and the model that would extend it has no method attached; "
-                "attach one again, or start from a new cache"
-            )
+        if self.holds and not self.open:
+            raise refusals.DETACHED.error()
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        if self.record is not None and not self.open:
-            return self.record.seen
-        return int(super().get_seq_length(layer_idx))
+        if self.holds and not self.open:
+            return self.seen
+        return super().get_seq_length(layer_idx)
+
+    @property
+    def seen(self) -> int:
+        """The caller's columns; of a static cache a tensor of one number, as where nothing merged."""
+        seen: int = self.told.seen
+        return seen
 
     def held(self, layer: int) -> int | None:
-        """How many columns `layer` holds; None where it holds a recurrent state instead."""
+        """How many columns `layer` holds; None where it holds a recurrent state instead, or does not say."""
         dynamic = self.layers[layer] if layer < len(self.layers) else None
-        if dynamic is None:
+        if dynamic is None or (isinstance(dynamic, StaticLayer) and not dynamic.is_initialized):
             return 0
         return int(dynamic.get_seq_length()) if isinstance(dynamic, DynamicLayer) else None
 
     def keys(self, layer: int) -> Tensor:
-        """The keys `[B, kv_heads, held, d]` of `layer`."""
+        """The keys `[B, kv_heads, n, d]` of `layer`, of which the first `held` are a token's."""
         dynamic: Any = self.layers[layer]
         keys: Tensor = dynamic.keys
         return keys
 
     def reset(self) -> None:
-        Cache.reset(self)
-        self.record = None
+        super().reset()  # type: ignore[no-untyped-call]
+        self.told = None
 
     def crop(self, tokens_to_remove: int) -> None:
-        record = self.record
+        record = self.record if tokens_to_remove else None  # a static cache would wait for it
         if record is None:
             super().crop(tokens_to_remove)
             return
         count = record.seen - tokens_to_remove if tokens_to_remove > 0 else -tokens_to_remove
-        if not record.settled:
-            raise UnsupportedUsageError(
-                "cannot crop a prompt that was just merged inside the language model, as assisted decoding "
-                "does; generate without assistant or prompt lookup, or use a method without inner merging"
-            )
         if count > record.tail:
-            raise UnsupportedUsageError(
-                f"cannot crop {count} tokens: only the latest {record.tail} came after the merged video"
-            )
+            raise refusals.CROP.error(f"of {count} tokens, the latest {record.tail} can be cropped")
         if count <= 0:
             return
         super().crop(-count)
@@ -146,35 +148,49 @@ class MergedCache(DynamicCache):
 
     def reorder_cache(self, beam_idx: Any) -> None:
         super().reorder_cache(beam_idx)
-        if self.record is not None:
-            self.record = self.record.select(beam_idx)
+        if self.holds:
+            self.told = self.told.select(beam_idx)
 
     def batch_select_indices(self, indices: Tensor) -> None:
         super().batch_select_indices(indices)
-        if self.record is not None:
-            rows = torch.arange(self.record.position.shape[0], device=indices.device)[indices]
-            self.record = self.record.select(rows)
+        if self.holds:
+            self.told = self.told.select(torch.arange(self.told.rows, device=indices.device)[indices])
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         super().batch_repeat_interleave(repeats)
-        if self.record is not None:
-            rows = torch.arange(self.record.position.shape[0])
-            self.record = self.record.select(rows.repeat_interleave(repeats))
+        if self.holds:
+            self.told = self.told.select(torch.arange(self.told.rows).repeat_interleave(repeats))
+
+
+class MergedCache(Merged, DynamicCache):
+    """A `DynamicCache` that was filled with merged tokens."""
+
+
+def adopt_dynamic(cache: Any) -> MergedCache:
+    """Turn `cache`, a plain `DynamicCache`, into a `MergedCache` in place."""
+    cache.__class__ = MergedCache
+    cache.told, cache.open = None, False
+    adopted: MergedCache = cache
+    return adopted
 
 
 def layer_bytes(layer: Any) -> int:
     """Bytes of what one layer of a cache holds: keys and values, or the states of a recurrent layer."""
     held = (
         [layer.keys, layer.values]
-        if isinstance(layer, DynamicLayer)
+        if isinstance(layer, CacheLayerMixin)
         else [*layer.conv_states.values(), *layer.recurrent_states.values()]
     )
     return sum(tensor.nbytes for tensor in held if tensor is not None)
 
 
 def unmerged_bytes(cache: Cache) -> int:
-    """Bytes that `cache` would hold if nothing had merged."""
-    holding = [layer for layer in cache.layers if isinstance(layer, DynamicLayer)]
-    states = sum(layer_bytes(layer) for layer in cache.layers if not isinstance(layer, DynamicLayer))
-    per_column = layer_bytes(holding[0]) // max(1, int(holding[0].get_seq_length()))
-    return states + per_column * len(holding) * int(cache.get_seq_length())
+    """Bytes that `cache` would hold if nothing had merged; a static one holds what is allocated."""
+    holding = [layer for layer in cache.layers if isinstance(layer, CacheLayerMixin)]
+    states = sum(layer_bytes(layer) for layer in cache.layers if not isinstance(layer, CacheLayerMixin))
+    first: Any = holding[0]
+    if isinstance(first, StaticLayer):
+        held, columns = first.max_cache_len, getattr(cache, "longest", first.max_cache_len)
+    else:
+        held, columns = int(first.get_seq_length()), int(cache.get_seq_length())
+    return states + layer_bytes(first) // max(1, held) * len(holding) * columns

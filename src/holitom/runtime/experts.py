@@ -11,8 +11,8 @@ from typing import Any
 
 from torch import Tensor
 
-from holitom.errors import UnsupportedUsageError
 from holitom.models.base import Adapter
+from holitom.runtime import refusals
 from holitom.runtime.call import Call, Kwargs
 from holitom.runtime.forward import Forward
 
@@ -29,10 +29,7 @@ def masks_aside(adapter: Adapter, call: Call, args: tuple[Any, ...], kwargs: Kwa
     if not brings or not isinstance(mask, Tensor) or mask.dim() != 2 or not _asked(adapter, given):
         return None
     if call.module is adapter.trunk and not bool(mask.all()):  # it reads its mask for more than the loss
-        raise UnsupportedUsageError(
-            "output_router_logits with a padded batch of videos: this model weighs its load balancing loss "
-            "with a mask that merged tokens do not fit; pass rows one by one, or output_router_logits=False"
-        )
+        raise refusals.ROUTER_LOGITS.error()
     call.mask = mask
     return (), {**given, "attention_mask": None}
 

@@ -13,7 +13,7 @@ from transformers.masking_utils import create_causal_mask, create_recurrent_atte
 
 from holitom.models.base import Adapter
 from holitom.models.interface import interface_error, mask_cache_name
-from holitom.runtime.cache import MergedCache
+from holitom.runtime.cache import Merged
 from holitom.runtime.inner import InnerMerge
 from holitom.runtime.layout import Layout
 from holitom.runtime.levels import Levels
@@ -47,7 +47,7 @@ class Forward:
 
     adapter: Adapter
     plan: Plan
-    cache: MergedCache | None
+    cache: Merged | None
     inner: InnerMerge | None
     streams: dict[int, Tensor]
     layout: Layout | None = field(init=False)
@@ -69,6 +69,13 @@ class Forward:
         """What `layer` gets in the place of the language model's own arguments."""
         return self.overrides if self.adapter.attends(layer) else {**self.overrides, **self.recurrent}
 
+    def allot(self, level: int) -> None:
+        """Make room for what the layers of `level` will hold."""
+        if self.cache is not None:
+            starts = (*self.levels.starts, len(self.adapter.layers))
+            layers = range(starts[level], starts[level + 1])
+            self.cache.allot(layers, self.levels.held[level], self.plan.record.seen)
+
     def enter_level(self, layer: int, kwargs: Kwargs) -> Tensor:
         """The hidden states that enter `layer`, first of its level, whose `overrides` are set."""
         hidden: Tensor = kwargs["hidden_states"]
@@ -79,6 +86,7 @@ class Forward:
                 hidden = self._merge(self.inner, layer, hidden, {**kwargs, **self.overrides})
             assert self.layout is not None
             self.levels = self.levels.grown(level, self.layout.mask, self.layout.width)
+            self.allot(level)
         starts = self.levels.starts
         end = starts[level + 1] if level + 1 < len(starts) else len(self.adapter.layers)
         attending = [index for index in range(layer, end) if self.adapter.attends(index)]
@@ -121,7 +129,8 @@ class Forward:
             key = self.adapter.key(attention, hidden, rotary)
         else:
             self._check_held(self.cache, layer)
-            key = self.cache.keys(layer).to(hidden.device)
+            held = self.levels.held[self.levels.at(layer)]
+            key = self.cache.keys(layer)[:, :, :held].to(hidden.device)
         visible = self.levels.masks[self.levels.at(layer)]
         self.inner.attention = self._asked(self.inner, attention, hidden, rotary, key, visible)
 
@@ -131,10 +140,11 @@ class Forward:
         with torch.no_grad():
             hidden = self.adapter.attention_input(layer, hidden)
             key = self.adapter.key(layer.self_attn, hidden, rotary)
-            if self.cache is not None and self.cache.held(index):
-                key = torch.cat([self.cache.keys(index).to(key), key], dim=2)
-            assert self.layout is not None
             level = self.levels.starts.index(index)
+            held = self.levels.held[level]
+            if self.cache is not None and held:
+                key = torch.cat([self.cache.keys(index)[:, :, :held].to(key), key], dim=2)
+            assert self.layout is not None
             visible = self.levels.grown(level, self.layout.mask, self.layout.width).masks[level]
             return self._asked(inner, layer.self_attn, hidden, rotary, key, visible)
 
@@ -189,7 +199,7 @@ class Forward:
         for layer in range(len(self.adapter.layers)):
             self._check_held(self.cache, layer)
 
-    def _check_held(self, cache: MergedCache, layer: int) -> None:
+    def _check_held(self, cache: Merged, layer: int) -> None:
         held, wanted = cache.held(layer), self.levels.held[self.levels.at(layer)]
         if held is not None and held != wanted:
             raise interface_error(

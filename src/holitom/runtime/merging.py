@@ -6,27 +6,30 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import DynamicCache, StaticCache
 
-from holitom.errors import UnsupportedUsageError
 from holitom.models.interface import given_cache
 from holitom.runtime import refusals
 from holitom.runtime.attached import Attached
-from holitom.runtime.cache import CacheRecord, MergedCache
-from holitom.runtime.call import Call, Kwargs
+from holitom.runtime.cache import CacheRecord, Merged, adopt_dynamic
+from holitom.runtime.call import Call, Calls, Kwargs
 from holitom.runtime.encoded import Assignment, Encoded, assign, report_on
 from holitom.runtime.forward import Forward
 from holitom.runtime.inner import InnerMerge
 from holitom.runtime.plan import Columns, Plan, is_whole, prefill, proceed, whole
 from holitom.runtime.prompt import Prompt
 from holitom.runtime.report import mark
+from holitom.runtime.static import MergedStaticCache, adopt_static
 
 
-def merge(attached: Attached, call: Call, ids: Tensor, encoded: Encoded, kwargs: Kwargs) -> Kwargs:
+def merge(
+    attached: Attached, calls: Calls, call: Call, ids: Tensor, encoded: Encoded, kwargs: Kwargs
+) -> Kwargs:
     """Plan a forward that brings videos, and set `call.forward` and `call.report`.
 
     Args:
         attached: method and model.
+        calls: what the thread has under way.
         call: the call that it belongs to.
         ids: `[B, L]`.
         encoded: the call's videos.
@@ -37,7 +40,8 @@ def merge(attached: Attached, call: Call, ids: Tensor, encoded: Encoded, kwargs:
     """
     adapter, began = attached.adapter, mark(kwargs["inputs_embeds"].device)
     cache, changed = _cache(attached, kwargs)
-    new = encoded.begins(ids, cached=cache is not None)
+    asked = ids if cache is None else calls.question(ids)
+    new = encoded.begins(asked, cached=cache is not None)
     encoded.merge(attached.method, adapter)
     columns = _columns(attached, kwargs, cache)
     prompt = Prompt.read(
@@ -90,11 +94,13 @@ def _prefilled(
     return changed
 
 
-def go_on(attached: Attached, call: Call, cache: MergedCache, kwargs: Kwargs) -> Kwargs:
+def go_on(attached: Attached, call: Call, cache: Merged, kwargs: Kwargs) -> Kwargs:
     """Plan a forward without videos over a cache that holds merged tokens, and set `call.forward`.
 
-    Arguments and result are those of `merge`.
+    Arguments and result are those of `merge`. A step over a static cache needs no plan.
     """
+    if isinstance(cache, MergedStaticCache) and kwargs["inputs_embeds"].shape[1] == 1:
+        return cache.step(attached.adapter, kwargs)
     columns = _columns(attached, kwargs, cache)
     plan = proceed(columns, keeps_positions=attached.adapter.keeps_positions)
     call.forward, changed = _forward(attached, plan, cache, None)
@@ -106,7 +112,7 @@ def _columns(attached: Attached, kwargs: Kwargs, cache: Any) -> Columns:
     embeds: Tensor = kwargs["inputs_embeds"]
     mask = kwargs.get("attention_mask")
     refusals.check_mask(mask)
-    record: CacheRecord | None = cache.record if isinstance(cache, MergedCache) else None
+    record: CacheRecord | None = cache.record if isinstance(cache, Merged) else None
     return Columns(
         embeds=embeds,
         mask=mask,
@@ -155,11 +161,19 @@ def _forward(attached: Attached, plan: Plan, cache: Any, inner: InnerMerge | Non
     forward = Forward(
         adapter=adapter,
         plan=plan,
-        cache=None if cache is None else MergedCache.adopt(cache),
+        cache=None if cache is None else _adopted(cache),
         inner=inner,
         streams={layer: plan.streams[layer] for layer in range(first, len(plan.streams))},
     )
+    forward.allot(0)
     return forward, changed
+
+
+def _adopted(cache: Any) -> Merged:
+    """`cache`, as one that can hold merged tokens."""
+    if isinstance(cache, Merged):
+        return cache
+    return adopt_static(cache) if isinstance(cache, StaticCache) else adopt_dynamic(cache)
 
 
 def _all_tokens(plan: Plan) -> Tensor:
@@ -175,13 +189,11 @@ def _cache(attached: Attached, kwargs: Kwargs) -> tuple[Any, Kwargs]:
     layer: Any = attached.adapter.layers[0]
     if getattr(layer, "gradient_checkpointing", False) and layer.training:
         if attached.stages:
-            raise UnsupportedUsageError(
-                "gradient checkpointing cannot recompute a merge inside the language model; turn one off"
-            )
+            raise refusals.CHECKPOINTING.error()
         return None, {"use_cache": False, attached.cache_name: None}
     cache, use_cache = given_cache(kwargs), kwargs.get("use_cache")
     if cache is None and (language.config.use_cache if use_cache is None else use_cache):
         cache = DynamicCache(config=language.config)
-    if cache is not None and not isinstance(cache, MergedCache):
-        MergedCache.check(cache)
+    if cache is not None and not isinstance(cache, Merged):
+        refusals.check_cache(cache, language)
     return cache, {attached.cache_name: cache}

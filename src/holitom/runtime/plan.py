@@ -190,8 +190,7 @@ def _record(
         position=following,
         numbered=numbered,
         levels=levels.grown(0, mask, width) if inner else levels.all_grown(mask, width),
-        tail=prompt.text_tail,
-        settled=not inner,
+        tail=min(prompt.text_tail, columns.shape[1] - prompt.asked) if inner else prompt.text_tail,
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from holitom.errors import UnsupportedUsageError
+from holitom.runtime import refusals
 
 
 @dataclass(frozen=True)
@@ -96,9 +96,7 @@ class Prompt:
         ranks = real.long().cumsum(1) - 1
         start = positions.gather(1, real.int().argmax(1, keepdim=True))
         if not bool(((positions == start + ranks) | ~real).all()):
-            raise UnsupportedUsageError(
-                "position_ids must be consecutive in each row while a method is attached"
-            )
+            raise refusals.POSITIONS.error()
         if not seen:
             return torch.zeros(len(start), dtype=torch.int64, device=device)
         return start.squeeze(1).to(device, non_blocking=True)

@@ -1,11 +1,13 @@
-"""What merging cannot serve: each check raises one sentence that says what would work."""
+"""What merging cannot serve: one row of docs/limits.md each, and the checks that find it."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import DynamicCache, StaticCache
 
 from holitom.errors import UnsupportedUsageError
 from holitom.models.base import Adapter
@@ -15,13 +17,107 @@ from holitom.runtime.layout import Layout
 Kwargs = dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Refusal:
+    """Something that is refused while a method is attached.
+
+    Attributes:
+        what: is refused.
+        why: it cannot be served.
+        instead: what works.
+    """
+
+    what: str
+    why: str
+    instead: str
+
+    def error(self, found: str = "") -> UnsupportedUsageError:
+        """The error that says so, and what was `found`."""
+        what = f"{self.what} ({found})" if found else self.what
+        return UnsupportedUsageError(f"holitom does not serve {what}: {self.why}; {self.instead}")
+
+
+COMPILED = Refusal(
+    "a model, or a part of it, that was compiled (torch.compile) before the method was attached",
+    "its graph would run past what merges",
+    "attach first and compile after, or do not compile",
+)
+FEATURES = Refusal(
+    "video features that were encoded before this method was attached",
+    "what the method reads of the vision tower is not known of them",
+    "pass the pixels, or encode again",
+)
+CACHE = Refusal(
+    "a cache that is quantised, or has sliding windows",
+    "its layers cannot be read, or hold other tokens when some are gone",
+    "use a DynamicCache (the default) or a StaticCache",
+)
+FLASH = Refusal(
+    "a static cache under flash attention",
+    "layers that hold different numbers of tokens need masks, which it does not take",
+    'use attn_implementation="sdpa", or the default cache',
+)
+PAGED = Refusal(
+    "continuous batching (paged attention)",
+    "its cache holds the same tokens in every layer",
+    "use generate, or the plugin for vLLM",
+)
+MASK = Refusal(
+    "an attention mask that is not 2D",
+    "the columns that are left of the prompt are not the mask's",
+    "pass a 2D attention_mask, [rows, columns], or none",
+)
+POSITIONS = Refusal(
+    "position_ids that are not consecutive in each row",
+    "on one position axis what is left is numbered anew, and gaps would lose what they mean",
+    "leave position_ids out",
+)
+GAP = Refusal(
+    "rows of several lengths that go on over a cache with recurrent states",
+    "a state knows no padding",
+    "go on with one row at a time, or with rows of one length",
+)
+CHECKPOINTING = Refusal(
+    "gradient checkpointing with merging inside the language model",
+    "a merge cannot be recomputed",
+    "turn one of the two off",
+)
+LABELS = Refusal(
+    "a label that follows a video token which was merged away",
+    "no token is left that would predict it",
+    "set labels to -100 at every video placeholder and at the token right after them",
+)
+ROUTER_LOGITS = Refusal(
+    "output_router_logits with a padded batch of videos, where a model's mask is for more than its loss",
+    "the load balancing loss would be weighed with a mask that merged tokens do not fit",
+    "pass rows one by one, or output_router_logits=False",
+)
+CROP = Refusal(
+    "cropping a cache to before the end of a merged video, or of the question that ranked its tokens inside "
+    "the language model",
+    "what is left of the video hangs on them",
+    "crop what came after, or start from a new cache",
+)
+DETACHED = Refusal(
+    "going on over a cache of merged tokens on a model that has no method attached",
+    "masks and positions of the stock model are not the cache's",
+    "attach a method again (any will do), or start from a new cache",
+)
+TWICE = Refusal(
+    "a second method where one is attached to this model already",
+    "tokens that are gone cannot be merged again",
+    "detach the first one",
+)
+REFUSALS = (
+    COMPILED, FEATURES, CACHE, FLASH, PAGED, MASK, POSITIONS, GAP, CHECKPOINTING, LABELS, ROUTER_LOGITS, CROP,
+    DETACHED, TWICE,
+)  # fmt: skip
+
+
 def check_not_compiled(model: nn.Module) -> None:
     """Refuse a compiled model: its graph would run without the hooks."""
     if any(map(_compiled, model.modules())):
-        raise UnsupportedUsageError(
-            "the model, or a part of it, was compiled (torch.compile) before the method was attached, "
-            "and its graph would run past what merges; attach first and compile after, or do not compile"
-        )
+        raise COMPILED.error()
 
 
 def _compiled(module: nn.Module) -> bool:
@@ -30,81 +126,56 @@ def _compiled(module: nn.Module) -> bool:
     return around or bool(module._compiled_call_impl) or hasattr(module.forward, "_torchdynamo_orig_callable")
 
 
-def check_embeddings(adapter: Adapter, given: Kwargs) -> None:
-    """Refuse embeddings of placeholders without ids, which would stay without their video.
+def check_owner(adapter: Adapter, ids: Tensor, foreign: bool) -> None:
+    """Refuse features of another run, which lack what this method reads, where they are a video's.
 
     Args:
         adapter: the model.
-        given: arguments of the trunk's forward by name, without `input_ids`.
+        ids: `[B, L]`.
+        foreign: whether the features that came are another run's.
     """
-    embeds: Tensor | None = given.get("inputs_embeds")
-    brings = given.get(adapter.pixels_name) is not None or given.get("mm_encoder_outputs")
-    if not brings and embeds is not None:
-        trunk: Any = adapter.trunk
-        table = trunk.get_input_embeddings()
-        ids = torch.arange(table.weight.shape[0], device=table.weight.device)[None]
-        holders = table(ids[adapter.placeholders(ids)]).to(embeds)
-        brings = any(bool((embeds == holder).all(-1).any()) for holder in holders)
-    if brings:
-        raise UnsupportedUsageError(
-            "inputs_embeds without input_ids: a video is found by its placeholder ids; pass input_ids"
-        )
+    if foreign and bool(adapter.placeholders(ids).any()):
+        raise FEATURES.error()
 
 
-def check_owner(adapter: Adapter, foreign: bool) -> None:
-    """Refuse features of another run, which lack what this method reads, and videos in chunks."""
-    if foreign:
-        raise UnsupportedUsageError(
-            "these video features were encoded before this method was attached, or cut by "
-            f"prefill_chunk_size; pass {adapter.pixels_name}, without chunked prefill"
-        )
-
-
-def check_nothing_missing(adapter: Adapter, ids: Tensor | None, cache: Any, came: bool) -> None:
-    """Refuse a prompt with placeholders whose videos are missing.
+def check_encoder(adapter: Adapter, ids: Tensor | None) -> None:
+    """Refuse a model that fills in its videos without what its encoder returns.
 
     Args:
-        adapter: the model.
-        ids: `[B, L]`; None: the trunk was called with embeddings.
-        cache: of this forward.
-        came: whether the trunk was given pixels, of which nothing was encoded where it always was.
+        adapter: the model, which was given pixels, of which nothing was encoded where it always was.
+        ids: `[B, L]`.
     """
-    continues = ids is None or ids.shape[1] == 1 or (cache is not None and int(cache.get_seq_length()))
-    if ids is None or (continues and not came):
-        return
-    if bool(adapter.placeholders(ids).any()):
-        if came:
-            raise interface_error(
-                f"{type(adapter.trunk).__name__} has filled in its videos without what {adapter.encoder} "
-                "returns"
-            )
-        raise UnsupportedUsageError(
-            "the prompt has video placeholders, but its videos did not come with it; pass "
-            f"{adapter.pixels_name}, without prefill_chunk_size"
+    if ids is not None and bool(adapter.placeholders(ids).any()):
+        raise interface_error(
+            f"{type(adapter.trunk).__name__} has filled in its videos without what {adapter.encoder} returns"
         )
 
 
 def check_no_gap(adapter: Adapter, layout: Layout, seen: int) -> None:
     """Refuse padding between the cache and new columns where a recurrent state would run over it."""
     if layout.padded and seen and not all(map(adapter.attends, range(len(adapter.layers)))):
-        raise UnsupportedUsageError(
-            "rows of several lengths cannot go on over a cache that holds recurrent states, which know "
-            "no padding; go on with one row at a time, or with rows of one length"
-        )
+        raise GAP.error()
+
+
+def check_cache(cache: Any, language_model: Any) -> None:
+    """Refuse caches whose layers cannot hold different numbers of tokens, or cannot say what they hold."""
+    windows = any(cache.is_sliding)
+    if type(cache) not in (DynamicCache, StaticCache) or windows:
+        raise CACHE.error(f"{type(cache).__name__}{' with sliding windows' * windows}")
+    if type(cache) is StaticCache and "flash" in str(language_model.config._attn_implementation):
+        raise FLASH.error()
 
 
 def check_mask(mask: Any) -> None:
     """Refuse a prepared mask: rows are packed by a 2D one, `[B, seen + L]`."""
     if mask is not None and (not isinstance(mask, Tensor) or mask.dim() != 2):
-        raise UnsupportedUsageError(
-            "attention_mask must be 2D (1 at tokens, 0 at padding) while a method is attached"
-        )
+        raise MASK.error(f"{mask.dim()}D" if isinstance(mask, Tensor) else type(mask).__name__)
 
 
 def check_attention(language_model: Any) -> None:
     """Refuse paged attention, whose cache holds the same tokens in every layer."""
     if str(language_model.config._attn_implementation).startswith("paged"):
-        raise UnsupportedUsageError("continuous batching (paged attention) is not supported; use generate")
+        raise PAGED.error()
 
 
 def check_labels(adapter: Adapter, arguments: Kwargs, ids: Tensor, layout: Layout) -> None:
@@ -127,7 +198,4 @@ def check_labels(adapter: Adapter, arguments: Kwargs, ids: Tensor, layout: Layou
     stands = stands.index_fill_(0, home, True).view_as(shifted)
     holders = adapter.placeholders(ids).to(shifted.device)
     if bool(((shifted != -100) & holders & ~stands).any()):
-        raise UnsupportedUsageError(
-            "a label follows a video token that was merged away; set labels to -100 at every video "
-            "placeholder and at the token right after them"
-        )
+        raise LABELS.error()

@@ -1,7 +1,7 @@
 """The hooks of an attached method, in the order in which a forward meets them. They only route.
 
-model ------ enter_model                                                     leave_model
-trunk ------ enter_trunk   (encode)                                          leave_trunk
+model ------ enter_model                                                           leave
+trunk ------ enter_trunk   (encode)                                                leave
 language model             enter_language                    leave_language
 layers                     enter_layer   leave_attention   leave_layer
 """
@@ -10,22 +10,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from holitom.models.interface import CACHE_NAMES, given_cache
 from holitom.runtime import refusals
+from holitom.runtime.accounts import Accounts
 from holitom.runtime.attached import Attached
-from holitom.runtime.cache import MergedCache, layer_bytes, unmerged_bytes
+from holitom.runtime.cache import Merged
 from holitom.runtime.call import Call, Calls, Kwargs
+from holitom.runtime.embedded import ids_of
 from holitom.runtime.encoded import carried
 from holitom.runtime.experts import masks_aside, of_real_tokens
-from holitom.runtime.forward import Forward, by_name
+from holitom.runtime.forward import by_name
 from holitom.runtime.merging import go_on, merge
-from holitom.runtime.report import Report, mark
+from holitom.runtime.report import mark
+from holitom.runtime.static import MergedStaticCache
 from holitom.runtime.tower import Tower
+from holitom.runtime.traced import Traced, stepped
 
 
 class Router:
@@ -34,32 +37,16 @@ class Router:
     Attributes:
         attached: method and model.
         calls: what each thread has under way.
+        accounts: the reports.
         tower: reads the vision tower.
+        traced: tells the forwards whose hooks keep no state.
     """
 
-    def __init__(
-        self, attached: Attached, owner: object, calls: Calls, tell: Callable[[Report], None]
-    ) -> None:
-        """`owner`: of what is encoded. `tell`: called with each new report."""
-        self.attached, self.calls, self._owner, self._tell = attached, calls, owner, tell
+    def __init__(self, attached: Attached, owner: object, calls: Calls, accounts: Accounts) -> None:
+        """`owner`: of what is encoded."""
+        self.attached, self.calls, self.accounts, self._owner = attached, calls, accounts, owner
         self.tower = Tower(attached.adapter, attached.method, calls)
-        self._reports: WeakKeyDictionary[Any, Report] = WeakKeyDictionary()  # by the cache that they tell of
-
-    def generate(self, own: Callable[..., Any], args: tuple[Any, ...], kwargs: Kwargs) -> Any:
-        """Look over a prompt before `generate` encodes its videos, which it does before any forward."""
-        adapter, depth = self.attached.adapter, len(self.calls.stack)
-        ids = args[0] if args else kwargs.get("inputs", kwargs.get("input_ids"))
-        prompts = len(self.calls.prompts)
-        if ids is not None and kwargs.get(adapter.pixels_name) is not None:
-            cache = given_cache(kwargs)
-            seen = 0 if cache is None else int(cache.get_seq_length())
-            adapter.check_prompt(ids[:, seen:], kwargs)
-            self.calls.prompts.append(ids[:, seen:])
-        try:
-            return own(*args, **kwargs)
-        finally:
-            del self.calls.prompts[prompts:]
-            del self.calls.stack[depth:]  # an interrupt (Ctrl-C) runs no hooks
+        self.traced = Traced(attached.adapter, calls)
 
     def encode(self, own: Callable[..., Any], args: tuple[Any, ...], kwargs: Kwargs) -> Any:
         """`get_video_features`, which the trunk's forward or `generate` calls."""
@@ -70,14 +57,20 @@ class Router:
         return output
 
     def enter_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: Kwargs) -> Any:
+        if self.traced.stateless(args, kwargs):
+            return None
         call = self.calls.begin(module)
         call.arguments = by_name(module.forward, args, kwargs)
         return masks_aside(self.attached.adapter, call, args, kwargs)
 
-    def leave_model(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        self.calls.end(module)
+    def leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        """Model and trunk."""
+        if not self.traced.idle:
+            self.calls.end(module)
 
     def enter_trunk(self, module: nn.Module, args: tuple[Any, ...], kwargs: Kwargs) -> Any:
+        if self.traced.stateless(args, kwargs):
+            return None
         self.calls.settle()
         call = self.calls.current
         if call is None or call.given is not None:
@@ -88,27 +81,36 @@ class Router:
             kwargs = {**kwargs, "attention_mask": call.mask}
             changed = args, kwargs
         call.given = given = by_name(module.forward, args, kwargs)
-        adapter, ids = self.attached.adapter, given.get("input_ids")
-        if ids is None:
-            refusals.check_embeddings(adapter, given)
-            return changed
+        adapter, encoded, foreign = self.attached.adapter, None, False
         output = (given.get("mm_encoder_outputs") or {}).get(adapter.modality)
-        encoded = None if output is None else carried(output)
-        foreign = output is not None and (encoded is None or encoded.owner is not self._owner)
-        refusals.check_owner(adapter, foreign)
-        if given.get(adapter.pixels_name) is not None:
+        pixels = given.get(adapter.pixels_name)
+        if (output is None and pixels is None) or not self.calls.holds_videos:
+            return changed
+        if given.get("input_ids") is None and given.get("inputs_embeds") is not None:
+            call.given = given = {**given, "input_ids": self._found_ids(given["inputs_embeds"])}
+        ids = given.get("input_ids")
+        if ids is None:
+            return changed  # the model's own error
+        if output is not None:
+            encoded = carried(output)
+            foreign = encoded is None or encoded.owner is not self._owner
+        refusals.check_owner(adapter, ids, foreign)
+        if pixels is not None:
             adapter.check_prompt(ids, given)
-        call.encoded = encoded
+        call.encoded = None if foreign else encoded
         return changed
 
-    def leave_trunk(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        self.calls.end(module)
+    def _found_ids(self, embeds: Tensor) -> Tensor:
+        """The ids `[B, L]` of a prompt that came as embeddings `[B, L, D]`."""
+        return ids_of(embeds, self.attached.adapter.trunk.get_input_embeddings())
 
     def enter_language(self, module: nn.Module, args: tuple[Any, ...], kwargs: Kwargs) -> Any:
+        if self.traced.stateless(args, kwargs):
+            return self.traced.step(kwargs)
         self.calls.settle()
         call = self.calls.current
         cache = given_cache(kwargs)
-        merged = isinstance(cache, MergedCache) and cache.record is not None
+        merged = isinstance(cache, Merged) and cache.holds
         if call is None or call.decoding:  # the language model was called itself
             call = self.calls.begin(module)
         call.decoding = True
@@ -117,13 +119,14 @@ class Router:
             encoded.locate(self.attached.adapter, call.given)
         brings = encoded is not None and bool(encoded.videos)
         if not brings and not merged:
-            refusals.check_nothing_missing(self.attached.adapter, ids, cache, self._came(call))
+            if self._came(call):
+                refusals.check_encoder(self.attached.adapter, ids)
             return None
         kwargs = by_name(module.forward, args, kwargs)
         if brings and encoded is not None and ids is not None:
-            changed = merge(self.attached, call, ids, encoded, kwargs)
+            changed = merge(self.attached, self.calls, call, ids, encoded, kwargs)
             if call.report is not None:  # already now: somebody may end the forward here
-                self._tell(call.report)
+                self.accounts.tell(call.report)
         else:
             changed = go_on(self.attached, call, cache, kwargs)
         if call.forward is not None and call.forward.cache is not None:
@@ -138,10 +141,13 @@ class Router:
         adapter, given = self.attached.adapter, call.given or {}
         outputs = given.get("mm_encoder_outputs") or {}
         brings = given.get(adapter.pixels_name) is not None or outputs.get(adapter.modality) is not None
-        return brings and call.encoded is None
+        return brings and call.encoded is None and self.calls.holds_videos
 
     def leave_language(self, module: nn.Module, args: tuple[Any, ...], kwargs: Kwargs, output: Any) -> Any:
-        call = self.calls.current
+        cache = given_cache(kwargs)
+        if isinstance(cache, MergedStaticCache):
+            cache.end_step()
+        call = None if self.traced.idle else self.calls.current
         if call is None:
             return None
         forward, call.forward, call.decoding = call.forward, None, False
@@ -150,7 +156,6 @@ class Router:
             forward.cache.open = False
         if output is None:  # the forward failed
             return None
-        cache = given_cache(kwargs)
         if forward is not None:
             forward.check_cache()
             layout, ids = forward.layout, call.input_ids
@@ -163,16 +168,17 @@ class Router:
                 output.last_hidden_state = hidden
             forward.remember()
         of_real_tokens(output, forward, call)
-        self._account(call, cache, output[0].device, forward)
+        self.accounts.count(call, cache, output[0].device, forward)
         return output
 
     def layer(self, index: int) -> Callable[[nn.Module, tuple[Any, ...], Kwargs], Any]:
         """The hook on the way into decoder layer `index`."""
 
         def enter_layer(module: nn.Module, args: tuple[Any, ...], kwargs: Kwargs) -> Any:
-            forward = self.calls.forward
+            changed = stepped(index, args, kwargs)
+            forward = None if changed is not None or self.traced.idle else self.calls.forward
             if forward is None:
-                return None
+                return changed
             if index == 0:
                 forward.check_width(args[0] if args else kwargs["hidden_states"])
             if not forward.changes(index):
@@ -189,7 +195,7 @@ class Router:
         """The hook on the way out of the attention of decoder layer `layer`, which ranks."""
 
         def leave_attention(module: nn.Module, args: tuple[Any, ...], kwargs: Kwargs, output: Any) -> None:
-            forward = self.calls.forward
+            forward = None if self.traced.idle else self.calls.forward
             if forward is not None and forward.inner is not None:
                 with torch.no_grad():
                     forward.leave_attention(layer, module, by_name(module.forward, args, kwargs))
@@ -200,30 +206,7 @@ class Router:
         """The hook on the way out of decoder layer `index`, where holitom adds a stream."""
 
         def leave_layer(module: nn.Module, args: tuple[Any, ...], hidden: Tensor) -> Tensor:
-            forward = self.calls.forward
+            forward = None if self.traced.idle else self.calls.forward
             return hidden if forward is None else forward.leave_layer(index, hidden)
 
         return leave_layer
-
-    def _account(self, call: Call, cache: Any, device: torch.device, forward: Forward | None) -> None:
-        """Count what the report of this call's videos still lacks: times, and the cache as it is now."""
-        report = call.report
-        if report is None and cache is not None:
-            report = self._reports.get(cache)
-        elif report is None and call.encoded is not None:
-            report = call.encoded.report
-        if report is None:
-            return
-        now = mark(device)
-        if call.report is not None:
-            report.add("prefill", call.began, now)
-            if forward is not None and forward.inner is not None:
-                for span in forward.inner.spans:
-                    report.add("inner", *span)
-            if cache is not None:
-                self._reports[cache] = report
-            self._tell(report)
-        report.decoded(now)
-        if cache is not None:
-            report.kv_bytes = sum(map(layer_bytes, cache.layers))
-            report.kv_bytes_full = unmerged_bytes(cache)

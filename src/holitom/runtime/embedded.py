@@ -1,0 +1,49 @@
+"""Prompts that come as embeddings: the ids that they are the embeddings of.
+
+A model that is given `inputs_embeds` without ids finds its placeholders by comparing each column with the
+placeholder's embedding. Merging needs the ids of the text as well (frames are told from images by it), so
+every column is looked up in the whole table.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from holitom.ops.host import sent
+
+CHUNK = 4096
+"""Rows of the table that are hashed at once."""
+
+
+def ids_of(embeds: Tensor, table: Any) -> Tensor:
+    """The ids `[B, L]` int64 whose embeddings `embeds` `[B, L, D]` are, of equal ones the first.
+
+    Where a column is no token's (soft prompts) it is 0, which is no placeholder in any vocabulary.
+
+    Args:
+        embeds: of a prompt. Columns must equal the table's rows in every bit, as the model asks for too.
+        table: the model's input embeddings: a module that takes ids, with the table `[V, D]` as `weight`.
+    """
+    size, device = table.weight.shape[0], embeds.device
+    flat = embeds.detach().flatten(0, -2)
+    with torch.no_grad():
+        every = torch.split(torch.arange(size, device=table.weight.device), CHUNK)
+        rows = [table(ids).to(flat) for ids in every]
+        known = torch.cat([_hashed(each) for each in rows])
+        known, order = known.sort(stable=True)
+        at = torch.searchsorted(known, _hashed(flat)).clamp_max(size - 1)
+        ids = order[at]
+        found = table(ids.to(table.weight.device)).to(flat)
+        return torch.where((found == flat).all(-1), ids, 0).view(embeds.shape[:-1]).to(device)
+
+
+def _hashed(rows: Tensor) -> Tensor:
+    """A number for each of `rows` `[n, D]`: `[n]` int64, the same for rows that are equal bit for bit."""
+    bits = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[rows.element_size()]
+    generator = torch.Generator().manual_seed(0)
+    factors = torch.randint(-(2**62), 2**62, (rows.shape[-1],), generator=generator)
+    positive = rows.contiguous() + 0.0  # a zero has two signs
+    return (positive.view(bits).to(torch.int64) * sent(factors, rows.device)).sum(-1)

@@ -1,0 +1,116 @@
+"""`generate` of an attached model: what has to be known of a prompt before any forward runs."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+from transformers import StaticCache
+
+from holitom.models.interface import given_cache
+from holitom.runtime.accounts import Accounts
+from holitom.runtime.attached import Attached
+from holitom.runtime.cache import Merged
+from holitom.runtime.call import Calls, Kwargs, Prompted
+from holitom.runtime.embedded import ids_of
+from holitom.runtime.forward import by_name
+
+
+class Generation:
+    """What is wrapped around `generate`.
+
+    Attributes:
+        attached: method and model.
+        calls: what each thread has under way.
+        accounts: the reports.
+    """
+
+    def __init__(self, attached: Attached, calls: Calls, accounts: Accounts) -> None:
+        self.attached, self.calls, self.accounts = attached, calls, accounts
+
+    def generate(self, own: Callable[..., Any], args: tuple[Any, ...], kwargs: Kwargs) -> Any:
+        """Look over a prompt before `generate` encodes its videos, which it does before any forward."""
+        adapter, calls = self.attached.adapter, self.calls
+        depth, prompts = len(calls.stack), len(calls.prompts)
+        pixels, encoded = kwargs.get(adapter.pixels_name), kwargs.get("mm_encoder_outputs") or {}
+        if pixels is not None or encoded.get(adapter.modality) is not None:
+            ids = self._new_ids(args, kwargs)
+            if ids is not None:
+                if pixels is not None:
+                    adapter.check_prompt(ids, kwargs)
+                chunked = self._chunked(args, kwargs)
+                holds = not chunked or bool(adapter.placeholders(ids).any())
+                calls.prompts.append(Prompted(ids, holds))
+                if chunked and holds:
+                    args, kwargs = _whole(args, kwargs)
+        try:
+            return own(*args, **kwargs)
+        finally:
+            del calls.prompts[prompts:]
+            calls.cut(depth)  # an interrupt (Ctrl-C) runs no hooks
+            cache, calls.stepping = calls.stepping, None
+            if cache is not None:
+                self.accounts.stepped(cache, cache.told.offset.device)
+
+    def prepare(self, own: Callable[..., Any], args: tuple[Any, ...], kwargs: Kwargs) -> Any:
+        """`prepare_inputs_for_generation`, which makes masks for static caches: of the caller's columns.
+
+        Where something merges, the mask stays as the caller gave it, `[B, seen + L]`; a step of one token a
+        row needs none.
+        """
+        inputs = own(*args, **kwargs)
+        given = by_name(own, args, kwargs)
+        cache = given_cache(given)
+        if not isinstance(cache, StaticCache):
+            return inputs
+        if isinstance(cache, Merged) and cache.holds:
+            ids = inputs.get("input_ids")
+            step = ids is not None and ids.shape[1] == 1
+            inputs["attention_mask"] = None if step else given.get("attention_mask")
+            self.calls.stepping = cache if step else None
+        elif inputs.get(self.attached.adapter.pixels_name) is not None or inputs.get("mm_encoder_outputs"):
+            inputs["attention_mask"] = given.get("attention_mask")
+        return inputs
+
+    def _new_ids(self, args: tuple[Any, ...], kwargs: Kwargs) -> Tensor | None:
+        """The ids `[B, L]` of the part of a prompt that is not in the cache; None where there are none."""
+        cache = given_cache(kwargs)
+        seen = 0 if cache is None else int(cache.get_seq_length())
+        ids: Tensor | None = args[0] if args else kwargs.get("inputs", kwargs.get("input_ids"))
+        embeds, mask = kwargs.get("inputs_embeds"), kwargs.get("attention_mask")
+        if embeds is not None:
+            return ids_of(embeds[:, seen:], self.attached.adapter.trunk.get_input_embeddings())
+        if ids is None or (mask is not None and mask.shape[1] > ids.shape[1]):
+            return ids  # all of it is new, and the mask tells of what is in the cache
+        return ids[:, seen:]
+
+    def _chunked(self, args: tuple[Any, ...], kwargs: Kwargs) -> bool:
+        """Whether `generate` would run the prompt in chunks."""
+        config, model = _config(args, kwargs), self.attached.adapter.model
+        sizes = [kwargs.get("prefill_chunk_size")]
+        if "prefill_chunk_size" not in kwargs:
+            sizes = [getattr(each, "prefill_chunk_size", None) for each in (config, model.generation_config)]
+        return any(size is not None for size in sizes)
+
+
+def _config(args: tuple[Any, ...], kwargs: Kwargs) -> Any:
+    """The generation config among the arguments of `generate`; None where there is none."""
+    return args[1] if len(args) > 1 else kwargs.get("generation_config")
+
+
+def _whole(args: tuple[Any, ...], kwargs: Kwargs) -> tuple[tuple[Any, ...], Kwargs]:
+    """The arguments of `generate` without chunks: a prompt with videos is merged, and run, in one piece.
+
+    A chunk would hold a part of a video, and the question that ranks its tokens stands in the last one.
+    """
+    config = _config(args, kwargs)
+    if config is not None:
+        config = copy.deepcopy(config)
+        config.prefill_chunk_size = None
+        if len(args) > 1:
+            args = (args[0], config, *args[2:])
+        else:
+            kwargs = {**kwargs, "generation_config": config}
+    return args, {**kwargs, "prefill_chunk_size": None}

@@ -1,0 +1,72 @@
+"""What hooks do in a forward that `torch.compile` traces.
+
+A traced forward in which nothing merges needs no state of its call: it is the stock model's, or a step of one
+token a row over a static cache, whose masks and positions hang on the cache alone. There the hooks are
+arithmetic on the arguments, which a graph takes in; elsewhere they break it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers.cache_utils import StaticLayer
+
+from holitom.models.base import Adapter
+from holitom.models.interface import given_cache
+from holitom.runtime.cache import Merged
+from holitom.runtime.call import Calls, Kwargs
+from holitom.runtime.static import MergedStaticCache
+
+
+class Traced:
+    """Tells the forwards that need no state.
+
+    Attributes:
+        adapter: the model.
+        under_way: calls of any thread whose state hooks keep.
+    """
+
+    def __init__(self, adapter: Adapter, calls: Calls) -> None:
+        self.adapter, self.under_way = adapter, calls.under_way
+
+    @property
+    def idle(self) -> bool:
+        """Whether a forward is traced that keeps no state."""
+        return torch.compiler.is_compiling() and not self.under_way
+
+    def stateless(self, args: tuple[Any, ...], kwargs: Kwargs) -> bool:
+        """Whether the forward of model, trunk or language model that begins needs none.
+
+        Args:
+            args: its arguments by place.
+            kwargs: its arguments by name.
+        """
+        if not self.idle or args:
+            return False
+        brings = kwargs.get(self.adapter.pixels_name) is not None or kwargs.get("mm_encoder_outputs")
+        cache = given_cache(kwargs)
+        if brings or not isinstance(cache, Merged) or not cache.holds:
+            return not brings
+        ids = kwargs.get("input_ids")
+        columns = kwargs["inputs_embeds"] if ids is None else ids
+        return isinstance(cache, MergedStaticCache) and columns.shape[1] == 1
+
+    def step(self, kwargs: Kwargs) -> Any:
+        """What changes of the arguments of the language model in such a forward; None: nothing."""
+        cache = given_cache(kwargs)
+        if isinstance(cache, MergedStaticCache) and cache.holds:
+            return (), {**kwargs, **cache.step(self.adapter, kwargs)}
+        return None
+
+
+def stepped(layer: int, args: tuple[Any, ...], kwargs: Kwargs) -> Any:
+    """The arguments of decoder layer `layer` in a step over a static cache; None where they stay.
+
+    A layer with a recurrent state gets what the language model gives it: a step has no padding.
+    """
+    cache = given_cache(kwargs)
+    if not isinstance(cache, MergedStaticCache) or not cache.masks:
+        return None
+    level = cache.level(layer) if isinstance(cache.layers[layer], StaticLayer) else 0
+    return (args, {**kwargs, "attention_mask": cache.masks[level - 1]}) if level else None
