@@ -22,6 +22,7 @@ from typing import Any
 from torch import nn
 
 from holitom.contract import Merges
+from holitom.errors import UnsupportedUsageError
 from holitom.models.parts import Parts
 from holitom.runtime import refusals
 from holitom.runtime.accounts import Accounts
