@@ -139,6 +139,7 @@ def test_a_compiled_step_is_one_graph(name: str, method: Method) -> None:
     torch.compiler.reset()
 
 
+@pytest.mark.slow
 def test_a_compiled_step_of_holitom() -> None:
     one = small("llava-onevision")
     inputs = one.inputs("w1 <video> w2 w3", videos=[one.video()])
