@@ -159,7 +159,7 @@ def test_candidates_are_checked_in_one_forward(method: Method) -> None:
 
 
 def test_what_ranked_cannot_be_cropped() -> None:
-    """What is left of the videos hangs on the question, so a cache cannot go back before it."""
+    """The remaining tokens depend on the question, so a cache is not cropped to before it."""
     one = small("llava-onevision")
     inputs = one.inputs("w1 <video> w2 w3", videos=[one.video()])
     for method, asked in ((OUTER, False), (INNER, True)):

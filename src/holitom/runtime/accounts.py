@@ -1,4 +1,4 @@
-"""The reports of an attached method's runs: told when they begin, counted on as answers are decoded."""
+"""Reports of an attached method's runs, which are announced at the prefill and updated by every forward."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from holitom.runtime.report import Report, mark
 
 
 class Accounts:
-    """Whose report a forward counts towards.
+    """Finds the report of each forward and updates it.
 
     Attributes:
         tell: called with each new report.
@@ -23,16 +23,16 @@ class Accounts:
 
     def __init__(self, tell: Callable[[Report], None]) -> None:
         self.tell = tell
-        self._reports: WeakKeyDictionary[Any, Report] = WeakKeyDictionary()  # by the cache that they tell of
+        self._reports: WeakKeyDictionary[Any, Report] = WeakKeyDictionary()  # by the cache that the run fills
 
     def count(self, call: Call, cache: Any, device: torch.device, forward: Forward | None) -> None:
-        """Count what the report of a call's videos still lacks: times, and the cache as it is now.
+        """Add a forward's times, and the present size of the cache, to the report of its videos.
 
         Args:
-            call: whose language model has just ended.
-            cache: that it has filled; None without one.
-            device: where it ended.
-            forward: its forward; None where it ran as in the stock model.
+            call: the call whose language model has just ended.
+            cache: the cache that it has filled; None without one.
+            device: the device of its output.
+            forward: its forward with merged tokens; None where the stock forward ran.
         """
         report = call.report
         if report is None and cache is not None:
@@ -56,7 +56,7 @@ class Accounts:
             report.kv_bytes_full = unmerged_bytes(cache)
 
     def stepped(self, cache: Any, device: torch.device) -> None:
-        """Count a step over `cache` that hooks may not have seen, because its graph holds none."""
+        """Add the time of a compiled step over `cache`, whose graph calls no hook."""
         report = self._reports.get(cache)
         if report is not None:
             report.decoded(mark(device))

@@ -1,8 +1,8 @@
-"""Prompts that come as embeddings: the ids that they are the embeddings of.
+"""Finds the token ids of prompts that come as embeddings.
 
 A model that is given `inputs_embeds` without ids finds its placeholders by comparing each column with the
-placeholder's embedding. Merging needs the ids of the text as well (frames are told from images by it), so
-every column is looked up in the whole table.
+placeholder's embedding. Merging also needs the ids of the text, which tells frames from images, so every
+column is looked up in the whole table.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ CHUNK = 4096
 
 
 def ids_of(embeds: Tensor, table: Any) -> Tensor:
-    """The ids `[B, L]` int64 whose embeddings `embeds` `[B, L, D]` are, of equal ones the first.
+    """Find the ids `[B, L]` int64 whose rows of the table are `embeds`; of equal rows, the first.
 
-    Where a column is no token's (soft prompts) it is 0, which is no placeholder in any vocabulary.
+    A column that is no token's (a soft prompt) has id 0, which is no vocabulary's placeholder.
 
     Args:
-        embeds: of a prompt. Columns must equal the table's rows in every bit, as the model asks for too.
+        embeds: `[B, L, D]`, a prompt. A column is found if it equals a row in every bit, which the model
+            requires of placeholders too.
         table: the model's input embeddings: a module that takes ids, with the table `[V, D]` as `weight`.
     """
     size, device = table.weight.shape[0], embeds.device
@@ -41,7 +42,7 @@ def ids_of(embeds: Tensor, table: Any) -> Tensor:
 
 
 def _hashed(rows: Tensor) -> Tensor:
-    """A number for each of `rows` `[n, D]`: `[n]` int64, the same for rows that are equal bit for bit."""
+    """Hash `rows` `[n, D]`: `[n]` int64, the same number for rows that are equal bit for bit."""
     bits = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[rows.element_size()]
     generator = torch.Generator().manual_seed(0)
     factors = torch.randint(-(2**62), 2**62, (rows.shape[-1],), generator=generator)

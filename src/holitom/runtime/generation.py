@@ -1,4 +1,4 @@
-"""`generate` of an attached model: what has to be known of a prompt before any forward runs."""
+"""Wraps `generate` of an attached model, which knows of a prompt what no single forward knows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from holitom.runtime.forward import by_name
 
 
 class Generation:
-    """What is wrapped around `generate`.
+    """Functions that run around `generate` and `prepare_inputs_for_generation`.
 
     Attributes:
         attached: method and model.
@@ -31,7 +31,7 @@ class Generation:
         self.attached, self.calls, self.accounts = attached, calls, accounts
 
     def generate(self, own: Callable[..., Any], args: tuple[Any, ...], kwargs: Kwargs) -> Any:
-        """Look over a prompt before `generate` encodes its videos, which it does before any forward."""
+        """Read and check a prompt, then generate: `generate` encodes videos before any forward runs."""
         adapter, calls = self.attached.adapter, self.calls
         depth, prompts = len(calls.stack), len(calls.prompts)
         pixels, encoded = kwargs.get(adapter.pixels_name), kwargs.get("mm_encoder_outputs") or {}
@@ -55,10 +55,10 @@ class Generation:
                 self.accounts.stepped(cache, cache.told.offset.device)
 
     def prepare(self, own: Callable[..., Any], args: tuple[Any, ...], kwargs: Kwargs) -> Any:
-        """`prepare_inputs_for_generation`, which makes masks for static caches: of the caller's columns.
+        """Prepare the inputs of a forward without the 4D mask that transformers makes for static caches.
 
-        Where something merges, the mask stays as the caller gave it, `[B, seen + L]`; a step of one token a
-        row needs none.
+        That mask has the caller's columns. Where videos merge, the forward gets the caller's own mask
+        `[B, seen + L]`, and a step of one token a row gets none.
         """
         inputs = own(*args, **kwargs)
         given = by_name(own, args, kwargs)
@@ -75,7 +75,7 @@ class Generation:
         return inputs
 
     def _new_ids(self, args: tuple[Any, ...], kwargs: Kwargs) -> Tensor | None:
-        """The ids `[B, L]` of the part of a prompt that is not in the cache; None where there are none."""
+        """Return the ids `[B, L]` of the part of a prompt that is not in the cache; None without ids."""
         cache = given_cache(kwargs)
         seen = 0 if cache is None else int(cache.get_seq_length())
         ids: Tensor | None = args[0] if args else kwargs.get("inputs", kwargs.get("input_ids"))
@@ -83,11 +83,11 @@ class Generation:
         if embeds is not None:
             return ids_of(embeds[:, seen:], self.attached.adapter.trunk.get_input_embeddings())
         if ids is None or (mask is not None and mask.shape[1] > ids.shape[1]):
-            return ids  # all of it is new, and the mask tells of what is in the cache
+            return ids  # all ids are new; the mask has the columns of the cache too
         return ids[:, seen:]
 
     def _chunked(self, args: tuple[Any, ...], kwargs: Kwargs) -> bool:
-        """Whether `generate` would run the prompt in chunks."""
+        """Tell whether `generate` would run the prompt in chunks."""
         config, model = _config(args, kwargs), self.attached.adapter.model
         sizes = [kwargs.get("prefill_chunk_size")]
         if "prefill_chunk_size" not in kwargs:
@@ -96,14 +96,15 @@ class Generation:
 
 
 def _config(args: tuple[Any, ...], kwargs: Kwargs) -> Any:
-    """The generation config among the arguments of `generate`; None where there is none."""
+    """Return the generation config among the arguments of `generate`; None without one."""
     return args[1] if len(args) > 1 else kwargs.get("generation_config")
 
 
 def _whole(args: tuple[Any, ...], kwargs: Kwargs) -> tuple[tuple[Any, ...], Kwargs]:
-    """The arguments of `generate` without chunks: a prompt with videos is merged, and run, in one piece.
+    """Return the arguments of `generate` without `prefill_chunk_size`.
 
-    A chunk would hold a part of a video, and the question that ranks its tokens stands in the last one.
+    A prompt with videos runs in one piece: a chunk would hold a part of a video, and the question that ranks
+    the video's tokens is in the last chunk.
     """
     config = _config(args, kwargs)
     if config is not None:

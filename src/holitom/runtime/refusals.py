@@ -1,4 +1,4 @@
-"""What merging cannot serve: one row of docs/limits.md each, and the checks that find it."""
+"""Usages that are refused while a method is attached, one row of docs/limits.md each, and their checks."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ Kwargs = dict[str, Any]
 
 @dataclass(frozen=True)
 class Refusal:
-    """Something that is refused while a method is attached.
+    """A usage that is refused while a method is attached.
 
     Attributes:
-        what: is refused.
-        why: it cannot be served.
+        what: the usage.
+        why: the reason.
         instead: what works.
     """
 
@@ -32,80 +32,80 @@ class Refusal:
     instead: str
 
     def error(self, found: str = "") -> UnsupportedUsageError:
-        """The error that says so, and what was `found`."""
+        """Make the error, which names what was `found`."""
         what = f"{self.what} ({found})" if found else self.what
         return UnsupportedUsageError(f"holitom does not serve {what}: {self.why}; {self.instead}")
 
 
 COMPILED = Refusal(
     "a model, or a part of it, that was compiled (torch.compile) before the method was attached",
-    "its graph would run past what merges",
+    "its graph contains none of the hooks that merge",
     "attach first and compile after, or do not compile",
 )
 FEATURES = Refusal(
     "video features that were encoded before this method was attached",
-    "what the method reads of the vision tower is not known of them",
+    "they carry no importance and no keys of the vision tower",
     "pass the pixels, or encode again",
 )
 CACHE = Refusal(
     "a cache that is quantised, or has sliding windows",
-    "its layers cannot be read, or hold other tokens when some are gone",
+    "a quantised layer cannot be read, and a window is a number of columns, of which merging removes some",
     "use a DynamicCache (the default) or a StaticCache",
 )
 FLASH = Refusal(
     "a static cache under flash attention",
-    "layers that hold different numbers of tokens need masks, which it does not take",
+    "layers that hold different numbers of tokens need masks, which flash attention does not take",
     'use attn_implementation="sdpa", or the default cache',
 )
 PAGED = Refusal(
     "continuous batching (paged attention)",
-    "its cache holds the same tokens in every layer",
+    "its cache holds the same columns in every layer",
     "use generate, or the plugin for vLLM",
 )
 MASK = Refusal(
     "an attention mask that is not 2D",
-    "the columns that are left of the prompt are not the mask's",
+    "its columns are those of the unmerged prompt",
     "pass a 2D attention_mask, [rows, columns], or none",
 )
 POSITIONS = Refusal(
     "position_ids that are not consecutive in each row",
-    "on one position axis what is left is numbered anew, and gaps would lose what they mean",
+    "on one position axis the remaining tokens are numbered anew, which would close the gaps",
     "leave position_ids out",
 )
 GAP = Refusal(
     "rows of several lengths that go on over a cache with recurrent states",
-    "a state knows no padding",
+    "a recurrent state takes in padding as tokens",
     "go on with one row at a time, or with rows of one length",
 )
 CHECKPOINTING = Refusal(
     "gradient checkpointing with merging inside the language model",
-    "a merge cannot be recomputed",
+    "the backward pass would recompute a layer without its merge",
     "turn one of the two off",
 )
 LABELS = Refusal(
     "a label that follows a video token which was merged away",
-    "no token is left that would predict it",
+    "no token remains that predicts it",
     "set labels to -100 at every video placeholder and at the token right after them",
 )
 ROUTER_LOGITS = Refusal(
     "output_router_logits with a padded batch of videos, where a model's mask is for more than its loss",
-    "the load balancing loss would be weighed with a mask that merged tokens do not fit",
+    "the load balancing loss would read a mask whose columns are not the merged tokens",
     "pass rows one by one, or output_router_logits=False",
 )
 CROP = Refusal(
     "cropping a cache to before the end of a merged video, or of the question that ranked its tokens inside "
     "the language model",
-    "what is left of the video hangs on them",
+    "the remaining tokens of the video depend on the cropped ones",
     "crop what came after, or start from a new cache",
 )
 DETACHED = Refusal(
     "going on over a cache of merged tokens on a model that has no method attached",
-    "masks and positions of the stock model are not the cache's",
+    "the stock model makes masks and position ids for the unmerged length",
     "attach a method again (any will do), or start from a new cache",
 )
 TWICE = Refusal(
     "a second method where one is attached to this model already",
-    "tokens that are gone cannot be merged again",
+    "both would plan the same forward",
     "detach the first one",
 )
 REFUSALS = (

@@ -1,9 +1,9 @@
-"""Static caches of merged prompts, whose decoding steps change no number that the host knows.
+"""Static caches of merged prompts, whose decoding steps change no value on the host.
 
-A static cache is made for all columns that the caller will ever send. Each level of layers is allocated for
-what it will hold instead. What is remembered of it is put so that it stays the same while text is decoded:
-counts are told relative to what the cache itself counts on the device, and masks have a column for every
-place that is allocated. So a step can be compiled once, and its host waits for nothing.
+A static cache is made for all columns that the caller will ever send. A merged one allocates, for each level
+of layers, the columns that the level will hold. Its record stays the same while text is decoded: counts are
+relative to the cache's own count, which is on the device, and masks have a column for every allocated place.
+A step is therefore compiled once and synchronises no device.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from holitom.runtime.positions import callers_positions
 Kwargs = dict[str, Any]
 
 ROUND = 64
-"""Levels are allocated in multiples of so many columns, so that videos of about one length share a graph."""
+"""Levels are allocated in multiples of this many columns, so that prompts of like lengths share a graph."""
 
 
 @dataclass(frozen=True)
 class Constants:
-    """A `CacheRecord` less what the cache counts itself: what it counts is `count` below.
+    """A `CacheRecord` relative to `count`, the number of columns that the cache itself counts.
 
     Attributes:
         gone: `seen - count`.
@@ -39,8 +39,8 @@ class Constants:
         numbered: as in `CacheRecord`.
         starts: first layer of each level.
         fewer: for each level, `count - held`.
-        masks: for each level `[B, allocated]` bool, False at padding, True where nothing is yet; None where
-            no row is padded.
+        masks: for each level `[B, allocated]` bool, False at padding, True at places still empty; None
+            where no row is padded.
         floor: `count - tail`.
     """
 
@@ -59,11 +59,11 @@ class Constants:
 
     @classmethod
     def of(cls, record: CacheRecord, level: int, allocated: list[int]) -> Constants:
-        """What a record says.
+        """Make the constants of a record.
 
         Args:
-            record: of the cache.
-            level: whose columns the cache counts.
+            record: the cache's record.
+            level: the level whose columns the cache counts.
             allocated: columns of each level.
         """
         levels = record.levels
@@ -83,7 +83,7 @@ class Constants:
         )
 
     def record(self, count: int) -> CacheRecord:
-        """The record where the cache counts `count` columns."""
+        """Return the record of a cache that counts `count` columns."""
         held = tuple(count - fewer for fewer in self.fewer)
         masks = (
             None if mask is None else mask[:, :columns]
@@ -98,7 +98,7 @@ class Constants:
         )
 
     def select(self, rows: Tensor) -> Constants:
-        """Those of `rows` `[b]` of the batch, in that order."""
+        """Select the rows `rows` `[b]` of the batch, in that order."""
 
         def picked(values: Tensor | None) -> Tensor | None:
             return None if values is None else values.index_select(0, rows.to(values.device))
@@ -115,9 +115,9 @@ class MergedStaticCache(Merged, StaticCache):
     """A `StaticCache` that was filled with merged tokens.
 
     Attributes:
-        longest: columns of the caller's that it was made for.
+        longest: number of the caller's columns that it was made for.
         masks: for each level after the first, the mask of the step that is running; empty between steps.
-        named: what transformers' mask function calls a cache.
+        named: the name of the cache among the arguments of transformers' mask function.
     """
 
     longest: int
@@ -126,7 +126,7 @@ class MergedStaticCache(Merged, StaticCache):
 
     @property
     def count(self) -> Any:
-        """The columns of its first layer that attends, as a tensor; 0 before it has any."""
+        """Number of columns in the first layer that attends, as a tensor; 0 before it has any."""
         return Cache.get_seq_length(self)
 
     @property
@@ -135,7 +135,7 @@ class MergedStaticCache(Merged, StaticCache):
 
     @property
     def record(self) -> CacheRecord | None:
-        """What the layers hold. Reading it waits for the device."""
+        """What the layers hold. Reading it synchronises the device."""
         constants: Constants | None = self.told
         return None if constants is None else constants.record(int(self.count))
 
@@ -171,7 +171,7 @@ class MergedStaticCache(Merged, StaticCache):
         return level
 
     def step(self, adapter: Adapter, kwargs: Kwargs) -> Kwargs:
-        """Begin a step of one token a row: the arguments of the language model's forward that change.
+        """Begin a step of one token a row; return the arguments of the language model's forward that change.
 
         Args:
             adapter: the model.

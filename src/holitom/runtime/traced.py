@@ -1,8 +1,8 @@
-"""What hooks do in a forward that `torch.compile` traces.
+"""Defines what hooks do in a forward that `torch.compile` traces.
 
-A traced forward in which nothing merges needs no state of its call: it is the stock model's, or a step of one
-token a row over a static cache, whose masks and positions hang on the cache alone. There the hooks are
-arithmetic on the arguments, which a graph takes in; elsewhere they break it.
+A traced forward keeps no state of its call if nothing merges in it: it is the stock model's, or a step of one
+token a row over a static cache, whose masks and positions depend on the cache alone. In such a forward the
+hooks only compute on arguments, which a graph can contain; in any other forward they break the graph.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from holitom.runtime.static import MergedStaticCache
 
 
 class Traced:
-    """Tells the forwards that need no state.
+    """Recognises traced forwards that keep no state.
 
     Attributes:
         adapter: the model.
-        under_way: calls of any thread whose state hooks keep.
+        under_way: `id` of every call, in any thread, whose state is kept.
     """
 
     def __init__(self, adapter: Adapter, calls: Calls) -> None:
@@ -32,11 +32,11 @@ class Traced:
 
     @property
     def idle(self) -> bool:
-        """Whether a forward is traced that keeps no state."""
+        """Whether the present forward is traced and keeps no state."""
         return torch.compiler.is_compiling() and not self.under_way
 
     def stateless(self, args: tuple[Any, ...], kwargs: Kwargs) -> bool:
-        """Whether the forward of model, trunk or language model that begins needs none.
+        """Tell whether the forward of model, trunk or language model that begins needs no state.
 
         Args:
             args: its arguments by place.
@@ -53,7 +53,7 @@ class Traced:
         return isinstance(cache, MergedStaticCache) and columns.shape[1] == 1
 
     def step(self, kwargs: Kwargs) -> Any:
-        """What changes of the arguments of the language model in such a forward; None: nothing."""
+        """Return the language model's arguments in such a forward; None where they stay."""
         cache = given_cache(kwargs)
         if isinstance(cache, MergedStaticCache) and cache.holds:
             return (), {**kwargs, **cache.step(self.adapter, kwargs)}
@@ -61,9 +61,9 @@ class Traced:
 
 
 def stepped(layer: int, args: tuple[Any, ...], kwargs: Kwargs) -> Any:
-    """The arguments of decoder layer `layer` in a step over a static cache; None where they stay.
+    """Return the arguments of decoder layer `layer` in a step over a static cache; None where they stay.
 
-    A layer with a recurrent state gets what the language model gives it: a step has no padding.
+    A layer with a recurrent state keeps its arguments, because a step has no padding.
     """
     cache = given_cache(kwargs)
     if not isinstance(cache, MergedStaticCache) or not cache.masks:
