@@ -77,10 +77,18 @@ def inspect(
     check_output(output, file)
     if methods is not None and output.suffix.lower() == ".mp4":
         raise OutputError(f"{output}: methods side by side are a page or a picture; a clip shows one method")
-    clip = read_video(file, sampling)
+    with working("Checking the video"):
+        from holitom.video import look_over
 
+        look_over(file)  # report a file that is no video before a model is loaded
     loaded, processor = load(model, dtype, device)
     from holitom.inspect import inspect_video
+    from holitom.inspect.pictures import Pictured
+    from holitom.video.fitting import fit_of
+
+    fit = Pictured(fit_of(processor))
+    clip = read_video(file, sampling, fit)
+    pictures = fit.pictures(clip)
 
     banner = ABOUT_BUNDLED if is_bundled(model) else None
 
@@ -95,6 +103,7 @@ def inspect(
             name=title_of(model) if model is None or is_bundled(model) else Path(model).name,
             max_new_tokens=max_new_tokens,
             banner=banner,
+            pictures=pictures,
         )
 
     begun = perf_counter()

@@ -94,6 +94,7 @@ def inspect_video(
     name: str = "",
     max_new_tokens: int = 64,
     banner: str | None = None,
+    pictures: Frames | None = None,
 ) -> Inspection:
     """Run `method` on one video and say what became of each of its tokens.
 
@@ -105,8 +106,9 @@ def inspect_video(
         question: None: the language model does not run, and what survives inside it is not known.
         title: what to call the video.
         name: what to call the model.
-        max_new_tokens: longest answer.
+        max_new_tokens: longest answer, in tokens.
         banner: what to know of the model before its answers are judged.
+        pictures: `[F, H, W, 3]` uint8, the frames to draw on. Default: `video.frames`.
 
     Raises:
         UnsupportedUsageError: the method does not say where tokens went.
@@ -129,6 +131,7 @@ def inspect_video(
         question=question,
         answer=answer,
         banner=banner,
+        pictures=pictures,
     )
 
 
@@ -143,6 +146,7 @@ def inspection_of_run(
     question: str | None = None,
     answer: str | None = None,
     banner: str | None = None,
+    pictures: Frames | None = None,
 ) -> Inspection:
     """All that is known of a run of `watched` on one video; see `inspect_video` for the words.
 
@@ -155,7 +159,7 @@ def inspection_of_run(
         similarity = to_host(neighbour_similarity(watched.seen[0].features))
     return inspection_of(
         report.videos[0],
-        video.frames,
+        video.frames if pictures is None else pictures,
         title=title,
         method=describe(method),
         model=name,

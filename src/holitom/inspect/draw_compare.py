@@ -5,16 +5,15 @@ from __future__ import annotations
 import base64
 import html
 import io
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 
 import numpy as np
 from PIL import Image
 
 from holitom.errors import UnsupportedUsageError
 from holitom.inspect import paint
+from holitom.inspect.document import document, part
 from holitom.inspect.inspection import FATES, Inspection
 from holitom.version import __version__
 
@@ -56,20 +55,18 @@ def comparison_page(columns: Sequence[Column]) -> str:
     )
     heading = first.question or "What each method keeps"
     banner = f'<p class="banner">{html.escape(first.banner)}</p>' if first.banner else ""
-    parts = {
-        "title": html.escape(f"{first.title}: {', '.join(column.name for column in columns)}"),
-        "css": _part("map.css") + _part("compare.css"),
-        "body": f"<header><h1>{html.escape(heading)}</h1>"
-        + f'<p class="faint">{html.escape(about)}</p>{banner}</header>'
-        + comparison(columns)
-        + f"<footer><p>Made by holitom {__version__}.</p></footer>",
-    }
-    return re.sub(r"{{(\w+)}}", lambda found: parts[found[1]], _part("compare.html"))
+    title = f"{first.title}: {', '.join(column.name for column in columns)}"
+    body = (
+        f'<div class="holitom">\n<main>\n<header><h1>{html.escape(heading)}</h1>'
+        f'<p class="faint">{html.escape(about)}</p>{banner}</header>{comparison(columns)}'
+        f"<footer><p>Made by holitom {__version__}.</p></footer>\n</main>\n</div>\n"
+    )
+    return document(title, part("map.css") + part("compare.css"), body)
 
 
 def comparison_css() -> str:
     """The styles of what `comparison` returns, for another page."""
-    return _part("compare.css")
+    return part("compare.css")
 
 
 def comparison(columns: Sequence[Column]) -> str:
@@ -204,7 +201,3 @@ def _picture(picture: paint.Picture) -> str:
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, format="WEBP", quality=80)
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
-
-
-def _part(name: str) -> str:
-    return (files("holitom.inspect") / name).read_text(encoding="utf-8")

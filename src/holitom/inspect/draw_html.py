@@ -1,7 +1,7 @@
-"""The page: one HTML file that carries its frames, its arrays and the script that draws them.
+"""Draw an inspection as HTML that carries its frames, its arrays and the script that draws them.
 
-`map.html`, `map.css` and `map.js` are the drawing. `page.html` makes a whole page of it, `element.js` an
-element `<holitom-map>` for other pages, which needs `element_script` once.
+`map.html`, `map.css` and `map.js` are the drawing. `page` makes a whole page of it, `element` an element
+`<holitom-map>` (`element.js`) of another page, which must run `element_script` once.
 """
 
 from __future__ import annotations
@@ -10,34 +10,33 @@ import base64
 import html
 import io
 import json
-import re
-from importlib.resources import files
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from holitom.inspect import paint
+from holitom.inspect.document import document, part
 from holitom.inspect.inspection import FATES, Inspection, stage_name
+from holitom.inspect.pictures import SIDE
 from holitom.version import __version__
 
 # The longest side of a frame and its JPEG quality, by how many frames there are at most: pages stay below
 # 5 MB for 32 frames and below 30 MB for 1,000.
-SIZES = ((64, 448, 82), (256, 320, 76), (1 << 30, 224, 70))
+SIZES = ((64, SIDE, 82), (256, 320, 76), (1 << 30, 224, 70))
 
 
 def page(inspection: Inspection) -> str:
     """A whole HTML page that needs nothing beside it, and no network."""
     # In a script element only "<" could end the data early; JSON may spell it as an escape.
     data = _json(inspection).replace("<", "\\u003c")
-    parts = {
-        "title": html.escape(f"{inspection.title}: {inspection.headline}"),
-        "css": _part("map.css"),
-        "body": _part("map.html"),
-        "data": data,
-        "script": _part("map.js"),
-    }
-    return re.sub(r"{{(\w+)}}", lambda found: parts[found[1]], _part("page.html"))
+    body = (
+        f'{part("map.html")}<script type="application/json" id="data">{data}</script>\n<script>\n'
+        f'{part("map.js")}drawMap(document, JSON.parse(document.getElementById("data").textContent));\n'
+        "</script>\n"
+    )
+    title = f"{inspection.title}: {inspection.headline}"
+    return document(title, part("map.css"), body, scripts=True)
 
 
 def element(inspection: Inspection) -> str:
@@ -47,8 +46,8 @@ def element(inspection: Inspection) -> str:
 
 def element_script() -> str:
     """What a page must run once before it shows what `element` returns."""
-    shown = json.dumps(f"<style>{_part('map.css')}</style>{_part('map.html')}")
-    return f"const HOLITOM_MAP = {shown};\n{_part('map.js')}{_part('element.js')}"
+    shown = json.dumps(f"<style>{part('map.css')}</style>{part('map.html')}")
+    return f"const HOLITOM_MAP = {shown};\n{part('map.js')}{part('element.js')}"
 
 
 def embed(inspection: Inspection, height: int = 720) -> str:
@@ -62,10 +61,6 @@ def embed(inspection: Inspection, height: int = 720) -> str:
         f'<iframe title="What was merged" sandbox="allow-scripts" width="100%" height="{height}" '
         f'style="border:0" srcdoc="{html.escape(page(inspection))}"></iframe>'
     )
-
-
-def _part(name: str) -> str:
-    return (files("holitom.inspect") / name).read_text(encoding="utf-8")
 
 
 def _json(inspection: Inspection) -> str:

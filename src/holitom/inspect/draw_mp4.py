@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from holitom.inspect import paint
 from holitom.inspect.inspection import FATES, Inspection
+from holitom.inspect.pictures import SIDE
 
 PAPER, INK, FAINT, SOFT, STRONG = (
     (20, 22, 27),
@@ -21,7 +22,6 @@ PAPER, INK, FAINT, SOFT, STRONG = (
     (142, 192, 255),
 )
 MARGIN, HEAD, FOOT = 24, 92, 96
-SIDE = 448  # of a panel, on its longer side
 SLOWEST, FASTEST = 2, 10  # sampled frames a second: slow enough to be looked at
 
 
@@ -56,7 +56,7 @@ class _Pictures:
     def __init__(self, inspection: Inspection) -> None:
         self._of = inspection
         height, width = inspection.grid if inspection.frames is None else inspection.frames.shape[1:3]
-        self._cell = paint.cell_size(inspection.grid, height, width, SIDE)
+        self._cell = paint.cell_size(inspection.grid, height, width, SIDE)  # of a panel
         self._wide, self._high = inspection.grid[1] * self._cell[1], inspection.grid[0] * self._cell[0]
         # At least as wide as the words; H.264 takes even sides only.
         self.width = -(-max(3 * self._wide + 4 * MARGIN, 1100) // 2) * 2

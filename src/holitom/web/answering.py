@@ -19,10 +19,12 @@ from holitom.bundled import check_question
 from holitom.errors import HolitomError, SettingsError, VideoError
 from holitom.inspect import Inspection
 from holitom.inspect.collect import Watched, inspection_of_run
+from holitom.inspect.pictures import Pictured, Pictures
 from holitom.methods import Method
 from holitom.methods.choose import Choice, read_method
 from holitom.prompts import prompt
-from holitom.video import Header, Video, load_video, look_over
+from holitom.video import Header, Sampling, Video, load_sampled, look_over
+from holitom.video.fitting import fit_of
 from holitom.web.controls import merging_inside, usual_threshold
 
 MAX_FRAMES = 64
@@ -120,13 +122,15 @@ class _Turn:
     """One request while it is worked on.
 
     Attributes:
-        video: that was read.
+        video: that was read, in the size that goes into the model.
+        pictures: its frames, to draw on.
         reading: seconds that reading took.
         tell: hands an update to whoever asked.
         gone: set once nobody waits any more.
     """
 
     video: Video
+    pictures: Pictures
     reading: float
     tell: Callable[[Update], None]
     gone: Event = field(default_factory=Event)
@@ -214,9 +218,9 @@ class Desk:
             raise SettingsError(f"frames must be from 1 to {MAX_FRAMES}, not {request.frames}")
         yield Update("Reading the video")
         began = time.perf_counter()
-        video = self._read(request)
+        video, pictures = self._read(request)
         news: SimpleQueue[Update | None] = SimpleQueue()
-        turn = _Turn(video, time.perf_counter() - began, news.put)
+        turn = _Turn(video, pictures, time.perf_counter() - began, news.put)
         job = self._runs.submit(self._run, run, turn)
         job.add_done_callback(lambda _: news.put(None))
         try:
@@ -228,7 +232,8 @@ class Desk:
             turn.gone.set()
             job.cancel()
 
-    def _read(self, request: Request) -> Video:
+    def _read(self, request: Request) -> tuple[Video, Pictures]:
+        """Read the video, in the size that goes into the model, and pictures of its frames."""
         if not request.video.is_file():
             raise VideoError(
                 "the video is no longer here (uploads are kept for a while only): choose it again"
@@ -242,7 +247,9 @@ class Desk:
                     "make it shorter or smaller"
                 )
 
-        return load_video(request.video, request.frames, watch, self.max_seconds)
+        fit = Pictured(fit_of(self.processor))
+        video = load_sampled(request.video, Sampling(request.frames), watch, self.max_seconds, fit)
+        return video, fit.pictures(video)
 
     @staticmethod
     def _run(run: Callable[[_Turn], None], turn: _Turn) -> None:
@@ -281,6 +288,7 @@ class Desk:
             question=request.question,
             answer=answer.text,
             banner=self.banner,
+            pictures=turn.pictures,
         )
 
     def _both(self, turn: _Turn, request: Request, method: Method) -> None:
