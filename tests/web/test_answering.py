@@ -6,6 +6,8 @@ import json
 import os
 import re
 import shlex
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from fractions import Fraction
@@ -464,6 +466,18 @@ def test_the_examples_are_what_the_model_says(desk: Desk) -> None:
         shown = said(desk, Request(example.video, example.text, frames=16))
         assert said_in(shown["full"]) == example.answer
         assert said_in(shown["merged"]) == example.holitom
+
+
+def test_the_first_question_does_not_wait_for_matplotlib() -> None:
+    """Before each event Gradio enters this block; it must have nothing left to load at the first."""
+    code = (
+        "import sys; from holitom.cli.web import settle_matplotlib; settle_matplotlib()\n"
+        "from gradio.utils import MatplotlibBackendMananger as Block; before = set(sys.modules)\n"
+        "with Block(): pass\n"
+        "assert 'matplotlib.pyplot' not in sys.modules; print(sorted(set(sys.modules) - before))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (ran.stdout, ran.returncode) == ("[]\n", 0), ran.stderr
 
 
 @pytest.mark.slow

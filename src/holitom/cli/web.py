@@ -54,6 +54,7 @@ def web(
         # Gradio reads these on import; its default folder would not be removed when the server ends.
         os.environ |= {"GRADIO_TEMP_DIR": uploads, "GRADIO_ANALYTICS_ENABLED": "False"}
         with working("Loading PyTorch and Gradio"):
+            settle_matplotlib()
             from holitom.ask import load_model
             from holitom.web.answering import Desk, Request
             from holitom.web.copying import Loaded
@@ -76,6 +77,18 @@ def web(
             Event().wait()
         page.close(verbose=False)
         desk.close()
+
+
+def settle_matplotlib() -> None:
+    """Choose matplotlib's backend, where matplotlib is installed.
+
+    Gradio asks matplotlib for its backend before each event, in the thread that serves all users; without a
+    choice the first question would wait seconds while matplotlib tries its backends.
+    """
+    with suppress(ImportError):
+        import matplotlib
+
+        matplotlib.use("agg")
 
 
 def check_address(host: str, port: int | None) -> None:
