@@ -1,4 +1,4 @@
-"""Videos between the vision tower and the language model."""
+"""Hold videos between the vision tower and the language model, merge them, and find their placeholders."""
 
 from __future__ import annotations
 
@@ -24,20 +24,21 @@ from holitom.tower import ReuseReport
 
 @dataclass
 class Encoded:
-    """What merging needs of some encoded videos, and what it has made of them so far.
+    """The videos of one call of the video encoder, before and after merging.
 
-    It is a field of the result of `get_video_features` (see `carrying`): `generate` may encode long before
-    the forward and repeat the result for beams, so videos are merged only when the language model asks, and
-    once.
+    It is a field of the result of `get_video_features` (see `carrying`). `generate` may encode long before
+    the forward, and repeats the result for beams, so the first forward of the language model merges the
+    videos, once.
 
     Attributes:
-        owner: the run that encoded them; no other may use what is merged here.
-        encodings: what was encoded, as the adapter told when it was.
-        videos: the videos among it, once a prompt has told where they are.
-        vision: when each call of the encoder for them began and ended.
-        merged, sent: what each video becomes; empty until the language model asks.
-        report: what is reported of them.
-        reuse: what the vision tower computed of them; None where it ran as ever.
+        owner: the run that encoded the videos; another run may not use the merged tokens.
+        encodings: the adapter's reading of the encoder's result.
+        videos: the videos of `encodings`; empty until a prompt tells where they are.
+        vision: beginning and end of each call of the encoder.
+        merged: the merged tokens of each video; empty until the first forward.
+        sent: the tokens that each video sends into the language model; empty until the first forward.
+        report: the report of the videos; None until the first forward.
+        reuse: the share that the vision tower computed; None where it ran without reuse.
     """
 
     owner: object
@@ -51,23 +52,23 @@ class Encoded:
     _question: Tensor | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Encoded:
-        """A copy of the features that carry this has it too: their videos are merged once for both."""
+        """Return itself: a copy of the features shares it, so that their videos are merged once for both."""
         return self
 
     def __reduce__(self) -> tuple[Callable[[], None], tuple[()]]:
-        """Features that are saved carry nothing: the run that would merge them is not saved with them."""
+        """Pickle as None: the run that would merge the videos is not saved with their features."""
         return _nothing, ()
 
     @property
     def asked(self) -> int:
-        """The column behind the question that these videos came with."""
+        """Number of columns of the question that came with these videos; 0 before one came."""
         return 0 if self._question is None else self._question.shape[1]
 
     def begins(self, input_ids: Tensor, cached: bool) -> bool:
-        """Whether `input_ids` `[B, L]` are a new question.
+        """Whether `input_ids` `[B, L]` are a new question; remembers one that is.
 
-        Without a cache every step of `generate` brings the videos again, with the question's ids and what is
-        answered so far; inner merging then still asks the question.
+        Without a cache every step of `generate` brings the videos again, with the ids of the question and of
+        the answer so far. The columns that inner merging takes as queries stay those of the question.
         """
         if not cached and self._question is not None and input_ids.shape[1] > self.asked:
             start = input_ids[:, : self.asked]
@@ -77,12 +78,16 @@ class Encoded:
         return True
 
     def locate(self, adapter: Adapter, given: dict[str, Any]) -> None:
-        """Fill in `videos`, unless they are, for a forward of the trunk with arguments `given`."""
+        """Fill in `videos` where they are empty; `given`: arguments of the language model's forward."""
         if not self.videos:
             self.videos = adapter.locate(self.encodings, given)
 
     def merge(self, method: Merges, adapter: Adapter) -> None:
-        """Fill in `merged` and `sent`, unless they are; a video that several rows share is merged once."""
+        """Fill in `merged` and `sent` where they are empty; a video that several rows share is merged once.
+
+        Raises:
+            UnsupportedUsageError: the model has streams and the method merges none.
+        """
         if self.sent:
             return
         distinct = {id(video): video for video in self.videos}
@@ -99,11 +104,11 @@ class Encoded:
 
 
 def with_left(videos: list[Any], stays: Tensor) -> list[Any]:
-    """What an adapter's `videos` returned, told which frames the tower has left.
+    """Mark the frames that the tower kept after merging frames.
 
     Args:
-        videos: `VideoTokens`, or one `EncodedImages`.
-        stays: `[F]` bool on the host, of all frames and images of the call.
+        videos: the result of an adapter's `videos`: `VideoTokens`, or one `EncodedImages`.
+        stays: `[F]` bool on the host: which frames and images of the call the tower kept.
     """
     if isinstance(videos[0], EncodedImages):
         tokens = torch.tensor([prod(size) for size in videos[0].sizes])
@@ -120,35 +125,36 @@ def _nothing() -> None:
 
 
 FIELD = "holitom"
-"""The field of an encoder's result that holds its `Encoded`."""
+"""Name of the field of an encoder's result that holds its `Encoded`."""
 
 
 def carrying(output: Any, encoded: Encoded) -> Any:
-    """The encoder's `output` with `encoded` as a field of its own.
+    """Return the encoder's `output` with `encoded` as one more field.
 
-    A field survives what rebuilds a model's arguments from their parts (accelerate's `send_to_device`,
-    pytrees, `dataclasses.replace`), which an attribute that is set on the object does not.
+    Code that rebuilds a model's arguments from their parts (accelerate's `send_to_device`, pytrees,
+    `dataclasses.replace`) keeps a field. It would lose an attribute that was set on the object.
     """
     values = {each.name: getattr(output, each.name) for each in fields(output)}
     return _rebuilt(type(output), {**values, FIELD: encoded})
 
 
 def _rebuilt(kind: Any, values: dict[str, Any]) -> Any:
-    """The encoder's output of class `kind` with these `values`, among them an `Encoded` or none."""
+    """Make an encoder's output of class `kind`; `values`: its fields by name and, under `FIELD`, an `Encoded`
+    or None."""
     if values[FIELD] is not None:
         return _with_field(kind)(**values)
     return kind(**{name: value for name, value in values.items() if name != FIELD})
 
 
 def carried(output: Any) -> Encoded | None:
-    """The `Encoded` of an encoder's `output`; None where it carries none."""
+    """Return the `Encoded` of an encoder's `output`; None where it has none."""
     encoded: Encoded | None = getattr(output, FIELD, None)
     return encoded
 
 
 @cache
 def _with_field(kind: Any) -> Any:
-    """The class of encoder outputs `kind` with the field for an `Encoded`."""
+    """Make the class of encoder outputs that has the fields of `kind` and one for an `Encoded`."""
     if any(each.name == FIELD for each in fields(kind)):
         return kind
 
@@ -163,18 +169,18 @@ def _with_field(kind: Any) -> Any:
 
 @dataclass(frozen=True)
 class Assignment:
-    """Which video stands where.
+    """The placeholders of every video.
 
     Attributes:
-        places: row, video and `[slots]` columns on the host, of every video of every row.
-        copies: how many times `generate` has repeated each row (beams, returned sequences).
+        places: for every video of every row its row, its index and its columns, `[slots]` int64 on the host.
+        copies: number of times that `generate` repeats each row (beams, returned sequences).
     """
 
     places: list[tuple[int, int, Tensor]]
     copies: int
 
     def placements(self, sent: list[SentTokens]) -> list[Placement]:
-        """Every video of every row with what it sends."""
+        """Return every video of every row with the tokens that it sends."""
         features = [
             one.features if one.streams is None else torch.cat([one.features, one.streams], dim=-1)
             for one in sent
@@ -182,8 +188,12 @@ class Assignment:
         return [Placement(row, at, sent[video].slot, features[video]) for row, video, at in self.places]
 
     def numbers(self, sent: list[SentTokens], rows: int, device: torch.device) -> list[Tensor]:
-        """For each row `[V]`: the number of each sent token among those of all videos, in their order; -1 in
-        repeated rows, so that none counts twice."""
+        """Number the sent tokens of all videos, in the videos' order.
+
+        Returns:
+            For each row `[V]` int64: the number of each of its sent tokens; -1 in repeated rows, so that no
+            token counts twice.
+        """
         first = first_numbers(sent)
         own: list[list[Tensor]] = [[] for _ in range(rows)]
         for row, video, _ in self.places:
@@ -193,7 +203,7 @@ class Assignment:
         return [torch.cat(o) if o else torch.empty(0, dtype=torch.int64, device=device) for o in own]
 
     def videos(self, sent: list[SentTokens], rows: int, device: torch.device) -> list[Tensor]:
-        """For each row `[V]`: which of the row's videos, from 0, each sent token is of; -1: a separator."""
+        """Return for each row `[V]` int64 the video of each sent token, from 0 in each row; -1: separator."""
         own: list[list[Tensor]] = [[] for _ in range(rows)]
         for row, video, _ in self.places:
             slot, place = sent[video].slot, sent[video].place
@@ -202,8 +212,10 @@ class Assignment:
         return [torch.cat(o) if o else torch.empty(0, dtype=torch.int64, device=device) for o in own]
 
     def guarded(self, sent: list[SentTokens], rows: int) -> list[int]:
-        """For each row, how many videos a ranking of its tokens might leave nothing of: all, unless there is
-        one, and nothing but it."""
+        """Return for each row the number of videos that inner merging must keep a token of.
+
+        A row that holds one video and no separator needs no guard: its ranking keeps tokens of that video.
+        """
         own: list[list[int]] = [[] for _ in range(rows)]
         for row, video, _ in self.places:
             own[row].append(video)
@@ -211,16 +223,16 @@ class Assignment:
 
 
 def first_numbers(sent: list[SentTokens]) -> list[int]:
-    """The number of each video's first sent token among those of all videos."""
+    """Return the number of each video's first sent token, counted over all videos."""
     return [0, *accumulate(len(one.slot) for one in sent)][:-1]
 
 
 def assign(holders: Tensor, slots: list[int]) -> Assignment:
-    """Give every run of placeholders its video, in reading order.
+    """Assign videos to runs of placeholders, in reading order.
 
     Args:
         holders: `[B, L]` bool on the host: video placeholders.
-        slots: placeholders of each video, in order.
+        slots: number of placeholders of each video, in order.
 
     Raises:
         UnsupportedUsageError: the placeholders of some row are not those of whole videos.
@@ -248,7 +260,7 @@ def assign(holders: Tensor, slots: list[int]) -> Assignment:
 
 
 def report_on(encoded: Encoded, assignment: Assignment, frames_per_step: int) -> Report:
-    """The report of freshly merged videos, whose tower makes one step of `frames_per_step` frames."""
+    """Report on newly merged videos; `frames_per_step`: frames that the tower encodes together."""
     rows = {video: row // assignment.copies for row, video, _ in assignment.places}
     return Report(
         [

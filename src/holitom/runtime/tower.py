@@ -1,4 +1,4 @@
-"""Driving and reading the vision tower in one call of a model's video encoder."""
+"""Run the vision tower in a call of a model's video encoder, and read importance and keys from it."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ class Tower:
     """The vision tower of an attached model.
 
     Attributes:
-        adapter: the model.
-        method: what says which read-outs are needed.
-        calls: what each thread has under way.
-        reuse: settings of reuse; None where the tower runs as ever.
+        adapter: the model's adapter.
+        method: the method, which says what is read from the tower.
+        calls: the open calls of each thread.
+        reuse: settings of reuse; None: the tower computes every patch.
         reads: the adapter that reads importance and keys.
-        early: the one that reads early importance; None where none is wanted, or the tower merges patches or
-            frames on its way.
+        early: the adapter that reads importance at an early layer; None where the method needs none, or where
+            the tower merges patches or frames inside.
     """
 
     def __init__(self, adapter: Adapter, method: Merges, calls: Calls) -> None:
@@ -53,19 +53,19 @@ class Tower:
         self._reused = None if self.reuse is None else ReusedTower(adapter, *early)
 
     def detach(self) -> None:
-        """Take off what reuse and merging of frames have hooked."""
+        """Remove the hooks of reuse and of frame merging."""
         for each in (self._reused, self._merged):
             if each is not None:
                 each.detach()
 
     def encode(self, owner: object, encode: Callable[..., Any], args: tuple[Any, ...], kwargs: Kwargs) -> Any:
-        """The model's own encoding of videos, whose result carries what merging needs.
+        """Call the model's video encoder, and add an `Encoded` to its result.
 
         Args:
-            owner: of the `Encoded`.
+            owner: the run that the `Encoded` belongs to.
             encode: `get_video_features` (or `get_image_features`) of the model.
-            args: its arguments.
-            kwargs: likewise.
+            args: positional arguments of `encode`.
+            kwargs: arguments of `encode` by name.
         """
         given = by_name(encode, args, kwargs)
         device = given[self.adapter.pixels_name].device
@@ -78,27 +78,27 @@ class Tower:
             return self._in_batches(owner, encode, given, parts, planned, [(began, mark(device))])
         with self._reading(given) as reading, self._driven(given, planned) as merged:
             output = encode(*args, **kwargs)
-        if isinstance(output, tuple):  # return_dict=False: somebody looks at features, no forward does
+        if isinstance(output, tuple):  # return_dict=False: a user's own call; no forward passes it
             return output
         self._check(output, reading)
         videos = self._videos(output, given, reading, merged)
         return carrying(output, Encoded(owner, videos, [(began, mark(device))], reuse=_report(planned)))
 
     def encode_parts(self, owner: object, encode: Callable[..., Any], given: Kwargs, parts: Parts) -> Any:
-        """`encode` for videos that come in `parts`, each asked for when the one before was encoded.
+        """Encode videos that come in parts; each part is asked for after the part before was encoded.
 
         Args:
-            owner: of the `Encoded`.
+            owner: the run that the `Encoded` belongs to.
             encode: as in `encode`.
             given: arguments of the encoder for all parts, by name; pixels may be on the meta device.
-            parts: what to encode.
+            parts: the parts, which make the encoder's arguments for a range of steps.
 
         Raises:
-            UnsupportedUsageError: the tower reuses, or merges frames, which takes all of them.
+            UnsupportedUsageError: the tower has reuse or frame merging, which need all frames at once.
         """
         if self._reused is not None or self._merged is not None:
             raise UnsupportedUsageError(
-                "reuse and merging of frames in the vision tower compare frames before the first is encoded; "
+                "reuse and frame merging in the vision tower compare frames before the first is encoded; "
                 "give all pixels at once"
             )
         return self._in_batches(owner, encode, given, parts, None, [])
@@ -112,7 +112,7 @@ class Tower:
         planned: Planned | None,
         spans: list[tuple[Mark, Mark]],
     ) -> Any:
-        """The encoder's output for all parts, which carries what merging needs."""
+        """Encode all parts, join their outputs, and add an `Encoded` to the result."""
         borders = None if planned is None else planned.borders
         size = steps_of(self.adapter, self.method.tower_batch or USUAL_BATCH)
         found, readings, kind = [], [], None
@@ -133,7 +133,7 @@ class Tower:
         return carrying(output, Encoded(owner, videos, spans, reuse=_report(planned)))
 
     def _check(self, output: Any, reading: Reading) -> None:
-        """Raise `InterfaceError` unless the encoder returned features, and was read while it ran."""
+        """Raise an `InterfaceError` unless the encoder returned features and the hooks read its attention."""
         if not is_dataclass(output) or getattr(output, "pooler_output", None) is None:
             raise interface_error(
                 f"{self.adapter.encoder} returns a {type(output).__name__} without the features in "
@@ -150,7 +150,7 @@ class Tower:
 
     @contextmanager
     def _reading(self, given: Kwargs) -> Iterator[Reading]:
-        """What is read of the tower's attention inside the block."""
+        """Open a reading, which the hooks on the tower's attention fill inside the block."""
         reading = Reading(self.adapter.attention_lengths(given) if self._reads_attention else [])
         self.calls.readings.append(reading)
         try:
@@ -163,7 +163,7 @@ class Tower:
         return self.method.needs_importance or self.early is not None
 
     def _videos(self, output: Any, given: Kwargs, reading: Reading, merged: MergedCall | None) -> list[Any]:
-        """What was encoded, as the adapter tells."""
+        """Let the adapter read the encoder's output, with importance and keys."""
         importance, keys = reading.importance, reading.keys
         if merged is not None:
             importance = None if importance is None else merged.read(importance)
@@ -177,7 +177,7 @@ class Tower:
         return videos if merged is None else with_left(videos, torch.from_numpy(merged.stays))
 
     def _planned(self, given: Kwargs) -> Planned | None:
-        """What is to be computed in a call of the encoder with arguments `given`; None without reuse."""
+        """Plan which patches a call of the encoder with arguments `given` computes; None without reuse."""
         if self._reused is None or self.reuse is None:
             return None
         return self._reused.plan(self.reuse, given, self.calls.prompt)
@@ -186,9 +186,12 @@ class Tower:
     def _driven(
         self, given: Kwargs, planned: Planned | None, steps: tuple[int, int] | None = None
     ) -> Iterator[MergedCall | None]:
-        """The call of the encoder with arguments `given`, as planned or with merging of frames where wanted.
+        """Make the encoder follow the plan of reuse, or merge frames, inside the block.
 
-        `steps`: of the planned ones, the first and the one behind the last that are in it; None: all.
+        Args:
+            given: arguments of the call of the encoder, by name.
+            planned: the plan of reuse; None without reuse.
+            steps: first step of the call and the step behind its last; None: all steps of the plan.
         """
         if self._reused is not None and planned is not None:
             with self._reused.run(planned, given[self.adapter.pixels_name].device, steps):
@@ -200,7 +203,7 @@ class Tower:
             yield None
 
     def see(self, module: nn.Module, args: tuple[Any, ...], kwargs: Kwargs) -> None:
-        """Read the attention module of the tower's layer that tells importance as it is entered."""
+        """Read importance and keys from the attention module of the tower's last layer, as it is called."""
         if not self.calls.readings:
             return
         reading = self.calls.readings[-1]
@@ -212,7 +215,7 @@ class Tower:
                 reading.keys = self.reads.keys(given)
 
     def see_early(self, module: nn.Module, args: tuple[Any, ...], kwargs: Kwargs) -> None:
-        """Likewise the early layer's."""
+        """Read importance from the attention module of the early layer, as it is called."""
         if self.calls.readings and self.early is not None:
             reading = self.calls.readings[-1]
             with torch.no_grad():
