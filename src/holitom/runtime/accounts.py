@@ -1,4 +1,4 @@
-"""Reports of an attached method's runs, which are announced at the prefill and updated by every forward."""
+"""Find the report of each forward; a prefill announces it, and every forward updates it."""
 
 from __future__ import annotations
 

@@ -1,16 +1,16 @@
-"""A method on a model: what attaching installs, and what it leaves when it is detached: nothing.
+"""Attach a method to a model by hooks, and detach it.
 
-How a forward goes while a method is attached:
+A forward with a method attached goes like this:
 
-    get_video_features    runs as ever; its result carries what merging needs       tower.py, encoded.py
-    language model        its videos are merged, and the forward is planned         merging.py, plan.py
-      layer 0             gets the packed batch, without what merged away           layout.py, forward.py
-      layer k             merges once more, ranked by the question, a layer before  inner.py
+    get_video_features    runs as in the stock model; an `Encoded` is added         tower.py, encoded.py
+    language model        videos are merged, and the forward is planned             merging.py, plan.py
+      layer 0             gets the packed batch of the tokens that are left         layout.py, forward.py
+      layer k             merges again, ranked by attention of the layer before     inner.py
     language model ends   hidden states return to the caller's columns, and the
-                          cache remembers what its layers hold                      cache.py, levels.py
+                          cache's record says which columns its layers hold         cache.py, levels.py
 
-A forward without new videos takes its mask and positions from what the cache remembers. What belongs to one
-call lives by thread (call.py), what belongs to method and model in `Attached`, and the hooks in router.py.
+A forward without new videos takes mask and positions from the cache's record. The state of a call is kept by
+thread (call.py), method and model in `Attached`, and the hooks in router.py.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Run:
         self._calls.report = self._latest = report
 
     def __reduce__(self) -> tuple[Callable[..., Run], tuple[type[Run], Report | None]]:
-        """A copy, also one that was pickled, has the latest report, and no model: it is detached."""
+        """Copy and pickle as a detached run, with the latest report and without the model."""
         return _detached, (type(self), self.last)
 
 
@@ -66,7 +66,7 @@ def _detached(kind: type[Run], last: Report | None) -> Run:
 
 
 class Handle(Run):
-    """A method on a model, until `detach`."""
+    """A method that is attached to a model until `detach`."""
 
     _hooks: Sequence[Any] = ()
     _wrapped: Sequence[Wrapped] = ()
@@ -83,21 +83,21 @@ class Handle(Run):
         self._hooks = self._hook(router)
 
     def encode(self, given: dict[str, Any], parts: Parts) -> Any:
-        """What the model's encoder makes of videos that come in parts, for `mm_encoder_outputs`.
+        """Encode videos that come in parts, for the model's argument `mm_encoder_outputs`.
 
         Args:
             given: arguments of the encoder for all parts, by name; their pixels may be on the meta device.
-            parts: what to encode, a batch of frames at a time (the method's `tower_batch`, else 32).
+            parts: the parts, encoded in batches of the method's `tower_batch` frames, else of 32.
 
         Raises:
-            UnsupportedUsageError: it is detached, or the tower reuses or merges frames.
+            UnsupportedUsageError: the method is detached, or the tower has reuse or frame merging.
         """
         if self._tower is None:
             raise UnsupportedUsageError("this method is detached; attach it again before encoding videos")
         return self._tower.encode_parts(self, self._wrapped[0].own, given, parts)
 
     def detach(self) -> None:
-        """Take every hook off the model and release it. Calling it again does nothing."""
+        """Remove every hook and restore the model. A second call does nothing."""
         for hook in self._hooks:
             hook.remove()
         for wrapped in self._wrapped:
@@ -105,7 +105,7 @@ class Handle(Run):
         if self._tower is not None:
             self._tower.detach()
         self._tower, self._wrapped, self._hooks = None, (), ()
-        self._calls.cut(0)  # what an interrupt (Ctrl-C) has left holds the model
+        self._calls.cut(0)  # calls that an interrupt (Ctrl-C) left would hold the model
 
     @staticmethod
     def _wrap(router: Router) -> list[Wrapped]:
@@ -153,11 +153,11 @@ def _after(module: nn.Module, function: Callable[..., Any], **how: bool) -> Any:
 
 
 def attach(method: Merges, model: nn.Module) -> Handle:
-    """Merge the videos that `model` sees from now on, until the handle's `detach`.
+    """Attach `method` to `model`: its videos are merged until the handle's `detach`.
 
     Raises:
         UnsupportedModelError: no adapter knows the model.
-        UnsupportedUsageError: it is compiled, or a method is attached to it already.
+        UnsupportedUsageError: the model is compiled, or a method is attached to it already.
         InterfaceError: the installed transformers is not built as holitom needs it.
         SettingsError: the method merges at a layer that the model does not have.
     """
@@ -166,7 +166,7 @@ def attach(method: Merges, model: nn.Module) -> Handle:
 
 @contextmanager
 def attached(method: Merges, model: nn.Module) -> Iterator[Handle]:
-    """`attach` for the length of a `with` block; an exception detaches too."""
+    """Attach `method` to `model` inside a `with` block; an exception detaches too."""
     handle = attach(method, model)
     try:
         yield handle

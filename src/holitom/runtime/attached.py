@@ -1,4 +1,4 @@
-"""A method and a model, checked to fit each other before anything runs."""
+"""Check that a method and a model fit each other, before anything runs."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Attached:
 
         Raises:
             UnsupportedModelError: there is no adapter for the model.
-            UnsupportedUsageError: it is compiled.
+            UnsupportedUsageError: the model is compiled.
             InterfaceError: the installed transformers differs from the tested ones.
             SettingsError: the method has a stage at a layer that the model does not have.
         """

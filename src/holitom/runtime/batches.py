@@ -18,10 +18,10 @@ USUAL_BATCH = 32
 
 
 def parts_of(adapter: Adapter, given: Kwargs, size: int) -> Parts | None:
-    """The arguments of a call of the encoder in parts; None where the call runs on all frames at once.
+    """Divide the arguments of a call of the encoder into parts; None where it runs on all frames at once.
 
-    It does so where all frames fit into one batch, and where the call asks for hidden states, attention
-    weights or a tuple.
+    It runs on all frames at once where they fit into one batch, and where the caller wants hidden states,
+    attention weights or a tuple.
 
     Args:
         adapter: the model's adapter.
@@ -36,12 +36,12 @@ def parts_of(adapter: Adapter, given: Kwargs, size: int) -> Parts | None:
 
 
 def steps_of(adapter: Adapter, frames: int) -> int:
-    """Number of steps of a batch of `frames`, at least 1."""
+    """Return the number of steps of a batch of `frames`, at least 1."""
     return max(1, frames // adapter.frames_per_step)
 
 
 def batches(steps: int, size: int, borders: npt.NDArray[np.bool_] | None = None) -> list[tuple[int, int]]:
-    """The first step of each batch and the one after its last, in order.
+    """Return the first step of each batch and the step after its last, in order.
 
     Args:
         steps: number of steps, at least 1.

@@ -1,4 +1,4 @@
-"""The key-value cache of a merged prompt: what callers count and what the layers hold are two things."""
+"""Keep the columns that the caller of a merged prompt counts and those that the layers of its cache hold."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from holitom.runtime.levels import Levels
 
 @dataclass(frozen=True)
 class CacheRecord:
-    """What a cache's layers hold, next to what its caller has sent.
+    """The columns that a cache's layers hold, and the columns that its caller has sent.
 
     Attributes:
-        seen: columns that the caller has sent so far; `generate` slices its ids by this.
+        seen: number of columns that the caller has sent so far; `generate` slices its ids by this.
         position: `[B]` int64: position id of each row's next token.
         numbered: `[B]` bool: rows whose next tokens count on from `position`, whatever position ids the
             caller gives them; None: all.
         levels: the columns that each level of layers holds.
-        tail: how many of the latest columns can be cropped: they stand one to one in every layer, and what is
-            left of the videos does not hang on them.
+        tail: number of the latest columns that can be cropped: every layer holds each of them, and the choice
+            of video tokens does not depend on them.
     """
 
     seen: int
@@ -40,14 +40,14 @@ class CacheRecord:
         return len(self.position)
 
     def select(self, rows: Tensor) -> CacheRecord:
-        """The record of `rows` `[b]` of the batch, in that order."""
+        """Return the record of `rows` `[b]` of the batch, in that order."""
         at = rows.to(self.position.device)
         numbered = None if self.numbered is None else self.numbered.index_select(0, at)
         position = self.position.index_select(0, at)
         return replace(self, position=position, numbered=numbered, levels=self.levels.select(rows))
 
     def cropped(self, count: int) -> CacheRecord:
-        """The record without the latest `count` columns."""
+        """Return the record without the latest `count` columns."""
         return replace(
             self,
             seen=self.seen - count,
@@ -61,13 +61,12 @@ class Merged(Cache):
     """A cache that was filled with merged tokens.
 
     A cache becomes one in place (`adopt`), so the object that the caller holds stays the same and can be
-    passed to the next turn. `get_seq_length` then answers in the caller's columns, as `generate` needs,
-    except while the language model runs, whose masks need the truth.
+    passed to the next turn. `get_seq_length` then returns the number of the caller's columns, as `generate`
+    needs; while the language model runs it returns the number that layers hold, as masks need.
 
     Attributes:
         open: whether the language model is running.
-        told: what is remembered of what the layers hold, in the form that the cache needs; None: no merged
-            tokens.
+        told: the record, in the form that the class of cache keeps it; None: it holds no merged tokens.
     """
 
     open: bool
@@ -80,7 +79,7 @@ class Merged(Cache):
 
     @property
     def record(self) -> CacheRecord | None:
-        """What the layers hold; None where these are no merged tokens."""
+        """The record; None where the cache holds no merged tokens."""
         record: CacheRecord | None = self.told
         return record
 
@@ -117,14 +116,14 @@ class Merged(Cache):
         return seen
 
     def held(self, layer: int) -> int | None:
-        """How many columns `layer` holds; None where it holds a recurrent state instead, or does not say."""
+        """Number of columns that `layer` holds; None where it holds a recurrent state, or has no count."""
         dynamic = self.layers[layer] if layer < len(self.layers) else None
         if dynamic is None or (isinstance(dynamic, StaticLayer) and not dynamic.is_initialized):
             return 0
         return int(dynamic.get_seq_length()) if isinstance(dynamic, DynamicLayer) else None
 
     def keys(self, layer: int) -> Tensor:
-        """The keys `[B, kv_heads, n, d]` of `layer`, of which the first `held` are a token's."""
+        """Return the keys `[B, kv_heads, n, d]` of `layer`, of which the first `held` are of tokens."""
         dynamic: Any = self.layers[layer]
         keys: Tensor = dynamic.keys
         return keys
@@ -175,7 +174,7 @@ def adopt_dynamic(cache: Any) -> MergedCache:
 
 
 def layer_bytes(layer: Any) -> int:
-    """Bytes of what one layer of a cache holds: keys and values, or the states of a recurrent layer."""
+    """Count the bytes of one layer of a cache: keys and values, or the states of a recurrent layer."""
     held = (
         [layer.keys, layer.values]
         if isinstance(layer, CacheLayerMixin)
@@ -185,7 +184,7 @@ def layer_bytes(layer: Any) -> int:
 
 
 def unmerged_bytes(cache: Cache) -> int:
-    """Bytes that `cache` would hold if nothing had merged; a static one holds what is allocated."""
+    """Count the bytes that `cache` would hold without merging; of a static cache, the allocated ones."""
     holding = [layer for layer in cache.layers if isinstance(layer, CacheLayerMixin)]
     states = sum(layer_bytes(layer) for layer in cache.layers if not isinstance(layer, CacheLayerMixin))
     first: Any = holding[0]

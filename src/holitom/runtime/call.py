@@ -1,7 +1,7 @@
-"""The state of one call of an attached model, which lives with the call.
+"""Keep the state of each call of an attached model.
 
 Several threads may call one model at once, and a hook inside a forward may call it again. Each thread keeps a
-stack of the calls that it is in, the innermost last; hooks work on the innermost one of their own thread.
+stack of its running calls, the innermost last; hooks work on the innermost call of their own thread.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ class Call:
     """One forward of the model that a method is attached to.
 
     Attributes:
-        module: the module whose forward began the call: the model, or its trunk where that was called itself.
-        arguments: of that forward, by name.
-        mask: the caller's attention mask, where it was kept from the model (see experts.py).
+        module: the module whose forward began the call: the model, or its trunk where a user called that.
+        arguments: arguments of that forward, by name.
+        mask: the caller's attention mask, where it was withheld from the model (see experts.py).
         given: arguments of the trunk's forward by name, with the ids of a prompt that came as embeddings;
             None before that forward begins.
         encoded: the videos that the call brings; None without videos.
         forward: the language model's forward with merged tokens; None where it runs as in the stock model.
         decoding: whether the language model is running.
-        began: when it began.
-        report: what is reported of the videos that the call brings for the first time.
-        frame: the function under way that runs `module`'s forward and its hooks.
+        began: the time at which the language model began.
+        report: report of the videos, in the call that brings them first.
+        frame: the running function that calls `module`'s forward and its hooks.
     """
 
     module: nn.Module
@@ -56,17 +56,17 @@ class Call:
 
     @property
     def input_ids(self) -> Tensor | None:
-        """The trunk's `input_ids` `[B, L]`, or those that its embeddings are of; None where nobody looked."""
+        """The trunk's `input_ids` `[B, L]`, or the ids of its embeddings; None where they were not needed."""
         return None if self.given is None else self.given.get("input_ids")
 
 
 @dataclass(frozen=True)
 class Prompted:
-    """What `generate` was called with.
+    """The prompt that `generate` was called with.
 
     Attributes:
-        ids: `[B, L]`: of the new part of the prompt.
-        holds: False where it is known to hold no video.
+        ids: `[B, L]`: ids of the part of the prompt that is not in the cache.
+        holds: whether the prompt may hold videos.
     """
 
     ids: Tensor
@@ -75,13 +75,13 @@ class Prompted:
 
 @dataclass
 class Reading:
-    """What is read from the vision tower's attention during one call of the encoder.
+    """Importance and keys of the vision tower in one call of the encoder.
 
     Attributes:
-        lengths: of the patches that attend to each other, see `Adapter.attention_lengths`.
-        importance: of every patch, see `Adapter.importance`; None until it is read.
-        keys: of every patch, see `Adapter.keys`; None until they are read.
-        shallow: as `importance`, of the early layer.
+        lengths: numbers of patches that attend to each other, see `Adapter.attention_lengths`.
+        importance: importance of every patch, see `Adapter.importance`; None until a hook reads it.
+        keys: keys of every patch, see `Adapter.keys`; None until a hook reads them.
+        shallow: importance at the early layer; None until a hook reads it.
     """
 
     lengths: list[int] = field(default_factory=list)
@@ -96,9 +96,9 @@ class Calls(threading.local):
 
     Attributes:
         stack: its calls, the innermost last.
-        readings: calls of the encoder, the innermost last.
+        readings: readings of its calls of the encoder, the innermost last.
         report: the thread's latest report.
-        prompts: what `generate` was called with, the innermost call's last.
+        prompts: prompts of its calls of `generate`, the innermost last.
         stepping: the cache of the latest step over a static cache that `generate` has begun.
         under_way: the calls on the stacks of all threads, by `id`.
     """
@@ -112,20 +112,20 @@ class Calls(threading.local):
 
     @property
     def prompt(self) -> Tensor | None:
-        """The ids `[B, L]` that came with the videos which are being encoded; None where nobody has told."""
+        """The ids `[B, L]` of the prompt whose videos are being encoded; None where they are not known."""
         if self.current is not None and self.current.input_ids is not None:
             return self.current.input_ids
         return self.prompts[-1].ids if self.prompts else None
 
     @property
     def holds_videos(self) -> bool:
-        """Whether the prompt that is being answered may hold videos."""
+        """Whether the prompt of the innermost `generate` may hold videos."""
         return not self.prompts or self.prompts[-1].holds
 
     def question(self, ids: Tensor) -> Tensor:
-        """The part of a forward's `ids` `[B, L]` that was asked: what follows it is a guess of the answer.
+        """Return the prompt's part of a forward's `ids` `[B, L]`.
 
-        Assisted decoding sends its first candidates with the prompt.
+        Assisted decoding sends its first candidates for the answer behind the prompt.
         """
         asked = self.prompts[-1].ids if self.prompts else ids
         begins = ids[:, : asked.shape[1]]
@@ -147,7 +147,7 @@ class Calls(threading.local):
         return None if current is None else current.forward
 
     def settle(self) -> None:
-        """Take calls off the stack that an interrupt (Ctrl-C) has ended, after which no hook runs."""
+        """Remove calls from the stack that an interrupt (Ctrl-C) has ended, since it runs no hooks."""
         if self.stack:
             running = set(_frames())
             ended = [call for call in self.stack if call.frame not in running]
@@ -155,7 +155,7 @@ class Calls(threading.local):
             self.under_way.difference_update(map(id, ended))
 
     def begin(self, module: nn.Module) -> Call:
-        """A call that `module` begins, from now on the innermost one."""
+        """Begin a call by the forward of `module`, and put it on the stack."""
         self.settle()
         frame: FrameType | None = sys._getframe(1)
         while frame is not None and frame.f_globals.get("__name__", "").startswith("holitom."):
@@ -166,19 +166,19 @@ class Calls(threading.local):
         return call
 
     def end(self, module: nn.Module) -> None:
-        """Take the innermost call off the stack if `module` began it."""
+        """Remove the innermost call from the stack if `module` began it."""
         current = self.current
         if current is not None and current.module is module:
             self.cut(len(self.stack) - 1)
 
     def cut(self, depth: int) -> None:
-        """Take all calls off the stack but the outer `depth`."""
+        """Remove all calls from the stack but the outer `depth`."""
         self.under_way.difference_update(map(id, self.stack[depth:]))
         del self.stack[depth:]
 
 
 def _frames() -> Iterator[FrameType]:
-    """The functions that are running in this thread."""
+    """Yield the frames of the functions that are running in this thread."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         yield frame

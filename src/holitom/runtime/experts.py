@@ -1,8 +1,8 @@
-"""The load balancing loss of mixtures of experts, which counts the router logits of real tokens.
+"""Keep the load balancing loss of mixtures of experts right, which counts the router logits of real tokens.
 
-A model with `output_router_logits` weighs them with the caller's attention mask, whose columns are not those
-of merged tokens. So where a call brings videos the mask is kept from that loss, and router logits of padding
-are taken out, which is what the mask would have done.
+A model with `output_router_logits` masks them with the caller's attention mask, whose columns are not those
+of merged tokens. Where a call brings videos, the mask is therefore withheld from the loss, and the router
+logits of padding are removed, as the mask would have removed them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from holitom.runtime.forward import Forward
 
 
 def masks_aside(adapter: Adapter, call: Call, args: tuple[Any, ...], kwargs: Kwargs) -> Any:
-    """Take the mask out of the model's arguments, into `call.mask`, where its loss would misread it.
+    """Move the mask from the model's arguments to `call.mask` where its loss would misread it.
 
     Returns:
         The arguments that the model gets instead, or None where they stay.
@@ -46,7 +46,7 @@ def _routes(layer: Any) -> bool:
 
 
 def of_real_tokens(output: Any, forward: Forward | None, call: Call) -> None:
-    """Take the router logits of padding out of the language model's `output` where its mask was kept."""
+    """Remove the router logits of padding from the language model's `output` where the mask was withheld."""
     routed = getattr(output, "router_logits", None)
     if call.mask is None or not routed:
         return

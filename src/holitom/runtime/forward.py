@@ -1,4 +1,4 @@
-"""One forward of the language model with merged tokens, from its first layer to its last."""
+"""Run one forward of the language model with merged tokens, from its first layer to its last."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Kwargs = dict[str, Any]
 
 
 def by_name(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Kwargs) -> Kwargs:
-    """All arguments of a call by name."""
+    """Return all arguments of a call by name."""
     if not args:
         return kwargs
     return {**inspect.signature(function).bind_partial(*args).arguments, **kwargs}
@@ -31,18 +31,18 @@ def by_name(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Kwargs)
 
 @dataclass
 class Forward:
-    """One running forward: the plan it follows, and what changes from level to level of its layers.
+    """A running forward: its plan, and the state that changes from level to level of its layers.
 
     Attributes:
-        adapter: the model.
-        plan: decided before the first layer.
-        cache: the cache that it fills; None without one.
-        inner: what merges inside the language model in this forward; None where nothing does.
-        layout: where the tokens are now.
-        levels: of layers; each takes in this forward's columns before its first layer runs.
-        streams: by layer, `[n, D]` ragged: what is added to what leaves it, where holitom adds it.
-        overrides: what layers of the current level get in the place of the language model's own arguments.
-        recurrent: of these, what layers that do not attend get besides.
+        adapter: the model's adapter.
+        plan: the plan, made before the first layer.
+        cache: the cache that the forward fills; None without one.
+        inner: the inner stages of this forward; None where none merges.
+        layout: layout of the tokens that are left; None: they stand in the caller's columns.
+        levels: the levels of layers; each grows by this forward's columns before its first layer runs.
+        streams: by layer, `[n, D]` ragged: the stream that holitom adds to the layer's output.
+        overrides: arguments that layers of the current level get in the place of the language model's own.
+        recurrent: arguments that layers without attention get besides `overrides`.
     """
 
     adapter: Adapter
@@ -62,22 +62,30 @@ class Forward:
             self.overrides["position_ids"] = None
 
     def changes(self, layer: int) -> bool:
-        """Whether `layer` gets anything but what the language model passes it."""
+        """Whether `layer` gets other arguments than the language model passes it."""
         return bool(self.overrides) or (len(self.levels.starts) > 1 and layer >= self.levels.starts[1])
 
     def given_to(self, layer: int) -> Kwargs:
-        """What `layer` gets in the place of the language model's own arguments."""
+        """Return the arguments that `layer` gets in the place of the language model's own."""
         return self.overrides if self.adapter.attends(layer) else {**self.overrides, **self.recurrent}
 
     def allot(self, level: int) -> None:
-        """Make room for what the layers of `level` will hold."""
+        """Allot the columns that the layers of `level` will hold."""
         if self.cache is not None:
             starts = (*self.levels.starts, len(self.adapter.layers))
             layers = range(starts[level], starts[level + 1])
             self.cache.allot(layers, self.levels.held[level], self.plan.record.seen)
 
     def enter_level(self, layer: int, kwargs: Kwargs) -> Tensor:
-        """The hidden states that enter `layer`, first of its level, whose `overrides` are set."""
+        """Enter a level: merge if a stage acts here, and set the `overrides` of the level.
+
+        Args:
+            layer: first layer of the level.
+            kwargs: arguments of the layer, by name.
+
+        Returns:
+            `[B, width, D]`: hidden states that enter the layer.
+        """
         hidden: Tensor = kwargs["hidden_states"]
         self.layout = None if self.layout is None else self.layout.to(hidden.device)
         level = self.levels.starts.index(layer)
@@ -100,7 +108,7 @@ class Forward:
     def _mask(
         self, create: Callable[..., Any], hidden: Tensor, level: int, attending: int | None = None
     ) -> Any:
-        """The mask that transformers' `create` makes for the layers of `level`."""
+        """Make the mask of the layers of `level` by transformers' function `create`."""
         language: Any = self.adapter.language_model
         given = {
             "config": language.config,
@@ -113,7 +121,7 @@ class Forward:
         return create(**given)
 
     def leave_layer(self, layer: int, hidden: Tensor) -> Tensor:
-        """The hidden states that leave `layer`, with what its stream adds."""
+        """Add the stream of `layer` to its output `hidden` `[B, width, D]`."""
         if layer not in self.streams:
             return hidden
         assert self.layout is not None
@@ -121,7 +129,7 @@ class Forward:
         return hidden + self.layout.pad(self.streams[layer].to(hidden.device)).to(hidden)
 
     def leave_attention(self, layer: int, attention: nn.Module, kwargs: Kwargs) -> None:
-        """Read what the next merge needs, before the cache of `layer` is left behind."""
+        """Read the attention that the next stage ranks by, while the keys of `layer` are at hand."""
         if self.inner is None:
             return
         hidden, rotary = kwargs["hidden_states"], kwargs["position_embeddings"]
@@ -135,7 +143,7 @@ class Forward:
         self.inner.attention = self._asked(self.inner, attention, hidden, rotary, key, visible)
 
     def _own_attention(self, inner: InnerMerge, index: int, hidden: Tensor, rotary: Any) -> Tensor:
-        """The attention that layer `index` is about to pay to `hidden`, as `leave_attention` reads it."""
+        """Compute the attention that layer `index` will pay to its input, as `leave_attention` does."""
         layer: Any = self.adapter.layers[index]
         with torch.no_grad():
             hidden = self.adapter.attention_input(layer, hidden)
@@ -167,7 +175,7 @@ class Forward:
         return inner.read(query, key, scale, visible, width)
 
     def _merge(self, inner: InnerMerge, layer: int, hidden: Tensor, kwargs: Kwargs) -> Tensor:
-        """The hidden states that enter `layer`, each row's video tokens merged."""
+        """Merge each row's video tokens before `layer`; return the hidden states that enter it."""
         rotary = tuple(part.to(hidden.device) for part in kwargs["position_embeddings"])
         own = inner.ranked_by[layer] == layer
         attention = self._own_attention(inner, layer, hidden, rotary) if own else inner.attention
@@ -178,7 +186,7 @@ class Forward:
             layer, self.layout, hidden, rotary, attention.to(hidden.device)
         )
         self.overrides["position_embeddings"] = rotary
-        # A token that takes in others goes on with the streams of its own place.
+        # A token that others merge into keeps the streams of its own place.
         self.streams = {
             at: stream.to(hidden.device).index_select(0, order) for at, stream in self.streams.items()
         }
@@ -193,7 +201,7 @@ class Forward:
             )
 
     def check_cache(self) -> None:
-        """Raise `InterfaceError` unless the cache that was handed in holds what the plan says."""
+        """Raise `InterfaceError` unless the layers of the cache hold the columns of the plan."""
         if self.cache is None:
             return
         for layer in range(len(self.adapter.layers)):
@@ -208,7 +216,7 @@ class Forward:
             )
 
     def restore(self, hidden: Tensor, logits_to_keep: Any) -> Tensor:
-        """Final hidden states in the caller's columns (only the last one where no other is asked for)."""
+        """Return the final hidden states to the caller's columns; only the last where no other is needed."""
         if self.layout is None:
             return hidden
         if isinstance(logits_to_keep, int) and logits_to_keep == 1:
@@ -217,6 +225,6 @@ class Forward:
         return layout.restore(hidden, self.plan.columns, self.plan.last_real)
 
     def remember(self) -> None:
-        """Write into the cache's record what it holds now."""
+        """Write the record of the columns that the cache now holds."""
         if self.cache is not None:
             self.cache.record = replace(self.plan.record, levels=self.levels)

@@ -23,7 +23,7 @@ class Generation:
 
     Attributes:
         attached: method and model.
-        calls: what each thread has under way.
+        calls: the running calls of each thread.
         accounts: the reports.
     """
 

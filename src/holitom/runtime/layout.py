@@ -77,15 +77,15 @@ class Layout:
         return torch.cat(rows)
 
     def to(self, device: torch.device) -> Layout:
-        """The layout with its indices on `device`; layers of one model may be on several devices."""
+        """Move the indices to `device`; layers of one model may be on several devices."""
         if self.home.device == device:
             return self
         return Layout(self.lengths, self.home.to(device), [visual.to(device) for visual in self.visual])
 
     def sparing(self, rows: list[bool]) -> Layout:
-        """The layout in which the last video token of the marked rows counts as text.
+        """Count the last video token of the marked rows as text.
 
-        Rows that end in a video token are marked: that token is the query that ranks the others, so it stays.
+        Rows that end in a video token are marked: its attention ranks the others, so it must stay.
         """
         visual = [own[:-1] if ends else own for own, ends in zip(self.visual, rows, strict=True)]
         return replace(self, visual=visual)
@@ -99,7 +99,7 @@ class Layout:
         return batch.index_copy(0, self._places, ragged).view(rows, self.width, *ragged.shape[1:])
 
     def unpad(self, batch: Tensor) -> Tensor:
-        """The inverse of `pad`."""
+        """Remove the padding of a batch `[B, width, ...]`: the inverse of `pad`."""
         flat = batch.flatten(0, 1)
         return flat.index_select(0, self._places) if self.padded else flat
 
@@ -110,8 +110,7 @@ class Layout:
         return self.pad(ragged).permute(2, 0, 1)
 
     def numbered(self, base: Tensor) -> Tensor:
-        """Consecutive position ids `[B, width]` from `base` `[B]`, of each row's first token; 0 at
-        padding."""
+        """Number each row's tokens from `base` `[B]`: position ids `[B, width]`, 0 at padding."""
         if self.mask is None:
             return base[:, None] + torch.arange(self.width, device=base.device)
         return (base[:, None] + self.mask.cumsum(1) - 1) * self.mask
@@ -163,7 +162,7 @@ class Layout:
 
 
 def plain_layout(real: Tensor, device: torch.device) -> Layout:
-    """The layout of a batch without videos.
+    """Make the layout of a batch without videos.
 
     Args:
         real: `[B, L]` bool on the host: whether a column is a token.

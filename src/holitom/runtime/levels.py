@@ -36,11 +36,11 @@ class Levels:
 
     @classmethod
     def one(cls, held: int, mask: Tensor | None) -> Levels:
-        """One level, whose layers hold `held` columns."""
+        """Make one level whose layers hold `held` columns."""
         return cls((0,), (held,), (mask,))
 
     def at(self, layer: int) -> int:
-        """The index of the level that `layer` belongs to."""
+        """Return the index of the level that `layer` belongs to."""
         return bisect_right(self.starts, layer) - 1
 
     def split(self, starts: Iterable[int]) -> Levels:
@@ -50,7 +50,7 @@ class Levels:
         return Levels(wanted, tuple(self.held[at] for at in levels), tuple(self.masks[at] for at in levels))
 
     def grown(self, level: int, added: Tensor | None, columns: int) -> Levels:
-        """The levels after columns were added to `level`.
+        """Add columns to `level`.
 
         Args:
             level: index of the level.
@@ -63,19 +63,19 @@ class Levels:
         return Levels(self.starts, tuple(held), tuple(masks))
 
     def all_grown(self, added: Tensor | None, columns: int) -> Levels:
-        """The levels after the same columns were added to each; arguments as in `grown`."""
+        """Add the same columns to every level; arguments as in `grown`."""
         levels = self
         for level in range(len(self.starts)):
             levels = levels.grown(level, added, columns)
         return levels
 
     def select(self, rows: Tensor) -> Levels:
-        """The levels of `rows` `[b]` of the batch, in that order."""
+        """Select `rows` `[b]` of the batch, in that order."""
         masks = (m if m is None else m.index_select(0, rows.to(m.device)) for m in self.masks)
         return Levels(self.starts, self.held, tuple(masks))
 
     def cropped(self, count: int) -> Levels:
-        """The levels without their latest `count` columns."""
+        """Remove the latest `count` columns of every level."""
         held = tuple(columns - count for columns in self.held)
         return Levels(self.starts, held, tuple(m if m is None else m[:, :-count] for m in self.masks))
 

@@ -1,4 +1,4 @@
-"""From the arguments of the language model's forward to a forward with merged tokens."""
+"""Plan a forward with merged tokens from the arguments of the language model's forward."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def merge(
 
     Args:
         attached: method and model.
-        calls: what the thread has under way.
-        call: the call that it belongs to.
-        ids: `[B, L]`.
+        calls: the thread's running calls.
+        call: the call that the forward belongs to.
+        ids: `[B, L]`: ids of the forward.
         encoded: the call's videos.
         kwargs: arguments of the language model's forward, by name.
 
@@ -72,14 +72,14 @@ def _prefilled(
     prompt: Prompt,
     cache: Any,
 ) -> Kwargs:
-    """The arguments of the language model that merged videos change; sets `call.forward` where they do."""
+    """Plan the prefill, set `call.forward` unless the stock forward runs, return changed arguments."""
     placements = assignment.placements(encoded.sent)
     counts = [-int(asks) for asks in prompt.video_asks]  # the query itself is not merged
     for placement in placements:
         counts[placement.row] += len(placement.slot)
     inner = attached.merges_inside(counts)
     if columns.record is None and not inner and is_whole(placements):
-        # Nothing merges away: the stock forward, with the method's features in their places.
+        # Every token stays: the stock forward runs on the method's features.
         return {"inputs_embeds": whole(columns, placements)}
     plan = prefill(
         columns,
@@ -108,7 +108,7 @@ def go_on(attached: Attached, call: Call, cache: Merged, kwargs: Kwargs) -> Kwar
 
 
 def _columns(attached: Attached, kwargs: Kwargs, cache: Any) -> Columns:
-    """What the caller sends, out of the language model's arguments."""
+    """Read the caller's columns from the language model's arguments."""
     embeds: Tensor = kwargs["inputs_embeds"]
     mask = kwargs.get("attention_mask")
     refusals.check_mask(mask)
@@ -126,7 +126,7 @@ def _columns(attached: Attached, kwargs: Kwargs, cache: Any) -> Columns:
 def _inner(
     attached: Attached, encoded: Encoded, assignment: Assignment, plan: Plan, call: Call
 ) -> InnerMerge:
-    """What merges inside the language model in the forward of `plan`."""
+    """Make the inner stages of the forward of `plan`."""
     rows, device = plan.embeds.shape[0], plan.embeds.device
     numbers = assignment.numbers(encoded.sent, rows, device)
     videos = assignment.videos(encoded.sent, rows, device)
@@ -135,15 +135,15 @@ def _inner(
         ranked_by=attached.ranked_by,
         query_offset=plan.query_offset,
         questions=plan.questions,
-        numbers=[own[:-1] if asks else own for own, asks in zip(numbers, plan.asks, strict=True)],
-        videos=[own[:-1] if asks else own for own, asks in zip(videos, plan.asks, strict=True)],
+        numbers=[own[:-1] if asks else own for own, asks in zip(numbers, plan.video_asks, strict=True)],
+        videos=[own[:-1] if asks else own for own, asks in zip(videos, plan.video_asks, strict=True)],
         guarded=assignment.guarded(encoded.sent, rows),
         report=call.report,
     )
 
 
 def _forward(attached: Attached, plan: Plan, cache: Any, inner: InnerMerge | None) -> tuple[Forward, Kwargs]:
-    """The forward of `plan`, and the arguments of the language model that it changes."""
+    """Make the forward of `plan`, and the changed arguments of the language model."""
     adapter, layout = attached.adapter, plan.layout
     if layout is not None:
         refusals.check_no_gap(adapter, layout, 0 if cache is None else int(cache.get_seq_length()))
@@ -153,7 +153,8 @@ def _forward(attached: Attached, plan: Plan, cache: Any, inner: InnerMerge | Non
         "position_ids": plan.positions,
     }
     if plan.gaps and cache is None and plan.mask is None:
-        changed["attention_mask"] = _all_tokens(plan)  # else gaps are taken for packed sequences here too
+        # Without a mask, transformers would take gaps for packed sequences.
+        changed["attention_mask"] = _all_tokens(plan)
     first = attached.first_stage if inner is not None else len(plan.streams)
     if plan.streams and layout is not None:
         stands = _all_tokens(plan) if layout.mask is None else layout.mask
@@ -170,20 +171,22 @@ def _forward(attached: Attached, plan: Plan, cache: Any, inner: InnerMerge | Non
 
 
 def _adopted(cache: Any) -> Merged:
-    """`cache`, as one that can hold merged tokens."""
+    """Turn `cache` into one that can hold merged tokens, unless it is one."""
     if isinstance(cache, Merged):
         return cache
     return adopt_static(cache) if isinstance(cache, StaticCache) else adopt_dynamic(cache)
 
 
 def _all_tokens(plan: Plan) -> Tensor:
-    """The mask `[B, width]` of a batch without padding: all true."""
+    """Make the mask `[B, width]` of a batch without padding: all true."""
     return torch.ones(plan.embeds.shape[:2], dtype=torch.bool, device=plan.embeds.device)
 
 
 def _cache(attached: Attached, kwargs: Kwargs) -> tuple[Any, Kwargs]:
-    """The cache of this forward, made here where the language model would make one itself, and the arguments
-    of the language model that hand it over."""
+    """Return the cache of this forward, and the changed arguments of the language model.
+
+    Where the language model would make a cache itself, it is made here.
+    """
     language: Any = attached.adapter.language_model
     refusals.check_attention(language)
     layer: Any = attached.adapter.layers[0]

@@ -1,4 +1,4 @@
-"""What one forward of the language model works on, decided before its first layer runs.
+"""Plan a forward of the language model before its first layer runs.
 
 A plan is made from tensors alone, without a model: `prefill` plans a forward that brings videos, `proceed`
 one that goes on over a cache which holds merged tokens.
@@ -28,15 +28,15 @@ from holitom.runtime.prompt import Prompt, last_real
 
 @dataclass(frozen=True)
 class Columns:
-    """What the caller sends into the language model in one forward.
+    """The columns that the caller sends into the language model in one forward.
 
     Attributes:
-        embeds: `[B, L, D]`.
+        embeds: `[B, L, D]`: embeddings.
         mask: `[B, seen + L]`, 1 at tokens; None: all are tokens.
         positions: the caller's position ids, see `callers_positions`; None: consecutive ones.
         seen: columns that the caller has sent before, in the cache.
-        record: what the cache holds; None where it holds no merged tokens.
-        streams: `[B, L, D]` each: what is added to what leaves the first layers, one entry a layer.
+        record: the cache's record; None where it holds no merged tokens.
+        streams: `[B, L, D]` each: what is added to the output of the first layers, one entry a layer.
     """
 
     embeds: Tensor
@@ -52,7 +52,7 @@ class Columns:
         return self.embeds.shape[0], self.embeds.shape[1]
 
     def levels(self, starts: Sequence[int]) -> Levels:
-        """The levels that begin at `starts` (and those of the record), before this forward."""
+        """Return the levels before this forward, split at the layers `starts`."""
         if self.record is not None:
             return self.record.levels.split(starts)
         columns = self.shape[1]
@@ -62,23 +62,24 @@ class Columns:
 
 @dataclass(frozen=True)
 class Plan:
-    """One forward of the language model.
+    """The input of one forward of the language model, and the record of its cache afterwards.
 
     Attributes:
-        embeds: `[B, width, D]`: what enters the first layer.
+        embeds: `[B, width, D]`: hidden states that enter the first layer.
         mask: `[B, held + width]` bool of the first level; None: all are tokens.
         positions: `[B, width]` or `[axes, B, width]` int64; None: the caller's.
-        record: what a cache holds afterwards. Where something merges inside the language model, its levels
-            but for the first do not hold this forward's columns yet.
-        layout: where the tokens lie now; None while they stand in the caller's columns.
+        record: the cache's record after the forward. Where stages merge inside the language model, its levels
+            after the first do not hold this forward's columns yet.
+        layout: layout of the tokens left; None: they stand in the caller's columns.
         last_real: each row's last column that holds a token (with a layout only).
         columns: the caller's columns `L`.
-        streams: `[n, D]` ragged each: what is added to what leaves the first layers.
+        streams: `[n, D]` ragged each: what is added to the output of the first layers.
         gaps: whether position ids have gaps although the tokens of a row are one sequence.
-        asks: for each row, whether it ends in a video token, which the other video tokens are ranked by.
-        questions: for each row, how many tokens of the question follow its last video, see `Prompt`.
-        query_offset: distance of the query from the right edge, in columns: the question's last token is
-            what video tokens are ranked by, also where an answer follows it.
+        video_asks: for each row, whether its question ends in a video token, whose attention then ranks the
+            others.
+        questions: for each row, the number of tokens of the question behind its last video, see `Prompt`.
+        query_offset: number of columns behind the question's last token, whose attention ranks video tokens;
+            above 0 where an answer follows it.
     """
 
     embeds: Tensor
@@ -90,13 +91,13 @@ class Plan:
     last_real: list[int] = field(default_factory=list)
     streams: Sequence[Tensor] = ()
     gaps: bool = False
-    asks: list[bool] = field(default_factory=list)
+    video_asks: list[bool] = field(default_factory=list)
     questions: list[int] = field(default_factory=list)
     query_offset: int = 0
 
     @property
     def width(self) -> int:
-        """Columns that the first layer works on."""
+        """Number of columns of the first layer."""
         return int(self.embeds.shape[1])
 
 
@@ -106,7 +107,7 @@ def is_whole(placements: Sequence[Placement]) -> bool:
 
 
 def whole(columns: Columns, placements: list[Placement]) -> Tensor:
-    """`[B, L, D]`: the caller's embeddings with the features of whole videos in their columns."""
+    """Put the features of whole videos into their columns of the caller's embeddings `[B, L, D]`."""
     return placed(columns.embeds, placements)
 
 
@@ -122,9 +123,9 @@ def prefill(
     """Plan a forward that brings videos.
 
     Args:
-        columns: what the caller sends.
-        prompt: what the host knows of it.
-        placements: what each video sends, and where.
+        columns: the caller's columns.
+        prompt: the same columns on the host.
+        placements: the tokens that each video sends, and their columns.
         keeps_positions: whether tokens keep the position ids of their columns (models with several axes).
         own_positions: on one axis, whether tokens keep the ids of the unmerged prompt.
         inner: layers before which video tokens merge in this forward.
@@ -155,14 +156,14 @@ def prefill(
         last_real=prompt.last_real,
         streams=streams,
         gaps=gaps,
-        asks=prompt.video_asks,
+        video_asks=prompt.video_asks,
         questions=prompt.questions,
         query_offset=columns.shape[1] - prompt.asked,
     )
 
 
 def _one_axis(columns: Columns, prompt: Prompt, layout: Layout, gaps: bool) -> tuple[Tensor, Tensor]:
-    """Position ids `[B, width]` on one axis, and the ids `[B]` that follow; with `gaps` the unmerged ones."""
+    """Return position ids `[B, width]` on one axis and the next ids `[B]`; with `gaps` the unmerged ones."""
     record = columns.record
     base = prompt.first_positions(columns.seen, columns.embeds.device) if record is None else record.position
     if gaps:
@@ -179,9 +180,9 @@ def _record(
     numbered: Tensor | None,
     inner: Sequence[int],
 ) -> CacheRecord:
-    """What a cache holds after a prefill; its further levels as they are before it.
+    """Make the cache's record after a prefill.
 
-    They take in what is left of the videos when their first layer is entered.
+    Levels after the first grow when their first layer is entered and the tokens left are known.
     """
     levels = columns.levels((0, *inner))
     mask, width = layout.mask, layout.width
@@ -198,7 +199,7 @@ def proceed(columns: Columns, *, keeps_positions: bool) -> Plan:
     """Plan a forward without videos over a cache that holds merged tokens.
 
     Args:
-        columns: what the caller sends, with a record.
+        columns: the caller's columns, with a record.
         keeps_positions: see `prefill`.
     """
     record = columns.record
@@ -226,7 +227,7 @@ def proceed(columns: Columns, *, keeps_positions: bool) -> Plan:
 
 
 def _proceed_padded(columns: Columns, record: CacheRecord, real: Tensor, given: Tensor | None) -> Plan:
-    """`proceed` where some of the new columns are padding: the rows are packed anew."""
+    """Plan as `proceed` where some of the new columns are padding: the rows are packed anew."""
     embeds, width = columns.embeds, columns.shape[1]
     host = real.cpu()
     layout = plain_layout(host, embeds.device)

@@ -17,7 +17,7 @@ from holitom.runtime.prompt import Prompt
 
 
 def callers_positions(ids: Tensor | None, embeds: Tensor, seen: int) -> Tensor:
-    """The position ids `[axes, B, L]` that the language model would use without merging.
+    """Return the position ids `[axes, B, L]` that the language model would use without merging.
 
     Args:
         ids: its argument: `[B or 1, L]`, `[axes, B or 1, L]`, or, from `generate`, with a row for packed
@@ -48,14 +48,14 @@ def kept_positions(
         Position ids `[axes, B, width]`, and `[B]` bool: whether a row is padded on the right, so that its
         answer continues from its last token.
     """
-    rows = len(prompt.asks)
+    rows = len(prompt.question_ends)
     restarts = torch.zeros(rows, dtype=torch.bool, device=given.device)
-    for row, last in enumerate(prompt.asks):
+    for row, last in enumerate(prompt.question_ends):
         if last < prompt.asked - 1:
             restarts[row] = True
     behind = given.shape[-1] - prompt.asked
     if behind:  # `generate` without a cache passes the answer so far behind the prompt
-        asks = torch.tensor(prompt.asks).to(given.device, non_blocking=True)[None, :, None]
+        asks = torch.tensor(prompt.question_ends).to(given.device, non_blocking=True)[None, :, None]
         on = given.gather(2, asks.expand(len(given), -1, -1)) + 1 + torch.arange(behind, device=given.device)
         answer = torch.where(restarts[:, None], on, given[..., prompt.asked :])
         given = torch.cat([given[..., : prompt.asked], answer], dim=-1)
@@ -65,7 +65,7 @@ def kept_positions(
 
 
 def unmerged_positions(base: Tensor, prompt: Prompt, layout: Layout) -> tuple[Tensor, Tensor]:
-    """Position ids of a model with one axis, counted over all tokens of the unmerged prompt.
+    """Number the tokens left by their places in the unmerged prompt, for a model with one axis.
 
     Args:
         base: `[B]`: position id of each row's first token.
@@ -80,7 +80,7 @@ def unmerged_positions(base: Tensor, prompt: Prompt, layout: Layout) -> tuple[Te
 
 
 def next_positions(record: CacheRecord, given: Tensor | None, columns: int) -> Tensor:
-    """Position ids `[axes, B, L]` (`[B, L]` with one axis) of text without padding, behind cached columns.
+    """Return the position ids `[axes, B, L]` (one axis: `[B, L]`) of unpadded text behind cached columns.
 
     Args:
         record: the cache's record.
@@ -92,7 +92,7 @@ def next_positions(record: CacheRecord, given: Tensor | None, columns: int) -> T
 
 
 def next_padded_positions(record: CacheRecord, given: Tensor | None, layout: Layout) -> Tensor:
-    """Position ids of padded text in `layout`; arguments as in `next_positions`."""
+    """Return the position ids of padded text in `layout`; arguments as in `next_positions`."""
     on = layout.numbered(record.position)
     return _unless_given(record, on, None if given is None else layout.kept(given))
 
@@ -104,6 +104,6 @@ def _unless_given(record: CacheRecord, on: Tensor, given: Tensor | None) -> Tens
 
 
 def after(positions: Tensor) -> Tensor:
-    """The position id `[B]` behind each row's last column."""
+    """Return the position id `[B]` behind each row's last column."""
     last = positions[..., -1]
     return (last if last.dim() == 1 else last.amax(0)) + 1

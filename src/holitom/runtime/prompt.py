@@ -1,4 +1,4 @@
-"""What the host has to know of a batch that brings videos, fetched from the device in one piece."""
+"""Read the columns of a batch that brings videos from the device in one copy."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from holitom.runtime import refusals
 
 @dataclass(frozen=True)
 class Prompt:
-    """One forward's columns, all on the host.
+    """The columns of one forward, on the host.
 
     Attributes:
         real: `[B, L]` bool: columns that hold a token.
         holders: `[B, L]` bool: video placeholders.
         positions: `[B, L]` int64: the caller's position ids.
-        asked: the column behind the question. Later ones hold an answer generated without a cache.
+        asked: number of columns up to the end of the question. Later columns hold an answer that is generated
+            without a cache.
     """
 
     real: Tensor
@@ -30,14 +31,14 @@ class Prompt:
     def read(
         cls, mask: Tensor | None, holders: Tensor, positions: Tensor | None, seen: int, asked: int
     ) -> Prompt:
-        """Fetch it.
+        """Copy a forward's columns to the host.
 
         Args:
-            mask: the caller's `[B, seen + L]`, or None where every column holds a token.
-            holders: `[B, L]` bool on the device.
-            positions: the caller's `[1 or B, L]`, or None for consecutive ones.
-            seen: columns in the cache.
-            asked: see above.
+            mask: the caller's mask, `[B, seen + L]`; None: every column holds a token.
+            holders: `[B, L]` bool on the device: video placeholders.
+            positions: the caller's position ids, `[1 or B, L]`; None: consecutive ones.
+            seen: number of the caller's columns in the cache.
+            asked: as in the attributes.
         """
         rows, columns = holders.shape
         ones = torch.ones_like(holders, dtype=torch.int64)
@@ -58,25 +59,25 @@ class Prompt:
         return last_real(self.real)
 
     @property
-    def asks(self) -> list[int]:
+    def question_ends(self) -> list[int]:
         """Each row's last column of the question that holds a token."""
         return last_real(self.real[:, : self.asked])
 
     @property
     def text_tail(self) -> int:
-        """How many columns at the end are text in every row."""
+        """Number of columns at the end that are text in every row."""
         return int(self.text.all(0).flip(0).long().cumprod(0).sum())
 
     @property
     def video_asks(self) -> list[bool]:
         """Whether each row's question ends in a video token."""
-        return [bool(self.holders[row, column]) for row, column in enumerate(self.asks)]
+        return [bool(self.holders[row, column]) for row, column in enumerate(self.question_ends)]
 
     @property
     def questions(self) -> list[int]:
-        """For each row, how many tokens of the question follow its last video.
+        """Number of tokens of the question behind each row's last video.
 
-        1 where none does: the video token that asks, or a row without a video.
+        1 where none is behind it, for the video token that is the query, and in a row without a video.
         """
         holders = self.holders[:, : self.asked]
         behind = holders.flip(1).cumsum(1).flip(1) == 0
@@ -85,12 +86,12 @@ class Prompt:
         return found
 
     def first_positions(self, seen: int, device: torch.device) -> Tensor:
-        """Position `[B]` of each row's first token, on `device`; 0 where nothing was `seen` before.
+        """Return the position id `[B]` of each row's first token on `device`; 0 where the cache is empty.
 
-        Behind the question they are `generate`'s own, which restart after padding on the right.
+        Ids behind the question are not checked: `generate` restarts them after padding on the right.
 
         Raises:
-            UnsupportedUsageError: they are not consecutive, and merging would lose what they mean.
+            UnsupportedUsageError: the ids of a row are not consecutive, so that merging would close gaps.
         """
         real, positions = self.real[:, : self.asked], self.positions[:, : self.asked]
         ranks = real.long().cumsum(1) - 1
@@ -103,6 +104,6 @@ class Prompt:
 
 
 def last_real(real: Tensor) -> list[int]:
-    """Each row's last True of `real` `[B, L]`, on the host."""
+    """Return the index of each row's last True of `real` `[B, L]` bool, on the host."""
     last: list[int] = (real.shape[1] - 1 - real.flip(1).int().argmax(1)).tolist()
     return last

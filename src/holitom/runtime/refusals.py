@@ -1,4 +1,4 @@
-"""Usages that are refused while a method is attached, one row of docs/limits.md each, and their checks."""
+"""Name and check the usages that are refused with a method attached, each a row of docs/limits.md."""
 
 from __future__ import annotations
 
@@ -121,29 +121,29 @@ def check_not_compiled(model: nn.Module) -> None:
 
 
 def _compiled(module: nn.Module) -> bool:
-    """Whether `torch.compile` was put on this module: around it, in place, or around its `forward`."""
+    """Whether this module was compiled: wrapped, in place, or by its `forward`."""
     around = type(module).__name__ == "OptimizedModule"
     return around or bool(module._compiled_call_impl) or hasattr(module.forward, "_torchdynamo_orig_callable")
 
 
 def check_owner(adapter: Adapter, ids: Tensor, foreign: bool) -> None:
-    """Refuse features of another run, which lack what this method reads, where they are a video's.
+    """Refuse video features of another run, which lack what this method reads from the tower.
 
     Args:
-        adapter: the model.
-        ids: `[B, L]`.
-        foreign: whether the features that came are another run's.
+        adapter: the model's adapter.
+        ids: `[B, L]`: ids of the prompt.
+        foreign: whether the features are another run's.
     """
     if foreign and bool(adapter.placeholders(ids).any()):
         raise FEATURES.error()
 
 
 def check_encoder(adapter: Adapter, ids: Tensor | None) -> None:
-    """Refuse a model that fills in its videos without what its encoder returns.
+    """Refuse a model that was given videos and did not call its encoder.
 
     Args:
-        adapter: the model, which was given pixels, of which nothing was encoded where it always was.
-        ids: `[B, L]`.
+        adapter: the model's adapter.
+        ids: `[B, L]`: ids of the prompt.
     """
     if ids is not None and bool(adapter.placeholders(ids).any()):
         raise interface_error(
@@ -152,13 +152,13 @@ def check_encoder(adapter: Adapter, ids: Tensor | None) -> None:
 
 
 def check_no_gap(adapter: Adapter, layout: Layout, seen: int) -> None:
-    """Refuse padding between the cache and new columns where a recurrent state would run over it."""
+    """Refuse padding between cached and new columns where a recurrent state would take it in."""
     if layout.padded and seen and not all(map(adapter.attends, range(len(adapter.layers)))):
         raise GAP.error()
 
 
 def check_cache(cache: Any, language_model: Any) -> None:
-    """Refuse caches whose layers cannot hold different numbers of tokens, or cannot say what they hold."""
+    """Refuse caches whose layers cannot hold different numbers of tokens, or cannot be read."""
     windows = any(cache.is_sliding)
     if type(cache) not in (DynamicCache, StaticCache) or windows:
         raise CACHE.error(f"{type(cache).__name__}{' with sliding windows' * windows}")
@@ -167,7 +167,7 @@ def check_cache(cache: Any, language_model: Any) -> None:
 
 
 def check_mask(mask: Any) -> None:
-    """Refuse a prepared mask: rows are packed by a 2D one, `[B, seen + L]`."""
+    """Refuse a mask that is not 2D, `[B, seen + L]`, as packing rows needs."""
     if mask is not None and (not isinstance(mask, Tensor) or mask.dim() != 2):
         raise MASK.error(f"{mask.dim()}D" if isinstance(mask, Tensor) else type(mask).__name__)
 
@@ -182,11 +182,11 @@ def check_labels(adapter: Adapter, arguments: Kwargs, ids: Tensor, layout: Layou
     """Refuse labels that a merged-away token would have to predict.
 
     Args:
-        adapter: the model.
-        arguments: of the model's forward, by name: `labels`, or `shift_labels`, whose label of column `c + 1`
-            stands at `c`, in the place of `labels`.
-        ids: `[B, L]`.
-        layout: where the tokens are at the end.
+        adapter: the model's adapter.
+        arguments: arguments of the model's forward, by name, with `labels` or with `shift_labels`, which has
+            the label of column `c + 1` at `c`.
+        ids: `[B, L]`: ids of the prompt.
+        layout: layout of the tokens after the last layer.
     """
     shifted, labels = arguments.get("shift_labels"), arguments.get("labels")
     if shifted is None:

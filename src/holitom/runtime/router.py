@@ -1,4 +1,4 @@
-"""The hooks of an attached method, in the order in which a forward meets them. They only route.
+"""Route each hook of an attached method to the function that does its work, in the order of a forward.
 
 model ------ enter_model                                                           leave
 trunk ------ enter_trunk   (encode)                                                leave
@@ -32,24 +32,24 @@ from holitom.runtime.traced import Traced, stepped
 
 
 class Router:
-    """What the hooks of one attached method do.
+    """The hooks of one attached method.
 
     Attributes:
         attached: method and model.
-        calls: what each thread has under way.
+        calls: the running calls of each thread.
         accounts: the reports.
-        tower: reads the vision tower.
-        traced: tells the forwards whose hooks keep no state.
+        tower: the driver of the vision tower.
+        traced: recognises traced forwards, whose hooks keep no state.
     """
 
     def __init__(self, attached: Attached, owner: object, calls: Calls, accounts: Accounts) -> None:
-        """`owner`: of what is encoded."""
+        """Make the hooks; `owner`: the run that encoded videos belong to."""
         self.attached, self.calls, self.accounts, self._owner = attached, calls, accounts, owner
         self.tower = Tower(attached.adapter, attached.method, calls)
         self.traced = Traced(attached.adapter, calls)
 
     def encode(self, own: Callable[..., Any], args: tuple[Any, ...], kwargs: Kwargs) -> Any:
-        """`get_video_features`, which the trunk's forward or `generate` calls."""
+        """Run in the place of `get_video_features`, which the trunk's forward or `generate` calls."""
         output = self.tower.encode(self._owner, own, args, kwargs)
         call = self.calls.current
         if call is not None and call.given is not None and call.encoded is None:
@@ -64,7 +64,7 @@ class Router:
         return masks_aside(self.attached.adapter, call, args, kwargs)
 
     def leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        """Model and trunk."""
+        """Leave the model or the trunk."""
         if not self.traced.idle:
             self.calls.end(module)
 
@@ -101,7 +101,7 @@ class Router:
         return changed
 
     def _found_ids(self, embeds: Tensor) -> Tensor:
-        """The ids `[B, L]` of a prompt that came as embeddings `[B, L, D]`."""
+        """Find the ids `[B, L]` of a prompt that came as embeddings `[B, L, D]`."""
         return ids_of(embeds, self.attached.adapter.trunk.get_input_embeddings())
 
     def enter_language(self, module: nn.Module, args: tuple[Any, ...], kwargs: Kwargs) -> Any:
@@ -111,7 +111,7 @@ class Router:
         call = self.calls.current
         cache = given_cache(kwargs)
         merged = isinstance(cache, Merged) and cache.holds
-        if call is None or call.decoding:  # the language model was called itself
+        if call is None or call.decoding:  # a user called the language model
             call = self.calls.begin(module)
         call.decoding = True
         ids, encoded = call.input_ids, call.encoded
@@ -125,7 +125,7 @@ class Router:
         kwargs = by_name(module.forward, args, kwargs)
         if brings and encoded is not None and ids is not None:
             changed = merge(self.attached, self.calls, call, ids, encoded, kwargs)
-            if call.report is not None:  # already now: somebody may end the forward here
+            if call.report is not None:  # before the layers: a user's hook may end the forward
                 self.accounts.tell(call.report)
         else:
             changed = go_on(self.attached, call, cache, kwargs)
@@ -137,7 +137,7 @@ class Router:
         return (), {**kwargs, **changed}
 
     def _came(self, call: Call) -> bool:
-        """Whether the trunk was given videos, of which nothing came out of the encoder."""
+        """Whether the trunk was given videos that its encoder did not encode."""
         adapter, given = self.attached.adapter, call.given or {}
         outputs = given.get("mm_encoder_outputs") or {}
         brings = given.get(adapter.pixels_name) is not None or outputs.get(adapter.modality) is not None
@@ -172,7 +172,7 @@ class Router:
         return output
 
     def layer(self, index: int) -> Callable[[nn.Module, tuple[Any, ...], Kwargs], Any]:
-        """The hook on the way into decoder layer `index`."""
+        """Make the hook before decoder layer `index`."""
 
         def enter_layer(module: nn.Module, args: tuple[Any, ...], kwargs: Kwargs) -> Any:
             changed = stepped(index, args, kwargs)
@@ -192,7 +192,7 @@ class Router:
         return enter_layer
 
     def attention(self, layer: int) -> Callable[[nn.Module, tuple[Any, ...], Kwargs, Any], None]:
-        """The hook on the way out of the attention of decoder layer `layer`, which ranks."""
+        """Make the hook after the attention of decoder layer `layer`, which ranks."""
 
         def leave_attention(module: nn.Module, args: tuple[Any, ...], kwargs: Kwargs, output: Any) -> None:
             forward = None if self.traced.idle else self.calls.forward
@@ -203,7 +203,7 @@ class Router:
         return leave_attention
 
     def stream(self, index: int) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
-        """The hook on the way out of decoder layer `index`, where holitom adds a stream."""
+        """Make the hook after decoder layer `index`, where holitom adds a stream."""
 
         def leave_layer(module: nn.Module, args: tuple[Any, ...], hidden: Tensor) -> Tensor:
             forward = None if self.traced.idle else self.calls.forward
