@@ -7,7 +7,7 @@ begins, so that frames are drawn, processed and encoded once for all settings.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -26,17 +26,35 @@ from holitom.methods.base import Method
 from holitom.prompts import as_video, asking, prompts
 from holitom.runtime import Report
 
+Draw = Callable[[Sequence[Item]], Mapping[int, Any]]
+"""Draws each video that questions are about, by its number, in a form that `as_video` takes."""
+
 BATCH = 48
 MAX_NEW_TOKENS = 4
 
 
-def tried(settings: Sequence[Setting], model: Any, processor: Any) -> list[Setting]:
-    """Attach each setting once and merge one video, to mark as refused the settings that cannot be met."""
+def drawn(items: Sequence[Item]) -> dict[int, Any]:
+    """Draw the frames `[T, H, W, 3]` of each video that `items` ask about, by the video's number."""
+    return {video: md.sample("test", video, FRAMES).frames for video in {item.video for item in items}}
+
+
+def tried(
+    settings: Sequence[Setting], model: Any, processor: Any, item: Item | None = None, draw: Draw = drawn
+) -> list[Setting]:
+    """Attach each setting once and merge one video, to mark as refused the settings that cannot be met.
+
+    Args:
+        settings: the settings.
+        model: a model without an attached method.
+        processor: the model's processor.
+        item: a question about the video; None: the benchmark's first.
+        draw: draws the videos of questions.
+    """
     methods = [setting.method for setting in settings if setting.method]
     found = []
     with torch.inference_mode():
-        item = held_out_questions(1)[0]
-        inputs = processed(model, processor, [item], drawn([item]))
+        item = item or held_out_questions(1)[0]
+        inputs = processed(model, processor, [item], draw([item]))
         shared = _encoded(model, inputs, methods)
         for setting in settings:
             try:
@@ -75,6 +93,7 @@ def sweep(
     items: Sequence[Item],
     batch: int = BATCH,
     progress: Callable[[int], None] = lambda done: None,
+    draw: Draw = drawn,
 ) -> None:
     """Answer every item that is not answered yet, under every setting.
 
@@ -85,6 +104,7 @@ def sweep(
         items: the questions, those of a video one after another.
         batch: questions answered at a time, rounded up to whole videos.
         progress: called with the number of answers just added.
+        draw: draws the videos of questions.
     """
     start = 0
     with torch.inference_mode():
@@ -93,40 +113,27 @@ def sweep(
             start += len(part)
             if not waiting:
                 continue
-            inputs, shared, rows = _prepared(model, processor, part, [file.setting for file in waiting])
+            videos, inputs, rows = parted(model, processor, part, draw(part))
+            shared = _encoded(model, videos, [file.setting.method for file in waiting])
             for file in waiting:
                 method = file.setting.method
-                videos = shared[run_of_tower(method)]
-                said, report = generated(model, processor, inputs, videos, rows, method)
-                seen = _levels(report, inputs["input_ids"] == model.config.video_token_id)
-                file.add([Answered(text, levels) for text, levels in zip(said, seen, strict=True)])
+                seen = shared[run_of_tower(method)]
+                said, report = generated(model, processor, inputs, seen, rows, method)
+                levels = _levels(report, inputs["input_ids"] == model.config.video_token_id)
+                file.add([Answered(*answer) for answer in zip(said, levels, strict=True)])
                 progress(len(part))
 
 
-def drawn(items: Sequence[Item]) -> dict[int, Any]:
-    """Draw the frames `[T, H, W, 3]` of each video that `items` ask about, by the video's number."""
-    return {video: md.sample("test", video, FRAMES).frames for video in {item.video for item in items}}
-
-
-def processed(model: Any, processor: Any, items: Sequence[Item], frames: dict[int, Any]) -> Any:
-    """Process a batch of questions, each with its video's `frames`, at two frames a second."""
+def processed(model: Any, processor: Any, items: Sequence[Item], frames: Mapping[int, Any]) -> Any:
+    """Process a batch of questions, each with its video's `frames`, which are two a second where they state
+    no times."""
     asked = [asking(processor, item.text) for item in items]
     shown = [as_video(frames[item.video]) for item in items]
     return prompts(processor, asked, shown).to(model.device, model.dtype)
 
 
-def _prepared(
-    model: Any, processor: Any, items: Sequence[Item], settings: Sequence[Setting]
-) -> tuple[dict[str, Any], dict[TowerRun, SharedVideos], list[int]]:
-    """Process the prompts of `items` and encode their videos; number the video that each prompt asks
-    about."""
-    frames = drawn(items)
-    videos, inputs, rows = parted(model, processor, items, frames)
-    return inputs, _encoded(model, videos, [setting.method for setting in settings]), rows
-
-
 def parted(
-    model: Any, processor: Any, items: Sequence[Item], frames: dict[int, Any]
+    model: Any, processor: Any, items: Sequence[Item], frames: Mapping[int, Any]
 ) -> tuple[Any, dict[str, Any], list[int]]:
     """Process videos and prompts apart, so that a video of several questions is encoded once.
 

@@ -4,8 +4,9 @@ Handwritten digits (scikit-learn's, 8 x 8) in colour stand or move over still te
 videos of one to four scenes with hard cuts; a black shape flashes for a frame or two. Seven tasks ask
 for identity, motion, count, order, the flash (a needle), position and the number of scenes.
 
-Every sample is a pure function of `(split, index, frames)`. The splits share neither seeds nor digit
-images: the test split draws from digits that the train split never shows.
+Every sample is a pure function of `(split, index, frames)`. The splits share no seeds, and the train split
+shares no digit images with the others: they draw from digits that it never shows. In a video of the split
+"long" the cuts lie anywhere, so that a scene may be short, and the shape flashes for one frame.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-Split = Literal["train", "test"]
+Split = Literal["train", "test", "long"]
 Array = NDArray[np.float32]
 
 CELL, GRID = 16, 7
@@ -110,11 +111,11 @@ def sample(split: Split, index: int, frames: int = 16, scale: int = 1) -> Sample
     """
     if frames < 1 or index < 0:
         raise ValueError(f"frames must be at least 1 and index at least 0, not {frames} and {index}")
-    rng = np.random.default_rng([{"train": 11, "test": 29}[split], index])
-    scene = _cut(rng, frames)
+    rng = np.random.default_rng([{"train": 11, "test": 29, "long": 61}[split], index])
+    scene = _cut_anywhere(rng, frames) if split == "long" else _cut(rng, frames)
     background = rng.permutation(len(BACKGROUNDS))[: scene[-1] + 1]
     digits = _place_digits(rng, scene)
-    flashes = [_place_flash(rng, scene, digits)]
+    flashes = [_place_flash(rng, scene, digits, most=1 if split == "long" else 2)]
     video = _render(rng, split, scene, background, digits, flashes)
     if scale > 1:
         video = _enlarge(video, scale)
@@ -156,6 +157,19 @@ def _cut(rng: np.random.Generator, frames: int) -> NDArray[np.int64]:
     return np.repeat(np.arange(scenes), MIN_SCENE_FRAMES + extra)
 
 
+def _cut_anywhere(rng: np.random.Generator, frames: int) -> NDArray[np.int64]:
+    """Cut the video into two to four scenes of at least three frames (fewer where they do not fit), every
+    way to cut it as likely as another."""
+    most = max(1, min(MAX_SCENES, frames // MIN_SCENE_FRAMES))
+    scenes = int(rng.integers(min(2, most), most + 1))
+    spare = frames - scenes * MIN_SCENE_FRAMES
+    if scenes == 1:
+        return np.zeros(frames, np.int64)
+    bars = np.sort(rng.choice(spare + scenes - 1, scenes - 1, replace=False))
+    extra = np.diff([-1, *bars, spare + scenes - 1]) - 1
+    return np.repeat(np.arange(scenes), MIN_SCENE_FRAMES + extra)
+
+
 def _place_digits(rng: np.random.Generator, scene: NDArray[np.int64]) -> list[Digit]:
     """Give every scene one to three digits, of colours that no other digit of the video has."""
     colors = list(rng.permutation(len(COLORS)))
@@ -189,10 +203,10 @@ def _path(
             return motion, cells
 
 
-def _place_flash(rng: np.random.Generator, scene: NDArray[np.int64], digits: list[Digit]) -> Flash:
-    """Flash a shape for one or two frames in a cell that no digit of the scene is in."""
+def _place_flash(rng: np.random.Generator, scene: NDArray[np.int64], digits: list[Digit], most: int) -> Flash:
+    """Flash a shape for one to `most` frames in a cell that no digit of the scene is in."""
     start = int(rng.integers(len(scene)))
-    stop = min(start + int(rng.integers(1, 3)), int(np.flatnonzero(scene == scene[start])[-1]) + 1)
+    stop = min(start + int(rng.integers(1, most + 1)), int(np.flatnonzero(scene == scene[start])[-1]) + 1)
     here = [d for d in digits if d.scene == scene[start]]
     taken = {(int(x), int(y)) for d in here for x, y in d.cells[start - d.start : stop - d.start]}
     free = [(x, y) for x in range(GRID) for y in range(GRID) if (x, y) not in taken]
@@ -213,10 +227,10 @@ def _glyphs(split: Split) -> tuple[Array, NDArray[np.int64]]:
         ) from error
     images, classes = load_digits(return_X_y=True)
     order = np.random.default_rng(123).permutation(len(classes))
-    chosen = order[:TEST_DIGITS] if split == "test" else order[TEST_DIGITS:]
+    chosen = order[TEST_DIGITS:] if split == "train" else order[:TEST_DIGITS]
     small = images.reshape(-1, 8, 8)[chosen].astype(np.float32) / 16
     rng = np.random.default_rng(5)
-    variants = 1 if split == "test" else 8
+    variants = 8 if split == "train" else 1
     warped = [_warp(small, rng, bend=float(v > 0)) for v in range(variants)]
     return np.clip(np.stack(warped, 1) * 1.35 - 0.1, 0, 1), classes[chosen]
 

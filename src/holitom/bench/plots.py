@@ -175,3 +175,71 @@ def plot_by_task(results: dict[str, Any], path: Path, retain_ratio: float = 0.10
         )
         figure.tight_layout(w_pad=0.4)
         return _save(figure, path)
+
+
+def plot_against_frames(results: dict[str, Any], path: Path) -> Path:
+    """Plot accuracy over the number of frames at equal cost, a panel for each task and one for the average.
+
+    Args:
+        results: contents of the `results.json` of long videos.
+        path: path of the picture; its extension gives the format.
+    """
+    full, rows = _run(results)
+    whole = [row for row in rows if row["name"] == full["name"]]
+    panels = [*results["questions"]["by_task"], "average"]
+    style = looks({**results, "settings": [full, *(row for row in rows if row["name"] != full["name"])]})
+    columns = min(4, len(panels))
+    lines = -(-len(panels) // columns)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(2.6 * columns + 1.2, 2.4 * lines + 0.9))
+        grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).ravel()
+        for axes, panel in zip(grid, panels, strict=False):
+
+            def score(row: Row, panel: str = panel) -> float:
+                return 100 * float(row["average"] if panel == "average" else row["tasks"][panel])
+
+            axes.axhline(score(full), color="black", linewidth=1)
+            for label, look in style.items():
+                own = sorted(
+                    (row for row in rows if row["label"] == label), key=lambda row: int(row["frames"])
+                )
+                if not own:
+                    continue
+                x = [row["frames"] for row in own]
+                (line,) = axes.plot(
+                    *(x, [score(row) for row in own]),
+                    color=look.color,
+                    marker=look.marker,
+                    linestyle=look.dashes,
+                    markersize=4.5,
+                    linewidth=1.3,
+                    label=label,
+                )
+                if panel == "average":
+                    ends = zip(*(row["average_interval"] for row in own), strict=True)
+                    low, high = ([100 * end for end in side] for side in ends)
+                    axes.fill_between(x, low, high, color=line.get_color(), alpha=0.12, lw=0)
+            axes.plot(full["frames"], score(full), "k*", markersize=9, label="full tokens")
+            if whole:
+                axes.plot(
+                    *([row["frames"] for row in whole], [score(row) for row in whole]),
+                    "*",
+                    color="#888888",
+                    markersize=8,
+                    label="full tokens, at a higher cost",
+                )
+            axes.set_title(panel, fontsize=10, fontweight="bold" if panel == "average" else "normal")
+            axes.set_xscale("log", base=2)
+            axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+            axes.set_ylim(0, 104)
+        for axes in grid[len(panels) :]:
+            axes.set_visible(False)
+        handles, labels = grid[0].get_legend_handles_labels()
+        grid[columns - 1].legend(
+            handles, labels, loc="upper left", bbox_to_anchor=(1.02, 1), frameon=False, fontsize=9
+        )
+        heading = _title(results, "Accuracy against frames, with equally many visual tokens, %")
+        figure.suptitle(heading, x=0.02, y=1.0, ha="left", fontsize=11)
+        figure.supxlabel("frames sampled from each video (log scale)", fontsize=9.5)
+        figure.tight_layout()
+        return _save(figure, path)

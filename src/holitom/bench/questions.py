@@ -19,7 +19,7 @@ class Item(NamedTuple):
     """One held-out question.
 
     Attributes:
-        video: number of the sample in the test split.
+        video: number of the sample in its split.
         task: a name in `moving_digits.TASKS`.
         text: the question.
         answer: the right answer.
@@ -31,8 +31,14 @@ class Item(NamedTuple):
     answer: str
 
 
-def held_out_questions(per_task: int, tasks: Sequence[str] = md.TASKS, first_video: int = 0) -> list[Item]:
-    """List the first `per_task` questions of each task in the test split, at most one for a task and a video.
+def held_out_questions(
+    per_task: int,
+    tasks: Sequence[str] = md.TASKS,
+    first_video: int = 0,
+    split: md.Split = "test",
+    frames: int = FRAMES,
+) -> list[Item]:
+    """List the first `per_task` questions of each task in a split, at most one for a task and a video.
 
     A video's questions follow one another. Whether a question is chosen does not depend on other tasks.
 
@@ -41,6 +47,8 @@ def held_out_questions(per_task: int, tasks: Sequence[str] = md.TASKS, first_vid
         tasks: names in `moving_digits.TASKS`.
         first_video: number of the first video. The benchmark begins at 0; methods under development are tried
             on others.
+        split: split of the videos.
+        frames: number of frames of each video.
 
     Raises:
         SettingsError: there is no such task, `per_task` is below 1 or `first_video` below 0.
@@ -55,7 +63,7 @@ def held_out_questions(per_task: int, tasks: Sequence[str] = md.TASKS, first_vid
     index = first_video
     while any(missing.values()):
         asked: dict[str, list[md.Question]] = {}
-        for question in md.sample("test", index, FRAMES).questions:
+        for question in md.sample(split, index, frames).questions:
             asked.setdefault(question.task, []).append(question)
         rng = np.random.default_rng([53, index])
         for task, choices in asked.items():

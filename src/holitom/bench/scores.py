@@ -72,6 +72,7 @@ def results(
     settings: Sequence[Setting],
     files: Sequence[Answers],
     quick: bool,
+    frames: int = FRAMES,
 ) -> dict[str, Any]:
     """Compute the contents of `results.json`.
 
@@ -82,6 +83,7 @@ def results(
         settings: all settings, full tokens first.
         files: the answers of the settings that are not refused, in the same order.
         quick: whether the run was `--quick`.
+        frames: number of frames of the videos.
     """
     decoder = Decoder.of(model.config)
     tasks = [item.task for item in items]
@@ -110,7 +112,7 @@ def results(
             "of_full_interval": interval(averages[index] / averages[0]) if averages[0].all() else None,
         }
 
-    done = {file.setting.slug: figures(index, file) for index, file in enumerate(files)}
+    done = iter([figures(index, file) for index, file in enumerate(files)])
     mark = identity(model, items)
     return {
         "benchmark": "MovingDigits-QA",
@@ -123,7 +125,7 @@ def results(
             "count": len(items),
             "by_task": {task: tasks.count(task) for task in names},
             "videos": len({item.video for item in items}),
-            "frames": FRAMES,
+            "frames": frames,
             "fingerprint": mark["questions"],
         },
         "bootstrap": {"resamples": RESAMPLES, "seed": 0, "level": LEVEL},
@@ -135,7 +137,7 @@ def results(
                 "retain_ratio": setting.retain_ratio,
                 "method": repr(setting.method) if setting.method else None,
                 "refused": setting.refused,
-                **done.get(setting.slug, {}),
+                **({} if setting.refused else next(done)),
             }
             for setting in settings
         ],

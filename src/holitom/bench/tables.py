@@ -28,14 +28,16 @@ def accuracy_table(results: dict[str, Any]) -> AccuracyTable:
     tasks = list(results["questions"]["by_task"])
     full = results["settings"][0]["prefill_operations"]
     unit, scale = ("TFLOPs", 1e12) if full >= 1e12 else ("GFLOPs", 1e9)
-    heads = ["", unit, "ratio", "kept", *tasks, "average", "of full", "95%"]
+    further = _further(results["settings"][0], scale)
+    heads = ["", *further, unit, "ratio", "kept", *tasks, "average", "of full", "95%"]
 
     def cells(row: Row) -> list[str]:
+        before = [row["title"], *_further(row, scale).values()]
         if row["refused"]:
-            return [row["title"], "refused", *["-"] * (len(heads) - 2)]
+            return [*before, "refused", *["-"] * (len(heads) - len(before) - 1)]
         share, ends = row["of_full"], row["of_full_interval"]
         return [
-            row["title"],
+            *before,
             f"{row['prefill_operations'] / scale:.2f}",
             f"{row['prefill_share']:.1%}",
             f"{row['visual_tokens_share']:.1%}",
@@ -46,6 +48,19 @@ def accuracy_table(results: dict[str, Any]) -> AccuracyTable:
         ]
 
     return AccuracyTable(heads, [cells(row) for row in results["settings"]], _notes(results))
+
+
+def _further(row: Row, scale: float) -> dict[str, str]:
+    """Cells by head of what only some benches count: frames, text tokens and the tower's operations."""
+    cells = {}
+    if "frames" in row:
+        cells["frames"] = str(row["frames"])
+    if "text_tokens" in row:
+        cells["text"] = f"{row['text_tokens']:,}"
+    if "tower_operations" in row:
+        count = row["tower_operations"]
+        cells["tower"] = "-" if count is None else f"{count / scale:.2f}"
+    return cells
 
 
 def _notes(results: dict[str, Any]) -> list[str]:
@@ -62,6 +77,17 @@ def _notes(results: dict[str, Any]) -> list[str]:
         "model. of full: share of full tokens' average. 95%: its interval by paired bootstrap "
         f"({results['bootstrap']['resamples']:,} resamples of the questions within tasks).",
     ]
+    if whole := results.get("whole_frames"):
+        notes.append(
+            f"frames: sampled from each video, evenly. Methods send as many visual tokens as {whole} frames "
+            "have with full tokens, to which ratio, kept and of full refer. text: other tokens of the "
+            "prompt, timestamps among them."
+        )
+    if "tower_operations" in results["settings"][0]:
+        notes.append(
+            "tower: operations of vision tower and projector, two for each multiply-add, with what the "
+            "method reads; -: they depend on the video."
+        )
     refused = [f"{row['title']} refused: {row['refused']}." for row in results["settings"] if row["refused"]]
     return notes + refused
 
@@ -79,7 +105,10 @@ def as_csv(results: dict[str, Any]) -> str:
     tasks = list(results["questions"]["by_task"])
     figures = ["visual_tokens", "visual_tokens_share", "prefill_operations", "prefill_share"]
     scores = ["average", "difference", "of_full"]
-    heads = ["name", "label", "retain_ratio", *figures, *tasks]
+    further = [
+        name for name in ("frames", "text_tokens", "tower_operations") if name in results["settings"][0]
+    ]
+    heads = ["name", "label", "retain_ratio", *further, *figures, *tasks]
     heads += [name for score in scores for name in (score, f"{score}_low", f"{score}_high")]
     text = io.StringIO()
     writer = csv.DictWriter(text, [*heads, "refused"], lineterminator="\n")

@@ -19,6 +19,7 @@ from holitom.cli import (  # noqa: F401  (each adds its command)
     inspect,
     lists,
     lmms_task,
+    long_videos,
     overhead,
     reuse,
     serve,

@@ -10,7 +10,7 @@ import typer
 
 from holitom.bundled import title_of
 from holitom.cli.app import bench, load, note, progress, ratios, working
-from holitom.cli.options import Methods, Model, check_run
+from holitom.cli.options import Dtype, Methods, Model, check_run
 from holitom.cli.tables import print_notes, print_table
 from holitom.errors import SettingsError
 
@@ -38,6 +38,7 @@ def bench_accuracy(
         int, typer.Option(help="Video that the questions begin at. For trying out what is developed: 100000.")
     ] = 0,
     batch: Annotated[int, typer.Option(help="Questions answered at a time.")] = 48,
+    dtype: Dtype = "auto",
     quick: Annotated[
         bool,
         typer.Option("--quick", help=f"{QUICK_PER_TASK} questions a task at {QUICK_RETAIN}: a few minutes."),
@@ -61,14 +62,14 @@ def bench_accuracy(
     The table goes to stdout; results.json, results.csv and two pictures go to the output folder.
     """
     if report is not None:
-        _publish(_read(report), report, by_task, markdown)
+        _publish(read_results(report), report, by_task, markdown)
         return
     if batch < 1:
         raise SettingsError(f"batch must be at least 1, not {batch}")
     wanted = ratios(retain or (QUICK_RETAIN if quick else RETAIN))
     count = per_task if per_task is not None else QUICK_PER_TASK if quick else PER_TASK
     folder = output or (OUTPUT.with_name(f"{OUTPUT.name}-quick") if quick else OUTPUT)
-    check_run("auto", "auto", model=model)
+    check_run(dtype, "auto", model=model)
 
     with working("Loading PyTorch"):
         import holitom.bench.plots  # noqa: F401  (an ImportError says now which extra is missing)
@@ -80,17 +81,24 @@ def bench_accuracy(
     settings = budgets(read_methods(methods), wanted)
     with working("Choosing questions"):
         items = held_out_questions(count, TASKS if tasks == "all" else tuple(tasks.split(",")), first_video)
-    _publish(_sweep(model, settings, items, folder, batch, quick), folder, by_task, markdown)
+    found = _sweep(model, dtype, settings, items, folder, batch, quick)
+    _publish(found, folder, by_task, markdown)
 
 
 def _sweep(
-    name: str | None, settings: list[Setting], items: list[Item], folder: Path, batch: int, quick: bool
+    name: str | None,
+    dtype: str,
+    settings: list[Setting],
+    items: list[Item],
+    folder: Path,
+    batch: int,
+    quick: bool,
 ) -> dict[str, Any]:
     """Answer the questions that are not answered yet, and score all answers."""
     from holitom.bench.accuracy import resumed, sweep, tried
     from holitom.bench.scores import results
 
-    model, processor = load(name)
+    model, processor = load(name, dtype)
     title = title_of(name)
     settings = tried(settings, model, processor)
     if refused := [setting.title for setting in settings if setting.refused]:
@@ -103,14 +111,19 @@ def _sweep(
     return results(model, title, items, settings, files, quick)
 
 
-def _read(folder: Path) -> dict[str, Any]:
+def read_results(folder: Path, *needed: str) -> dict[str, Any]:
+    """Read `results.json` in `folder`, which must have the entries `needed`.
+
+    Raises:
+        SettingsError: there is none, or it is another benchmark's.
+    """
     path = folder / "results.json"
     try:
         found: dict[str, Any] = json.loads(path.read_text())
-        found["settings"], found["bootstrap"]
+        _ = [found[name] for name in ("settings", "bootstrap", *needed)]
     except FileNotFoundError:
         raise SettingsError(
-            f"{path}: no such file; `holitom bench accuracy --output {folder}` makes it"
+            f"{path}: no such file; the same command with --output {folder} in the place of --report makes it"
         ) from None
     except (ValueError, KeyError, TypeError) as error:
         raise SettingsError(f"{path} is no results file of this benchmark") from error
@@ -118,14 +131,19 @@ def _read(folder: Path) -> dict[str, Any]:
 
 
 def _publish(results: dict[str, Any], folder: Path, by_task: float, markdown: bool) -> None:
-    """Write results, table and pictures into `folder`, and print the table."""
     from holitom.bench.plots import plot_against_cost, plot_by_task
+
+    plot_against_cost(results, folder / "accuracy_vs_flops.svg")
+    plot_by_task(results, folder / "accuracy_by_task.svg", by_task)
+    publish(results, folder, markdown)
+
+
+def publish(results: dict[str, Any], folder: Path, markdown: bool) -> None:
+    """Write results as JSON and CSV into `folder`, and print the table."""
     from holitom.bench.tables import accuracy_table, as_csv, as_markdown
 
     (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     (folder / "results.csv").write_text(as_csv(results))
-    plot_against_cost(results, folder / "accuracy_vs_flops.svg")
-    plot_by_task(results, folder / "accuracy_by_task.svg", by_task)
     if markdown:
         print(as_markdown(results))
         return

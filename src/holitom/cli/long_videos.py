@@ -1,0 +1,138 @@
+"""`holitom bench long-videos`: few whole frames of a long video against many merged ones, at equal cost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from holitom.bundled import checkpoint, title_of
+from holitom.cli.accuracy import publish, read_results
+from holitom.cli.app import bench, load, note, progress, working
+from holitom.cli.options import Dtype, Methods, Model, check_run
+from holitom.errors import SettingsError
+
+FRAMES, QUICK_FRAMES = "32,64,128,256", "64,256"
+PER_TASK, QUICK_PER_TASK = 30, 5
+OUTPUT = Path("runs/long-videos")
+USUAL = "holitom,holitom-plus,vidcom2,fastvid,gleanvid,evs"
+
+
+@bench.command("long-videos")
+def bench_long_videos(
+    model: Model = None,
+    methods: Methods = USUAL,
+    frames: Annotated[
+        str | None, typer.Option(help=f"Frames that the methods see. [default: {FRAMES}]")
+    ] = None,
+    whole: Annotated[int, typer.Option(help="Frames with full tokens, whose cost all settings have.")] = 16,
+    full_at: Annotated[
+        str, typer.Option(help="Further numbers of frames with full tokens, at a higher cost, such as 32,64.")
+    ] = "",
+    length: Annotated[int, typer.Option(help="Frames of each video, 64 to 256.")] = 256,
+    tasks: Annotated[str, typer.Option(help="all, or some of the seven with commas between.")] = "all",
+    per_task: Annotated[
+        int | None, typer.Option(help=f"Questions of each task. [default: {PER_TASK}]")
+    ] = None,
+    first_video: Annotated[
+        int, typer.Option(help="Video that the questions begin at. For trying out what is developed: 100000.")
+    ] = 0,
+    batch: Annotated[int, typer.Option(help="Questions answered at a time.")] = 16,
+    dtype: Dtype = "auto",
+    quick: Annotated[
+        bool,
+        typer.Option("--quick", help=f"{QUICK_PER_TASK} questions a task at {QUICK_FRAMES} frames."),
+    ] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help=f"Folder of answers, results and picture; a killed run goes on there. "
+            f"[default: {OUTPUT}, with --quick {OUTPUT}-quick]"
+        ),
+    ] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the table in Markdown.")] = False,
+    report: Annotated[
+        Path | None,
+        typer.Option(help="Answer nothing: draw and print again what this folder's results.json holds."),
+    ] = None,
+) -> None:
+    """More video for the same tokens: methods on many frames against few frames with full tokens.
+
+    The table goes to stdout; results.json, results.csv and a picture go to the output folder.
+    """
+    if report is not None:
+        _publish(read_results(report, "whole_frames"), report, markdown)
+        return
+    if batch < 1:
+        raise SettingsError(f"batch must be at least 1, not {batch}")
+    if not 64 <= length <= 256:
+        raise SettingsError(f"length must be in 64..256 frames, not {length}")
+    counts = _counts("frames", frames or (QUICK_FRAMES if quick else FRAMES), length)
+    further = _counts("full-at", full_at, length) if full_at else []
+    count = per_task if per_task is not None else QUICK_PER_TASK if quick else PER_TASK
+    folder = output or (OUTPUT.with_name(f"{OUTPUT.name}-quick") if quick else OUTPUT)
+    check_run(dtype, "auto", model=model)
+
+    with working("Loading PyTorch"):
+        import holitom.bench.plots  # noqa: F401  (an ImportError says now which extra is missing)
+        from holitom.bench.long_videos import groups
+        from holitom.bench.moving_digits import TASKS
+        from holitom.bench.questions import held_out_questions
+        from holitom.methods.choose import read_methods
+
+    planned = groups(read_methods(methods), counts, whole, further)
+    with working("Choosing questions"):
+        names = TASKS if tasks == "all" else tuple(tasks.split(","))
+        items = held_out_questions(count, names, first_video, "long", length)
+    found = _sweep(model, dtype, planned, items, folder, length, batch, quick)
+    _publish(found, folder, markdown)
+
+
+def _counts(name: str, text: str, length: int) -> list[int]:
+    """Read numbers of frames, each at most `length`."""
+    try:
+        counts = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise SettingsError(f"{name} must be numbers of frames such as 32,64, not {text!r}") from None
+    for count in counts:
+        if not 1 <= count <= length:
+            raise SettingsError(f"{name} must be in 1..{length}, the frames of a video, not {count}")
+    return counts
+
+
+def _sweep(
+    name: str | None,
+    dtype: str,
+    planned: Any,
+    items: Any,
+    folder: Path,
+    length: int,
+    batch: int,
+    quick: bool,
+) -> dict[str, Any]:
+    """Answer the questions that are not answered yet, fewest frames first, and score all answers."""
+    from holitom.bench.accuracy import sweep
+    from holitom.bench.long_videos import draws, long_results, opened
+
+    model, processor = load(name, dtype)
+    with working("Trying the settings"):
+        planned, files = opened(model, processor, planned, items, folder, length, batch)
+    settings = [setting for group in planned for setting in group.settings]
+    if refused := [setting.title for setting in settings if setting.refused]:
+        note(f"Refused, as the table will say: {', '.join(refused)}")
+    count = sum(map(len, files))
+    done, total = sum(len(file.done) for group in files for file in group), count * len(items)
+    note(f"{len(items):,} questions under {count} settings, {done:,} of {total:,} answered, in {folder}")
+    with progress("Answering", total, done) as advance:
+        for group, own in zip(planned, files, strict=True):
+            sweep(model, processor, own, items, batch, advance, draws(group.frames, length))
+    shapes, title = checkpoint(name), title_of(name)
+    return long_results(model, processor, shapes, title, items, planned, files, length, quick)
+
+
+def _publish(results: dict[str, Any], folder: Path, markdown: bool) -> None:
+    from holitom.bench.plots import plot_against_frames
+
+    publish(results, folder, markdown)
+    plot_against_frames(results, folder / "accuracy_vs_frames.svg")
