@@ -59,6 +59,18 @@ def test_a_long_label_is_wrapped_where_room_is_needed() -> None:
     assert len(body[1]) <= LABELS
 
 
+@given(st.integers(40, 80), st.lists(st.lists(words, min_size=1, max_size=12), min_size=1, max_size=4))
+def test_text_that_does_not_fit_beside_the_first_column_is_wrapped(
+    width: int, texts: list[list[str]]
+) -> None:
+    rows = [(f"row {number}", " ".join(text), "0.5") for number, text in enumerate(texts)]
+    found = tables(("", "what it does", "share"), rows, width, (0, 1))
+    lines = [line for head, below in found for line in (*head, *below)]
+    assert max(map(cell_len, lines)) <= width
+    beside = " ".join(line[len("row 0") :] for line in found[0][1])
+    assert [word for text in texts for word in text] == [word for word in beside.split() if word != "0.5"]
+
+
 def test_long_answers_are_wrapped_and_never_cut(capsys: pytest.CaptureFixture[str]) -> None:
     said = "a digit " * 40
     wide = "\u74b0" * 120

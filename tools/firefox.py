@@ -1,8 +1,7 @@
-"""The system's Firefox, driven over Marionette, the remote protocol that it speaks by itself.
+"""Drive the system's Firefox over Marionette, its own remote protocol.
 
-Playwright drives builds of its own alone, which not every machine can download; the tests of the pages in
-Firefox need no more than what is here. What a page says on its console comes over WebDriver BiDi, which tells
-it apart from what Firefox says of itself: both write the same lines to Firefox's output.
+Playwright drives only its own builds of Firefox, which some machines cannot download. Messages of a page's
+console come over WebDriver BiDi; on Firefox's output they cannot be told from Firefox's own messages.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ user_pref("app.update.auto", false);
 
 
 def firefox_here() -> str | None:
-    """The system's Firefox, if there is one."""
+    """Find the system's Firefox; None where it is not installed."""
     return shutil.which("firefox-esr") or shutil.which("firefox")
 
 
@@ -52,27 +51,27 @@ class Firefox:
         self._errors: list[str] = []
 
     def close(self) -> None:
-        """Hang up; Firefox itself goes on."""
+        """Close the connection; Firefox keeps running."""
         self._open.close()
         self._socket.close()
 
     def open(self, url: str) -> None:
-        """Go to a page, after the one before has said its last."""
+        """Go to a page, after the messages of the page before have come."""
         self._send("WebDriver:Navigate", url="about:blank")
         self.errors()
         self._errors = []
         self._send("WebDriver:Navigate", url=url)
 
     def resize(self, width: int, height: int) -> None:
-        """Make the window as wide and high as it can be made."""
+        """Resize the window to this width and height, or as near as Firefox allows."""
         self._send("WebDriver:SetWindowRect", width=width, height=height)
 
     def run(self, script: str, *args: Any) -> Any:
-        """What the body of a function returns in the page."""
+        """Run the body of a function in the page; return its result."""
         return self._send("WebDriver:ExecuteScript", script=script, args=list(args))["value"]
 
     def wait(self, condition: str) -> None:
-        """Until an expression holds in the page.
+        """Wait until an expression is true in the page.
 
         Raises:
             TimeoutError: it does not within a minute.
@@ -88,7 +87,7 @@ class Firefox:
         self._send("WebDriver:ElementClick", id=self._found(selector))
 
     def type(self, selector: str, text: str) -> None:
-        """Write into an emptied field by the keyboard; `ENTER` is a key too."""
+        """Empty a field and type into it; `ENTER` is a key too."""
         element = self._found(selector)
         self._send("WebDriver:ElementClear", id=element)
         self._send("WebDriver:ElementSendKeys", id=element, text=text)
@@ -133,7 +132,7 @@ class Firefox:
 
 @contextmanager
 def firefox() -> Iterator[Firefox]:
-    """A headless Firefox with a profile of its own, both gone when the block ends.
+    """Start a headless Firefox with a profile of its own, and remove both when the block ends.
 
     Raises:
         RuntimeError: there is none, or it does not start.
@@ -157,7 +156,7 @@ def firefox() -> Iterator[Firefox]:
 
 
 def _port(file: Path, process: subprocess.Popen[bytes]) -> int:
-    """The port that Firefox has written into its profile."""
+    """Read the port that Firefox has written into its profile."""
     ends = time.monotonic() + PATIENCE
     while time.monotonic() < ends and process.poll() is None:
         if file.exists() and (text := file.read_text(encoding="utf-8").strip()):

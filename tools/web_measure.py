@@ -5,8 +5,8 @@
     python tools/web_measure.py memory           # the server's memory after 20 and after 220 runs
     python tools/web_measure.py users            # five people ask at once
 
-Needs Linux (for the memory), `holitom[web]`, Playwright and a Chromium. Times mean something on idle cores
-alone.
+Needs Linux (for the memory), `holitom[web]`, Playwright and a Chromium. Times are meaningful only on idle
+cores.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ ASKED = (
 
 
 def opened(browser: Any, server: Server) -> Any:
-    """The page of a new user."""
+    """Open the page as a new user."""
     tab = browser.new_context(viewport={"width": 1280, "height": 800}).new_page()
     tab.set_default_timeout(300_000)
     return ready(tab, server.url)
 
 
 def ask(tab: Any, question: str | None = None) -> None:
-    """Press Ask from within the page: no input of a person, so that every shift counts."""
+    """Press Ask by script, since layout shifts after a person's input do not count."""
     if question is not None:
         tab.fill("#question textarea", question)
     tab.evaluate("document.querySelector('#status p').dataset.old = ''")
@@ -52,7 +52,7 @@ def done(tab: Any) -> None:
 
 
 def merged_seconds(tab: Any) -> float:
-    """From the file to the first merged token, as the page says it."""
+    """Read from the page the seconds from the file to the first merged token."""
     row = tab.locator("#headline .bar:has-text('File to first token') .value").inner_text()
     found = re.match(r"([\d.]+) (ms|s) beside", row)
     assert found is not None, row
@@ -60,7 +60,7 @@ def merged_seconds(tab: Any) -> float:
 
 
 def first(browser: Any, server: Server) -> None:
-    """Each round is a new user's first question, so that the page's times are of one run."""
+    """Time first words; each round is a new user's first question, whose times on the page are of one run."""
     beyond = []
     for _ in range(ROUNDS):
         tab = opened(browser, server)
@@ -74,7 +74,7 @@ def first(browser: Any, server: Server) -> None:
 
 
 def shifts(browser: Any, server: Server, video: Path) -> None:
-    """The sum of layout shifts (CLS), from the click until the map is drawn."""
+    """Sum up layout shifts (CLS) from the click until the map is drawn."""
     tab = opened(browser, server)
     tab.click("#video button[aria-label=Clear]")
     tab.set_input_files("#video input[type=file]", str(video))
@@ -92,7 +92,7 @@ def shifts(browser: Any, server: Server, video: Path) -> None:
 
 
 def memory(browser: Any, server: Server, runs: int) -> None:
-    """The server's resident memory while one user asks again and again about four frames of the demo."""
+    """Read the server's resident memory while one user asks many times about four frames of the demo."""
     tab = opened(browser, server)
     tab.fill("#frames input[type=number]", "4")
     tab.press("#frames input[type=number]", "Tab")

@@ -1,4 +1,4 @@
-"""`holitom web` as a person meets it: start it, ask, print how long the first answer took, keep a picture.
+"""Start `holitom web`, ask its first question, print how long the answer took, and keep a picture.
 
     python tools/web_page.py docs/images/web.png
 
@@ -22,7 +22,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parents[1]
-# Seconds to the first word, asked from within the page, so that what Playwright takes is not on it.
+# Seconds to the first word, measured within the page, so that Playwright's own time does not count.
 FIRST_ANSWER = """() => new Promise(done => {
     const start = performance.now();
     const look = () => document.querySelector("#merged .answer:is(.running, .done) .said:not(:has(.quiet))")
@@ -30,7 +30,7 @@ FIRST_ANSWER = """() => new Promise(done => {
     document.querySelector("#ask").click();
     look();
 })"""
-# How far things move by themselves from now on: the sum of layout shifts (CLS), but for what follows a click.
+# The sum of layout shifts (CLS) from now on, without those that follow a click.
 SHIFTS = """() => {
     window.shifts = 0;
     new PerformanceObserver(list => list.getEntries().forEach(one => {
@@ -41,7 +41,7 @@ SHIFTS = """() => {
 
 @contextmanager
 def chromium() -> Iterator[Any]:
-    """Playwright's own Chromium, or the system's.
+    """Start Playwright's own Chromium, or the system's.
 
     Raises:
         RuntimeError: there is neither.
@@ -68,7 +68,7 @@ class Server(NamedTuple):
     pid: int
 
     def resident(self) -> float:
-        """Its memory in MB, as Linux counts it."""
+        """Read the resident memory of the process, in MB."""
         status = Path(f"/proc/{self.pid}/status").read_text(encoding="utf-8")
         found = re.search(r"VmRSS:\s+(\d+) kB", status)
         assert found is not None
@@ -77,14 +77,14 @@ class Server(NamedTuple):
 
 @contextmanager
 def serving(uploads: Path, *options: str) -> Iterator[str]:
-    """The address of a `holitom web`, see `served`."""
+    """Start a `holitom web`, as `served` does; give its address."""
     with served(uploads, *options) as server:
         yield server.url
 
 
 @contextmanager
 def served(uploads: Path, *options: str) -> Iterator[Server]:
-    """A `holitom web` that keeps its temporary files in `uploads`; it ends with the block.
+    """Start a `holitom web` that keeps its temporary files in `uploads`, and end it with the block.
 
     Raises:
         RuntimeError: it does not start, or does not end well.
@@ -114,7 +114,7 @@ def served(uploads: Path, *options: str) -> Iterator[Server]:
 
 
 def ready(tab: Any, url: str) -> Any:
-    """The page in `tab`, once it can be asked."""
+    """Open the page in `tab` and wait until a question can be asked."""
     tab.goto(url)
     tab.wait_for_selector("#ask")
     tab.wait_for_selector("#player video")

@@ -1,11 +1,11 @@
-"""Pictures of `holitom web` in every state, for review: wide and narrow, light and dark.
+"""Take pictures of `holitom web` in every state, wide and narrow, light and dark, for review.
 
     python tools/web_shots.py /tmp/pictures
     python tools/web_shots.py /tmp/pictures --size phone --scheme dark
 
-It starts a server, opens the page, asks, lets results become stale, asks what merging answers wrongly,
-compares four methods, provokes an error, and prints how far things moved meanwhile (CLS) and what the
-console said. Needs `holitom[web]`, Playwright and a Chromium.
+It starts a server, opens the page, asks, changes a setting, asks a question that merging answers wrongly,
+compares four methods, provokes an error, and prints layout shifts (CLS) and the messages of the console.
+Needs `holitom[web]`, Playwright and a Chromium.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Album:
         self.tab, self.folder, self.name, self.count = tab, folder, name, 0
 
     def keep(self, state: str, whole: bool = False) -> None:
-        """Take a picture of what is seen, or of the `whole` page as a screen of its height would show it."""
+        """Take a picture of the screen, or of the `whole` page on a screen of its height."""
         self.count += 1
         size = self.tab.viewport_size
         if whole:
@@ -40,7 +40,7 @@ class Album:
 
 
 def press(tab: Any, selector: str) -> None:
-    """Click from within the page: no input of a person, so that every shift counts."""
+    """Click by script, since layout shifts after a person's input do not count."""
     tab.evaluate("document.querySelector('#status p').dataset.old = ''")
     tab.evaluate("selector => document.querySelector(selector).click()", selector)
 

@@ -1,4 +1,4 @@
-"""What the page does, without the page: runs on the bundled model, and every error as a sentence."""
+"""Requests of the page without a browser: runs on the bundled model, and errors as sentences."""
 
 from __future__ import annotations
 

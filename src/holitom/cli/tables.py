@@ -51,12 +51,19 @@ def print_notes(*paragraphs: str) -> None:
 def tables(
     heads: Sequence[str], rows: Sequence[Sequence[str]], columns: int, left: Collection[int] = (0,)
 ) -> list[tuple[list[str], list[str]]]:
-    """Lay out lines of head and body, for as many tables as it takes to stay within `columns` characters."""
+    """Lay out lines of head and body, for as many tables as it takes to stay within `columns` characters.
+
+    Where one table is too wide, labels of rows are wrapped to `LABELS` characters, and cells that do not fit
+    beside them are wrapped between words.
+    """
     grid = [[cell.split("\n") for cell in row] for row in (heads, *rows)]
     sizes = _sizes(grid)
     if sum(sizes) + len(GAP) * (len(sizes) - 1) > columns:
         for row in grid[1:]:
-            row[0] = [part for line in row[0] for part in _wrapped(line, LABELS)]
+            row[0] = _wrapped(row[0], LABELS)
+        room = max(1, columns - _sizes(grid)[0] - len(GAP))
+        for row in grid:
+            row[1:] = [_wrapped(cell, room) for cell in row[1:]]
         sizes = _sizes(grid)
     found = []
     for group in _groups(sizes, columns):
@@ -96,8 +103,12 @@ def _lines(row: Sequence[Sequence[str]], aligned: Sequence[tuple[int, bool]]) ->
     return lines
 
 
-def _wrapped(text: str, columns: int) -> list[str]:
-    return textwrap.wrap(text, columns, break_long_words=False, break_on_hyphens=False) or [""]
+def _wrapped(cell: Sequence[str], columns: int) -> list[str]:
+    """Wrap the lines of a cell between words."""
+    parts = (
+        textwrap.wrap(line, columns, break_long_words=False, break_on_hyphens=False) or [""] for line in cell
+    )
+    return [part for wrapped in parts for part in wrapped]
 
 
 def print_answers(question: str, answers: Sequence[tuple[str, str]], verdict: bool = True) -> None:

@@ -1,7 +1,7 @@
-"""Show what was merged: collect it from a run, then draw it as a page, a picture or a clip.
+"""Draw the fate of every visual token of a video as a page, a picture or a clip.
 
 `collect.py` runs the model and fills in an `Inspection`, arrays on the host. The other files draw those
-arrays and know neither tensors nor models.
+arrays; they import neither torch nor models.
 """
 
 from __future__ import annotations

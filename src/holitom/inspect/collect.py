@@ -1,4 +1,4 @@
-"""From a live model to an `Inspection`: the only file here that knows tensors."""
+"""Collect an `Inspection` from a run of a model; only this file of the package uses tensors."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ Frames = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Watched(Method):
-    """`method` that also remembers what it was given.
+    """A method that keeps the tokens which it is given.
 
     Attributes:
-        method: that merges.
-        importance: whether importance is read even where the method does not ask for it.
-        seen: what the method was given, one a video.
+        method: the method that merges.
+        importance: whether importance is read even where the method does not need it.
+        seen: the tokens of each video.
     """
 
     retain_ratio: float = field(init=False, default=1.0)
@@ -80,7 +80,7 @@ class Watched(Method):
 
 
 class _Enough(Exception):  # noqa: N818  (no error: it ends a forward early)
-    """Ends a forward once all that is wanted of it is there."""
+    """Ends a forward before the language model runs."""
 
 
 def inspect_video(
@@ -96,18 +96,19 @@ def inspect_video(
     banner: str | None = None,
     pictures: Frames | None = None,
 ) -> Inspection:
-    """Run `method` on one video and say what became of each of its tokens.
+    """Run `method` on one video and collect the fate of each of its tokens.
 
     Args:
-        model: a model that holitom supports.
-        processor: its processor.
-        video: from `holitom.video.load_video`.
-        method: of `holitom.methods`.
-        question: None: the language model does not run, and what survives inside it is not known.
-        title: what to call the video.
-        name: what to call the model.
+        model: a model of a supported family.
+        processor: the model's own processor.
+        video: a video from `holitom.video.load_video`.
+        method: a method of `holitom.methods`.
+        question: the question. Default: none; the language model does not run then, and the tokens that
+            its inner stages leave are not known.
+        title: name of the video.
+        name: name of the model.
         max_new_tokens: longest answer, in tokens.
-        banner: what to know of the model before its answers are judged.
+        banner: a note on what the model can do, shown above its answers.
         pictures: `[F, H, W, 3]` uint8, the frames to draw on. Default: `video.frames`.
 
     Raises:
@@ -148,7 +149,7 @@ def inspection_of_run(
     banner: str | None = None,
     pictures: Frames | None = None,
 ) -> Inspection:
-    """All that is known of a run of `watched` on one video; see `inspect_video` for the words.
+    """Collect the inspection of a run of `watched` on one video; arguments are those of `inspect_video`.
 
     Raises:
         UnsupportedUsageError: the method does not say where tokens went.
@@ -182,7 +183,7 @@ def _reused(report: Report) -> Reused | None:
 
 
 def describe(method: Method) -> str:
-    """The method with the settings that matter here: the budget, and what is not at its default."""
+    """Write a method with its budget and the settings that differ from their defaults."""
     own = [field for field in fields(method) if field.init]
     told = [
         f"{setting.name}={value!r}"
@@ -209,24 +210,24 @@ def inspection_of(
     reused: Reused | None = None,
     banner: str | None = None,
 ) -> Inspection:
-    """What a run reports of one video (`run.last.videos[0]`), ready to be drawn.
+    """Make an inspection of what a run reports of one video (`run.last.videos[0]`).
 
     Args:
-        report: of the video.
-        frames: `[F, H, W, 3]` uint8, the sampled frames to draw on; None: a plain grid. Where the model sees
-            several frames as one row of tokens, the first of each is shown.
-        title: what the video is called.
+        report: the report of the video.
+        frames: `[F, H, W, 3]` uint8, the sampled frames to draw on. Default: none, a plain grid is drawn.
+            Where the model takes several frames as one row of tokens, the first of each is shown.
+        title: name of the video.
         method: the method and its settings.
-        model: what the model is called.
-        numbers: `[F]`: which frame of the file each is.
-        rate: frames a second in the file.
+        model: name of the model.
+        numbers: `[F]` int64, the index of each frame in the file.
+        rate: frames per second of the file.
         similarity: `[T - 1, N]`, see `Inspection`.
         threshold: see `Inspection`.
-        costs: operations and KV-cache bytes of visual tokens by layer.
-        question: what the model was asked.
-        answer: what it said.
-        reused: what the vision tower computed, see `reused_of`.
-        banner: what to know of the model.
+        costs: gives operations and bytes of the KV cache for numbers of visual tokens by layer.
+        question: the question to the model.
+        answer: the model's answer.
+        reused: the places that the vision tower computed, see `reused_of`.
+        banner: a note on what the model can do.
 
     Raises:
         UnsupportedUsageError: the method does not say where tokens went, or there are fewer frames than rows.
@@ -270,7 +271,7 @@ def inspection_of(
 
 
 def reused_of(plan: Plan, report: VideoReport) -> Reused | None:
-    """What the vision tower computed of the video of `report`; None where its places are no grid."""
+    """Collect the places that the vision tower computed of a video; None where they form no grid."""
     frames, places = plan.computed.shape
     rows, columns = report.grid
     side = round(places**0.5)
@@ -281,12 +282,12 @@ def reused_of(plan: Plan, report: VideoReport) -> Reused | None:
 
 
 def plot(report: VideoReport, frames: Frames | None = None) -> TokenMap:
-    """What became of each token of one video, as a matplotlib figure (`holitom[plots]`).
+    """Draw the fate of each token of one video as a matplotlib figure (`holitom[plots]`).
 
     Args:
-        report: of the video, such as `run.last.videos[0]`.
-        frames: `[F, H, W, 3]` uint8: the frames that the processor got, to draw on; a run does not hold them.
-            None: a plain grid.
+        report: the report of the video, such as `run.last.videos[0]`.
+        frames: `[F, H, W, 3]` uint8, the frames that the processor was given, to draw on; a run does not hold
+            them. Default: none, a plain grid is drawn.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -299,7 +300,7 @@ def plot(report: VideoReport, frames: Frames | None = None) -> TokenMap:
 
 @torch.inference_mode()
 def _encode(model: Any, inputs: Any, method: Method) -> Report:
-    """The report of merging, without running the language model."""
+    """Encode and merge without running the language model; return the report."""
 
     def stop(*_: Any) -> None:
         raise _Enough
@@ -313,7 +314,7 @@ def _encode(model: Any, inputs: Any, method: Method) -> Report:
 
 
 def _survivors(report: VideoReport, frames: int, tokens: int) -> dict[int, NDArray[np.bool_]] | None:
-    """`[T, N]` bool for each layer; None where nothing is merged inside."""
+    """Find the sent tokens that stay, `[T, N]` bool for each layer; None where nothing is merged inside."""
     if not report.inner:
         return None
     found = {}
@@ -336,7 +337,8 @@ def _stages(report: VideoReport, costs: Callable[[list[Level]], tuple[int, int]]
 
 
 def _costs(model: Any) -> Callable[[list[Level]], tuple[int, int]]:
-    """Operations (the paper's formula) and KV-cache bytes of visual tokens by layer."""
+    """Make a function from numbers of visual tokens by layer to operations (the paper's formula) and bytes of
+    the KV cache."""
     decoder, itemsize = Decoder.of(model.config), model.dtype.itemsize
 
     def costs(levels: list[Level]) -> tuple[int, int]:

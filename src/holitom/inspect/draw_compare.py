@@ -1,4 +1,4 @@
-"""Several methods side by side on the same frames: what each kept, what it answered, what it costs."""
+"""Draw several methods side by side on the same frames, with the answer and the costs of each."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from holitom.inspect.document import document, part
 from holitom.inspect.inspection import FATES, Inspection
 from holitom.version import __version__
 
-MOST_FRAMES = 64  # rows that are shown, spread evenly
-SIDE = 232  # of a picture, on its longer side, in pixels
+MOST_FRAMES = 64  # rows of tokens, spread evenly
+SIDE = 232  # pixels of a picture's longer side
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,11 +26,11 @@ class Column:
     """One method of a comparison.
 
     Attributes:
-        name: of the method, as it was asked for.
-        does: what it does, in a few words.
-        inspection: what became of the tokens; None where it did not run.
-        refused: why it did not.
-        notes: more figures, by name.
+        name: the method as the user wrote it.
+        does: a few words on what it does.
+        inspection: the inspection of its run; None where it did not run.
+        refused: the reason why it did not run.
+        notes: further figures, name and value.
     """
 
     name: str
@@ -41,10 +41,10 @@ class Column:
 
 
 def comparison_page(columns: Sequence[Column]) -> str:
-    """A whole HTML page that needs nothing beside it, no script and no network.
+    """Draw a whole HTML page in one file, without a script, which asks nothing of the network.
 
     Args:
-        columns: methods on the same video; at least one of them ran.
+        columns: methods on the same video, of which at least one ran.
 
     Raises:
         UnsupportedUsageError: none ran, or not all show the same frames.
@@ -65,12 +65,12 @@ def comparison_page(columns: Sequence[Column]) -> str:
 
 
 def comparison_css() -> str:
-    """The styles of what `comparison` returns, for another page."""
+    """Return the styles that a page with the element of `comparison` needs."""
     return part("compare.css")
 
 
 def comparison(columns: Sequence[Column]) -> str:
-    """The comparison as an element of another page, which has the styles of `comparison_css`.
+    """Draw the comparison as an element of another page, which needs the styles of `comparison_css`.
 
     Raises:
         UnsupportedUsageError: not all show the same frames.
@@ -82,14 +82,14 @@ def comparison(columns: Sequence[Column]) -> str:
 
 
 def check_same(columns: Sequence[Column]) -> None:
-    """Raise an `UnsupportedUsageError` unless all that ran have the same steps and tokens."""
+    """Raise an `UnsupportedUsageError` unless all methods that ran had the same steps and tokens."""
     shapes = {column.inspection.shape for column in columns if column.inspection is not None}
     if len(shapes) > 1:
         raise UnsupportedUsageError(f"methods are compared on the same frames, not on {sorted(shapes)}")
 
 
 def rows_shown(steps: int) -> list[int]:
-    """The rows of tokens that are shown: all, or `MOST_FRAMES` of them spread evenly."""
+    """Choose the rows of tokens to show: all, or `MOST_FRAMES` of them spread evenly."""
     count = min(steps, MOST_FRAMES)
     return [index * steps // count for index in range(count)]
 
@@ -119,7 +119,7 @@ def _head(column: Column) -> str:
 
 
 def figures(inspection: Inspection) -> list[tuple[str, str, float]]:
-    """Name, value and share of full tokens: tokens sent and left, prefill, KV cache."""
+    """List name, value and share of full tokens of each figure: tokens sent and left, prefill, KV cache."""
     total, full, last = inspection.into.size, inspection.stages[0], inspection.stages[-1]
     found = [("visual tokens", f"{inspection.sent:,} of {total:,}", inspection.sent / total)]
     if inspection.survivors:
@@ -148,12 +148,12 @@ def _legend(ran: Sequence[Column]) -> str:
             f'<li><img alt="" src="{_picture(swatch)}"><span>{words.name}: {words.meaning}</span></li>'
         )
     if any(column.inspection is not None and column.inspection.survivors for column in ran):
-        items.append("<li>dimmed: sent, and gone behind the last merge inside the language model</li>")
+        items.append("<li>dimmed: sent, then dropped inside the language model</li>")
     return f"<ul>{''.join(items)}</ul>"
 
 
 def _rows(columns: Sequence[Column]) -> str:
-    """Under each method its frames, in the same places, so that they are compared by eye."""
+    """Draw the frames of each method under it, the same frames in the same places."""
     first = _first(columns)
     shown = rows_shown(first.shape[0])
     sheets = "".join(f'<div class="frames">{"".join(_frames(column, shown))}</div>' for column in columns)
@@ -163,7 +163,7 @@ def _rows(columns: Sequence[Column]) -> str:
 
 
 def _frames(column: Column, shown: Sequence[int]) -> Iterator[str]:
-    """The pictures of a method that ran."""
+    """Draw the frames of a method that ran."""
     one = column.inspection
     if one is None:
         return
@@ -179,9 +179,9 @@ def _frames(column: Column, shown: Sequence[int]) -> Iterator[str]:
 
 
 def painted(inspection: Inspection, t: int) -> paint.Picture:
-    """Row `t` of tokens with each token's fate, about `SIDE` pixels on its longer side.
+    """Paint row `t` of tokens with each token's fate, about `SIDE` pixels on its longer side.
 
-    Sent tokens that are gone behind the last merge inside the language model are dimmed.
+    Sent tokens that the last merge inside the language model drops are dimmed.
     """
     frames = inspection.shown
     height, width = inspection.grid if frames is None else frames.shape[1:3]

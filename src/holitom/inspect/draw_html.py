@@ -27,7 +27,7 @@ SIZES = ((64, SIDE, 82), (256, 320, 76), (1 << 30, 224, 70))
 
 
 def page(inspection: Inspection) -> str:
-    """A whole HTML page that needs nothing beside it, and no network."""
+    """Draw a whole HTML page in one file, which asks nothing of the network."""
     # In a script element only "<" could end the data early; JSON may spell it as an escape.
     data = _json(inspection).replace("<", "\\u003c")
     body = (
@@ -40,22 +40,22 @@ def page(inspection: Inspection) -> str:
 
 
 def element(inspection: Inspection) -> str:
-    """The drawing as an element `<holitom-map>` of another page, which has run `element_script`."""
+    """Draw an element `<holitom-map>` of another page, which must have run `element_script`."""
     return f'<holitom-map data="{html.escape(_json(inspection))}"></holitom-map>'
 
 
 def element_script() -> str:
-    """What a page must run once before it shows what `element` returns."""
+    """Return the script that a page must run once before it shows the element of `element`."""
     shown = json.dumps(f"<style>{part('map.css')}</style>{part('map.html')}")
     return f"const HOLITOM_MAP = {shown};\n{part('map.js')}{part('element.js')}"
 
 
 def embed(inspection: Inspection, height: int = 720) -> str:
-    """The page as an HTML element to put into another page or a notebook: a frame that keeps to itself.
+    """Draw the page as an `<iframe>` for another page or a notebook.
 
     Args:
-        inspection: what is shown.
-        height: of the element, in CSS pixels.
+        inspection: the inspection to draw.
+        height: height of the element, in CSS pixels.
     """
     return (
         f'<iframe title="What was merged" sandbox="allow-scripts" width="100%" height="{height}" '
@@ -68,7 +68,7 @@ def _json(inspection: Inspection) -> str:
 
 
 def _data(inspection: Inspection) -> dict[str, Any]:
-    """Everything that the script reads; arrays as base64 of their little-endian bytes."""
+    """Collect the data that the script reads; arrays are base64 of their little-endian bytes."""
     frames, _ = inspection.shape
     importance, similarity = inspection.importance, inspection.similarity
     height, width = (
@@ -113,7 +113,7 @@ def _data(inspection: Inspection) -> dict[str, Any]:
 
 
 def _computed(inspection: Inspection) -> dict[str, Any] | None:
-    """What the vision tower computed of each frame; None without reuse."""
+    """Collect the places that the vision tower computed of each frame; None without reuse."""
     reused = inspection.reused
     if reused is None:
         return None
@@ -126,7 +126,7 @@ def _computed(inspection: Inspection) -> dict[str, Any] | None:
 
 
 def _bytes(unit: Any) -> Any:
-    """Values in [0, 1] as bytes 0..255."""
+    """Quantise values in [0, 1] to bytes 0..255."""
     return np.rint(unit * 255).astype(np.uint8)
 
 
@@ -135,7 +135,7 @@ def _packed(array: Any) -> str:
 
 
 def _pictures(inspection: Inspection) -> list[str]:
-    """Every frame as the base64 of a JPEG."""
+    """Write every frame as the base64 of a JPEG."""
     if inspection.frames is None:
         return []
     side, quality = next((side, quality) for most, side, quality in SIZES if len(inspection.frames) <= most)

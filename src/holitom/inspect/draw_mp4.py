@@ -1,4 +1,4 @@
-"""The clip for talks: picture, each token's fate and what is sent, side by side, frame by frame."""
+"""Draw an inspection as a clip: each frame, its tokens' fates and its sent tokens, side by side."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ PAPER, INK, FAINT, SOFT, STRONG = (
     (142, 192, 255),
 )
 MARGIN, HEAD, FOOT = 24, 92, 96
-SLOWEST, FASTEST = 2, 10  # sampled frames a second: slow enough to be looked at
+SLOWEST, FASTEST = 2, 10  # frames per second of the clip
 
 
 def write_clip(inspection: Inspection, path: str | Path) -> None:
-    """Write an H.264 MP4, one picture a row of tokens, as fast as the video or slow enough to be looked at.
+    """Write an H.264 MP4, a picture for each row of tokens, at the video's pace but 2 to 10 per second.
 
     Raises:
         OSError: `path` cannot be written.
@@ -43,7 +43,7 @@ def write_clip(inspection: Inspection, path: str | Path) -> None:
 
 
 def _rate(inspection: Inspection) -> float:
-    """Frames a second."""
+    """Choose the clip's frames per second."""
     seconds = inspection.seconds
     if seconds is None or len(seconds) < 2:
         return SLOWEST
@@ -51,7 +51,7 @@ def _rate(inspection: Inspection) -> float:
 
 
 class _Pictures:
-    """What every picture of the clip shares, drawn once."""
+    """Pictures of a clip; what all of them share is drawn once."""
 
     def __init__(self, inspection: Inspection) -> None:
         self._of = inspection
@@ -89,11 +89,11 @@ class _Pictures:
         return image
 
     def _time(self, t: int) -> int:
-        """Where frame `t` begins on the time line."""
+        """Find the pixel at which frame `t` begins on the time line."""
         return MARGIN + round(t * (self.width - 2 * MARGIN) / self._of.shape[0])
 
     def draw(self, t: int) -> paint.Picture:
-        """Picture `t`, `[height, width, 3]`."""
+        """Draw picture `t`, `[height, width, 3]` uint8."""
         inspection, grid = self._of, self._of.grid
         frames = inspection.shown
         shown = paint.canvas(None if frames is None else frames[t], grid, self._cell)

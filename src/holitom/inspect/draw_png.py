@@ -1,4 +1,4 @@
-"""The picture for papers and notebooks, by matplotlib."""
+"""Draw inspections as matplotlib figures, for papers and notebooks."""
 
 from __future__ import annotations
 
@@ -43,16 +43,16 @@ SEGMENTS = ("#c9ced8", "#8f98a8")
 
 
 class TokenMap(Figure):
-    """A figure that shows itself in a notebook, whatever backend is on."""
+    """A figure that a notebook shows with any backend."""
 
     def _repr_png_(self) -> bytes:
         buffer = io.BytesIO()
-        self.savefig(buffer, format="png", dpi=90)  # notebooks keep what they show
+        self.savefig(buffer, format="png", dpi=90)  # small, since notebooks store it
         return buffer.getvalue()
 
 
 class _View(NamedTuple):
-    """One way of looking at the frames: its name, what it says, and a tile for every frame shown."""
+    """A row of the figure: its name, its text, and a tile for every frame shown."""
 
     name: str
     text: str
@@ -69,14 +69,14 @@ class _Frame(NamedTuple):
 
 @dataclass(frozen=True)
 class _Sheet:
-    """The figure, measured in inches from its upper left corner; frames are `wide` by `high`."""
+    """A figure measured in inches from its upper left corner, with frames of `wide` by `high` inches."""
 
     figure: TokenMap
     wide: float
     high: float
 
     def axes(self, top: float, tall: float) -> Axes:
-        """Axes over the whole width, in inches down from `top`; everything drawn stays where it is put."""
+        """Add axes over the whole width, from `top` to `tall` inches below it, in inches."""
         height = self.figure.get_figheight()
         ax = self.figure.add_axes((0, (height - top - tall) / height, 1, tall / height))
         ax.set(xlim=(0, WIDTH), ylim=(tall, 0), autoscale_on=False)
@@ -92,11 +92,11 @@ FATE_VIEW = "Each token's fate"
 
 
 def token_map(inspection: Inspection, frames: Sequence[int] | None = None) -> TokenMap:
-    """What was merged: the video, each token's fate, what is sent, and what the question leaves of it.
+    """Draw the video, each token's fate, the sent tokens, and those that stay for the question.
 
     Args:
-        inspection: what is drawn.
-        frames: which rows of tokens to show, ascending. None: all, or 32 of them spread evenly.
+        inspection: the inspection to draw.
+        frames: indices of the rows of tokens to show, ascending. Default: all, or 32 of them spread evenly.
 
     Returns:
         A `matplotlib.figure.Figure`; save it with `savefig`.
@@ -144,10 +144,10 @@ def token_map(inspection: Inspection, frames: Sequence[int] | None = None) -> To
 
 
 def comparison_map(columns: Sequence[Column]) -> TokenMap:
-    """Methods below one another on the same frames: each token's fate, the answer, the tokens that are sent.
+    """Draw methods below one another on the same frames: fates and sent tokens, the answer, the figures.
 
     Args:
-        columns: the methods, see `holitom.inspect.draw_compare`; at most 16 frames are shown, spread evenly.
+        columns: the methods, see `holitom.inspect.draw_compare`; at most 16 frames are drawn, spread evenly.
 
     Returns:
         A `matplotlib.figure.Figure`; save it with `savefig`.
@@ -197,7 +197,7 @@ def comparison_map(columns: Sequence[Column]) -> TokenMap:
 
 
 def _compared(column: Column) -> str:
-    """The words beside a method: its answer and its figures."""
+    """Write the text beside a method: its answer and its figures."""
     if column.inspection is None:
         return textwrap.shorten(column.refused or "", 120)
     answer = column.inspection.answer
@@ -210,7 +210,7 @@ def _plain(text: str, width: int) -> str:
 
 
 def _placed(inspection: Inspection, line: Sequence[int], index: int, wide: float) -> Iterator[_Frame]:
-    """Frames from left to right, with more space where a segment begins."""
+    """Place frames from left to right, with more space where a segment begins."""
     of, x = inspection.segment_of, EDGE + WORDS
     for place, t in enumerate(line):
         if place:
@@ -266,7 +266,7 @@ def _title(sheet: _Sheet, inspection: Inspection, shown: int) -> None:
 
 
 def _sized(inspection: Inspection) -> str:
-    """Frames and tokens, as the model takes them."""
+    """Write the numbers of frames and tokens."""
     steps, tokens = inspection.shape
     if inspection.frames_per_step == 1:
         return f"{steps:,} frames of {tokens} tokens"
@@ -280,7 +280,7 @@ def _words(ax: Axes, name: str, text: str) -> None:
 
 
 def _brackets(ax: Axes, inspection: Inspection, placed: Sequence[_Frame], wide: float) -> None:
-    """A bar over every segment, and what it saves, as far as there is room to say it."""
+    """Draw a bar over every segment, with the tokens that it saves where there is room."""
     of = inspection.segment_of
     for number in sorted({int(of[frame.t]) for frame in placed}):
         inside = [frame.x for frame in placed if of[frame.t] == number]
@@ -313,7 +313,7 @@ def _draw_view(
 
 
 def _example(sheet: _Sheet, ax: Axes, inspection: Inspection, placed: Sequence[_Frame]) -> None:
-    """What went into one merged token of these frames: of those of a few positions, the fullest."""
+    """Choose a merged token as an example: of those from `FEW` positions at most, the one of most tokens."""
     rows, columns = inspection.grid
     dx, dy = sheet.wide / columns, sheet.high / rows
     tokens = inspection.shape[1]
@@ -353,7 +353,7 @@ def _example(sheet: _Sheet, ax: Axes, inspection: Inspection, placed: Sequence[_
 
 
 def _similarity(ax: Axes, inspection: Inspection, placed: Sequence[_Frame], wide: float) -> None:
-    """How alike a frame and the next are: the mean over positions, and the share that counts as static."""
+    """Draw the mean similarity of each frame to the next, and the share of its positions that are static."""
     assert inspection.similarity is not None
     threshold, high, floor = inspection.threshold, 0.5, 0.6
     mean = inspection.similarity.mean(1).clip(0, 1)
@@ -387,7 +387,7 @@ def _legend(sheet: _Sheet, ax: Axes) -> None:
 
 
 def _funnel(ax: Axes, inspection: Inspection) -> None:
-    """Tokens and cost after each stage."""
+    """Write tokens and costs after each stage."""
     full, left = inspection.stages[0], WIDTH / 2 - 0.1
     step = min(0.28, 1.4 / len(inspection.stages))
     for index, stage in enumerate(inspection.stages):

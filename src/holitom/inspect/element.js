@@ -1,5 +1,5 @@
 
-// <holitom-map data="...">: the same inside another page, with styles of its own. `HOLITOM_MAP` is its HTML.
+// The element <holitom-map data="..."> draws an inspection inside another page, with its own styles; `HOLITOM_MAP` is its HTML.
 if (!customElements.get("holitom-map")) customElements.define("holitom-map", class extends HTMLElement {
   static observedAttributes = ["data"];
   connectedCallback() { this.draw(); }

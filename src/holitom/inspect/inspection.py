@@ -1,4 +1,4 @@
-"""What is drawn: one video and what became of its tokens, as arrays on the host."""
+"""One video and the fates of its visual tokens, as arrays on the host, ready to be drawn."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Places = NDArray[np.int64]
 
 
 class Fate(IntEnum):
-    """What became of a token."""
+    """The fate of a visual token."""
 
     DROPPED = 0
     KEPT = 1
@@ -25,7 +25,7 @@ class Fate(IntEnum):
 
 
 class Words(NamedTuple):
-    """How a fate is called, and what it means."""
+    """The name of a fate, and its meaning."""
 
     name: str
     meaning: str
@@ -59,12 +59,13 @@ class Stage:
 
 @dataclass(frozen=True, eq=False)
 class Reused:
-    """What the vision tower computed of a video, and where the rest came from.
+    """The places of a video that the vision tower computed, and the frames that the others are copied from.
 
     Attributes:
-        grid: `(rows, columns)` of places of a frame: patches, or blocks of patches.
-        computed: `[T, rows * columns]` bool.
-        reference: `[T]`: the frame that stands in at places which were not computed; itself where all were.
+        grid: `(rows, columns)` of the places of a frame: patches, or blocks of patches.
+        computed: `[T, rows * columns]` bool, whether a place was computed.
+        reference: `[T]` int64, the frame whose results are used at places that were not computed; the frame's
+            own index where all were.
     """
 
     grid: tuple[int, int]
@@ -77,24 +78,24 @@ class Inspection:
     """One video, `T` rows of `N` tokens each; a token's place is `t * N + n`.
 
     Attributes:
-        title: what the video is called.
+        title: name of the video.
         method: the method and its settings.
-        model: what the model is called.
-        grid: `(rows, columns)` of one frame.
-        via, into: `[T, N]`, see `holitom.tokens.Origins`.
-        segments: first and last frame (inclusive) of each temporal segment.
-        stages: the first is "full".
-        frames_per_step: frames that the model takes as one row of tokens.
-        frames: `[T, H, W, 3]` uint8, what to draw on; None: a plain grid.
-        numbers: `[T]`: which frame of the file each is; None where that is not known.
-        seconds: `[T]`: when it is shown.
-        importance: `[T, N]` float32: attention received in the vision tower; None where it was not read.
-        similarity: `[T - 1, N]` float32: cosine similarity of each position with itself one frame later.
+        model: name of the model.
+        grid: `(rows, columns)` of the tokens of one row.
+        via, into: `[T, N]` int64, see `holitom.tokens.Origins`.
+        segments: first and last row (inclusive) of each temporal segment.
+        stages: tokens and costs after each stage; the first is "full".
+        frames_per_step: number of frames that the model takes as one row of tokens.
+        frames: `[T, H, W, 3]` uint8, the pictures to draw on; None: a plain grid.
+        numbers: `[T]` int64, the index of each frame in the file; None where it is not known.
+        seconds: `[T]` float64, the time of each frame.
+        importance: `[T, N]` float32, attention received in the vision tower; None where it was not read.
+        similarity: `[T - 1, N]` float32, cosine similarity of each position with itself one frame later.
         threshold: similarity above which the method takes a token for static; None where it has none.
-        survivors: by layer of the language model, `[T, N]` bool: the sent tokens that stay from there on.
-        question, answer: what the model was asked, and what it said.
-        reused: what the vision tower computed; None without reuse.
-        banner: what to know of the model before its answers are judged.
+        survivors: by layer of the language model, `[T, N]` bool, the sent tokens that stay from it on.
+        question, answer: the question to the model, and its answer.
+        reused: the places that the vision tower computed; None without reuse.
+        banner: a note on what the model can do, shown above its answers.
     """
 
     title: str
@@ -126,13 +127,13 @@ class Inspection:
 
     @cached_property
     def size(self) -> Places:
-        """`[T, N]`: how many tokens are part of the one that is sent from here; 0 where none is."""
+        """`[T, N]` int64, number of tokens that are part of the one sent from a place; 0 where none is."""
         into = self.into[self.into >= 0]
         return np.bincount(into, minlength=self.into.size).reshape(self.into.shape)
 
     @cached_property
     def fate(self) -> NDArray[np.uint8]:
-        """`[T, N]`: a `Fate` each."""
+        """`[T, N]` uint8, the `Fate` of each token."""
         place = np.arange(self.into.size).reshape(self.into.shape)
         fate = np.full(self.into.shape, Fate.JOINED, dtype=np.uint8)
         fate[self.via != place] = Fate.STATIC
@@ -143,27 +144,27 @@ class Inspection:
 
     @cached_property
     def repeats(self) -> NDArray[np.bool_]:
-        """`[T, N]`: whether a token was merged over time, the merged token's own place included."""
+        """`[T, N]` bool, whether a token was merged over time, the merged token's own place included."""
         return np.bincount(self.via.ravel(), minlength=self.via.size)[self.via] > 1
 
     @cached_property
     def segment_of(self) -> Places:
-        """`[T]`: the segment of each frame."""
+        """`[T]` int64, the segment of each row."""
         return np.repeat(np.arange(len(self.segments)), [last - first + 1 for first, last in self.segments])
 
     @property
     def sent(self) -> int:
-        """Merged tokens that go into the language model, separators not included."""
+        """Number of merged tokens that enter the language model, without separators."""
         return int((self.size > 0).sum())
 
     @property
     def remaining(self) -> int:
-        """Merged tokens that are left behind the last layer that merges, separators not included."""
+        """Number of merged tokens after the last layer that merges, without separators."""
         return int(list(self.survivors.values())[-1].sum()) if self.survivors else self.sent
 
     @property
     def headline(self) -> str:
-        """How many visual tokens there are, are sent, and are left inside the language model."""
+        """The numbers of visual tokens, of those sent, and of those left inside the language model."""
         total = self.into.size
         text = f"{total:,} visual tokens become {self.sent:,} ({self.sent / total:.1%})"
         if self.survivors:
@@ -172,38 +173,38 @@ class Inspection:
 
     @property
     def hint(self) -> str | None:
-        """What is missing where nothing is merged before the language model and nothing was asked."""
+        """A hint to ask a question, where only a question shows what is merged; else None."""
         if self.survivors is None and self.question is None and self.sent == self.into.size:
             return "Nothing merges before the language model. Ask a question to see what merges inside it."
         return None
 
     @cached_property
     def shown(self) -> NDArray[np.uint8] | None:
-        """`frames` as they are drawn: those of a dark video brightened, so that what is kept can be seen."""
+        """`frames` as they are drawn: brightened where the video is dark, so that kept tokens can be seen."""
         return None if self.frames is None else readable(self.frames)
 
     def span(self, first: int, last: int | None = None) -> str:
-        """Rows `first..last` in frames as people count them, from 1: "frame 3", "frames 5\N{EN DASH}8"."""
+        """Write rows `first..last` as frames counted from 1: "frame 3", "frames 5\N{EN DASH}8"."""
         start = first * self.frames_per_step + 1
         end = ((first if last is None else last) + 1) * self.frames_per_step
         return f"frame {start}" if end == start else f"frames {start}\N{EN DASH}{end}"
 
     def counts(self, first: int = 0, last: int | None = None) -> dict[Fate, int]:
-        """How many tokens of frames `first..last` met each fate."""
+        """Count the tokens of rows `first..last` by fate."""
         part = self.fate[first : None if last is None else last + 1]
         return {fate: int((part == fate).sum()) for fate in FATES}
 
     def saved(self, first: int, last: int) -> int:
-        """How many tokens merging over time saves in the segment `first..last`."""
+        """Count the tokens that merging over time saves in the segment `first..last`."""
         via = self.via[first : last + 1]
         return int(via.size - len(np.unique(via)))
 
     def static(self, first: int, last: int) -> int:
-        """How many positions of a frame were merged over time in the segment `first..last`."""
+        """Count the positions that were merged over time in the segment `first..last`."""
         return int(self.repeats[first : last + 1].any(0).sum())
 
     def to_dict(self) -> dict[str, Any]:
-        """The figures as numbers, lists and strings, for JSON; segments are first and last row, from 0."""
+        """Collect the figures for JSON; segments are first and last row, counted from 0."""
         return {
             "video": self.title,
             "method": self.method,
@@ -224,7 +225,7 @@ class Inspection:
         }
 
     def _repr_html_(self) -> str:
-        draw_html = import_module("holitom.inspect.draw_html")  # by name: it knows this file, not the reverse
+        draw_html = import_module("holitom.inspect.draw_html")  # by name: that file imports this one
         shown: str = draw_html.embed(self)
         return shown
 
@@ -233,7 +234,7 @@ DARK, FLOOR, MEAN = 64, 48, 110  # of 255
 
 
 def readable(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """`frames`, brightened where they are dark on average: no pixel below `FLOOR`, the mean near `MEAN`.
+    """Brighten frames that are dark on average: no pixel below `FLOOR`, the mean near `MEAN`.
 
     Args:
         frames: `[T, H, W, 3]` uint8.
@@ -249,7 +250,7 @@ def readable(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def stage_name(name: str) -> str:
-    """A stage's name in words."""
+    """Write the name of a stage in words."""
     known = {
         "full": "all visual tokens",
         "temporal": "after merging in time",

@@ -16,7 +16,7 @@ for (const [key, name, , tint] of D.fates) { color[key] = tint; named[key] = nam
 const many = (n, one, more = one + "s") => `${n.toLocaleString("en")} ${n === 1 ? one : more}`;
 const grouped = n => n.toLocaleString("en");
 const percent = x => (100 * x).toFixed(1) + "%";
-// Frames as people count them, from 1; the model may take several as one row of tokens.
+// Frames are counted from 1; the model may take several as one row of tokens.
 const F = D.per_step;
 const span = (a, b) => F * (a + 1) === F * (b + 1) && F === 1 ? `frame ${a + 1}` : `frames ${F * a + 1}–${F * (b + 1)}`;
 const clock = t => D.seconds ? `${D.seconds[t].toFixed(2)} s` : "";
@@ -51,7 +51,7 @@ const members = p => order.subarray(start[p], start[p + 1]);
 const segmentOf = new Int32Array(T);
 D.segments.forEach(([a, b], s) => segmentOf.fill(s, a, b + 1));
 
-// ---- what it says --------------------------------------------------------------------------------
+// ---- texts ---------------------------------------------------------------------------------------
 
 let sent = 0;
 for (let p = 0; p < T * N; p++) sent += into[p] === p;
@@ -100,7 +100,7 @@ const svg_width = () => $("time").parentElement.clientWidth;
 function timeline() {
   const saved = D.segments.reduce((sum, s) => sum + s[3], 0);
   $("cut").textContent = T === 1 ? "One frame: nothing to cut."
-    : !cutting ? "This method does not cut the video: every frame is by itself."
+    : !cutting ? "This method does not cut the video: every frame is a segment of its own."
     : `The video is cut into ${many(D.segments.length, "segment")}. In each, positions that hardly change are merged over its frames: `
       + `${many(saved, "token")} fewer. Click a segment to see it.`;
   if (T === 1) { $("time").style.display = "none"; return; }
@@ -156,7 +156,7 @@ function timeline() {
     svg.append(drawn("path", { d: `M${x(last + 1)} ${top + 24}V${H - 20}`, stroke: "var(--mark)", "stroke-dasharray": "4 3", opacity: .8 }));
 }
 
-// ---- the looks of a token -------------------------------------------------------------------------
+// ---- looks of tokens -----------------------------------------------------------------------------
 
 const ramp = [[12, 16, 40], [60, 40, 110], [170, 60, 90], [245, 140, 50], [255, 245, 200]];
 const heat = (unit, alpha) => {
@@ -357,7 +357,7 @@ function steer(i) {
   const card = cards[Math.floor(i / N)];
   for (const other of cards) if (other.canvas.tabIndex === 0 && other !== card) other.canvas.tabIndex = -1;
   card.canvas.tabIndex = 0;
-  steering = true; // the frame that is left must not take it for the end
+  steering = true; // the frame that loses the focus must keep the choice
   if (root.activeElement !== card.canvas) card.canvas.focus();
   steering = false;
   cursor = i;
@@ -434,8 +434,8 @@ for (const [key, [name]] of Object.entries(views)) {
   input.addEventListener("change", () => { view = key; describe(); redraw(); });
   $("views").append(make("label", { className: "view" }, input, make("span", { textContent: name })));
 }
-// As many frames to a line as fit with cells of 14 pixels on their shorter side (no frame wider than 320 for that), two
-// at least on a phone; they fill the line, until somebody moves the slider.
+// A line holds as many frames as fit with cells of 14 pixels on their shorter side (but no frame wider than 320 pixels),
+// on a phone at least two. The frames fill the line until the slider is moved.
 let sized = false;
 const fit = () => {
   const wide = $("frames").clientWidth, wanted = Math.max(168, Math.min(320, 14 * C * Math.max(1, D.aspect * R / C)));
@@ -448,7 +448,7 @@ $("size").addEventListener("input", () => { sized = true; resize(); });
 $("jump").addEventListener("change", event => visit(+event.target.value));
 if (D.segments.length === 1) $("jump").disabled = true;
 $("made").textContent = `Made by holitom ${D.version}. Frames are drawn whole under their grid of tokens, as the model’s processor resizes them.`;
-// What the bars at the top and the bottom cover is no place to scroll to.
+// Scrolling to a frame must leave it visible between the bars at the top and the bottom.
 const bars = () => {
   const tools = root.querySelector(".tools"), sticks = getComputedStyle(tools).position === "sticky";
   home.style.setProperty("--above", (sticks ? tools.offsetHeight : 0) + "px");
@@ -457,7 +457,7 @@ const bars = () => {
 new ResizeObserver(bars).observe($("told"));
 new ResizeObserver(bars).observe(root.querySelector(".tools"));
 timeline(); fit(); resize(); describe(); tell(); bars();
-// Of the content, not of the window: in a frame of another page it may get its width late, and no event tells.
+// The content is observed, not the window: in an iframe its width may be set late, without an event of the window.
 let width = svg_width();
 new ResizeObserver(() => requestAnimationFrame(() => {
   if (svg_width() === width) return;

@@ -1,8 +1,8 @@
-"""Frames with their tokens painted over them, in plain numpy: one way of drawing for pictures and clips.
+"""Paint tokens over frames with numpy, for pictures, clips and sheets.
 
-A cell's look depends on its fate alone, so each look is drawn once, at the size of a cell, and laid over
-all cells that share it. Colours are close to Okabe and Ito's, and shape says the same: outline, ring,
-hatching, dot, nothing.
+The look of a cell depends only on the token's fate, so each look is drawn once, at the size of a cell, and
+laid over all cells of that fate. Colours are close to Okabe and Ito's palette; each fate also has a shape:
+outline, ring, hatching, dot, none.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ COLORS: dict[Fate, tuple[int, int, int]] = {
     Fate.DROPPED: (0, 0, 0),
 }
 BLANK = (58, 62, 72)  # a frame that was not given
-EMPTY = (16, 18, 22)  # a place from which nothing is sent: darker than anything that is
+EMPTY = (16, 18, 22)  # a place from which nothing is sent
 
 
 def cell_size(grid: tuple[int, int], height: int, width: int, side: int) -> tuple[int, int]:
-    """Pixels `(high, wide)` of a cell, so that a frame of `height x width` is about `side` on its longer."""
+    """Choose the pixels `(high, wide)` of a cell: a frame of `height x width` becomes about `side` long."""
     rows, columns = grid
     scale = side / max(height, width)
     return max(4, round(height * scale / rows)), max(4, round(width * scale / columns))
 
 
 def canvas(frame: Picture | None, grid: tuple[int, int], cell: tuple[int, int]) -> Picture:
-    """`frame` in whole cells: `[rows * high, columns * wide, 3]`."""
+    """Resize `frame` to whole cells, `[rows * high, columns * wide, 3]`; None: a blank one."""
     size = (grid[1] * cell[1], grid[0] * cell[0])
     if frame is None:
         return np.full((size[1], size[0], 3), BLANK, dtype=np.uint8)
@@ -44,26 +44,26 @@ def canvas(frame: Picture | None, grid: tuple[int, int], cell: tuple[int, int]) 
 
 
 def paint_fates(picture: Picture, fate: NDArray[np.uint8], grid: tuple[int, int]) -> Picture:
-    """`picture` (of `canvas`) with the look of each token's fate `[N]` laid over it."""
+    """Lay the look of each token's fate `[N]` over a `picture` of `canvas`."""
     return _lay(picture, looks(*_cell(picture, grid))[fate], grid)
 
 
 def paint_kept(picture: Picture, kept: NDArray[np.bool_], grid: tuple[int, int]) -> Picture:
-    """`picture` where `kept` `[N]`, nothing elsewhere."""
+    """Keep the cells of `picture` where `kept` `[N]` is true, and blacken the others."""
     high, wide = _cell(picture, grid)
     mask = np.kron(kept.reshape(grid), np.ones((high, wide), dtype=bool))
     return np.where(mask[..., None], picture, np.array(EMPTY, dtype=np.uint8))
 
 
 def paint_heat(values: NDArray[np.float32], grid: tuple[int, int], cell: tuple[int, int]) -> Picture:
-    """`values` `[N]` in [0, 1] from dark to light."""
+    """Paint `values` `[N]` in [0, 1] from dark to light."""
     channels = [np.interp(values, _STOPS, channel) for channel in _CHANNELS]
     colors: Picture = np.stack(channels, axis=-1).astype(np.uint8).reshape(*grid, 3)
     return colors.repeat(cell[0], axis=0).repeat(cell[1], axis=1)
 
 
 def relative(importance: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Importance in [0, 1] for drawing: its square root, 1 at the 99.5th percentile of the video."""
+    """Scale importance to [0, 1]: its square root, 1 at the 99.5th percentile of the video."""
     top = float(np.percentile(importance, 99.5)) or 1.0
     scaled: NDArray[np.float32] = np.sqrt((importance / top).clip(0, 1)).astype(np.float32)
     return scaled
@@ -71,7 +71,7 @@ def relative(importance: NDArray[np.float32]) -> NDArray[np.float32]:
 
 @cache
 def looks(high: int, wide: int) -> NDArray[np.float32]:
-    """`[fates, high, wide, 4]`: colour (0..255) and opacity (0..1) of every fate's cell."""
+    """Draw the cell of every fate: `[fates, high, wide, 4]` float32, colour (0..255) and opacity (0..1)."""
     y, x = np.mgrid[0:high, 0:wide]
     side = min(high, wide)
     line = max(1, round(side / 12))
@@ -103,7 +103,7 @@ def _cell(picture: Picture, grid: tuple[int, int]) -> tuple[int, int]:
 
 
 def _lay(picture: Picture, cells: NDArray[np.float32], grid: tuple[int, int]) -> Picture:
-    """`cells` `[N, high, wide, 4]` over `picture`."""
+    """Lay `cells` `[N, high, wide, 4]` over `picture`."""
     high, wide = cells.shape[1:3]
     over = cells.reshape(*grid, high, wide, 4).transpose(0, 2, 1, 3, 4).reshape(*picture.shape[:2], 4)
     opacity = over[..., 3:]
@@ -111,6 +111,6 @@ def _lay(picture: Picture, cells: NDArray[np.float32], grid: tuple[int, int]) ->
     return laid
 
 
-# From dark blue over red and orange to near white: lightness alone tells the order.
+# From dark blue over red and orange to near white; lightness rises, so the order is seen without colour.
 _STOPS = (0.0, 0.25, 0.5, 0.75, 1.0)
 _CHANNELS = ((12, 60, 170, 245, 255), (16, 40, 60, 140, 245), (40, 110, 90, 50, 200))

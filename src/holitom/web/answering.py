@@ -1,4 +1,4 @@
-"""A question with and without merging, as it is answered: one run at a time for a model."""
+"""Answer questions with merged and with full tokens, one run at a time for a model."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ MOST_COMPARED = 4  # methods side by side
 
 @dataclass(frozen=True)
 class Request:
-    """What a user asks.
+    """A user's question about a video, and the settings to answer it with.
 
     Attributes:
-        video: the file.
-        question: about it.
-        method: its name in `holitom.methods.METHODS`.
+        video: the video file.
+        question: the question, plain text.
+        method: the method's name in `holitom.methods.METHODS`.
         retain_ratio: share of the visual tokens to keep.
-        similarity_threshold: ignored by methods that have none.
-        inner: whether it merges inside the language model too, see `merging_inside`; None: as it comes.
-        frames: how many to sample.
+        similarity_threshold: the method's threshold; None: its default. Ignored by methods without one.
+        inner: whether the method merges inside the language model; None: its default, see `merging_inside`.
+        frames: number of frames to sample.
         reuse: whether the vision tower computes only what differs from a reference frame.
     """
 
@@ -70,12 +70,12 @@ class Request:
 
     @property
     def changed_inner(self) -> bool | None:
-        """`inner` where it is not what the method does by itself; else None."""
+        """`inner` where it differs from the method's default; else None."""
         usual, _ = merging_inside(self.method)
         return None if self.inner == usual else self.inner
 
     def chosen(self) -> Method:
-        """The method that is asked for."""
+        """Make the method of this request."""
         return read_method(self.method, self.settings, self.changed_inner).make()
 
 
@@ -84,13 +84,12 @@ class Update:
     """One update of a running request.
 
     Attributes:
-        status: what is going on, or None: as before.
-        run: which run `text`, `answer` and `refused` are of: "merged" or "full", or in a comparison the
-            name of a method.
-        text: the answer as far as it is there.
-        timed: the answer and its seconds from the file on, once it is complete.
-        inspection: what became of the tokens, once it is known.
-        refused: why this method of a comparison cannot run.
+        status: text of the status line; None: unchanged.
+        run: the run that the other fields describe: "merged", "full", or the name of a compared method.
+        text: the answer so far.
+        timed: the complete answer, with its seconds from the file on.
+        inspection: the fates of the tokens, of a complete run.
+        refused: the reason why a compared method cannot run.
     """
 
     status: str | None = None
@@ -102,11 +101,11 @@ class Update:
 
 
 class _Gone(Exception):  # noqa: N818  (no error: it ends a run that nobody waits for)
-    """Raised where the user who asked has left the page."""
+    """Ends a run whose user has left the page."""
 
 
 class _Streamed(TextStreamer):
-    """Passes the answer on as its tokens come."""
+    """A streamer that passes on the answer so far with each word."""
 
     def __init__(self, tokenizer: Any, hand_on: Callable[[str], None]) -> None:
         super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
@@ -119,14 +118,14 @@ class _Streamed(TextStreamer):
 
 @dataclass(frozen=True)
 class _Turn:
-    """One request while it is worked on.
+    """One request whose video was read.
 
     Attributes:
-        video: that was read, in the size that goes into the model.
-        pictures: its frames, to draw on.
-        reading: seconds that reading took.
-        tell: hands an update to whoever asked.
-        gone: set once nobody waits any more.
+        video: the sampled frames, in the size that goes into the model.
+        pictures: pictures of these frames, to draw on.
+        reading: seconds that it took to read them.
+        tell: passes an update to the user.
+        gone: set once the user no longer waits.
     """
 
     video: Video
@@ -136,7 +135,7 @@ class _Turn:
     gone: Event = field(default_factory=Event)
 
     def check(self) -> None:
-        """End the run, by `_Gone`, if nobody waits any more."""
+        """Raise `_Gone` if the user no longer waits."""
         if self.gone.is_set():
             raise _Gone
 
@@ -144,19 +143,20 @@ class _Turn:
 class Desk:
     """One model and the queue of requests to it.
 
-    A method is attached to the model while it answers, so runs go through one thread, in the order they came;
-    videos are read meanwhile by the threads of those who ask.
+    A method is attached to the model while it answers, so one thread runs the requests in the order in which
+    they came. The threads of the requests read videos meanwhile.
 
     Args:
-        model: that holitom supports.
-        processor: its own.
-        title: what to call the model.
-        max_new_tokens: longest answer.
-        max_seconds: longest video.
-        banner: what to know of the model before its answers are judged.
+        model: a model of a supported family.
+        processor: the model's own processor.
+        title: name of the model on the page.
+        max_new_tokens: longest answer, in tokens.
+        max_seconds: longest video, in seconds.
+        banner: a note on what the model can do, shown above its answers.
 
     Attributes:
-        frames_per_step, tokens_per_step: of the last video, for the ratios that methods can meet.
+        frames_per_step, tokens_per_step: number of frames of a step and of visual tokens of a step, in the
+            last video; the ratios that methods can meet depend on them.
     """
 
     def __init__(
@@ -174,17 +174,18 @@ class Desk:
         self._runs = ThreadPoolExecutor(1, thread_name_prefix="holitom-model")
 
     def look_over(self, video: Path) -> Header:
-        """What kind of video it is.
+        """Check a video file without decoding it; return its length and size.
 
         Raises:
-            VideoError: it cannot be read, or is too long.
+            VideoError: the file cannot be read, or is too long.
         """
         return look_over(video, self.max_seconds)
 
     def answers(self, request: Request) -> Iterator[Update]:
-        """Both answers as they come, the merged one first: what a first run costs is not on full tokens.
+        """Answer with merged tokens, then with full tokens.
 
-        Closing the iterator ends the run.
+        The merged answer comes first, so that the costs of a first run do not count for full tokens. Closing
+        the iterator ends the run.
 
         Raises:
             HolitomError: there is no such video, question or method; nothing is computed then.
@@ -193,10 +194,10 @@ class Desk:
         yield from self._queued(request, lambda turn: self._both(turn, request, method))
 
     def compared(self, request: Request, methods: Sequence[str]) -> Iterator[Update]:
-        """The answers of several methods to the question of `request`, at its ratio and its reuse, in turn.
+        """Answer the question of `request` with several methods in turn, at its ratio and its reuse.
 
-        What a method cannot meet is an update that says why; the others go on. Closing the iterator ends the
-        run.
+        A method that cannot meet them is refused by an update that says why; the others run. Closing the
+        iterator ends the run.
 
         Raises:
             HolitomError: there is no such video, question or method, or not 2 to 4 methods.
@@ -208,11 +209,11 @@ class Desk:
         yield from self._queued(request, lambda turn: self._each(turn, request, choices))
 
     def close(self) -> None:
-        """Take no more questions."""
+        """Refuse further requests."""
         self._runs.shutdown(wait=False, cancel_futures=True)
 
     def _queued(self, request: Request, run: Callable[[_Turn], None]) -> Iterator[Update]:
-        """What `run` tells when its turn has come, after the video was read."""
+        """Read the video, wait for the model, and yield the updates of `run`."""
         check_question(request.question)
         if not 1 <= request.frames <= MAX_FRAMES:
             raise SettingsError(f"frames must be from 1 to {MAX_FRAMES}, not {request.frames}")
@@ -233,7 +234,7 @@ class Desk:
             job.cancel()
 
     def _read(self, request: Request) -> tuple[Video, Pictures]:
-        """Read the video, in the size that goes into the model, and pictures of its frames."""
+        """Read the video in the size that goes into the model, with pictures of its frames."""
         if not request.video.is_file():
             raise VideoError(
                 "the video is no longer here (uploads are kept for a while only): choose it again"
@@ -258,7 +259,7 @@ class Desk:
             run(turn)
 
     def _answered(self, turn: _Turn, run: str, method: Method, inputs: Any, preprocessing: float) -> Answer:
-        """One answer, told as it comes, and what it took as `holitom ask` counts it."""
+        """Answer once; pass on the answer so far, then its seconds, counted as `holitom ask` does."""
 
         def hand_on(text: str) -> None:
             turn.check()
@@ -272,7 +273,7 @@ class Desk:
         return answer
 
     def _prompted(self, turn: _Turn, request: Request) -> tuple[Any, float]:
-        """The model's inputs, and the seconds of the processor."""
+        """Make the model's inputs; return them and the seconds of the processor."""
         began = time.perf_counter()
         inputs = prompt(self.processor, turn.video, request.question)
         return inputs, time.perf_counter() - began

@@ -1,4 +1,4 @@
-"""What the page shows of runs, as HTML: answers, the headline with its bars, the session's runs."""
+"""HTML of runs: answers, the headline with its bars, the table of the session's runs."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ LABELS = {"full": "Full tokens", "merged": "Merged tokens"}
 
 
 def answer_card(run: str, text: str = "", state: str = "empty", note: str = "") -> str:
-    """One answer.
+    """Write the card of one answer.
 
     Args:
         run: "full" or "merged".
-        text: the answer as HTML.
+        text: the answer, HTML.
         state: "empty", "waiting", "running" or "done".
-        note: a line under the answer.
+        note: the line under the answer, HTML.
     """
     said = {"empty": "Press Ask", "waiting": "Waits for its turn", "running": "Answering"}.get(state, "")
     shown = text or f"<span class=quiet>{said}</span>"
@@ -32,7 +32,7 @@ def answer_card(run: str, text: str = "", state: str = "empty", note: str = "") 
 
 
 def answer_note(one: Figures) -> str:
-    """The line under an answer."""
+    """Write the line under an answer: its numbers of visual tokens."""
     parts = [f"{one.tokens:,} visual tokens"]
     if one.layer is not None:
         parts.append(f"{one.remaining:,} from layer {one.layer} on")
@@ -40,7 +40,7 @@ def answer_note(one: Figures) -> str:
 
 
 def marked(text: str, other: str) -> str:
-    """`text` as HTML, its words that `other` has not in that place marked."""
+    """Write `text` as HTML, with marks around the words in which it differs from `other`."""
     words, others = text.split(), other.split()
     parts = []
     for kind, start, end, _, _ in SequenceMatcher(None, words, others, autojunk=False).get_opcodes():
@@ -51,7 +51,12 @@ def marked(text: str, other: str) -> str:
 
 
 def headline(ran: Ran, history: History = ()) -> str:
-    """The one sentence, and bars of merged beside full tokens; times are medians of the session's repeats."""
+    """Write the headline: a sentence and bars that compare merged with full tokens.
+
+    Args:
+        ran: the run.
+        history: the session's runs; times are medians over those of the same request.
+    """
     merged, full = ran.merged, ran.full
     taken = times(history or (ran,), ran.request)
     verdict = "Same answer" if ran.same else "Another answer"
@@ -66,11 +71,11 @@ def headline(ran: Ran, history: History = ()) -> str:
 
 
 def empty_headline() -> str:
-    """What stands in the place of the headline before the first answer, as high as it will be."""
+    """Write the headline before the first answer, of the height of the others."""
     rows = "".join(_bar(label, None, None, "") for label in _ROWS)
     return (
-        '<div class="headline empty"><p class=verdict>Here will stand what merging changed: the answer, the '
-        f"tokens, the time, the cache.</p><div class=bars>{rows}</div>{_parts({})}"
+        '<div class="headline empty"><p class=verdict>What merging changes is shown here: answer, tokens, '
+        f"time, KV cache.</p><div class=bars>{rows}</div>{_parts({})}"
         "<p class=note>&nbsp;</p></div>"
     )
 
@@ -104,10 +109,10 @@ PARTS = {
 
 
 def _parts(taken: Mapping[str, tuple[float, float]]) -> str:
-    """Where the time to the first token goes: a bar of parts for each side, and the parts with their times.
+    """Write the parts of the time to the first token: a bar for each side, and the seconds of each part.
 
     Args:
-        taken: seconds of each part, merged and full; none before the first answer.
+        taken: seconds of each part, merged and full; empty before the first answer.
     """
     most = max((sum(side) for side in zip(*taken.values(), strict=True)), default=0.0) or 1.0
     bars = []
@@ -127,12 +132,12 @@ def _parts(taken: Mapping[str, tuple[float, float]]) -> str:
 
 
 def _once(merged: float, full: float) -> str:
-    """Two times, once where they read the same."""
+    """Write two times, or one where both read the same."""
     return seconds(merged) if seconds(merged) == seconds(full) else _pair(merged, full)
 
 
 def _note(ran: Ran, taken: Times) -> str:
-    """What is left to say of a run."""
+    """Write the line under the bars: number of runs, computed share, speed of decoding."""
     merged, full = ran.merged, ran.full
     notes = [] if taken.runs == 1 else [f"Times: medians of {taken.runs} runs."]
     if merged.computed is not None:
@@ -142,11 +147,11 @@ def _note(ran: Ran, taken: Times) -> str:
     return f"<p class=note>{' '.join(notes) or '&nbsp;'}</p>"
 
 
-COMPARED_TOKENS = 8  # in an answer; the speed of decoding fewer is mostly chance
+COMPARED_TOKENS = 8  # of each answer, at least: the speed of decoding fewer is mostly chance
 
 
 def _bar(label: str, merged: float | None, full: float | None, value: str) -> str:
-    """One row: a bar of merged over a track of full tokens."""
+    """Write one row: a bar of merged tokens over a track of full tokens."""
     if not merged or not full:
         wide, track = 0.0, 100.0
     else:
@@ -163,7 +168,7 @@ def _pair(merged: float, full: float) -> str:
 
 
 def seconds(value: float) -> str:
-    """A time as it is shown."""
+    """Write a time, given in seconds, in ms or s."""
     return f"{1000 * value:.0f} ms" if value < 1 else f"{value:.2f} s"
 
 
@@ -180,7 +185,7 @@ def _faster(times_as_fast: float) -> str:
 
 
 def history_table(history: History) -> str:
-    """The session's runs, the newest first."""
+    """Write the table of the session's runs, the newest first."""
     if not history:
         return "<p class=quiet>The runs of this session will be listed here. Nobody else sees them.</p>"
     heads = "|Method|Ratio|Frames|Video and question|Answer|Full tokens|Tokens|First token|KV cache".split(
@@ -225,5 +230,5 @@ def _cell(text: str) -> str:
 
 
 def method_lines(names: Iterable[str]) -> list[tuple[str, str]]:
-    """For a list to choose from: what is shown, and the name."""
+    """List methods to choose from: the text to show, and the name."""
     return [(f"{name}: {METHODS[name].does}", name) for name in names]

@@ -1,4 +1,4 @@
-"""What the page's controls offer: methods in groups, the least ratio of each, what each does by itself."""
+"""Choices of the page's controls: methods in groups, their smallest ratios and their defaults."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ _RANGE = re.compile(r"([\[(])(?:1/([TN])|([\d.]+)), 1\]")
 
 
 def groups() -> dict[str, list[str]]:
-    """The methods by where they merge; those that other methods are measured against last."""
+    """Group the methods by where they merge, baselines last."""
     found: dict[str, list[str]] = {
         "Before and inside the language model": [],
         "Before the language model": [],
         "Inside the language model": [],
-        "Floors to measure others against": [],
+        "Baselines": [],
     }
     for name in METHODS:
         kind = method_class(name)
         if kind.__module__.endswith(".floors"):
-            group = "Floors to measure others against"
+            group = "Baselines"
         elif not kind().merges_inside:
             group = "Before the language model"
         elif kind.merge is Method.merge:
@@ -41,12 +41,12 @@ def groups() -> dict[str, list[str]]:
 
 
 def least_percent(name: str, steps: int, tokens: int) -> int:
-    """The lowest stop of the slider that method `name` can meet.
+    """Find the smallest retain ratio of the slider that a method can meet, in percent.
 
     Args:
-        name: in `METHODS`.
-        steps: steps `T` of the video.
-        tokens: tokens `N` of a step.
+        name: the method's name in `METHODS`.
+        steps: number of steps `T` of the video.
+        tokens: number of visual tokens `N` of a step.
     """
     match = _RANGE.fullmatch(METHODS[name].ratios)
     assert match is not None, f"{name}: ratios are written as [a, 1] or (a, 1]"
@@ -58,7 +58,7 @@ def least_percent(name: str, steps: int, tokens: int) -> int:
 
 
 def usual_threshold(method: str, retain_ratio: float) -> float | None:
-    """The similarity threshold that a method takes by itself; None where it has none."""
+    """Find a method's default similarity threshold at a ratio; None where it has no threshold."""
     found = method_class(method)
     if "similarity_threshold" not in {field.name for field in fields(found)}:
         return None
@@ -67,7 +67,7 @@ def usual_threshold(method: str, retain_ratio: float) -> float | None:
 
 
 def merging_inside(method: str) -> tuple[bool, bool]:
-    """Whether a method merges inside the language model by itself, and whether it can do otherwise."""
+    """Tell whether a method merges inside the language model by default, and whether that can be changed."""
     usual = method_class(method)().merges_inside
     try:
         read_method(method, inner=not usual)
@@ -77,16 +77,16 @@ def merging_inside(method: str) -> tuple[bool, bool]:
 
 
 def table(frames: int, frames_per_step: int, tokens: int) -> dict[str, dict[str, Any]]:
-    """What the browser must know of each method to move the controls.
+    """Collect what the browser needs of each method to move the controls.
 
     Args:
-        frames: the most that may be sampled.
-        frames_per_step: frames that the model takes as one step.
-        tokens: tokens of a step.
+        frames: largest number of frames.
+        frames_per_step: number of frames that the model takes as one step.
+        tokens: number of visual tokens of a step.
 
     Returns:
-        By method: `does`; `least`, the lowest stop for 1, 2, ... frames; `threshold` for each of `STOPS`,
-        null where it has none; `inner`: whether it merges inside, and whether it can do otherwise.
+        By method: `does`; `least`, the smallest ratio in percent for 1, 2, ... frames; `threshold`, its
+        default for each of `STOPS` (None where it has none); `inner`, see `merging_inside`.
     """
     return {
         name: {

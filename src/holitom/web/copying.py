@@ -1,4 +1,4 @@
-"""A run to be copied: in Python, on the command line, and as vLLM's flag."""
+"""Texts to copy that repeat a run: Python, a command, and vLLM's command."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from holitom.web.answering import Request
 
 @dataclass(frozen=True)
 class Loaded:
-    """How the model was loaded, as `holitom ask` takes it. `model` None: the bundled one."""
+    """How the model was loaded, in the options of `holitom ask`; `model` None: the bundled one."""
 
     model: str | None = None
     dtype: str = "auto"
@@ -28,13 +28,13 @@ class Loaded:
 
     @property
     def places(self) -> dict[str, str]:
-        """Precision and device, where they are not left to choose."""
+        """Precision and device, without those that are "auto"."""
         given = {"dtype": self.dtype, "device": self.device}
         return {name: value for name, value in given.items() if value != "auto"}
 
 
 def python(request: Request, loaded: Loaded) -> str:
-    """The merged answer in Python."""
+    """Write the answer with merged tokens in Python."""
     kind = method_class(request.method).__name__
     settings = {
         name: str(value) if isinstance(value, bool) else f"{value:g}"
@@ -75,8 +75,8 @@ def _python_video(request: Request) -> str:
 
 
 def command(request: Request, loaded: Loaded) -> str:
-    """Both answers on the command line."""
-    # Where the demo lies differs from machine to machine; Python knows.
+    """Write both answers as a command."""
+    # The path of the demo differs from machine to machine.
     asked = "\"$(python -c 'from holitom.bundled import DEMO_VIDEO; print(DEMO_VIDEO)')\""
     video = asked if _is_demo(request) else shlex.quote(request.video.name)
     options = ["--compare", f"--frames {request.frames}"]
@@ -99,12 +99,12 @@ def command(request: Request, loaded: Loaded) -> str:
 
 
 def vllm(request: Request, loaded: Loaded, config: Any) -> str:
-    """vLLM's command that serves the model with this method; else a comment that says why it cannot.
+    """Write vLLM's command that serves the model with this method, or a comment that says why it cannot.
 
     Args:
-        request: method and settings, and how many frames a video has.
-        loaded: which model.
-        config: of the model.
+        request: the method, its settings, and the number of frames of a video.
+        loaded: the model.
+        config: the model's config.
     """
     kind = next(iter(config.architectures or ["this model's class"]))
     if kind not in FAMILIES:
@@ -132,5 +132,5 @@ def vllm(request: Request, loaded: Loaded, config: Any) -> str:
 
 
 def _is_demo(request: Request) -> bool:
-    """Whether a file is the demo video, by its content: the page works on copies."""
+    """Tell whether a file has the content of the demo video; the page works on copies of it."""
     return request.video.is_file() and filecmp.cmp(request.video, DEMO_VIDEO, shallow=False)

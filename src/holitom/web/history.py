@@ -1,4 +1,4 @@
-"""The runs of one session: plain numbers, so that nothing of a model or a video is kept."""
+"""Runs of one session as plain numbers, which keep no model and no video in memory."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from statistics import median
 from holitom.ask import Timed
 from holitom.web.answering import Request
 
-MOST_RUNS = 50  # of a session that are kept
+MOST_RUNS = 50  # of a session
 
 
 @dataclass(frozen=True)
 class Figures:
-    """One answer and what it cost.
+    """One answer and its costs.
 
     Attributes:
         text: the answer.
-        new_tokens: its tokens.
-        tokens: visual tokens that went into the language model.
-        remaining: of these, those behind the last merge inside it.
-        layer: from which on; None where nothing merged inside.
-        parts: seconds of each part up to the first token, in their order, see `holitom.ask.Timed.parts`.
-        rate: tokens a second after the first; None for answers of one token.
-        cache: bytes of keys and values.
+        new_tokens: number of its tokens.
+        tokens: number of visual tokens that entered the language model.
+        remaining: number of visual tokens after the last merge inside it.
+        layer: first layer that holds only `remaining` tokens; None where nothing merged inside.
+        parts: seconds of each part up to the first token, in order, see `holitom.ask.Timed.parts`.
+        rate: tokens per second after the first; None for answers of one token.
+        cache: bytes of the KV cache.
         computed: share of the frames that the vision tower computed; None without reuse.
     """
 
@@ -40,7 +40,7 @@ class Figures:
 
     @property
     def first(self) -> float:
-        """Seconds in the vision tower, merging and the prefill."""
+        """Seconds to the first token: vision tower, merging and prefill."""
         return sum(self.parts[part] for part in ("vision", "merging", "prefill"))
 
     @property
@@ -50,7 +50,7 @@ class Figures:
 
     @classmethod
     def of(cls, timed: Timed) -> Figures:
-        """The figures of an answer and its seconds."""
+        """Collect the figures of an answer."""
         answer = timed.answer
         reuse = answer.report.reuse
         return cls(
@@ -76,7 +76,7 @@ class Ran:
 
     @property
     def same(self) -> bool:
-        """Whether merging left the answer as it is."""
+        """Whether both answers are the same."""
         return self.merged.text == self.full.text
 
 
@@ -84,7 +84,7 @@ History = tuple[Ran, ...]
 
 
 def add(history: History, ran: Ran) -> History:
-    """The history with one more run, the oldest left out beyond `MOST_RUNS`."""
+    """Append a run to a history, without its oldest run beyond `MOST_RUNS`."""
     return (*history, ran)[-MOST_RUNS:]
 
 
@@ -93,10 +93,10 @@ class Times:
     """Medians over the runs of one request.
 
     Attributes:
-        runs: how many there were.
+        runs: number of runs.
         first: seconds to the first token, merged and full.
         from_file: seconds from the file to the first token, merged and full.
-        sooner: how many times as fast the first token comes with merged tokens.
+        sooner: time to first token of full tokens divided by that of merged tokens.
         parts: seconds of each part up to the first token, merged and full.
     """
 
@@ -108,7 +108,7 @@ class Times:
 
 
 def times(history: History, request: Request) -> Times:
-    """The times of all runs of `request` in the session; there is at least one."""
+    """Take the medians over the session's runs of `request`; there is at least one."""
     runs = [ran for ran in history if ran.request == request]
 
     def medians(of: Callable[[Figures], float]) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""The examples: videos and questions that the bundled model answers rightly with full tokens."""
+"""Examples: questions about videos that the bundled model answers rightly with full tokens."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class Example:
     """One question about one video.
 
     Attributes:
-        video: the file.
-        title: of the video.
+        video: the video file.
+        title: title of the video.
         text: the question.
-        answer: the right one, which the bundled model gives with full tokens; None: not known.
-        holitom: what it says under HoliTom at 10%, as `tools/render_examples.py` recorded it.
+        answer: the right answer, which the bundled model gives with full tokens; None: not known.
+        holitom: its answer under HoliTom at 10%, recorded by `tools/render_examples.py`.
     """
 
     video: Path
@@ -31,12 +31,12 @@ class Example:
 
     @property
     def hurts(self) -> bool:
-        """Whether merging makes the answer wrong."""
+        """Whether the answer under HoliTom is wrong."""
         return self.holitom != self.answer
 
 
 def library() -> list[Example]:
-    """The examples of the bundled model, as they were recorded."""
+    """Read the recorded examples of the bundled model."""
     recorded = json.loads((ASSETS / "examples" / "library.json").read_text(encoding="utf-8"))
     return [
         Example(ASSETS / one["video"], one["title"], asked["text"], asked["answer"], asked["holitom"])
@@ -46,5 +46,5 @@ def library() -> list[Example]:
 
 
 def usual() -> list[Example]:
-    """Questions that any other model may be asked about the demo video."""
+    """List questions about the demo video for any other model."""
     return [Example(DEMO_VIDEO, "The demo video", text) for text in USUAL_QUESTIONS]

@@ -1,10 +1,10 @@
 "use strict";
-// What the page does in the browser at once: controls follow one another, and results of other settings are marked.
+// Changes that the browser makes at once: controls that depend on others, and marks on results of other settings.
 const holitom = {
   table: {},
   asked: null,
 
-  // Settings as they were when Ask was pressed; results are theirs.
+  // The settings at the time when Ask was pressed, to which the results belong.
   ask(...inputs) {
     holitom.asked = JSON.stringify(holitom.plain(inputs));
     holitom.mark(false);
@@ -19,7 +19,7 @@ const holitom = {
     if (results) results.classList.toggle("stale", stale);
   },
 
-  // The retain ratio's slider begins at the least that the method can meet with so many frames.
+  // The retain ratio's slider begins at the smallest ratio that the method can meet with the number of frames.
   least(method, retain, frames) {
     const minimum = holitom.table[method].least[frames - 1] / 100;
     return { __type__: "update", minimum, value: Math.max(minimum, retain) };

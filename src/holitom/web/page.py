@@ -1,4 +1,4 @@
-"""The page itself, in Gradio."""
+"""The page of `holitom web` in Gradio."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ from holitom.web.history import History
 from holitom.web.library import Example, library, usual
 from holitom.web.words import compare, copies, looked_over, player, respond, status
 
-KEPT_SECONDS = 3600  # an upload, after which it is removed
-AT_ONCE, WAITING = 2, 32  # requests that are worked on (one reads while one is answered), and that may wait
-COMPARED = ["holitom", "visionzip", "fastvid"]  # methods side by side to begin with
+KEPT_SECONDS = 3600  # an upload is removed after
+AT_ONCE, WAITING = 2, 32  # requests that run (the video of one is read while the other is answered) and wait
+COMPARED = ["holitom", "visionzip", "fastvid"]  # chosen at first
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What may be uploaded."""
+    """Limits on an upload: its size in MB, and the video's length in minutes."""
 
     megabytes: int = 200
     minutes: float = 10.0
 
 
-# In the browser, at once: a question asked right after a change must not be answered with what was.
+# These events run in the browser, so that a question asked right after a change is sent with the new values.
 IN_BROWSER: Any = dict(fn=None, api_visibility="private")
 PRIVATE: Any = dict(api_visibility="private")
 
 
 def build(desk: Desk, loaded: Loaded, limits: Limits) -> gr.Blocks:
-    """The page over a desk."""
+    """Build the page of a desk."""
     bundled = loaded.model is None
     examples = library() if bundled else usual()
     page = gr.Blocks(title="holitom", analytics_enabled=False, delete_cache=(KEPT_SECONDS // 6, KEPT_SECONDS))
@@ -238,7 +238,7 @@ def _head(desk: Desk) -> None:
 
 
 def _method_select() -> gr.HTML:
-    """The methods as a select of the browser's own, in groups, a line each."""
+    """Make the browser's own list of the methods, in groups, one line each."""
     options = "".join(
         f'<optgroup label="{html.escape(group)}">'
         + "".join(
@@ -265,10 +265,10 @@ def _method_select() -> gr.HTML:
 
 
 def _examples(examples: list[Example], bundled: bool) -> list[tuple[gr.Button, Example]]:
-    """Buttons that ask an example, by video."""
+    """Make a button for each example, in a row for each video."""
     clicks = []
     if bundled:
-        hint = "Examples, right with full tokens; underlined: wrong with HoliTom at 10%."
+        hint = "Examples, right with full tokens; underlined ones are wrong with HoliTom at 10%."
         gr.HTML(f"<p>{hint}</p>", elem_id="examples-title")
     for title, group in groupby(examples, lambda example: example.title):
         with gr.Row(elem_classes="examples"):
@@ -281,7 +281,7 @@ def _examples(examples: list[Example], bundled: bool) -> list[tuple[gr.Button, E
 
 
 def _follow(page: gr.Blocks, inputs: list[Any]) -> None:
-    """Controls follow one another, and what is shown is marked once it is of other settings."""
+    """Update controls that depend on others, and mark results once the settings differ from theirs."""
     _, _, method, retain, threshold, inner, frames, _ = inputs
     gr.on(
         [method.change, frames.change],
@@ -314,17 +314,17 @@ def _part(name: str) -> str:
 
 
 def script(desk: Desk) -> str:
-    """What runs in the browser once: the page's own script with its table of methods, and the map's."""
+    """Join the scripts that the browser runs once: of the page, with its table of methods, and of the map."""
     table = json.dumps(controls.table(MAX_FRAMES, desk.frames_per_step, desk.tokens_per_step))
     known = f"holitom.table = {table};\nholitom.first = {controls.STOPS[0]};\n"
     return _part("page.js") + known + element_script()
 
 
 def launch(page: gr.Blocks, desk: Desk, host: str, port: int | None, limits: Limits) -> str:
-    """Start serving in the background; the address.
+    """Start serving in the background; return the address.
 
     Raises:
-        SettingsError: the address cannot be had.
+        SettingsError: the server cannot listen at `host` and `port`.
     """
     system = ("system-ui", "sans-serif"), ("ui-monospace", "monospace")  # nothing to fetch
     try:
@@ -339,7 +339,7 @@ def launch(page: gr.Blocks, desk: Desk, host: str, port: int | None, limits: Lim
             max_file_size=limits.megabytes * 2**20,  # a MB as Gradio counts it when it refuses
             allowed_paths=[str(DEMO_VIDEO), str(ASSETS / "examples")],
             theme=gr.themes.Default(primary_hue="blue", font=system[0], font_mono=system[1]).set(
-                # The theme's own have too little contrast.
+                # The theme's own colours have too little contrast.
                 button_primary_background_fill="*primary_600",
                 button_primary_background_fill_hover="*primary_700",
                 button_primary_background_fill_dark="*primary_600",

@@ -1,4 +1,4 @@
-"""What the page says: what changes with each update, errors as sentences, a player for the video."""
+"""Changes of the page with each update, errors as sentences, and a player for the video."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ Shown = dict[str, Any]
 
 
 def respond(desk: Desk, request: Request, loaded: Loaded, history: History = ()) -> Iterator[Shown]:
-    """What changes on the page, by the name of its place; an error is one more status.
+    """Answer a request and yield the changes of the page, by the name of the place; errors change the status.
 
-    `history` is a place too: the runs of the session, with this one behind them once it is done.
+    The place `history` holds the session's runs; this one is appended once it is complete.
     """
     try:
         request.chosen()
@@ -81,14 +81,14 @@ def respond(desk: Desk, request: Request, loaded: Loaded, history: History = ())
 
 
 def _failed(said: str) -> Shown:
-    """Nothing of the request stays on the page but what was wrong with it."""
+    """Empty all places of a request that failed, except its status."""
     return {"status": said, "map": "", "headline": empty_headline()} | {
         run: answer_card(run) for run in ("full", "merged")
     }
 
 
 def _both(history: History) -> Shown:
-    """What can be said once both answers of the last run are there."""
+    """Fill the places that compare both answers of the last run."""
     ran = history[-1]
     shown: Shown = {"headline": headline(ran, history), "history": history, "runs": history_table(history)}
     for run, one, other in (("full", ran.full, ran.merged), ("merged", ran.merged, ran.full)):
@@ -98,7 +98,7 @@ def _both(history: History) -> Shown:
 
 
 def copies(desk: Desk, request: Request, loaded: Loaded) -> Shown:
-    """The run in Python, on the command line and for vLLM."""
+    """Write the run in Python, on the command line and for vLLM."""
     return {
         "python": python(request, loaded),
         "command": command(request, loaded),
@@ -107,7 +107,7 @@ def copies(desk: Desk, request: Request, loaded: Loaded) -> Shown:
 
 
 def compare(desk: Desk, request: Request, methods: Sequence[str]) -> Iterator[Shown]:
-    """What changes in the comparison of methods: `compared` and `compare_status`."""
+    """Compare methods and yield the changes of the places `compared` and `compare_status`."""
     columns: dict[str, Column] = {}
     try:
         yield {"compare_status": status("Looking the request over"), "compared": ""}
@@ -142,7 +142,7 @@ def compare(desk: Desk, request: Request, methods: Sequence[str]) -> Iterator[Sh
 
 
 def looked_over(desk: Desk, video: Path | None) -> tuple[str, str]:
-    """A player, and a status, for a video that was chosen."""
+    """Check a video that was chosen; return a player and a status."""
     if video is None:
         return "", status("Choose a video")
     try:
@@ -154,7 +154,7 @@ def looked_over(desk: Desk, video: Path | None) -> tuple[str, str]:
 
 
 def player(video: Path) -> str:
-    """The video to look at, by the browser's own player; one that it cannot play may still be asked about."""
+    """Write the browser's own player of a video, and a note for a video that the browser cannot play."""
     place = html.escape(f"gradio_api/file={quote(str(video))}")
     named = html.escape(video.name)
     return (
@@ -165,11 +165,11 @@ def player(video: Path) -> str:
 
 
 def status(text: str, wrong: bool = False) -> str:
-    """A line that screen readers read out when it changes."""
+    """Write the status line, which screen readers read out when it changes."""
     return f'<p role="{"alert" if wrong else "status"}">{html.escape(text)}</p>'
 
 
 def _refusal(error: HolitomError, video: Path) -> str:
-    """As a sentence, which begins with a capital unless it begins with the file's name."""
+    """Write an error as a sentence, with a capital unless it begins with the file's name."""
     text = str(error)
     return status(text if text.startswith(video.name) else text[:1].upper() + text[1:], wrong=True)
