@@ -21,7 +21,7 @@ from holitom.ask import ask
 from holitom.flow import Flowing, ask_file
 from holitom.models import adapter_for
 from holitom.prompts import asking
-from holitom.video import Sampling, load_video
+from holitom.video import Sampling, load_sampled, load_video, reading
 from holitom.video.fitting import fit_of
 from holitom.video.streaming import AnewError, Stream, stream_of
 
@@ -100,6 +100,28 @@ def test_every_setting_of_the_tower(settings: dict[str, Any], tmp_path: Path) ->
     whole = ask(one.model, processor, holitom.prompt(processor, file, "w1"), method, 4)
     answer, _ = ask_file(one.model, processor, file, "w1", method, Sampling(6), 4)
     assert answer.text == whole.text
+
+
+@pytest.mark.parametrize(("cores", "threads"), [(1, 1), (2, 1), (8, 4)])
+def test_the_decoder_leaves_cores_to_a_tower_on_the_host(
+    cores: int, threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, processor = small("llava-onevision"), processor_of("llava-onevision")
+    file = write_video(tmp_path / "a.mp4", frames=6)
+    used: list[tuple[str, int]] = []
+    decode = reading.by_table
+
+    def watched(container: Any, stream: Any, *args: Any) -> Any:
+        used.append((str(stream.thread_type), stream.codec_context.thread_count))
+        return decode(container, stream, *args)
+
+    monkeypatch.setattr(reading, "by_table", watched)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: cores)
+    _, video = ask_file(one.model, processor, file, "w1", HoliTom(0.5), Sampling(6), 2)
+    ((kind, count),) = used
+    assert count == threads
+    assert ("NONE" in kind) is (threads == 1)
+    assert np.array_equal(video.frames, load_sampled(file, Sampling(6), fit=fit_of(processor)).frames)
 
 
 def streamed(path: Path, frames: int = 8) -> Stream:

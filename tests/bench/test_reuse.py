@@ -17,6 +17,7 @@ from holitom.bench.reuse import DISTURBANCES, disturbed, measure
 from holitom.bundled import BUNDLED_MODEL, DEMO_QUESTION, DEMO_VIDEO
 from holitom.cli import main
 from holitom.errors import SettingsError
+from holitom.methods import EVS
 from holitom.tower import Reuse
 from holitom.video import load_video
 
@@ -45,6 +46,18 @@ def test_nothing_drifts_where_nothing_is_reused(bundled: Any) -> None:
     assert found.report.stock
     assert found.kept_overlap == 1
     assert found.cosines.lowest == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "method", [HoliTom(tower_batch=4), HoliTom(reuse=True), EVS().with_inner(HoliTom())], ids=type
+)
+def test_a_method_may_bring_batches_and_reuse_of_its_own(method: Any, bundled: Any) -> None:
+    model, processor = bundled
+    inputs = prompt(processor, load_video(DEMO_VIDEO, 16), DEMO_QUESTION)
+    found = drift(model, processor, inputs, method, Reuse(), 2)
+    assert found.stock.report.reuse is None
+    assert found.reused.report.reuse is not None
+    assert found.reused.report.reuse.computed_share == found.report.computed_share < 0.25
 
 
 def test_the_benchmark_counts_answers_over_both_towers(bundled: Any) -> None:
@@ -93,6 +106,8 @@ def test_the_command_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "message"),
     [
         (["drift", "--reuse-threshold", "300"], "threshold must be a number in [0, 255]"),
+        (["drift", "--tower-batch", "0"], "tower_batch must be a whole number from 1 on"),
+        (["ask", "--tower-batch", "-1"], "tower_batch must be a whole number from 1 on"),
         (["drift", "--reach", "0"], "reach must be a whole number in [1, 64]"),
         (["drift", "clip.mp4"], "no such file"),
         (["drift", str(DEMO_VIDEO)], "a question is needed"),

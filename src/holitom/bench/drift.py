@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from holitom.ask import Answer, ask
 from holitom.bench.shared import encoder_arguments
-from holitom.methods.base import Method
+from holitom.methods.base import Combined, Method
 from holitom.models import adapter_for
 from holitom.runtime.report import mark, seconds_between
 from holitom.tower import Reuse, ReusedTower, ReuseReport
@@ -80,7 +80,7 @@ def drift(
         model: a model without an attached method.
         processor: the model's processor.
         inputs: inputs of one prompt with one video, from `holitom.ask.prompt`.
-        method: method that merges in both runs.
+        method: method that merges in both runs; its own `reuse` does not count.
         reuse: settings of reuse.
         max_new_tokens: longest answer, in tokens.
 
@@ -100,12 +100,11 @@ def drift(
             with tower.call(reuse, arguments, inputs["input_ids"]) as report:
                 reused = encode(**arguments, return_dict=True)
             reused_seconds = seconds_between(began, mark(model.device))
-        answers = []
-        for wanted in (Reuse(reach=1), reuse):
-            with tower.call(wanted, arguments, inputs["input_ids"]):
-                answers.append(ask(model, processor, inputs, method, max_new_tokens))
     finally:
         tower.detach()
+    answers = [
+        ask(model, processor, inputs, _reusing(method, wanted), max_new_tokens) for wanted in (False, reuse)
+    ]
     return Drift(
         cosines=Cosines.of(similarity(visual_tokens(stock), visual_tokens(reused))),
         kept_overlap=_overlap(*answers),
@@ -135,6 +134,13 @@ def overlap(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> float:
     """Share of the places of `one` that are in `other` too; each is a pair of frames and positions `[n]`."""
     first, second = (set(zip(*(x.tolist() for x in places), strict=True)) for places in (one, other))
     return len(first & second) / len(first)
+
+
+def _reusing(method: Method, reuse: Reuse | bool) -> Method:
+    """`method` with another setting of reuse."""
+    if isinstance(method, Combined):
+        return replace(method, outer=_reusing(method.outer, reuse))
+    return replace(method, reuse=reuse)
 
 
 def _overlap(stock: Answer, reused: Answer) -> float | None:

@@ -53,6 +53,7 @@ def ask(
     threshold: options.Threshold = None,
     inner: options.Inner = None,
     reuse: options.ReuseTower = False,
+    tower_batch: options.TowerBatch = None,
     frames: options.Frames = None,
     fps: options.Fps = None,
     start: options.Start = None,
@@ -70,7 +71,7 @@ def ask(
     options.check_asked(video, question, "ask", needed=True)
     sampling = options.sampling_asked(frames, fps, start, end, model)
     options.check_run(dtype, device, max_new_tokens, model)
-    choice = options.method_asked(method, retain, threshold, inner, reuse)
+    choice = options.method_asked(method, retain, threshold, inner, reuse, tower_batch)
     runs = _methods(choice, compare)
     file, asked = (
         (DEMO_VIDEO, DEMO_QUESTION) if video is None or question is None else (Path(video), question)
@@ -113,13 +114,20 @@ def _methods(choice: Choice, compare: bool) -> dict[str, Method]:
 
 
 def _loaded(question: str, name: str | None, dtype: str, device: str) -> tuple[Any, Any]:
-    """Load the model and the processor, and say so where words of the question are unknown to them."""
+    """Load the model and the processor, and tell of words of the question that are unknown to them and of a
+    precision that is slow here."""
     with working("Loading PyTorch"):
-        from holitom.ask import unknown_words
+        from holitom.ask import slow_precision, unknown_words
 
     model, processor = load(name, dtype, device)
     if unknown_words(processor, question):
         note("Note: the model does not know some words of the question, so it may not mean much to it")
+    if slow_precision(model):
+        precision = str(model.dtype).removeprefix("torch.")
+        note(
+            f"Note: this processor computes slowly in {precision}; --dtype float32 is faster and takes twice "
+            "the memory for weights"
+        )
     return model, processor
 
 

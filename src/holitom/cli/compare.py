@@ -29,6 +29,7 @@ def compare(
     threshold: options.Threshold = None,
     inner: options.Inner = None,
     reuse: options.ReuseTower = False,
+    tower_batch: options.TowerBatch = None,
     frames: options.Frames = None,
     max_new_tokens: options.MaxNewTokens = 64,
     output: Annotated[
@@ -57,7 +58,7 @@ def compare(
     if at_least is not None and not 0 <= at_least <= 1:
         raise SettingsError(f"at-least must be in [0, 1], not {at_least:g}")
     options.check_run(dtype, device, max_new_tokens, model)
-    choice = options.method_asked(method, retain, threshold, inner, reuse)
+    choice = options.method_asked(method, retain, threshold, inner, reuse, tower_batch)
     chosen = choice.make()
     sampled = options.frames_asked(frames, model)
     with working("Reading the questions"):

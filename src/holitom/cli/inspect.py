@@ -54,6 +54,7 @@ def inspect(
     threshold: options.Threshold = None,
     inner: options.Inner = None,
     reuse: options.ReuseTower = False,
+    tower_batch: options.TowerBatch = None,
     frames: options.Frames = None,
     fps: options.Fps = None,
     start: options.Start = None,
@@ -73,7 +74,7 @@ def inspect(
     output = output or Path(f"{file.stem}.inspect.html")
     sampling = options.sampling_asked(frames, fps, start, end, model)
     options.check_run(dtype, device, max_new_tokens, model)
-    chosen = _chosen(method, methods, retain, threshold, inner, reuse)
+    chosen = _chosen(method, methods, retain, threshold, inner, reuse, tower_batch)
     check_output(output, file)
     if methods is not None and output.suffix.lower() == ".mp4":
         raise OutputError(f"{output}: methods side by side are a page or a picture; a clip shows one method")
@@ -143,10 +144,11 @@ def _chosen(
     threshold: float | None,
     inner: bool | None,
     reuse: bool,
+    tower_batch: int | None,
 ) -> list[Choice]:
     """Read the one method of `--method`, or the methods to compare of `--methods`."""
     if methods is None:
-        return [options.method_asked(method, retain, threshold, inner, reuse)]
+        return [options.method_asked(method, retain, threshold, inner, reuse, tower_batch)]
     from holitom.methods.choose import read_methods
 
     if method != "holitom" or threshold is not None:
@@ -157,7 +159,7 @@ def _chosen(
     names = [choice.text for choice in read_methods(methods)]
     if not 2 <= len(names) <= 4:
         raise SettingsError(f"--methods takes two to four different methods, not {len(names)}: {methods!r}")
-    return [options.method_asked(name, retain, None, inner, reuse) for name in names]
+    return [options.method_asked(name, retain, None, inner, reuse, tower_batch) for name in names]
 
 
 def _column(choice: Choice, seen: Callable[[Choice], Inspection]) -> Column:

@@ -77,6 +77,14 @@ ReuseTower = Annotated[
         "what that changes.",
     ),
 ]
+TowerBatch = Annotated[
+    int | None,
+    typer.Option(
+        help="Frames that go through the vision tower at a time, to bound its memory. [default: 32 where ask "
+        "encodes while it reads, else all]",
+        show_default=False,
+    ),
+]
 Frames = Annotated[
     int | None, typer.Option(help="Frames to sample. [default: 16 for a bundled model, else 32]")
 ]
@@ -98,12 +106,14 @@ def method_asked(
     threshold: float | None = None,
     inner: bool | None = None,
     reuse: bool = False,
+    tower_batch: int | None = None,
 ) -> Choice:
-    """Read the method of `--method`, `--retain`, `--threshold`, `--inner/--no-inner` and `--reuse`."""
+    """Read the method of `--method`, `--retain`, `--threshold`, `--inner/--no-inner`, `--reuse` and
+    `--tower-batch`."""
     from holitom.methods.choose import read_method
 
     settings: dict[str, Any] = {"retain_ratio": retain, "similarity_threshold": threshold}
-    settings["reuse"] = reuse or None
+    settings |= {"reuse": reuse or None, "tower_batch": tower_batch}
     return read_method(text, {name: value for name, value in settings.items() if value is not None}, inner)
 
 

@@ -36,6 +36,7 @@ def drift(
     method: options.MethodName = "holitom",
     retain: options.Retain = None,
     inner: options.Inner = None,
+    tower_batch: options.TowerBatch = None,
     reuse_threshold: PixelThreshold = None,
     reach: Reach = 8,
     frames: options.Frames = None,
@@ -55,14 +56,18 @@ def drift(
         from holitom.ask import prompt
         from holitom.bench.drift import drift as measured
         from holitom.tower import Reuse
+        from holitom.video import Sampling, look_over
+        from holitom.video.fitting import fit_of
 
     reuse = Reuse(threshold=reuse_threshold, reach=reach)
-    chosen = options.method_asked(method, retain, inner=inner).make()
+    chosen = options.method_asked(method, retain, inner=inner, tower_batch=tower_batch).make()
     file, asked = (
         (DEMO_VIDEO, DEMO_QUESTION) if video is None or question is None else (Path(video), question)
     )
-    clip = read_video(file, options.frames_asked(frames, model))
+    sampling = Sampling(options.frames_asked(frames, model))
+    look_over(file)  # report a file that is no video before a model is loaded
     loaded, processor = load(model, dtype, device)
+    clip = read_video(file, sampling, fit_of(processor))
     with working("Answering over both towers"):
         inputs = prompt(processor, clip, asked)
         found = measured(loaded, processor, inputs, chosen, reuse, max_new_tokens)

@@ -210,10 +210,13 @@ def _look_over(file: Path, max_seconds: float | None) -> Opened:
 
 
 def opened_source(
-    path: str | os.PathLike[str], sampling: Sampling, max_seconds: float | None = None
+    path: str | os.PathLike[str],
+    sampling: Sampling,
+    max_seconds: float | None = None,
+    threads: int | None = None,
 ) -> Source:
-    """Check a file and choose which of its frames to read."""
-    return Source(_look_over(Path(path), max_seconds), sampling)
+    """Check a file and choose which of its frames to read, by at most `threads` threads of the decoder."""
+    return Source(_look_over(Path(path), max_seconds), sampling, threads)
 
 
 def _whole(source: Source, progress: Progress | None, fit: Fit | None) -> Video:

@@ -73,7 +73,7 @@ class Opened:
 
 @contextmanager
 def opened(
-    file: Path, stream: int, strict: bool = False, threads: bool = True
+    file: Path, stream: int, strict: bool = False, threads: int | None = None
 ) -> Iterator[tuple[InputContainer, av.VideoStream]]:
     """Open a file and one of its streams for decoding.
 
@@ -81,13 +81,14 @@ def opened(
         file: path of the file.
         stream: index of the stream.
         strict: whether damage is an error. Otherwise a decoder conceals damage by earlier pictures.
-        threads: whether to use as many threads as the codec takes, or one. With several threads, the frames
-            of a damaged file differ from run to run.
+        threads: largest number of threads of the decoder, at least 1; None: as many as the codec takes. With
+            several threads, the frames of a damaged file differ from run to run.
     """
     with av.open(location(file)) as container:
         video = container.streams[stream]
         assert isinstance(video, av.VideoStream)
-        video.thread_type = "AUTO" if threads else "NONE"
+        video.thread_type = "NONE" if threads == 1 else "AUTO"
+        video.codec_context.thread_count = threads or 0
         if strict:
             video.codec_context.options = {"err_detect": "explode"}
         yield container, video

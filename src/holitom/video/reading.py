@@ -61,8 +61,9 @@ class Source:
         doubt: the reason why its packets do not identify frames; None where they do.
     """
 
-    def __init__(self, file: Opened, sampling: Sampling) -> None:
-        self.file, self._sampling = file, sampling
+    def __init__(self, file: Opened, sampling: Sampling, threads: int | None = None) -> None:
+        """`threads`: largest number of threads of the decoder; None: as many as the codec takes."""
+        self.file, self._sampling, self._threads = file, sampling, threads
         self.timeline: Timeline = file.timeline
         self.numbers: Sequence[int] = sampling.choose(file.file.name, self.timeline)
         self.doubt = file.packets.doubt
@@ -118,7 +119,7 @@ class Source:
 
     def _by_table(self, wanted: list[int], progress: Progress | None) -> Iterator[Picture]:
         file = self.file
-        with opened(file.file, file.stream, strict=True) as (container, stream):
+        with opened(file.file, file.stream, strict=True, threads=self._threads) as (container, stream):
             for number, frame in by_table(container, stream, file.packets, wanted, self._work, progress):
                 yield Picture(number, file.view.rgb(frame))
 
@@ -158,7 +159,8 @@ class Source:
         """
         file = self.file
         try:
-            with opened(file.file, file.stream, threads=not self._damaged) as (container, stream):
+            threads = 1 if self._damaged else self._threads
+            with opened(file.file, file.stream, threads=threads) as (container, stream):
                 for number, frame in straight(container, stream, work):
                     if frame.is_corrupt and not self._damaged:
                         self._damaged, self.doubt, self._work = True, DAMAGED, Work()

@@ -109,13 +109,15 @@ def stream_of(
     fit: Fit,
     progress: Progress | None = None,
     max_seconds: float | None = None,
+    threads: int | None = None,
 ) -> Stream | None:
     """The frames of `sampling` as a stream; None where `load_sampled` has to read them.
 
     None is returned where frames cannot be resized one at a time, and where a file's packets cannot number
     its frames. Arguments and errors are those of `load_sampled`; `progress` is called by the reading thread.
+    `threads` is the largest number of threads of the decoder; None: as many as the codec takes.
     """
-    source = opened_source(path, sampling, max_seconds)
+    source = opened_source(path, sampling, max_seconds, threads)
     width, height = source.file.view.size
     resize = None if source.doubt is not None else fit(len(source.numbers), height, width)
     return None if resize is None else Stream(source, resize, progress)
