@@ -20,7 +20,7 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 from web_page import ROOT, chromium, ready, serving
 
-WIDE, HIGH = 1180, 780
+WIDE, HIGH = 960, 800  # about as wide as a README shows pictures
 QUALITY = 85
 Frames = list[tuple[Image.Image, int]]  # picture, and for how many milliseconds it is shown
 
@@ -44,7 +44,7 @@ def save(frames: Frames, path: Path) -> None:
 
 
 def joined(frames: Frames) -> Frames:
-    """What repeats is one picture, shown for longer."""
+    """Join pictures that repeat into one that is shown for longer."""
     found: Frames = []
     for picture, milliseconds in frames:
         if found and found[-1][0].tobytes() == picture.tobytes():
@@ -82,6 +82,12 @@ class Camera:
             self.tab.evaluate("document.querySelector('#status p').dataset.old = ''")
             self.tab.mouse.click(*self.at)
 
+    def look(self, place: str, milliseconds: int) -> None:
+        """Scroll to what the JavaScript expression `place` gives, and show it for so long."""
+        self.tab.evaluate(f"scrollTo(0, {place}.getBoundingClientRect().top + scrollY - 16)")
+        self.tab.wait_for_timeout(700)  # pictures below the screen load late
+        self.shot(milliseconds)
+
     def away(self) -> None:
         """Take the pointer away."""
         self.at = (0.0, 0.0)
@@ -102,16 +108,14 @@ DONE = "#status p:not([data-old]):has-text('Done')"
 def page(url: str, tab: Any) -> Frames:
     """Ask about the demo, look at what was merged, ask an example where merging hurts, compare methods."""
     camera = Camera(ready(tab, url))
+    tab.wait_for_function("document.querySelector('#player video').readyState > 3")
+    tab.wait_for_timeout(500)
     camera.shot(1500)
     camera.point(tab.locator("#ask"))
     camera.away()
     camera.until(DONE)
     camera.shot(2800)
-    tab.evaluate(
-        "document.querySelector('#map holitom-map').shadowRoot.querySelector('#h-tokens').scrollIntoView()"
-    )
-    tab.wait_for_timeout(700)
-    camera.shot(1800)
+    camera.look("document.querySelector('#map holitom-map').shadowRoot.querySelector('#h-tokens')", 1800)
     camera.point(tab.locator('#map canvas[data-frame="2"]'), click=False)
     camera.shot(2600)
     camera.away()
@@ -121,16 +125,13 @@ def page(url: str, tab: Any) -> Frames:
     camera.away()
     camera.until(DONE)
     camera.shot(3000)
-    tab.evaluate("document.querySelector('#more').scrollIntoView()")
-    tab.wait_for_timeout(300)
+    camera.look("document.querySelector('#more')", 700)
     camera.point(tab.locator("[role=tab]:has-text('Compare')"))
     tab.wait_for_timeout(300)
     camera.point(tab.locator("#compare-ask"))
     camera.away()
     camera.until("#compare-status p:has-text('Done')")
-    tab.evaluate("document.querySelector('#compared').scrollIntoView()")
-    tab.wait_for_timeout(700)
-    camera.shot(4000)
+    camera.look("document.querySelector('#compared')", 4000)
     return camera.frames
 
 
@@ -168,7 +169,8 @@ def main() -> None:
     folder = parser.parse_args().folder
     save(terminal(), folder / "terminal.webp")
     with TemporaryDirectory() as uploads, serving(Path(uploads)) as url, chromium() as browser:
-        tab = browser.new_page(viewport={"width": WIDE, "height": HIGH})
+        # Without the blinking of a cursor, less differs from picture to picture.
+        tab = browser.new_page(viewport={"width": WIDE, "height": HIGH}, reduced_motion="reduce")
         tab.set_default_timeout(120_000)
         save(page(url, tab), folder / "web.webp")
 

@@ -13,6 +13,7 @@ from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from shutil import copy
+from threading import Event
 from typing import Any
 
 import pytest
@@ -257,6 +258,19 @@ def test_leaving_ends_the_run_and_the_model_is_free(desk: Desk) -> None:
         assert final(desk, DEMO)["merged"].text == "ring"
     own = alone(desk, DEMO, Method(1.0))  # what was attached is attached no more
     assert own.visual_tokens == 784
+
+
+def test_a_server_that_ends_says_so_to_those_who_wait(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
+    ending, busy = Desk(desk.model, desk.processor, desk.title), Event()
+    ending._runs.submit(busy.wait)
+    shown = respond(ending, DEMO, Loaded())
+    while "Waiting for the model" not in next(shown).get("status", ""):
+        pass
+    ending.close()
+    busy.set()
+    *_, last = shown
+    assert last["status"].startswith('<p role="alert">The server is ending')
+    assert not caplog.text
 
 
 def test_the_threshold_that_each_method_takes() -> None:

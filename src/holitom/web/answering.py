@@ -228,6 +228,8 @@ class Desk:
             yield Update("Waiting for the model")
             while (update := news.get()) is not None:
                 yield update
+            if job.cancelled():
+                raise HolitomError("the server is ending, so the question is not answered")
             job.result()  # raises what the run raised
         finally:
             turn.gone.set()

@@ -85,17 +85,16 @@ def table(frames: int, frames_per_step: int, tokens: int) -> dict[str, dict[str,
         tokens: number of visual tokens of a step.
 
     Returns:
-        By method: `does`; `least`, the smallest ratio in percent for 1, 2, ... frames; `threshold`, its
+        By method: `least`, the smallest ratio in percent for 1, 2, ... frames; `threshold`, its
         default for each of `STOPS` (None where it has none); `inner`, see `merging_inside`.
     """
     return {
         name: {
-            "does": row.does,
             "least": [
                 least_percent(name, -(-count // frames_per_step), tokens) for count in range(1, frames + 1)
             ],
             "threshold": [usual_threshold(name, stop / 100) for stop in STOPS],
             "inner": merging_inside(name),
         }
-        for name, row in METHODS.items()
+        for name in METHODS
     }

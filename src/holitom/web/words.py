@@ -69,15 +69,8 @@ def respond(desk: Desk, request: Request, loaded: Loaded, history: History = ())
             if update.inspection is not None:
                 shown["map"] = element(update.inspection)
             yield shown
-    except HolitomError as error:
+    except Exception as error:
         yield _failed(_refusal(error, request.video))
-    except torch.OutOfMemoryError:
-        said = "There is not enough memory for this: ask for fewer frames."
-        yield _failed(status(said, wrong=True))
-    except Exception:
-        log.exception("a request failed")
-        said = "Something went wrong here, and the server has logged it. The next question will work."
-        yield _failed(status(said, wrong=True))
 
 
 def _failed(said: str) -> Shown:
@@ -130,15 +123,8 @@ def compare(desk: Desk, request: Request, methods: Sequence[str]) -> Iterator[Sh
             if shown:
                 yield shown
         yield {"compared": comparison(list(columns.values()))}
-    except HolitomError as error:
+    except Exception as error:
         yield {"compare_status": _refusal(error, request.video)}
-    except torch.OutOfMemoryError:
-        said = "There is not enough memory for this: ask for fewer frames."
-        yield {"compare_status": status(said, wrong=True)}
-    except Exception:
-        log.exception("a comparison failed")
-        said = "Something went wrong here, and the server has logged it. The next question will work."
-        yield {"compare_status": status(said, wrong=True)}
 
 
 def looked_over(desk: Desk, video: Path | None) -> tuple[str, str]:
@@ -169,7 +155,17 @@ def status(text: str, wrong: bool = False) -> str:
     return f'<p role="{"alert" if wrong else "status"}">{html.escape(text)}</p>'
 
 
-def _refusal(error: HolitomError, video: Path) -> str:
-    """Write an error as a sentence, with a capital unless it begins with the file's name."""
-    text = str(error)
-    return status(text if text.startswith(video.name) else text[:1].upper() + text[1:], wrong=True)
+def _refusal(error: Exception, video: Path) -> str:
+    """Write an error as a status; one that is not the user's is logged.
+
+    A user's error is a sentence, with a capital unless it begins with the file's name.
+    """
+    if isinstance(error, HolitomError):
+        text = str(error)
+        text = text if text.startswith(video.name) else text[:1].upper() + text[1:]
+    elif isinstance(error, torch.OutOfMemoryError):
+        text = "There is not enough memory for this: ask for fewer frames."
+    else:
+        log.error("a request failed", exc_info=error)
+        text = "Something went wrong here, and the server has logged it. The next question will work."
+    return status(text, wrong=True)
