@@ -17,6 +17,7 @@ from holitom.cli import (  # noqa: F401  (each adds its command)
     compare,
     flops,
     inspect,
+    leaderboard,
     lists,
     lmms_task,
     long_videos,

@@ -81,11 +81,11 @@ def bench_accuracy(
     settings = budgets(read_methods(methods), wanted)
     with working("Choosing questions"):
         items = held_out_questions(count, TASKS if tasks == "all" else tuple(tasks.split(",")), first_video)
-    found = _sweep(model, dtype, settings, items, folder, batch, quick)
+    found = swept(model, dtype, settings, items, folder, batch, quick)
     _publish(found, folder, by_task, markdown)
 
 
-def _sweep(
+def swept(
     name: str | None,
     dtype: str,
     settings: list[Setting],
@@ -131,19 +131,33 @@ def read_results(folder: Path, *needed: str) -> dict[str, Any]:
 
 
 def _publish(results: dict[str, Any], folder: Path, by_task: float, markdown: bool) -> None:
-    from holitom.bench.plots import plot_against_cost, plot_by_task
-
-    plot_against_cost(results, folder / "accuracy_vs_flops.svg")
-    plot_by_task(results, folder / "accuracy_by_task.svg", by_task)
+    draw(results, folder, by_task)
     publish(results, folder, markdown)
 
 
-def publish(results: dict[str, Any], folder: Path, markdown: bool) -> None:
-    """Write results as JSON and CSV into `folder`, and print the table."""
-    from holitom.bench.tables import accuracy_table, as_csv, as_markdown
+def draw(results: dict[str, Any], folder: Path, by_task: float) -> list[Path]:
+    """Draw the pictures of accuracy against cost and by task, at the budget `by_task`, into `folder`."""
+    from holitom.bench.plots import plot_against_cost, plot_by_task
+
+    return [
+        plot_against_cost(results, folder / "accuracy_vs_flops.svg"),
+        plot_by_task(results, folder / "accuracy_by_task.svg", by_task),
+    ]
+
+
+def write(results: dict[str, Any], folder: Path) -> None:
+    """Write results as JSON and CSV into `folder`."""
+    from holitom.bench.tables import as_csv
 
     (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     (folder / "results.csv").write_text(as_csv(results))
+
+
+def publish(results: dict[str, Any], folder: Path, markdown: bool) -> None:
+    """Write results into `folder`, and print the table."""
+    from holitom.bench.tables import accuracy_table, as_markdown
+
+    write(results, folder)
     if markdown:
         print(as_markdown(results))
         return
