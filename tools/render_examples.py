@@ -4,8 +4,8 @@
     python tools/render_examples.py --look 0 30  # only prints where merging hurts in samples 0 to 29
 
 Each video is a held-out MovingDigits-QA sample, as in `render_demo.py`. Of its questions those are recorded
-that the model answers rightly with full tokens, four at most and no two of a task, with what it answers under
-HoliTom at 10%; those that it then answers wrongly come first.
+that the model answers rightly with full tokens, no two of a task, with what it answers under HoliTom at 10%;
+those that it then answers wrongly come first.
 """
 
 from __future__ import annotations
@@ -26,8 +26,15 @@ from holitom.bundled import ASSETS, BUNDLED_FRAMES, BUNDLED_MODEL, DEMO_VIDEO
 from holitom.video import load_video
 
 FOLDER = ASSETS / "examples"
-CHOSEN = {INDEX: "Three scenes:", 1: "Four scenes:"}  # held-out sample: title
-MOST = 4  # questions about one video
+HURT = ("count", "motion", "needle")  # tasks that merging hurts most
+# Held-out samples: the title, the most questions about it, and their tasks. The last three show merging hurt.
+CHOSEN = {
+    INDEX: ("Three scenes:", 4, moving_digits.TASKS),
+    1: ("Four scenes:", 4, moving_digits.TASKS),
+    7: ("Four other scenes:", 2, HURT),
+    9: ("Two scenes:", 2, HURT),
+    5: ("Three other scenes:", 2, HURT),
+}
 RATIO = 0.1
 
 
@@ -58,12 +65,12 @@ def asked(
     return found
 
 
-def chosen(answers: list[dict[str, str]]) -> list[dict[str, str]]:
-    """What is recorded: one question of a task, those that merging answers wrongly first, `MOST` at most."""
+def chosen(answers: list[dict[str, str]], most: int) -> list[dict[str, str]]:
+    """What is recorded: one question of a task, those that merging answers wrongly first, `most` at most."""
     by_task: dict[str, dict[str, str]] = {}
     for one in sorted(answers, key=lambda one: one["holitom"] == one["answer"]):
         by_task.setdefault(one.pop("task"), one)
-    return list(by_task.values())[:MOST]
+    return list(by_task.values())[:most]
 
 
 def look(model: Any, processor: Any, first: int, last: int) -> None:
@@ -71,7 +78,7 @@ def look(model: Any, processor: Any, first: int, last: int) -> None:
     for index in range(first, last):
         with TemporaryDirectory() as folder:
             path = render(index, Path(folder) / "sample.mp4")
-            right = asked(model, processor, index, path, ("count", "motion", "needle"))
+            right = asked(model, processor, index, path, HURT)
         hurt = [one for one in right if one["holitom"] != one["answer"]]
         print(
             f"{index}: {len(right)} questions answered rightly, {len(hurt)} of them hurt by merging",
@@ -96,11 +103,13 @@ def main() -> None:
         return
     FOLDER.mkdir(exist_ok=True)
     library = []
-    for index, title in CHOSEN.items():
+    for index, (title, most, tasks) in CHOSEN.items():
         path = DEMO_VIDEO if index == INDEX else render(index, FOLDER / f"digits-{index}.mp4")
-        questions = chosen(asked(model, processor, index, path))
+        questions = chosen(asked(model, processor, index, path, tasks), most)
         library.append({"video": str(path.relative_to(ASSETS)), "title": title, "questions": questions})
-        print(f"{path.name}: {path.stat().st_size / 1024:.0f} KiB, {len(questions)} questions")
+        hurt = sum(one["holitom"] != one["answer"] for one in questions)
+        size = path.stat().st_size / 1024
+        print(f"{path.name}: {size:.0f} KiB, {len(questions)} questions, {hurt} of them hurt", flush=True)
     (FOLDER / "library.json").write_text(json.dumps(library, indent=1) + "\n", encoding="utf-8")
 
 
