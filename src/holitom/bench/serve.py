@@ -1,8 +1,9 @@
 """Measure a running server with vLLM's own load generator (`vllm bench serve`).
 
 Every request has a different video, so that no cache hits occur, and a short question. The video is synthetic
-(noise, or a camera that stands still) and has as many tokens as any other of its shape. The generator gives
-latencies and throughput; KV-cache use and prompt lengths are the server's own metrics, read while it runs.
+(noise, or a camera that stands still) and has as many tokens as any other of its shape. A second run asks
+another question about each video, which the server finds in its prefix cache. The generator gives latencies
+and throughput; KV-cache use, prompt lengths and cache hits are the server's own metrics.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import secrets
 import subprocess
 import sys
 import tempfile
@@ -17,15 +19,15 @@ import threading
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from holitom.errors import HolitomError
 
-GENERATORS = {"noise": "vllm.entrypoints.cli.main", "still": "holitom.bench.still_load"}
-"""Modules that run vLLM's load generator, by the kind of videos that they send."""
+CACHED = ("vllm:prefix_cache_hits_total", "vllm:prefix_cache_queries_total")
+"""The server's metrics of prompt tokens: those found in its prefix cache, and all."""
 
 
 class ServingError(HolitomError, RuntimeError):
@@ -53,6 +55,22 @@ class Load:
 
 
 @dataclass(frozen=True)
+class FollowUps:
+    """Further questions, one about each video of a row, asked after all first ones were answered.
+
+    Attributes:
+        ttft, ttft_p99: time to first token in ms, median and 99th percentile.
+        of_first: median TTFT divided by that of the first questions.
+        cached: share of prompt tokens found in the prefix cache, in [0, 1].
+    """
+
+    ttft: float
+    ttft_p99: float
+    of_first: float
+    cached: float
+
+
+@dataclass(frozen=True)
 class Row:
     """One server at one request rate.
 
@@ -64,6 +82,7 @@ class Row:
         kv_peak: largest share of the KV cache in use, in [0, 1].
         prompt_tokens: number of tokens of one request's prompt.
         fit: number of requests of this length that the KV cache holds at once.
+        follow_ups: further questions about the same videos; None where none were asked.
     """
 
     rate: float
@@ -75,6 +94,7 @@ class Row:
     kv_peak: float
     prompt_tokens: float
     fit: int
+    follow_ups: FollowUps | None = None
 
 
 @dataclass(frozen=True)
@@ -102,14 +122,25 @@ class Measured:
         """
         try:
             read = json.loads(text)
-            rows = [Row(**{**row, "rate": float(row["rate"])}) for row in read.pop("rows")]
+            rows = [_read_row(row) for row in read.pop("rows")]
             return cls(load=Load(**read.pop("load")), rows=rows, **read)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ServingError("not a file that `holitom bench serve --save` wrote") from error
 
 
+def _read_row(row: dict[str, Any]) -> Row:
+    asked = row.get("follow_ups")
+    follow_ups = None if asked is None else FollowUps(**asked)
+    return Row(**{**row, "rate": float(row["rate"]), "follow_ups": follow_ups})
+
+
 def measure(
-    url: str, rates: list[float], load: Load, tell: Callable[[str], None] = lambda _: None
+    url: str,
+    rates: list[float],
+    load: Load,
+    tell: Callable[[str], None] = lambda _: None,
+    *,
+    follow_ups: bool = True,
 ) -> Measured:
     """Load the server at `url` at each of `rates` in turn.
 
@@ -118,6 +149,7 @@ def measure(
         rates: requests per second; `math.inf`: all at once.
         load: the requests at each rate.
         tell: called with a line of text before each rate.
+        follow_ups: whether to ask another question about each video afterwards, at the same rate.
 
     Raises:
         ServingError: the server cannot be reached, or a request failed.
@@ -128,22 +160,22 @@ def measure(
     url = url.rstrip("/")
     model = json.loads(_get(f"{url}/v1/models"))["data"][0]
     rows = []
-    for index, rate in enumerate(rates):
+    for rate in rates:
         tell(f"{url}: {load.requests} requests at {rate:g} a second")
-        rows.append(_row(url, model, rate, load, seed=index))
+        videos = secrets.randbits(32)  # none that an earlier run has left in the server's caches
+        row = _row(url, model, rate, load, videos)
+        if follow_ups:
+            tell(f"{url}: another question about each of these videos")
+            row = replace(row, follow_ups=_follow_ups(url, model, row, load, videos))
+        rows.append(row)
     return Measured(url, model["id"], load, rows)
 
 
-def _row(url: str, model: dict[str, Any], rate: float, load: Load, seed: int) -> Row:
+def _row(url: str, model: dict[str, Any], rate: float, load: Load, videos: int) -> Row:
+    """Ask a question about each of the videos of seed `videos`."""
     before = _metrics(url)
     with _watched(url) as peak:
-        result = _generate(url, model, rate, load, seed)
-    if result["completed"] < load.requests:
-        first = next((error for error in result.get("errors", []) if error), "no reason given")
-        failed = load.requests - result["completed"]
-        raise ServingError(
-            f"{failed} of {load.requests} requests to {url} failed: {first.strip().splitlines()[-1]}"
-        )
+        result = _generate(url, model, rate, load, videos, questions=0)
     after = _metrics(url)
     finished = after["vllm:request_success_total"] - before["vllm:request_success_total"]
     prompt = (after["vllm:prompt_tokens_total"] - before["vllm:prompt_tokens_total"]) / finished
@@ -161,15 +193,40 @@ def _row(url: str, model: dict[str, Any], rate: float, load: Load, seed: int) ->
     )
 
 
-def _generate(url: str, model: dict[str, Any], rate: float, load: Load, seed: int) -> dict[str, Any]:
-    """Run the load generator and return its JSON result."""
+def _follow_ups(url: str, model: dict[str, Any], first: Row, load: Load, videos: int) -> FollowUps:
+    """Ask another question about each of the videos of seed `videos`, at the rate of the `first` ones."""
+    before = _metrics(url)
+    result = _generate(url, model, first.rate, load, videos, questions=1)
+    after = _metrics(url)
+    hits, queries = (after[name] - before[name] for name in CACHED)
+    ttft: float = result["median_ttft_ms"]
+    return FollowUps(ttft, result["p99_ttft_ms"], ttft / first.ttft, hits / max(1.0, queries))
+
+
+def _generate(
+    url: str, model: dict[str, Any], rate: float, load: Load, videos: int, questions: int
+) -> dict[str, Any]:
+    """Run the load generator and return its JSON result.
+
+    Args:
+        url: URL of the server.
+        model: the server's description of its model.
+        rate: requests per second.
+        load: number and shapes of the requests.
+        videos: seed of the videos.
+        questions: seed of the questions.
+
+    Raises:
+        ServingError: a request failed.
+    """
     video = f"({load.side}, {load.side}, {load.frames})"
     with tempfile.TemporaryDirectory() as folder:
         command = [
-            *(sys.executable, "-m", GENERATORS[load.videos], "bench", "serve"),
+            *(sys.executable, "-m", "holitom.bench.video_load", load.videos, str(videos)),
+            *("bench", "serve"),
             *("--backend", "openai-chat", "--base-url", url, "--endpoint", "/v1/chat/completions"),
             *("--model", model["id"], "--tokenizer", model.get("root") or model["id"]),
-            *("--dataset-name", "random-mm", "--seed", str(seed), "--num-prompts", str(load.requests)),
+            *("--dataset-name", "random-mm", "--seed", str(questions), "--num-prompts", str(load.requests)),
             *("--random-mm-base-items-per-request", "1", "--random-mm-num-mm-items-range-ratio", "0"),
             *("--random-mm-limit-mm-per-prompt", '{"image": 0, "video": 1}'),
             *("--random-mm-bucket-config", f"{{{video}: 1.0}}"),
@@ -193,6 +250,12 @@ def _generate(url: str, model: dict[str, Any], rate: float, load: Load, seed: in
             said = (ran.stderr or ran.stdout).strip().splitlines()
             raise ServingError(f"vllm bench serve failed: {said[-1] if said else ran.returncode}")
         result: dict[str, Any] = json.loads(made.read_text())
+    if result["completed"] < load.requests:
+        first = next((error for error in result.get("errors", []) if error), "no reason given")
+        failed = load.requests - result["completed"]
+        raise ServingError(
+            f"{failed} of {load.requests} requests to {url} failed: {first.strip().splitlines()[-1]}"
+        )
     return result
 
 
@@ -223,6 +286,7 @@ def _metrics(url: str) -> dict[str, float]:
         "vllm:request_success_total": 0.0,
         "vllm:prompt_tokens_total": 0.0,
         "vllm:kv_cache_usage_perc": 0.0,
+        **dict.fromkeys(CACHED, 0.0),
     }
     for line in _get(f"{url}/metrics").splitlines():
         name = re.split(r"[{ ]", line, maxsplit=1)[0]

@@ -1,6 +1,4 @@
-"""Run vLLM's load generator with videos of a camera that stands still.
-
-    python -m holitom.bench.still_load bench serve ...
+"""Videos of a camera that stands still, for vLLM's load generator.
 
 The generator's own videos are noise, of which a vision tower can reuse nothing. In these videos a square
 moves before a soft background, which differs from video to video.
@@ -42,21 +40,3 @@ def encoded(frames: NDArray[np.uint8]) -> bytes:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
     return file.getvalue()
-
-
-def main() -> None:
-    """Run `vllm` with these videos instead of the load generator's."""
-    from vllm.benchmarks.datasets import RandomMultiModalDataset
-    from vllm.entrypoints.cli.main import main as vllm
-
-    def generate_synthetic_video(
-        self: RandomMultiModalDataset, width: int, height: int, num_frames: int
-    ) -> dict[str, bytes]:
-        return {"bytes": encoded(still_frames(self._rng, width, height, num_frames))}
-
-    RandomMultiModalDataset.generate_synthetic_video = generate_synthetic_video
-    vllm()
-
-
-if __name__ == "__main__":
-    main()

@@ -37,6 +37,10 @@ def bench_serve(
         str,
         typer.Option(help="noise, or still: a camera that stands still, of which reuse saves much."),
     ] = "noise",
+    follow_ups: Annotated[
+        bool,
+        typer.Option(help="Ask another question about each video afterwards, which hits the prefix cache."),
+    ] = True,
     name: Annotated[str, typer.Option(help="What to call the server in the table.")] = "merged",
     against_name: Annotated[str, typer.Option(help="What to call the other one.")] = "full tokens",
     save: Annotated[Path | None, typer.Option(help="Keep the figures of URL here.")] = None,
@@ -57,11 +61,11 @@ def bench_serve(
         full = Measured.from_json(Path(against).read_text())
         if full.load != load or [row.rate for row in full.rows] != _rates(rates):
             raise SettingsError(f"{against} was measured under another load: {full.load}")
-    merged = measure(url, _rates(rates), load, note)
+    merged = measure(url, _rates(rates), load, note, follow_ups=follow_ups)
     if save is not None:
         save.write_text(merged.to_json())
     if against is not None and full is None:
-        full = measure(against, _rates(rates), load, note)
+        full = measure(against, _rates(rates), load, note, follow_ups=follow_ups)
     if as_json:
         for measured in filter(None, (merged, full)):
             print(measured.to_json())
@@ -82,7 +86,7 @@ def _rates(text: str) -> list[float]:
 def _print(merged: Measured, full: Measured | None, name: str, against: str) -> None:
     rows: list[tuple[str, ...]] = []
     for index, row in enumerate(merged.rows):
-        rate = "at once" if math.isinf(row.rate) else f"{row.rate:g}/s"
+        rate = _at(row)
         if full is None:
             rows.append((rate, *_figures(row)))
             continue
@@ -96,6 +100,34 @@ def _print(merged: Measured, full: Measured | None, name: str, against: str) -> 
         "the cache in use at its most. prompt: tokens. fit: requests of this length that the cache holds at "
         "once. Rates: requests a second.",
     )
+    _print_follow_ups({name: merged} if full is None else {against: full, name: merged})
+
+
+def _print_follow_ups(measured: dict[str, Measured]) -> None:
+    """Print TTFT of the further questions of each server, by its name in the table."""
+    rows: list[tuple[str, ...]] = []
+    for index in range(len(next(iter(measured.values())).rows)):
+        for name, server in measured.items():
+            row = server.rows[index]
+            asked = row.follow_ups
+            if asked is not None:
+                times = (f"{row.ttft:.0f} ms", f"{asked.ttft:.0f} ms", f"{asked.ttft_p99:.0f} ms")
+                label = f"{_at(row)}: {name}" if len(measured) > 1 else _at(row)
+                rows.append((label, *times, f"{asked.of_first:.0%} of it", f"{asked.cached:.0%}"))
+    if not rows:
+        return
+    print_notes("")
+    print_table(("", "first TTFT", "follow-up TTFT", "p99", "is", "cached"), rows)
+    print_notes(
+        "",
+        "Follow-ups: another question about each video, after the first ones were answered. cached: share of "
+        "their prompt tokens found in the prefix cache.",
+    )
+
+
+def _at(row: Row) -> str:
+    """A row's request rate, as the tables name it."""
+    return "at once" if math.isinf(row.rate) else f"{row.rate:g}/s"
 
 
 def _figures(row: Row) -> tuple[str, ...]:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import json
 import random
 import subprocess
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -15,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from support.mixed_load import WEIGHTS, MixedLoad
 from support.serving import (
     FRAMES,
     RETAIN,
@@ -30,6 +28,7 @@ from support.serving import (
     environment,
     frames_part,
     image_part,
+    png,
     reply,
     serving,
     squares,
@@ -42,13 +41,6 @@ from holitom.cli import main
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1500)]
 
 QUESTIONS = (DEMO_QUESTION, "How many scenes are there?", "What is the first digit?")
-
-
-def png(seed: int) -> tuple[bytes, Image.Image]:
-    picture = Image.fromarray(squares(seed, frames=1)[0])
-    out = io.BytesIO()
-    picture.save(out, "png")
-    return out.getvalue(), picture
 
 
 def ask(client: Any, parts: Sequence[dict[str, Any]], question: str) -> Reply:
@@ -181,11 +173,7 @@ def test_clients_that_disconnect_leave_nothing_behind(server: Server, client: An
         hasty = client.with_options(timeout=0.1 + 0.1 * seed)
         with suppress(APITimeoutError):  # or it was fast enough
             hasty.chat.completions.create(**chat([video_part(encode(squares(30 + seed)))], DEMO_QUESTION))
-    end = time.monotonic() + 120
-    while server.metric("vllm:num_requests_running") + server.metric("vllm:num_requests_waiting"):
-        assert time.monotonic() < end, "requests of clients that left still run"
-        time.sleep(0.5)
-    assert server.metric("vllm:kv_cache_usage_perc") == 0
+    server.settle()
     assert ask(client, [video_part(demo)], DEMO_QUESTION).text
 
 
@@ -224,23 +212,34 @@ def test_a_hundred_at_once_each_get_their_own(server: Server, client: Any, demo:
     assert server.metric("vllm:num_requests_running") == 0
 
 
+def test_a_mixed_load_loses_nothing(server: Server, client: Any) -> None:
+    """Clients that leave and corrupt files among videos that carry numbers; longer: tools/serve_mixed.py."""
+    tally = MixedLoad(client, videos=4).run(seconds=12)
+    assert not tally.wrong
+    assert set(tally.ended) == set(WEIGHTS)
+    server.settle()
+
+
 def test_bench_serve_prints_one_server_against_another(
     server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The same server twice: the load generator runs, and what shapes decide comes out to the token."""
-    load = "--requests 3 --frames 8 --side 112 --answer-tokens 4 --rates inf --videos still".split()
+    load = "--requests 3 --frames 16 --side 112 --answer-tokens 4 --rates inf --videos still".split()
     saved = tmp_path / "full.json"
     assert main(["bench", "serve", server.url, *load, "--save", str(saved), "--json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)["rows"]
     assert row["rate"] == "inf"
     assert all(row[name] > 0 for name in ("ttft", "requests_per_second", "tokens_per_second"))
-    # 32 random words, the video and the chat template's few: between two and three blocks of 32.
-    video = round(RETAIN * 8 * 49) + 1
-    assert 32 + video < row["prompt_tokens"] < 96
+    # 32 random words, the video and the chat template's few: between three and four blocks of 32.
+    assert 32 + VIDEO_TOKENS < row["prompt_tokens"] < 128
+    # The first two blocks of a follow-up are the video's, which it shares with the first question.
+    asked = row["follow_ups"]
+    assert 64 <= asked["cached"] * row["prompt_tokens"] + 0.01 < row["prompt_tokens"]
+    assert asked["of_first"] == pytest.approx(asked["ttft"] / row["ttft"])
     names = ("--name", "again", "--against-name", "first")
     assert main(["bench", "serve", server.url, *load, "--against", str(saved), *names]) == 0
     table = capsys.readouterr().out
-    assert all(word in table for word in ("at once: first", "again is", "TTFT", "ITL", "fit"))
+    assert all(word in table for word in ("at once: first", "again is", "TTFT", "ITL", "fit", "follow-up"))
     assert "1.00x less" in table
     assert main(["bench", "serve", "http://127.0.0.1:1", *load]) == 2
     assert "127.0.0.1:1" in capsys.readouterr().err
