@@ -8,7 +8,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
-from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaOnevisionForConditionalGeneration
+from transformers import (
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    LlavaOnevisionForConditionalGeneration,
+    Qwen3VLForConditionalGeneration,
+)
 
 from holitom import HoliTom
 from holitom.ask import ask, load_model, prompt
@@ -29,6 +34,11 @@ from holitom.video import load_video
 @pytest.fixture(scope="module")
 def bundled() -> tuple[Any, Any]:
     return load_model(str(BUNDLED_MODEL), "float32")
+
+
+@pytest.fixture(scope="module")
+def bundled_qwen() -> tuple[Any, Any]:
+    return load_model("moving-digits-qwen", "float32")
 
 
 def test_the_bundled_model_is_a_stock_checkpoint_of_at_most_16_mb() -> None:
@@ -52,6 +62,38 @@ def test_keys_are_the_published_ones() -> None:
     assert "language_model.model.embed_tokens.weight" in names
     assert "language_model.lm_head.weight" in names
     assert "image_newline" in names
+
+
+def test_the_bundled_qwen_is_a_stock_checkpoint_of_at_most_16_mb(bundled_qwen: tuple[Any, Any]) -> None:
+    """It has two frames a step, time stamps, DeepStack and three axes of positions, as Qwen3-VL does."""
+    folder = BUNDLED_MODELS["moving-digits-qwen"]
+    assert sum(f.stat().st_size for f in folder.iterdir()) < 16e6
+    model, processor = bundled_qwen
+    assert type(model) is Qwen3VLForConditionalGeneration
+    assert model.config.text_config.num_hidden_layers >= 8
+    assert len(model.config.vision_config.deepstack_visual_indexes) > 0
+    inputs = prompt(processor, load_video(DEMO_VIDEO, frames=16), DEMO_QUESTION)
+    ids = inputs["input_ids"]
+    assert (ids == model.config.video_token_id).sum() == 8 * 49
+    assert processor.tokenizer.decode(ids[0]).count("seconds") == 8
+    position, _ = model.model.get_rope_index(ids, inputs["mm_token_type_ids"], None, inputs["video_grid_thw"])
+    assert len({tuple(axis.tolist()) for axis in position[:, 0]}) == 3
+    with safe_open(folder / "model.safetensors", "pt") as weights:
+        names = list(weights.keys())
+    assert all(name.startswith(("model.visual.", "model.language_model.", "lm_head.")) for name in names)
+
+
+def test_the_bundled_qwen_answers_a_question_of_each_task(bundled_qwen: tuple[Any, Any]) -> None:
+    """From a file over the stock processor, as `holitom ask --model moving-digits-qwen` does it."""
+    model, processor = bundled_qwen
+    video = load_video(DEMO_VIDEO, frames=16)
+    asked = {question.task: question for question in md.sample("test", 35).questions}
+    assert len(asked) == len(md.TASKS)
+    for one in asked.values():
+        inputs = prompt(processor, video, one.text)
+        assert ask(model, processor, inputs, Method(retain_ratio=1), max_new_tokens=4).text == one.answer
+    inputs = prompt(processor, video, DEMO_QUESTION)
+    assert ask(model, processor, inputs, HoliTom(0.10), max_new_tokens=4).text == asked["needle"].answer
 
 
 @pytest.mark.parametrize("method", [Method(retain_ratio=1), HoliTom(0.10)], ids=["full", "holitom"])

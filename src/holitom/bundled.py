@@ -8,14 +8,14 @@ from holitom.errors import SettingsError
 
 ASSETS = Path(__file__).parent / "assets"
 
-BUNDLED_MODELS = {name: ASSETS / name for name in ("moving-digits",)}
-"""Folders by name: a LLaVA-OneVision of about 5 million parameters that knows moving digits and shapes."""
+BUNDLED_MODELS = {name: ASSETS / name for name in ("moving-digits", "moving-digits-qwen")}
+"""Folders by name: a LLaVA-OneVision of 4.5 and a Qwen3-VL of 5.9 million parameters, for moving digits."""
 
 BUNDLED_MODEL = BUNDLED_MODELS["moving-digits"]
 """Folder of the first, which commands load where no model is named."""
 
 ABOUT_BUNDLED = (
-    "A bundled model has 5 million parameters and has seen moving digits and shapes alone. It answers "
+    "A bundled model has some 5 million parameters and has seen moving digits and shapes alone. It answers "
     "questions like those of the examples; what it says about any other video or question means nothing."
 )
 """Shown beside a bundled model's answers."""

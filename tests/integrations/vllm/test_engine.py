@@ -22,10 +22,12 @@ from support.serving import FRAMES, Transformers, decode, environment, squares
 from torch import Tensor
 from torch.testing import assert_close
 
-from holitom import HoliTom, Method, Reuse, VideoTokens
-from holitom.bundled import BUNDLED_MODEL
+from holitom import HoliTom, Method, Reuse, VideoTokens, load_video, prompt
+from holitom.ask import load_model
+from holitom.bundled import BUNDLED_MODEL, DEMO_QUESTION, DEMO_VIDEO, checkpoint
 from holitom.methods import get_method
 from holitom.models import adapter_for
+from holitom.prompts import asking, rendered
 from holitom.tower import ReusedTower
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1500)]
@@ -42,7 +44,7 @@ METHODS = {
 
 
 @contextmanager
-def engine(model: Path, holitom: object, **settings: Any) -> Iterator[Any]:
+def engine(model: Path | str, holitom: object, **settings: Any) -> Iterator[Any]:
     """An engine in this process, so that its model can be asked directly."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {**environment(), "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}.items():
@@ -426,6 +428,28 @@ def test_qwen_answers_as_the_transformers_path(qwen: tuple[str, Path], tmp_path:
     same(reused, expected_still)
     for output in (first, again, beside):
         same(output, expected)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("reuse", [False, True])
+def test_the_bundled_qwen_answers_as_the_transformers_path(reuse: bool) -> None:
+    """A trained Qwen3-VL, its processor, time stamps and DeepStack: three questions about the demo."""
+    from vllm import SamplingParams
+
+    method, steps = HoliTom(0.1, reuse=reuse, **EXACT), 3
+    model, processor = load_model("moving-digits-qwen", "float32", "cpu")
+    model.generation_config.eos_token_id = None
+    video = load_video(DEMO_VIDEO, 16)
+    questions = [DEMO_QUESTION, "How many digits are in the first scene?", "Which color comes first?"]
+    expected = [generated(model, method, prompt(processor, video, one), steps) for one in questions]
+    shown = {"video": [(video.frames, {**video.metadata, "do_sample_frames": False})]}
+    texts = rendered(processor, [asking(processor, one) for one in questions])
+    requests = [{"prompt": text, "multi_modal_data": shown} for text in texts]
+    sampling = SamplingParams(temperature=0, max_tokens=steps, logprobs=0, ignore_eos=True)
+    with engine(checkpoint("moving-digits-qwen"), {"retain_ratio": 0.1, "reuse": reuse}) as made:
+        outputs = made.generate(requests, sampling, use_tqdm=False)
+    for output, of_one in zip(outputs, expected, strict=True):
+        same(output, of_one)
 
 
 @torch.no_grad()
