@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from holitom import HoliTom
+from holitom import HoliTom, Method
 from holitom.ask import load_model, prompt
+from holitom.bench.answers import ResultsError
 from holitom.bench.drift import Cosines, drift, overlap
 from holitom.bench.questions import held_out_questions
-from holitom.bench.reuse import DISTURBANCES, disturbed, measure
+from holitom.bench.reuse import DISTURBANCES, disturbed, measure, sweep
 from holitom.bundled import BUNDLED_MODEL, DEMO_QUESTION, DEMO_VIDEO
 from holitom.cli import main
 from holitom.errors import SettingsError
@@ -70,6 +72,26 @@ def test_the_benchmark_counts_answers_over_both_towers(bundled: Any) -> None:
     stock = measure(*bundled, {"holitom": HoliTom()}, items, Reuse(reach=1), "none").to_dict()
     assert stock["methods"]["holitom"]["kept_overlap"] == 1
     assert stock["computed_share"] == 1
+
+
+def test_a_stopped_run_goes_on_and_files_of_another_are_refused(bundled: Any, tmp_path: Path) -> None:
+    items = held_out_questions(1, first_video=100000)
+    shown = [("pan", "none"), ("still", "noise")]
+    methods = {"full": Method(1.0)}
+
+    def run(reuse: Reuse, seconds: float | None, folder: Path | None = tmp_path) -> list[dict[str, Any]]:
+        tallies = sweep(*bundled, methods, items, reuse, shown, 2, folder=folder, seconds=seconds)
+        return [tally.to_dict() for tally in tallies if tally.questions]
+
+    assert run(Reuse(), 0.0, None) == []
+    started = run(Reuse(), 1e-3)
+    assert 0 < len(started) == 2
+    assert started[0]["methods"]["full"]["questions"] < len(items)
+    whole = run(Reuse(), None)
+    assert [(row["camera"], row["disturbance"]) for row in whole] == shown
+    assert whole == run(Reuse(), 0.0) == run(Reuse(), None, None)
+    with pytest.raises(ResultsError, match="not the same reuse"):
+        run(Reuse(threshold=4), None)
 
 
 @pytest.mark.parametrize("name", DISTURBANCES)

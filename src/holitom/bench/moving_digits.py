@@ -11,6 +11,7 @@ shares no digit images with the others: they draw from digits that it never show
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Literal, NamedTuple
@@ -20,6 +21,8 @@ from numpy.typing import NDArray
 
 Split = Literal["train", "test", "long"]
 Array = NDArray[np.float32]
+Camera = Callable[[Array, Array], Array]
+"""From the frames of a still camera and their backgrounds, both `[F, H, W, 3]`, to the frames of another."""
 
 CELL, GRID = 16, 7
 SIDE = CELL * GRID
@@ -103,8 +106,12 @@ class Sample:
         return _questions(self)
 
 
-def sample(split: Split, index: int, frames: int = 16, scale: int = 1) -> Sample:
+def sample(
+    split: Split, index: int, frames: int = 16, scale: int = 1, camera: Camera | None = None
+) -> Sample:
     """Make sample `index` of `split` with `frames` frames, `112 * scale` pixels a side.
+
+    `camera` moves (`moving_camera`); None stands still.
 
     Raises:
         ValueError: for `frames < 1` or a negative index.
@@ -116,7 +123,7 @@ def sample(split: Split, index: int, frames: int = 16, scale: int = 1) -> Sample
     background = rng.permutation(len(BACKGROUNDS))[: scene[-1] + 1]
     digits = _place_digits(rng, scene)
     flashes = [_place_flash(rng, scene, digits, most=1 if split == "long" else 2)]
-    video = _render(rng, split, scene, background, digits, flashes)
+    video = _render(rng, split, scene, background, digits, flashes, camera)
     if scale > 1:
         video = _enlarge(video, scale)
     return Sample(video, tuple(digits), tuple(flashes), scene, background)
@@ -317,6 +324,7 @@ def _render(
     background: NDArray[np.int64],
     digits: list[Digit],
     flashes: list[Flash],
+    camera: Camera | None = None,
 ) -> NDArray[np.uint8]:
     stills = np.stack([_paint_background(rng, int(family)) for family in background])
     video = stills[scene]
@@ -330,6 +338,8 @@ def _render(
     for flash in flashes:
         for t in range(flash.start, flash.stop):
             _stamp(video[t], *flash.cell, _masks()[flash.shape], np.full(3, 6, np.float32))
+    if camera is not None:
+        video = camera(video, stills[scene])
     noise = _noise()
     for t, (dy, dx) in enumerate(rng.integers(0, SIDE, (len(scene), 2))):
         video[t] += noise[dy : dy + SIDE, dx : dx + SIDE]

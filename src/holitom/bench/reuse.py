@@ -1,14 +1,17 @@
 """Reuse in the vision tower on MovingDigits-QA, compared with the stock tower: computed share and accuracy.
 
 Every question is answered twice by each method: over the stock tower's features and over those with reuse.
-Videos may be disturbed first, in the same way for both, as cameras and codecs do.
+Videos may be seen by a moving camera (`moving_camera`), and disturbed, in the same way for both, as cameras
+and codecs do. Figures are kept in files, one for each camera and disturbance, so that a run can go on.
 """
 
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,10 +19,11 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from holitom.bench import moving_digits as md
+from holitom.bench import moving_camera
 from holitom.bench.accuracy import generated, parted
+from holitom.bench.answers import ResultsError, identity
 from holitom.bench.drift import Cosines, overlap, similarity
-from holitom.bench.questions import FRAMES, Item, batches
+from holitom.bench.questions import Item, batches
 from holitom.bench.shared import encode_once, encoder_arguments
 from holitom.errors import SettingsError
 from holitom.methods.base import Method
@@ -72,10 +76,11 @@ DISTURBANCES: dict[str, Callable[[Frames, np.random.Generator], Frames]] = {
 
 @dataclass
 class Tally:
-    """Figures of one disturbance, summed over batches.
+    """Figures of one camera and disturbance, summed over batches.
 
     Attributes:
         disturbance: a name in `DISTURBANCES`.
+        camera: a name in `moving_camera.CAMERAS`.
         right: by method, for each question, whether the answer is right over the stock tower and with reuse.
         computed: number of patches that the tower computed, and number of all patches.
         cosines: cosine similarity of every visual token to the stock tower's.
@@ -83,14 +88,21 @@ class Tally:
     """
 
     disturbance: str
+    camera: str = moving_camera.STILL
     right: dict[str, list[tuple[bool, bool]]] = field(default_factory=dict)
     computed: tuple[int, int] = (0, 0)
     cosines: list[torch.Tensor] = field(default_factory=list)
     overlaps: dict[str, list[float]] = field(default_factory=dict)
 
+    @property
+    def questions(self) -> int:
+        """Number of questions that were answered."""
+        return len(next(iter(self.right.values()), []))
+
     def to_dict(self) -> dict[str, Any]:
         """The figures for JSON, shares in 0..1."""
         return {
+            "camera": self.camera,
             "disturbance": self.disturbance,
             "computed_share": self.computed[0] / self.computed[1],
             "cosine": vars(Cosines.of(torch.cat(self.cosines))),
@@ -134,18 +146,96 @@ def measure(
         SettingsError: there is no such disturbance.
         UnsupportedModelError: the model's tower does not support reuse.
     """
-    if disturbance not in DISTURBANCES:
-        raise SettingsError(f"unknown disturbance {disturbance!r}; known: {', '.join(DISTURBANCES)}")
-    tally = Tally(disturbance, {name: [] for name in methods}, overlaps={name: [] for name in methods})
+    (tally,) = sweep(model, processor, methods, items, reuse, [("still", disturbance)], batch, progress)
+    return tally
+
+
+def sweep(
+    model: Any,
+    processor: Any,
+    methods: dict[str, Method],
+    items: Sequence[Item],
+    reuse: Reuse,
+    shown: Sequence[tuple[str, str]],
+    batch: int = 48,
+    progress: Callable[[int], None] = lambda done: None,
+    folder: Path | None = None,
+    seconds: float | None = None,
+) -> list[Tally]:
+    """`measure` for several cameras and disturbances, whose batches take turns.
+
+    Args:
+        model: as in `measure`.
+        processor: as in `measure`.
+        methods: as in `measure`.
+        items: as in `measure`.
+        reuse: as in `measure`.
+        shown: pairs of a camera and a disturbance.
+        batch: as in `measure`.
+        progress: called with the number of questions just answered, or found answered.
+        folder: an existing folder of files in which the figures are kept, and from which they go on.
+        seconds: a round of batches begins only within so many seconds; None: all questions are answered.
+
+    Raises:
+        SettingsError: there is no such camera or disturbance.
+        ResultsError: a file is of another model, or of other questions, methods or settings.
+    """
+    began = time.monotonic()
+    for camera, disturbance in shown:
+        if camera not in moving_camera.CAMERAS:
+            raise SettingsError(f"unknown camera {camera!r}; known: {', '.join(moving_camera.CAMERAS)}")
+        if disturbance not in DISTURBANCES:
+            raise SettingsError(f"unknown disturbance {disturbance!r}; known: {', '.join(DISTURBANCES)}")
+    texts = {name: repr(method) for name, method in methods.items()}
+    mark = {**identity(model, items), "methods": texts, "reuse": repr(reuse), "batch": batch}
+    tallies = [_opened(camera, disturbance, methods, folder, mark) for camera, disturbance in shown]
     tower = ReusedTower(adapter_for(model))
+    done = 0
     try:
         with torch.inference_mode():
-            for part in batches(items, batch):
-                _measure(model, processor, methods, part, reuse, tower, tally)
-                progress(len(part))
+            for part in batches(items, batch) if items else []:
+                if seconds is not None and time.monotonic() - began > seconds:
+                    break
+                for tally in tallies:
+                    if tally.questions == done:
+                        _measure(model, processor, methods, part, reuse, tower, tally)
+                        _keep(tally, folder, mark)
+                    progress(len(part))
+                done += len(part)
     finally:
         tower.detach()
-    return tally
+    return tallies
+
+
+def _file(folder: Path, camera: str, disturbance: str) -> Path:
+    return folder / f"{camera}-{disturbance}.pt"
+
+
+def _opened(
+    camera: str, disturbance: str, methods: dict[str, Method], folder: Path | None, mark: dict[str, Any]
+) -> Tally:
+    """The figures in `folder`; empty ones where there are none."""
+    path = None if folder is None else _file(folder, camera, disturbance)
+    if path is None or not path.exists():
+        return Tally(
+            disturbance, camera, {name: [] for name in methods}, overlaps={name: [] for name in methods}
+        )
+    found = torch.load(path, weights_only=True)
+    if other := [key for key, value in mark.items() if found["mark"].get(key) != value]:
+        raise ResultsError(
+            f"{path} holds results of another run (not the same {', '.join(other)}): remove it, or choose "
+            "another output folder"
+        )
+    return Tally(**found["tally"])
+
+
+def _keep(tally: Tally, folder: Path | None, mark: dict[str, Any]) -> None:
+    if folder is None:
+        return
+    path = _file(folder, tally.camera, tally.disturbance)
+    part = path.with_suffix(".part")
+    torch.save({"mark": mark, "tally": vars(tally)}, part)
+    part.replace(path)
 
 
 def _measure(
@@ -157,7 +247,8 @@ def _measure(
     tower: ReusedTower,
     tally: Tally,
 ) -> None:
-    frames = {video: disturbed(video, tally.disturbance) for video in {item.video for item in items}}
+    shown = {item.video for item in items}
+    frames = {video: disturbed(video, tally.disturbance, tally.camera) for video in shown}
     videos, prompts, rows = parted(model, processor, items, frames)
     stock = encode_once(model, videos, methods.values())
     arguments = encoder_arguments(tower.tower.adapter, videos)
@@ -183,7 +274,7 @@ def _measure(
             tally.overlaps[name].append(overlap((kept.frame, kept.position), (also.frame, also.position)))
 
 
-def disturbed(video: int, disturbance: str) -> Frames:
+def disturbed(video: int, disturbance: str, camera: str = moving_camera.STILL) -> Frames:
     """Draw and disturb the frames `[T, H, W, 3]` of a held-out video, in the same way each time."""
-    frames = np.asarray(md.sample("test", video, FRAMES).frames)
+    frames = moving_camera.frames(video, camera)
     return DISTURBANCES[disturbance](frames, np.random.default_rng([71, video]))

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 RETAIN, QUICK_RETAIN = "0.25,0.2,0.15,0.1,0.05", "0.25,0.1"
 PER_TASK, QUICK_PER_TASK = 150, 20
+CAMERAS = ("still", "pan", "zoom", "shake")
 OUTPUT = Path("runs/accuracy")
 
 
@@ -37,6 +38,9 @@ def bench_accuracy(
     first_video: Annotated[
         int, typer.Option(help="Video that the questions begin at. For trying out what is developed: 100000.")
     ] = 0,
+    camera: Annotated[
+        str, typer.Option(help="Camera before the videos: still, pan, zoom or shake.")
+    ] = "still",
     batch: Annotated[int, typer.Option(help="Questions answered at a time.")] = 48,
     dtype: Dtype = "auto",
     quick: Annotated[
@@ -69,6 +73,9 @@ def bench_accuracy(
     wanted = ratios(retain or (QUICK_RETAIN if quick else RETAIN))
     count = per_task if per_task is not None else QUICK_PER_TASK if quick else PER_TASK
     folder = output or (OUTPUT.with_name(f"{OUTPUT.name}-quick") if quick else OUTPUT)
+    if camera not in CAMERAS:
+        raise SettingsError(f"unknown camera {camera!r}; known: {', '.join(CAMERAS)}")
+    folder = folder if camera == "still" else folder / camera
     check_run(dtype, "auto", model=model)
 
     with working("Loading PyTorch"):
@@ -81,7 +88,7 @@ def bench_accuracy(
     settings = budgets(read_methods(methods), wanted)
     with working("Choosing questions"):
         items = held_out_questions(count, TASKS if tasks == "all" else tuple(tasks.split(",")), first_video)
-    found = swept(model, dtype, settings, items, folder, batch, quick)
+    found = swept(model, dtype, settings, items, folder, batch, quick, camera)
     _publish(found, folder, by_task, markdown)
 
 
@@ -93,9 +100,11 @@ def swept(
     folder: Path,
     batch: int,
     quick: bool,
+    camera: str = "still",
 ) -> dict[str, Any]:
     """Answer the questions that are not answered yet, and score all answers."""
     from holitom.bench.accuracy import resumed, sweep, tried
+    from holitom.bench.moving_camera import draws
     from holitom.bench.scores import results
 
     model, processor = load(name, dtype)
@@ -107,8 +116,11 @@ def swept(
     done, total = sum(len(file.done) for file in files), len(files) * len(items)
     note(f"{len(items):,} questions under {len(files)} settings, {done:,} of {total:,} answered, in {folder}")
     with progress("Answering", total, done) as advance:
-        sweep(model, processor, files, items, batch, advance)
-    return results(model, title, items, settings, files, quick)
+        sweep(model, processor, files, items, batch, advance, draws(camera))
+    found = results(model, title, items, settings, files, quick)
+    if camera != "still":
+        found["benchmark"] += f", moving camera ({camera})"
+    return found
 
 
 def read_results(folder: Path, *needed: str) -> dict[str, Any]:

@@ -114,6 +114,9 @@ def bench_reuse(
             help="Disturbances with commas between: none, noise, flicker, jpeg, faint, pan; or all."
         ),
     ] = "none",
+    camera: Annotated[
+        str, typer.Option(help="Cameras with commas between: still, pan, zoom, shake; or all.")
+    ] = "still",
     per_task: Annotated[int, typer.Option(help="Held-out questions of each task.")] = 150,
     first_video: Annotated[
         int, typer.Option(help="Video that the questions begin at. For trying out what is developed: 100000.")
@@ -121,12 +124,27 @@ def bench_reuse(
     reuse_threshold: PixelThreshold = None,
     reach: Reach = 8,
     batch: Annotated[int, typer.Option(help="Questions answered at a time.")] = 48,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of figures, from which a run that was stopped goes on.", show_default=False
+        ),
+    ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            help="Begin no further batches after so many minutes, and print the figures so far.",
+            show_default=False,
+        ),
+    ] = None,
+    dtype: options.Dtype = "auto",
     as_json: options.Json = False,
 ) -> None:
     """MovingDigits-QA over the stock tower and with reuse: share computed, answers, drift."""
     with working("Loading PyTorch"):
+        from holitom.bench.moving_camera import CAMERAS
         from holitom.bench.questions import held_out_questions
-        from holitom.bench.reuse import DISTURBANCES, measure
+        from holitom.bench.reuse import DISTURBANCES, sweep
         from holitom.methods.choose import read_methods
         from holitom.tower import Reuse
 
@@ -135,14 +153,22 @@ def bench_reuse(
     wanted = list(DISTURBANCES) if disturb == "all" else disturb.split(",")
     if unknown := [name for name in wanted if name not in DISTURBANCES]:
         raise SettingsError(f"unknown disturbance {unknown[0]!r}; known: {', '.join(DISTURBANCES)}")
-    loaded, processor = load(model)
+    cameras = list(CAMERAS) if camera == "all" else camera.split(",")
+    if unknown := [name for name in cameras if name not in CAMERAS]:
+        raise SettingsError(f"unknown camera {unknown[0]!r}; known: {', '.join(CAMERAS)}")
+    options.check_run(dtype, "auto", model=model)
+    if output is not None:
+        output.mkdir(parents=True, exist_ok=True)
+    loaded, processor = load(model, dtype)
     with working("Choosing questions"):
         items = held_out_questions(per_task, first_video=first_video)
-    with progress("Answering", len(items) * len(wanted)) as advance:
-        found = [
-            measure(loaded, processor, chosen, items, reuse, disturbance, batch, advance).to_dict()
-            for disturbance in wanted
-        ]
+    shown = [(one, disturbance) for one in cameras for disturbance in wanted]
+    seconds = None if minutes is None else 60 * minutes
+    with progress("Answering", len(items) * len(shown)) as advance:
+        tallies = sweep(loaded, processor, chosen, items, reuse, shown, batch, advance, output, seconds)
+    found = [tally.to_dict() for tally in tallies if tally.questions]
+    if not found:
+        raise SettingsError(f"no question was answered within {minutes:g} minutes; give more")
     if as_json:
         print(json.dumps(found))
         return
@@ -154,7 +180,10 @@ def _print_reuse(found: list[dict[str, Any]]) -> None:
     rows = []
     for row in found:
         for index, (name, figures) in enumerate(row["methods"].items()):
-            own = [row["disturbance"], f"{row['computed_share']:.1%}"] if index == 0 else ["", ""]
+            title = (
+                row["disturbance"] if row["camera"] == "still" else f"{row['camera']}, {row['disturbance']}"
+            )
+            own = [title, f"{row['computed_share']:.1%}"] if index == 0 else ["", ""]
             cosine = row["cosine"]
             drift = [f"{cosine[key]:.4f}" for key in ("mean", "first_percentile", "lowest")]
             rows.append(

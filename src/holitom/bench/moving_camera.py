@@ -1,0 +1,95 @@
+"""A moving camera before the videos of MovingDigits-QA: it pans, zooms or shakes.
+
+Scenes, digits, questions and answers are those of the still camera; only the view of each frame moves. What
+lies beyond a scene's edge is its background, mirrored. Motion in questions is motion over the background.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from holitom.bench import moving_digits as md
+from holitom.bench.accuracy import Draw
+from holitom.bench.questions import FRAMES, Item
+
+STILL = "still"
+CAMERAS = (STILL, "pan", "zoom", "shake")
+"""Cameras: still; swinging by up to `SWING` pixels to each side along a line, in 8 to 16 frames there and
+back; zooming out to `WIDEST` times the view and in again, in 8 to 16 frames; jumping by up to `JUMP` pixels
+in each direction from frame to frame."""
+
+SWING, WIDEST, JUMP = 8.0, 1.25, 4.0
+MARGIN = 24
+"""Pixels beyond the edge that a view may show, at least `SWING` and half of what `WIDEST` adds."""
+
+Array = NDArray[np.float32]
+
+
+def camera(name: str, seed: Sequence[int]) -> md.Camera | None:
+    """The camera called `name` in `CAMERAS`, whose path `seed` determines; None for a still one."""
+    if name == STILL:
+        return None
+
+    def view(video: Array, stills: Array) -> Array:
+        shift, scale = path(name, len(video), np.random.default_rng(seed))
+        return seen(video, stills, shift, scale)
+
+    return view
+
+
+def path(name: str, frames: int, rng: np.random.Generator) -> tuple[Array, Array]:
+    """Draw the view of each frame: its shift `[F, 2]` (x, y) in pixels, and its width `[F]` in widths of a
+    still view."""
+    shift, scale = np.zeros((frames, 2), np.float32), np.ones(frames, np.float32)
+    phase = 2 * np.pi * (rng.uniform() + np.arange(frames) / rng.uniform(8, 16))
+    if name == "pan":
+        angle = rng.uniform(0, 2 * np.pi)
+        shift += SWING * np.sin(phase)[:, None] * [np.cos(angle), np.sin(angle)]
+    elif name == "zoom":
+        scale += (WIDEST - 1) * (1 - np.cos(phase)) / 2
+    else:
+        shift += rng.uniform(-JUMP, JUMP, shift.shape)
+    return shift, scale
+
+
+def seen(video: Array, stills: Array, shift: Array, scale: Array) -> Array:
+    """Render frames `[F, H, W, 3]` as a moving camera sees them, interpolated bilinearly.
+
+    Args:
+        video: frames of a still camera.
+        stills: `[F, H, W, 3]`: the background of each frame.
+        shift: as in `path`.
+        scale: as in `path`.
+    """
+    edges = ((0, 0), (MARGIN, MARGIN), (MARGIN, MARGIN), (0, 0))
+    world = np.pad(stills, edges, mode="symmetric")
+    world[:, MARGIN:-MARGIN, MARGIN:-MARGIN] = video
+    side = video.shape[1]
+    axis = (np.arange(side) - (side - 1) / 2) * scale[:, None] + (side - 1) / 2 + MARGIN
+    across, down = (weights(axis + shift[:, i, None], world.shape[1]) for i in (0, 1))
+    moved: Array = np.einsum("fyi,fijc,fxj->fyxc", down, world, across, optimize=True).astype(np.float32)
+    return moved
+
+
+def weights(at: Array, size: int) -> Array:
+    """Weights `[F, n, size]` that interpolate linearly at the places `at` `[F, n]` of `size` pixels."""
+    found: Array = np.maximum(0, 1 - np.abs(at[..., None] - np.arange(size))).astype(np.float32)
+    return found
+
+
+def draws(name: str) -> Draw:
+    """Make what draws videos before the camera called `name`."""
+
+    def draw(items: Sequence[Item]) -> Mapping[int, Any]:
+        return {video: frames(video, name) for video in {item.video for item in items}}
+
+    return draw
+
+
+def frames(video: int, name: str) -> NDArray[np.uint8]:
+    """Draw the frames `[T, H, W, 3]` of a held-out video before the camera called `name`."""
+    return md.sample("test", video, FRAMES, camera=camera(name, [83, video])).frames
