@@ -12,6 +12,7 @@ import pytest
 
 from holitom.bench.serve import FollowUps, Load, Measured, Row, ServingError
 from holitom.bench.video_load import seeded
+from holitom.cli.serve import _print
 
 ROW = Row(math.inf, 100.0, 120.0, 5.0, 2.0, 30.0, 0.5, 111.0, 300)
 
@@ -56,3 +57,14 @@ def test_a_file_of_something_else_is_refused(follow_ups: Any) -> None:
     written["rows"][0]["follow_ups"] = follow_ups
     with pytest.raises(ServingError, match="--save"):
         Measured.from_json(json.dumps(written))
+
+
+def test_follow_ups_are_printed_beside_the_first_questions(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = Measured("u", "m", Load(), [replace(ROW, follow_ups=FollowUps(20.0, 25.0, 0.2, 0.7))])
+    _print(asked, None, "merged", "full tokens")
+    alone = capsys.readouterr().out
+    assert all(text in alone for text in ("follow-up TTFT", "100 ms", "20 ms", "20% of it", "70%"))
+    _print(asked, asked, "merged", "full tokens")
+    assert capsys.readouterr().out.count("20% of it") == 2
+    _print(Measured("u", "m", Load(), [ROW]), None, "merged", "full tokens")
+    assert "follow-up" not in capsys.readouterr().out
