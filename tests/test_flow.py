@@ -116,10 +116,22 @@ def test_the_decoder_leaves_cores_to_a_tower_on_the_host(
         return decode(container, stream, *args)
 
     monkeypatch.setattr(reading, "by_table", watched)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: cores)
+    now, limits = [cores], []
+    monkeypatch.setattr(torch, "get_num_threads", lambda: now[-1])
+    monkeypatch.setattr(torch, "set_num_threads", now.append)
+    made = Flowing.on
+
+    def slowly(self: Any, device: Any, dtype: Any, ready: Any) -> Any:
+        limits.append(now[-1])
+        return made(self, device, dtype, ready)
+
+    monkeypatch.setattr(Flowing, "on", slowly)
+    monkeypatch.setattr(Stream, "reading", property(lambda stream: not limits))
     _, video = ask_file(one.model, processor, file, "w1", HoliTom(0.5), Sampling(6), 2)
     ((kind, count),) = used
     assert count == threads
+    assert limits == [max(1, cores - threads)]
+    assert now[-1] == cores
     assert ("NONE" in kind) is (threads == 1)
     assert np.array_equal(video.frames, load_sampled(file, Sampling(6), fit=fit_of(processor)).frames)
 

@@ -16,6 +16,7 @@ import torch
 
 from holitom.ask import Answer, answered, ask
 from holitom.contract import Reuse
+from holitom.cores import Cores
 from holitom.models import adapter_for
 from holitom.models.base import Adapter
 from holitom.models.parts import Parts
@@ -69,13 +70,15 @@ def ask_file(
     """
     sampling, conversation = sampling or Sampling(), asking(processor, question)
     fit = fit_of(processor)
-    threads = _decoder_threads(model.device)
-    stream = stream_of(path, sampling, fit, progress, threads=threads) if _flows(method) else None
+    cores = Cores.of(model.device)
+    stream = stream_of(path, sampling, fit, progress, threads=cores.decoder) if _flows(method) else None
     flowing = None if stream is None else Flowing.of(adapter_for(model), processor, stream, conversation)
     if stream is not None and flowing is not None:
         try:
             with stream, torch.inference_mode(), attached(method, model) as run:
-                encoded = run.encode(flowing.given, flowing.on(model.device, model.dtype))
+                with cores.shared(lambda: stream.reading) as share:
+                    parts = flowing.on(model.device, model.dtype, share)
+                    encoded = run.encode(flowing.given, parts)
                 inputs = flowing.inputs.to(model.device, model.dtype)
                 inputs["mm_encoder_outputs"] = {flowing.modality: encoded}
                 return answered(model, processor, inputs, run, max_new_tokens, streamer), stream.video
@@ -84,15 +87,6 @@ def ask_file(
     video = load_sampled(path, sampling, progress, fit=fit)
     inputs = prompt(processor, video, question)
     return ask(model, processor, inputs, method, max_new_tokens, streamer), video
-
-
-def _decoder_threads(device: torch.device) -> int | None:
-    """Number of threads that decode beside the tower; None: as many as the codec takes.
-
-    A tower on the host computes with all cores, and a decoder with as many threads would take turns with it.
-    On two cores one thread of the decoder takes 15% less time in all than two.
-    """
-    return max(1, torch.get_num_threads() // 2) if device.type == "cpu" else None
 
 
 def _flows(method: Method) -> bool:
@@ -148,9 +142,9 @@ class Flowing:
 
         return cls(whole, given, adapter.modality, parts, made, frames, each)
 
-    def on(self, device: torch.device, dtype: torch.dtype) -> FrameParts:
-        """The frames in parts, on `device`, with pixels of `dtype`."""
-        return FrameParts(self, device, dtype)
+    def on(self, device: torch.device, dtype: torch.dtype, ready: Callable[[], None]) -> FrameParts:
+        """The frames in parts, on `device`, with pixels of `dtype`; `ready` is called with each part."""
+        return FrameParts(self, device, dtype, ready)
 
 
 @dataclass(frozen=True)
@@ -160,6 +154,7 @@ class FrameParts:
     flowing: Flowing
     device: torch.device
     dtype: torch.dtype
+    ready: Callable[[], None]
 
     @property
     def steps(self) -> int:
@@ -169,6 +164,7 @@ class FrameParts:
         flowing = self.flowing
         made = flowing.made(first * flowing.each, min(last * flowing.each, flowing.frames))
         made = made.to(self.device, self.dtype)
+        self.ready()
         return {name: made[name] for name in flowing.given}
 
     def joined(self, outputs: list[dict[str, Any]]) -> dict[str, Any]:

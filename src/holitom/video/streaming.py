@@ -44,6 +44,11 @@ class Stream:
         self._thread = threading.Thread(target=self._run, name="holitom-reader", daemon=True)
 
     @property
+    def reading(self) -> bool:
+        """Whether the thread reads."""
+        return self._thread.is_alive()
+
+    @property
     def metadata(self) -> TimedMetadata:
         """Metadata of all frames, whether they were read or not."""
         return metadata_of(self._source, self._source.numbers)
