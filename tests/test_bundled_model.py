@@ -27,7 +27,7 @@ from holitom.bundled import (
     is_bundled,
 )
 from holitom.hub import located
-from holitom.methods import Method
+from holitom.methods import HoliTomPlus, Method
 from holitom.video import load_video
 
 
@@ -93,7 +93,10 @@ def test_the_bundled_qwen_answers_a_question_of_each_task(bundled_qwen: tuple[An
         inputs = prompt(processor, video, one.text)
         assert ask(model, processor, inputs, Method(retain_ratio=1), max_new_tokens=4).text == one.answer
     inputs = prompt(processor, video, DEMO_QUESTION)
-    assert ask(model, processor, inputs, HoliTom(0.10), max_new_tokens=4).text == asked["needle"].answer
+    for method, runs in ((HoliTom(0.10), None), (HoliTomPlus(0.10), 8 * 49)):
+        found = ask(model, processor, inputs, method, max_new_tokens=4)
+        assert found.text == asked["needle"].answer
+        assert runs in (None, found.report.videos[0].outer["temporal"])  # each token one of its own
 
 
 @pytest.mark.parametrize("method", [Method(retain_ratio=1), HoliTom(0.10)], ids=["full", "holitom"])

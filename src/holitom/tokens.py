@@ -27,6 +27,8 @@ class VideoTokens:
             and enter no decision; None where the model has none.
         left: numbers of the frames that are left where the tower has merged whole frames, ascending, with
             frame 0; every other frame repeats the nearest of them before it. None: all frames are left.
+        timed: whether tokens that are left keep their positions in the language model, one axis of which is
+            time. A token that is averaged over time then stands at the time of its first frame alone.
     """
 
     features: Tensor
@@ -36,6 +38,7 @@ class VideoTokens:
     streams: Tensor | None = None
     shallow: Tensor | None = None
     left: tuple[int, ...] | None = None
+    timed: bool = False
 
     @property
     def carried(self) -> Tensor:

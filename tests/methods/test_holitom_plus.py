@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from support.videos import clip, of_angles
@@ -64,6 +66,14 @@ def test_runs_prune_what_any_segmentation_does_and_more(change: float) -> None:
     _, pruned = best_segments(static_counts(static_until(static)))
     assert runs == 12 * 20 - int(static.sum())
     assert runs <= 12 * 20 - pruned
+
+
+def test_nothing_is_averaged_over_time_where_tokens_keep_their_time() -> None:
+    """Unless a threshold is asked for."""
+    still = replace(clip(8, 16, change=0), timed=True)
+    assert HoliTomPlus(0.25).merge(still).stages["temporal"] == 8 * 16
+    assert HoliTomPlus(0.25, similarity_threshold=0.8).merge(still).stages["temporal"] < 8 * 16
+    assert HoliTomPlus(0.25).merge(replace(still, timed=False)).stages["temporal"] < 8 * 16
 
 
 def test_a_black_video_is_served() -> None:

@@ -247,6 +247,7 @@ def of_frames_left(
             keys=of(video.keys),
             streams=of(video.streams),
             shallow=of(video.shallow),
+            timed=video.timed,
         )
     )
     found = merged.origins

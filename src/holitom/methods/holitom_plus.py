@@ -16,6 +16,10 @@ docs/improvements.md compares it with HoliTom. Its outer stage differs as follow
        frames.
 5. *Exact budgets.* `merged_count(T, N)` tokens are sent, whatever the video shows.
 
+6. *Nothing averaged on a time axis.* Where tokens keep their positions in time (Qwen's families, GLM,
+   MiniCPM-V 4.7), an averaged token stands at the first of its frames alone, and the language model loses
+   when a scene shows it. There every token is a run of its own.
+
 In its inner stage, the first layer that has fewer tokens ranks them itself (`inner_attention="own"`).
 """
 
@@ -47,7 +51,8 @@ class HoliTomPlus(HoliTom):
 
     Attributes:
         retain_ratio: share of the visual tokens that goes into the language model, in (0, 1], exactly.
-        similarity_threshold: None: 0.8 at every ratio.
+        similarity_threshold: None: 0.8 at every ratio; 1, so that nothing is averaged over time, in models
+            whose tokens keep their positions in time (`VideoTokens.timed`).
         passing_weight: weight, in [0, 1], of a run that the frames before and after it both match. 1:
             importance alone ranks.
         contextual_ratio: share of the whole budget for cluster centres rather than for the most important
@@ -76,7 +81,8 @@ class HoliTomPlus(HoliTom):
         contextual = round(count * self.contextual_ratio)
 
         similarity = frame_similarity(video.features)
-        heads, total = run_heads(similarity.diagonal(dim1=1, dim2=2), self.threshold, least=count)
+        alike = 1.0 if video.timed and self.similarity_threshold is None else self.threshold
+        heads, total = run_heads(similarity.diagonal(dim1=1, dim2=2), alike, least=count)
         runs = average_runs(video.carried, video.importance, heads, total)
 
         comes, goes = comes_and_goes(similarity)

@@ -57,6 +57,7 @@ class EncodedImages:
         shallow: `[S]` float32, as in `VideoTokens`; None where the method needs none.
         left: `[S]` bool on the host: whether the tower has left the token's image, where it merges whole
             frames; None: all are left.
+        timed: as in `VideoTokens`.
     """
 
     features: Tensor
@@ -65,6 +66,7 @@ class EncodedImages:
     keys: Tensor | None = None
     shallow: Tensor | None = None
     left: Tensor | None = None
+    timed: bool = False
 
     def frames(self, tokens: Tensor, grid: tuple[int, int], count: int) -> VideoTokens:
         """Select the tokens `tokens` `[T * N]` int64 as a video of `count` frames with `grid` each."""
@@ -79,6 +81,7 @@ class EncodedImages:
             keys,
             shallow=None if self.shallow is None else self.shallow[at].view(count, -1),
             left=None if left is None or len(left) == count else tuple(left.tolist()),
+            timed=self.timed,
         )
 
 

@@ -102,6 +102,7 @@ class MiniCPMV46(PackedTower):
                 else self._blocks(importance, sizes),
                 sizes=sizes,
                 keys=None if keys is None else self._blocks(keys, sizes),
+                timed=self.keeps_positions,
             )
         ]
 

@@ -136,6 +136,7 @@ class PackedTower(Adapter):
                     grid=(rows, columns),
                     keys=None if key is None else key.view(*shape, -1),
                     streams=self.streams_of(encoded, index, shape),
+                    timed=self.keeps_positions,
                 )
             )
         return found

@@ -137,6 +137,7 @@ class OnThreeAxes:
             grid=(rows, columns),
             keys=None if keys is None else self._pooled(keys, grid_thw),
             streams=features[..., width:] if features.shape[-1] > width else None,
+            timed=True,
         )
         merged = method.merge(video)
         ids, positions = (each.to(features.device) for each in self._unmerged(grid_thw, times))
