@@ -16,7 +16,7 @@ try:
 except ImportError as error:
     raise ImportError("the page needs Gradio: pip install 'holitom[web]'") from error
 
-from holitom.bundled import ASSETS, BUNDLED_FRAMES, DEMO_QUESTION, DEMO_VIDEO, USUAL_FRAMES
+from holitom.bundled import ASSETS, BUNDLED_FRAMES, DEMO_QUESTION, DEMO_VIDEO, USUAL_FRAMES, is_bundled
 from holitom.errors import SettingsError
 from holitom.inspect.draw_compare import comparison_css
 from holitom.inspect.draw_html import element_script
@@ -99,7 +99,7 @@ def build(desk: Desk, loaded: Loaded, limits: Limits) -> gr.Blocks:
                 frames = gr.Slider(
                     1,
                     MAX_FRAMES,
-                    BUNDLED_FRAMES if bundled else USUAL_FRAMES,
+                    BUNDLED_FRAMES if is_bundled(loaded.model) else USUAL_FRAMES,
                     step=1,
                     label="Frames",
                     info="Sampled evenly over the video",
