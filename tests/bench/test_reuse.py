@@ -75,7 +75,7 @@ def test_the_benchmark_counts_answers_over_both_towers(bundled: Any) -> None:
 
 
 def test_a_stopped_run_goes_on_and_files_of_another_are_refused(bundled: Any, tmp_path: Path) -> None:
-    items = held_out_questions(1, first_video=100000)
+    items = held_out_questions(2, ("needle", "order"), first_video=100000)  # about two videos
     shown = [("pan", "none"), ("still", "noise")]
     methods = {"full": Method(1.0)}
 
@@ -83,10 +83,18 @@ def test_a_stopped_run_goes_on_and_files_of_another_are_refused(bundled: Any, tm
         tallies = sweep(*bundled, methods, items, reuse, shown, 2, folder=folder, seconds=seconds)
         return [tally.to_dict() for tally in tallies if tally.questions]
 
+    answered = iter(range(2))
+
+    def stop_after_a_round(done: int) -> None:
+        if next(answered) == len(shown) - 1:
+            raise KeyboardInterrupt
+
     assert run(Reuse(), 0.0, None) == []
-    started = run(Reuse(), 1e-3)
-    assert 0 < len(started) == 2
-    assert started[0]["methods"]["full"]["questions"] < len(items)
+    with pytest.raises(KeyboardInterrupt):
+        sweep(*bundled, methods, items, Reuse(), shown, 2, stop_after_a_round, tmp_path)
+    started = run(Reuse(), 0.0)
+    assert len(started) == len(shown)
+    assert 0 < started[0]["methods"]["full"]["questions"] < len(items)
     whole = run(Reuse(), None)
     assert [(row["camera"], row["disturbance"]) for row in whole] == shown
     assert whole == run(Reuse(), 0.0) == run(Reuse(), None, None)

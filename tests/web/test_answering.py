@@ -482,6 +482,7 @@ def test_the_examples_are_what_the_model_says(desk: Desk) -> None:
         assert said_in(shown["merged"]) == example.holitom
 
 
+@pytest.mark.browser  # it needs Gradio, as the page does
 def test_the_first_question_does_not_wait_for_matplotlib() -> None:
     """Before each event Gradio enters this block; it must have nothing left to load at the first."""
     code = (

@@ -97,7 +97,7 @@ def identity(model: Any, items: Sequence[Item]) -> dict[str, Any]:
         "questions": hashlib.sha256(json.dumps(items).encode()).hexdigest()[:16],
         "versions": {
             "holitom": __version__,
-            "torch": torch.__version__,
+            "torch": str(torch.__version__),
             "transformers": transformers.__version__,
         },
     }
