@@ -52,6 +52,11 @@ def title_of(name: str | None) -> str:
     return f"the bundled model {Path(checkpoint(name)).name}" if is_bundled(name) else name
 
 
+def short_title(name: str | None) -> str:
+    """How a page calls the model `name`: as `title_of`, without the owner or the folders above it."""
+    return title_of(name) if is_bundled(name) else Path(checkpoint(name)).name
+
+
 def check_question(question: str) -> None:
     """Check what a user typed before anything is loaded.
 

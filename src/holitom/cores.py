@@ -15,6 +15,11 @@ _sharing: list[int] = []
 number belongs to the process, so the last call has to restore what the first one found."""
 
 
+def _unshared() -> int:
+    """PyTorch's threads where no call shares cores; `_lock` is held."""
+    return _sharing[0] if _sharing else torch.get_num_threads()
+
+
 @dataclass(frozen=True)
 class Cores:
     """Threads of the decoder and of the vision tower while both work.
@@ -37,7 +42,7 @@ class Cores:
         if device.type != "cpu":
             return cls(None, None)
         with _lock:
-            cores = _sharing[0] if _sharing else torch.get_num_threads()
+            cores = _unshared()
         decoder = max(1, cores // 2)
         return cls(decoder, max(1, cores - decoder))
 
@@ -51,7 +56,7 @@ class Cores:
             yield lambda: None
             return
         with _lock:
-            before = _sharing[0] if _sharing else torch.get_num_threads()
+            before = _unshared()
             _sharing.append(before)
         limited = self.tower
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from holitom.bundled import ABOUT_BUNDLED, DEMO_QUESTION, DEMO_VIDEO, is_bundled, title_of
+from holitom.bundled import ABOUT_BUNDLED, DEMO_QUESTION, DEMO_VIDEO, is_bundled, short_title
 from holitom.cli import options
 from holitom.cli.app import app, load, note, read_video, working
 from holitom.errors import OutputError, SettingsError
@@ -101,7 +101,7 @@ def inspect(
             one.make(),
             question,
             title=file.name,
-            name=title_of(model) if model is None or is_bundled(model) else Path(model).name,
+            name=short_title(model),
             max_new_tokens=max_new_tokens,
             banner=banner,
             pictures=pictures,

@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 from contextlib import suppress
-from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Event
 from typing import Annotated
@@ -21,7 +20,7 @@ from holitom.bundled import (
     DEMO_VIDEO,
     checkpoint,
     is_bundled,
-    title_of,
+    short_title,
 )
 from holitom.cli.app import app, note, quiet_transformers, working
 from holitom.cli.options import Device, Dtype, MaxNewTokens, Model, check_run
@@ -62,7 +61,7 @@ def web(
 
         name = checkpoint(model)
         quiet_transformers(name)
-        title = title_of(model) if is_bundled(model) else Path(name).name
+        title = short_title(model)
         note(f"Loading {title}")
         banner = ABOUT_BUNDLED if is_bundled(model) else None
         desk = Desk(*load_model(name, dtype, device), title, max_new_tokens, 60 * max_minutes, banner)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from holitom.contract import AnyStage, Merges
 from holitom.errors import SettingsError
@@ -14,6 +14,7 @@ from holitom.models import adapter_for
 from holitom.models.base import Adapter, require_modules
 from holitom.models.interface import cache_name
 from holitom.runtime import refusals
+from holitom.runtime.embedded import ids_of
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,10 @@ class Attached:
     def own_positions(self) -> bool:
         """Whether tokens of a model with one position axis keep the ids of the unmerged prompt."""
         return self.method.positions == "own" and not self.adapter.keeps_positions
+
+    def ids_of(self, embeds: Tensor) -> Tensor:
+        """Find the ids `[B, L]` of a prompt that came as embeddings `[B, L, D]`."""
+        return ids_of(embeds, self.adapter.trunk.get_input_embeddings())
 
     def merges_inside(self, counts: list[int]) -> bool:
         """Whether the inner stages drop any of the rows' `counts` video tokens."""

@@ -14,7 +14,6 @@ from holitom.runtime.accounts import Accounts
 from holitom.runtime.attached import Attached
 from holitom.runtime.cache import Merged
 from holitom.runtime.call import Calls, Kwargs, Prompted
-from holitom.runtime.embedded import ids_of
 from holitom.runtime.forward import by_name
 
 
@@ -81,7 +80,7 @@ class Generation:
         ids: Tensor | None = args[0] if args else kwargs.get("inputs", kwargs.get("input_ids"))
         embeds, mask = kwargs.get("inputs_embeds"), kwargs.get("attention_mask")
         if embeds is not None:
-            return ids_of(embeds[:, seen:], self.attached.adapter.trunk.get_input_embeddings())
+            return self.attached.ids_of(embeds[:, seen:])
         if ids is None or (mask is not None and mask.shape[1] > ids.shape[1]):
             return ids  # all ids are new; the mask has the columns of the cache too
         return ids[:, seen:]

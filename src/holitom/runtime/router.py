@@ -20,7 +20,6 @@ from holitom.runtime.accounts import Accounts
 from holitom.runtime.attached import Attached
 from holitom.runtime.cache import Merged
 from holitom.runtime.call import Call, Calls, Kwargs
-from holitom.runtime.embedded import ids_of
 from holitom.runtime.encoded import carried
 from holitom.runtime.experts import masks_aside, of_real_tokens
 from holitom.runtime.forward import by_name
@@ -87,7 +86,7 @@ class Router:
         if (output is None and pixels is None) or not self.calls.holds_videos:
             return changed
         if given.get("input_ids") is None and given.get("inputs_embeds") is not None:
-            call.given = given = {**given, "input_ids": self._found_ids(given["inputs_embeds"])}
+            call.given = given = {**given, "input_ids": self.attached.ids_of(given["inputs_embeds"])}
         ids = given.get("input_ids")
         if ids is None:
             return changed  # the model's own error
@@ -99,10 +98,6 @@ class Router:
             adapter.check_prompt(ids, given)
         call.encoded = None if foreign else encoded
         return changed
-
-    def _found_ids(self, embeds: Tensor) -> Tensor:
-        """Find the ids `[B, L]` of a prompt that came as embeddings `[B, L, D]`."""
-        return ids_of(embeds, self.attached.adapter.trunk.get_input_embeddings())
 
     def enter_language(self, module: nn.Module, args: tuple[Any, ...], kwargs: Kwargs) -> Any:
         if self.traced.stateless(args, kwargs):
