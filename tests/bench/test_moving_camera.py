@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from holitom.bench import moving_camera
 from holitom.bench import moving_digits as md
 from holitom.cli import main
-from holitom.cli.accuracy import CAMERAS
 
 MOVING = [name for name in moving_camera.CAMERAS if name != moving_camera.STILL]
 
@@ -53,7 +52,9 @@ def test_a_view_is_shifted_and_scaled_as_its_path_says() -> None:
 
 
 def test_commands_know_the_cameras(capsys: pytest.CaptureFixture[str]) -> None:
-    assert CAMERAS == moving_camera.CAMERAS
     for command in ("accuracy", "reuse"):
+        assert main(["bench", command, "--help"]) == 0
+        shown = capsys.readouterr().out
+        assert all(name in shown for name in moving_camera.CAMERAS)
         assert main(["bench", command, "--camera", "drone"]) == 2
         assert "unknown camera 'drone'; known: still, pan, zoom, shake" in capsys.readouterr().err

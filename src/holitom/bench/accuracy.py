@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from holitom.bench import moving_digits as md
-from holitom.bench.answers import Answered, Answers, check_folder, identity
+from holitom.bench.answers import Answered, Answers, check_folder, identity, make_folder
 from holitom.bench.questions import FRAMES, Item, batches, held_out_questions
 from holitom.bench.settings import Setting
 from holitom.bench.shared import SharedVideos, TowerRun, encode_once, run_of_tower
@@ -76,10 +76,7 @@ def resumed(
         ResultsError: some answers are of another model, question set or setting.
         SettingsError: the folder cannot be made.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SettingsError(f"output folder {folder}: {error.strerror}") from error
+    make_folder(folder)
     mark = identity(model, items)
     check_folder(folder, mark)
     parts = batches(items, batch)

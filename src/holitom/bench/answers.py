@@ -16,7 +16,7 @@ import transformers
 from holitom.bench.questions import Item
 from holitom.bench.settings import Setting
 from holitom.costs.decoder import Level
-from holitom.errors import HolitomError
+from holitom.errors import HolitomError, SettingsError
 from holitom.version import __version__
 
 
@@ -103,6 +103,18 @@ def identity(model: Any, items: Sequence[Item]) -> dict[str, Any]:
     }
 
 
+def make_folder(folder: Path) -> None:
+    """Make the folder of a benchmark's answers.
+
+    Raises:
+        SettingsError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(f"output folder {folder}: {error.strerror}") from error
+
+
 def check_folder(folder: Path, mark: dict[str, Any]) -> None:
     """Raise a `ResultsError` for a folder with answers of another model or to other questions."""
     for path in sorted(folder.glob("*.jsonl")):
@@ -117,8 +129,12 @@ def _check(path: Path, line: str, mark: dict[str, Any]) -> None:
         found = dict(json.loads(line))
     except (TypeError, ValueError) as error:
         raise ResultsError(f"{path} is no file of this benchmark's answers: remove it") from error
-    other = [key for key, value in mark.items() if found.get(key) != value]
-    if other:
+    check_mark(path, found, mark)
+
+
+def check_mark(path: Path, found: dict[str, Any], mark: dict[str, Any]) -> None:
+    """Raise a `ResultsError` unless `found`, the mark of the file `path`, has all entries of `mark`."""
+    if other := [key for key, value in mark.items() if found.get(key) != value]:
         raise ResultsError(
             f"{path} holds results of another run (not the same {', '.join(other)}): remove it, or choose "
             "another output folder"

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 from holitom.bench.published_accuracy import PUBLISHED_ACCURACY, Figure, PublishedTable
 from holitom.bench.settings import FULL
+from holitom.bench.tables import markdown_table
+from holitom.costs import unit_of
 
 Row = dict[str, Any]
 Results = dict[str, Any]
@@ -94,7 +96,7 @@ def cost_table(results: Results, retain_ratio: float) -> Table:
     full = full_of(results)
     rows = [row for row in ranked(results, nearest(results, retain_ratio)) if not row["refused"]]
     rows.sort(key=lambda row: float(row["prefill_operations"]))
-    unit, scale = ("TFLOPs", 1e12) if full["prefill_operations"] >= 1e12 else ("GFLOPs", 1e9)
+    unit, scale = unit_of(full["prefill_operations"])
     heads = [
         "",
         "tokens",
@@ -188,6 +190,4 @@ def published_about(table: PublishedTable) -> str:
 
 
 def _markdown(table: Table) -> str:
-    lines = [table.heads, ["---", *["---:"] * (len(table.heads) - 1)]]
-    lines += [[cell.text for cell in row] for row in table.rows]
-    return "\n".join("| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines)
+    return markdown_table(table.heads, [[cell.text for cell in row] for row in table.rows])

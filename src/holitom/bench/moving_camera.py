@@ -7,14 +7,17 @@ lies beyond a scene's edge is its background, mirrored. Motion in questions is m
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from holitom.bench import moving_digits as md
-from holitom.bench.accuracy import Draw
 from holitom.bench.questions import FRAMES, Item
+from holitom.errors import SettingsError
+
+if TYPE_CHECKING:
+    from holitom.bench.accuracy import Draw
 
 STILL = "still"
 CAMERAS = (STILL, "pan", "zoom", "shake")
@@ -27,6 +30,12 @@ MARGIN = 24
 """Pixels beyond the edge that a view may show, at least `SWING` and half of what `WIDEST` adds."""
 
 Array = NDArray[np.float32]
+
+
+def check_camera(name: str) -> None:
+    """Raise a `SettingsError` for a camera that is not in `CAMERAS`."""
+    if name not in CAMERAS:
+        raise SettingsError(f"unknown camera {name!r}; known: {', '.join(CAMERAS)}")
 
 
 def camera(name: str, seed: Sequence[int]) -> md.Camera | None:

@@ -11,6 +11,8 @@ try:
 except ImportError as error:
     raise ImportError("pictures need matplotlib: pip install 'holitom[bench]'") from error
 
+from holitom.costs import unit_of
+
 Row = dict[str, Any]
 
 # Okabe and Ito's colours, which are distinct for colour-blind readers, without pale yellow. Black is for full
@@ -78,7 +80,7 @@ def plot_against_cost(results: dict[str, Any], path: Path) -> Path:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(9, 5.2))
         axes = figure.add_subplot()
-        scale, unit = (1e12, "TFLOPs") if full["prefill_operations"] >= 1e12 else (1e9, "GFLOPs")
+        unit, scale = unit_of(full["prefill_operations"])
         axes.axhline(100 * full["average"], color="black", linewidth=1, linestyle="--")
         axes.plot(
             full["prefill_operations"] / scale,

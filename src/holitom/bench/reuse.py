@@ -21,7 +21,7 @@ from PIL import Image
 
 from holitom.bench import moving_camera
 from holitom.bench.accuracy import generated, parted
-from holitom.bench.answers import ResultsError, identity
+from holitom.bench.answers import check_mark, identity
 from holitom.bench.drift import Cosines, overlap, similarity
 from holitom.bench.questions import Item, batches
 from holitom.bench.shared import encode_once, encoder_arguments
@@ -181,11 +181,7 @@ def sweep(
         ResultsError: a file is of another model, or of other questions, methods or settings.
     """
     began = time.monotonic()
-    for camera, disturbance in shown:
-        if camera not in moving_camera.CAMERAS:
-            raise SettingsError(f"unknown camera {camera!r}; known: {', '.join(moving_camera.CAMERAS)}")
-        if disturbance not in DISTURBANCES:
-            raise SettingsError(f"unknown disturbance {disturbance!r}; known: {', '.join(DISTURBANCES)}")
+    check_shown(shown)
     texts = {name: repr(method) for name, method in methods.items()}
     mark = {**identity(model, items), "methods": texts, "reuse": repr(reuse), "batch": batch}
     tallies = [_opened(camera, disturbance, methods, folder, mark) for camera, disturbance in shown]
@@ -207,6 +203,14 @@ def sweep(
     return tallies
 
 
+def check_shown(shown: Sequence[tuple[str, str]]) -> None:
+    """Raise a `SettingsError` for pairs of a camera and a disturbance of which one is unknown."""
+    for camera, disturbance in shown:
+        moving_camera.check_camera(camera)
+        if disturbance not in DISTURBANCES:
+            raise SettingsError(f"unknown disturbance {disturbance!r}; known: {', '.join(DISTURBANCES)}")
+
+
 def _file(folder: Path, camera: str, disturbance: str) -> Path:
     return folder / f"{camera}-{disturbance}.pt"
 
@@ -221,11 +225,7 @@ def _opened(
             disturbance, camera, {name: [] for name in methods}, overlaps={name: [] for name in methods}
         )
     found = torch.load(path, weights_only=True)
-    if other := [key for key, value in mark.items() if found["mark"].get(key) != value]:
-        raise ResultsError(
-            f"{path} holds results of another run (not the same {', '.join(other)}): remove it, or choose "
-            "another output folder"
-        )
+    check_mark(path, found["mark"], mark)
     return Tally(**found["tally"])
 
 

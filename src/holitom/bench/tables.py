@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Sequence
 from typing import Any, NamedTuple
+
+from holitom.costs import unit_of
 
 Row = dict[str, Any]
 
@@ -27,7 +30,7 @@ def accuracy_table(results: dict[str, Any]) -> AccuracyTable:
     """Lay out the paper's columns: prefill cost, tokens sent, accuracy in each task, and their average."""
     tasks = list(results["questions"]["by_task"])
     full = results["settings"][0]["prefill_operations"]
-    unit, scale = ("TFLOPs", 1e12) if full >= 1e12 else ("GFLOPs", 1e9)
+    unit, scale = unit_of(full)
     further = _further(results["settings"][0], scale)
     heads = ["", *further, unit, "ratio", "kept", *tasks, "average", "of full", "95%"]
 
@@ -95,9 +98,13 @@ def _notes(results: dict[str, Any]) -> list[str]:
 def as_markdown(results: dict[str, Any]) -> str:
     """The table in Markdown, with its notes."""
     heads, rows, notes = accuracy_table(results)
+    return "\n\n".join([markdown_table(heads, rows), *notes])
+
+
+def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Write a table in Markdown, the first column to the left and the others to the right."""
     lines = [heads, ["---", *["---:"] * (len(heads) - 1)], *rows]
-    table = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-    return "\n\n".join([table, *notes])
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
 def as_csv(results: dict[str, Any]) -> str:

@@ -67,8 +67,10 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def _print_costs(costs: Costs, frames: int) -> None:
+    from holitom.costs import unit_of
+
     full = costs.rows[0]
-    unit, scale = ("TFLOPs", 1e12) if full.prefill.operations >= 1e12 else ("GFLOPs", 1e9)
+    unit, scale = unit_of(full.prefill.operations)
 
     def cells(row: Cost) -> list[str]:
         first, *inner = row.plan.levels()

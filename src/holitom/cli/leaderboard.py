@@ -8,9 +8,10 @@ from typing import Annotated, Any
 import typer
 
 from holitom.bundled import BUNDLED_MODELS, checkpoint
-from holitom.cli.accuracy import draw, read_results, swept, write
+from holitom.cli.accuracy import draw, swept
 from holitom.cli.app import bench, note, ratios, working
 from holitom.cli.options import Dtype, Methods, check_run
+from holitom.cli.sweeps import Batch, check_batch, output_folder, read_results, write
 from holitom.cli.tables import print_notes, print_table
 from holitom.errors import SettingsError
 
@@ -35,7 +36,7 @@ def bench_leaderboard(
     per_task: Annotated[
         int | None, typer.Option(help=f"Held-out questions of each task. [default: {PER_TASK}]")
     ] = None,
-    batch: Annotated[int, typer.Option(help="Questions answered at a time.")] = 48,
+    batch: Batch = 48,
     dtype: Dtype = "auto",
     quick: Annotated[
         bool,
@@ -67,12 +68,11 @@ def bench_leaderboard(
             )
         _publish([(read_results(folder), folder) for folder in folders], report, rank_at)
         return
-    if batch < 1:
-        raise SettingsError(f"batch must be at least 1, not {batch}")
+    check_batch(batch)
     names = list(dict.fromkeys(model or BUNDLED_MODELS))
     wanted = ratios(retain or (QUICK_RETAIN if quick else RETAIN))
     count = per_task if per_task is not None else QUICK_PER_TASK if quick else PER_TASK
-    folder = output or (OUTPUT.with_name(f"{OUTPUT.name}-quick") if quick else OUTPUT)
+    folder = output_folder(output, OUTPUT, quick)
     for name in names:
         check_run(dtype, "auto", model=name)
 

@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from holitom.bundled import checkpoint, title_of
-from holitom.cli.accuracy import publish, read_results
-from holitom.cli.app import bench, load, note, progress, working
+from holitom.cli.app import bench, load, working
 from holitom.cli.options import Dtype, Methods, Model, check_run
+from holitom.cli.sweeps import (
+    Batch,
+    FirstVideo,
+    MarkdownTable,
+    Report,
+    Tasks,
+    answering,
+    check_batch,
+    output_folder,
+    publish,
+    read_results,
+)
 from holitom.errors import SettingsError
+
+if TYPE_CHECKING:
+    from holitom.bench.long_videos import Group
+    from holitom.bench.questions import Item
 
 FRAMES, QUICK_FRAMES = "32,64,128,256", "64,256"
 PER_TASK, QUICK_PER_TASK = 30, 5
@@ -31,14 +46,12 @@ def bench_long_videos(
         str, typer.Option(help="Further numbers of frames with full tokens, at a higher cost, such as 32,64.")
     ] = "",
     length: Annotated[int, typer.Option(help="Frames of each video, 64 to 256.")] = 256,
-    tasks: Annotated[str, typer.Option(help="all, or some of the seven with commas between.")] = "all",
+    tasks: Tasks = "all",
     per_task: Annotated[
         int | None, typer.Option(help=f"Questions of each task. [default: {PER_TASK}]")
     ] = None,
-    first_video: Annotated[
-        int, typer.Option(help="Video that the questions begin at. For trying out what is developed: 100000.")
-    ] = 0,
-    batch: Annotated[int, typer.Option(help="Questions answered at a time.")] = 16,
+    first_video: FirstVideo = 0,
+    batch: Batch = 16,
     dtype: Dtype = "auto",
     quick: Annotated[
         bool,
@@ -51,11 +64,8 @@ def bench_long_videos(
             f"[default: {OUTPUT}, with --quick {OUTPUT}-quick]"
         ),
     ] = None,
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print the table in Markdown.")] = False,
-    report: Annotated[
-        Path | None,
-        typer.Option(help="Answer nothing: draw and print again what this folder's results.json holds."),
-    ] = None,
+    markdown: MarkdownTable = False,
+    report: Report = None,
 ) -> None:
     """More video for the same tokens: methods on many frames against few frames with full tokens.
 
@@ -64,14 +74,13 @@ def bench_long_videos(
     if report is not None:
         _publish(read_results(report, "whole_frames"), report, markdown)
         return
-    if batch < 1:
-        raise SettingsError(f"batch must be at least 1, not {batch}")
+    check_batch(batch)
     if not 64 <= length <= 256:
         raise SettingsError(f"length must be in 64..256 frames, not {length}")
     counts = _counts("frames", frames or (QUICK_FRAMES if quick else FRAMES), length)
     further = _counts("full-at", full_at, length) if full_at else []
     count = per_task if per_task is not None else QUICK_PER_TASK if quick else PER_TASK
-    folder = output or (OUTPUT.with_name(f"{OUTPUT.name}-quick") if quick else OUTPUT)
+    folder = output_folder(output, OUTPUT, quick)
     check_run(dtype, "auto", model=model)
 
     with working("Loading PyTorch"):
@@ -104,8 +113,8 @@ def _counts(name: str, text: str, length: int) -> list[int]:
 def _sweep(
     name: str | None,
     dtype: str,
-    planned: Any,
-    items: Any,
+    planned: list[Group],
+    items: list[Item],
     folder: Path,
     length: int,
     batch: int,
@@ -119,12 +128,7 @@ def _sweep(
     with working("Trying the settings"):
         planned, files = opened(model, processor, planned, items, folder, length, batch)
     settings = [setting for group in planned for setting in group.settings]
-    if refused := [setting.title for setting in settings if setting.refused]:
-        note(f"Refused, as the table will say: {', '.join(refused)}")
-    count = sum(map(len, files))
-    done, total = sum(len(file.done) for group in files for file in group), count * len(items)
-    note(f"{len(items):,} questions under {count} settings, {done:,} of {total:,} answered, in {folder}")
-    with progress("Answering", total, done) as advance:
+    with answering(settings, [file for group in files for file in group], items, folder) as advance:
         for group, own in zip(planned, files, strict=True):
             sweep(model, processor, own, items, batch, advance, draws(group.frames, length))
     shapes, title = checkpoint(name), title_of(name)

@@ -12,6 +12,7 @@ import typer
 from holitom.bundled import DEMO_QUESTION, DEMO_VIDEO
 from holitom.cli import options
 from holitom.cli.app import app, bench, load, note, progress, read_video, working
+from holitom.cli.sweeps import Batch, FirstVideo
 from holitom.cli.tables import print_answers, print_notes, print_table
 from holitom.errors import SettingsError
 
@@ -118,12 +119,10 @@ def bench_reuse(
         str, typer.Option(help="Cameras with commas between: still, pan, zoom, shake; or all.")
     ] = "still",
     per_task: Annotated[int, typer.Option(help="Held-out questions of each task.")] = 150,
-    first_video: Annotated[
-        int, typer.Option(help="Video that the questions begin at. For trying out what is developed: 100000.")
-    ] = 0,
+    first_video: FirstVideo = 0,
     reuse_threshold: PixelThreshold = None,
     reach: Reach = 8,
-    batch: Annotated[int, typer.Option(help="Questions answered at a time.")] = 48,
+    batch: Batch = 48,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -142,27 +141,25 @@ def bench_reuse(
 ) -> None:
     """MovingDigits-QA over the stock tower and with reuse: share computed, answers, drift."""
     with working("Loading PyTorch"):
+        from holitom.bench.answers import make_folder
         from holitom.bench.moving_camera import CAMERAS
         from holitom.bench.questions import held_out_questions
-        from holitom.bench.reuse import DISTURBANCES, sweep
+        from holitom.bench.reuse import DISTURBANCES, check_shown, sweep
         from holitom.methods.choose import read_methods
         from holitom.tower import Reuse
 
     reuse = Reuse(threshold=reuse_threshold, reach=reach)
     chosen = {choice.text: choice.make(retain) for choice in read_methods(methods)}
     wanted = list(DISTURBANCES) if disturb == "all" else disturb.split(",")
-    if unknown := [name for name in wanted if name not in DISTURBANCES]:
-        raise SettingsError(f"unknown disturbance {unknown[0]!r}; known: {', '.join(DISTURBANCES)}")
     cameras = list(CAMERAS) if camera == "all" else camera.split(",")
-    if unknown := [name for name in cameras if name not in CAMERAS]:
-        raise SettingsError(f"unknown camera {unknown[0]!r}; known: {', '.join(CAMERAS)}")
+    shown = [(one, disturbance) for one in cameras for disturbance in wanted]
+    check_shown(shown)
     options.check_run(dtype, "auto", model=model)
     if output is not None:
-        output.mkdir(parents=True, exist_ok=True)
+        make_folder(output)
     loaded, processor = load(model, dtype)
     with working("Choosing questions"):
         items = held_out_questions(per_task, first_video=first_video)
-    shown = [(one, disturbance) for one in cameras for disturbance in wanted]
     seconds = None if minutes is None else 60 * minutes
     with progress("Answering", len(items) * len(shown)) as advance:
         tallies = sweep(loaded, processor, chosen, items, reuse, shown, batch, advance, output, seconds)

@@ -8,7 +8,7 @@ from holitom.costs.counting import CacheGroup, PrefillCount, VisionCount, count_
 from holitom.costs.decoder import Decoder, Layer, Level, Span, layer_operations, spans
 from holitom.costs.plans import Plan, plans
 from holitom.costs.skeleton import skeleton
-from holitom.costs.table import USUAL, Cost, Costs, costs
+from holitom.costs.table import USUAL, Cost, Costs, costs, unit_of
 
 __all__ = [
     "USUAL",
@@ -29,4 +29,5 @@ __all__ = [
     "plans",
     "skeleton",
     "spans",
+    "unit_of",
 ]

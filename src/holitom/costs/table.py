@@ -156,3 +156,8 @@ def costs(
             raise
         raise ModelError(f"model {name}: its shapes do not fit together: {error}") from error
     return Costs(name, text_tokens, dtype, vision, tuple(rows), refused)
+
+
+def unit_of(operations: float) -> tuple[str, float]:
+    """Choose the unit that a count of operations is written in: its name, and operations of one."""
+    return ("TFLOPs", 1e12) if operations >= 1e12 else ("GFLOPs", 1e9)
