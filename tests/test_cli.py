@@ -378,6 +378,7 @@ def test_help_is_light() -> None:
         (("--retain", "nan"), "retain_ratio must be"),
         (("--threshold", "-7"), "similarity_threshold must be"),
         (("--frames", "0"), "frames must be at least 1, not 0"),
+        (("--frames-by", "colour"), "frames_by must be time or change, not 'colour'"),
         (("--max-new-tokens", "0"), "max-new-tokens must be at least 1"),
         (("--method", "dycoke", "--retain", "0.1"), "retain_ratio must be in [0.25, 1], got 0.1"),
         (("--method", "evs", "--threshold", "0.5"), "evs has no setting 'similarity_threshold'"),

@@ -43,6 +43,9 @@ def demo_rows() -> list[dict[str, Any]]:
     return rows
 
 
+BY_CHANGE = ("--frames-by", "change")
+
+
 def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
     code = main(["compare", *map(str, arguments)])
     return code, *capsys.readouterr()
@@ -90,7 +93,7 @@ def test_a_run_that_was_stopped_goes_on(
 def test_answers_of_other_settings_are_not_mixed_in(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     questions = write(folder, demo_rows()[:1])
     assert run(capsys, questions)[0] == 0
-    for changed in (("--retain", 0.5), ("--frames", 8), ("--method", "evs"), ("--no-inner",)):
+    for changed in (("--retain", 0.5), ("--frames", 8), ("--method", "evs"), ("--no-inner",), BY_CHANGE):
         code, out, err = run(capsys, questions, *changed)
         assert (code, out) == (2, "")
         assert "holds the answers of other settings" in err

@@ -92,6 +92,17 @@ def test_a_prompt_of_a_stream_is_that_of_the_whole_video(tmp_path: Path) -> None
     assert set(wanted) - set(flowing.inputs) == {"pixel_values_videos"}
 
 
+def test_frames_by_change_are_those_of_the_whole_video(tmp_path: Path) -> None:
+    one, processor = small("llava-onevision"), processor_of("llava-onevision")
+    file, sampling = write_video(tmp_path / "a.mp4", frames=24), Sampling(5, frames_by="change")
+    whole = load_video(file, 5, frames_by="change")
+    answer, video = ask_file(one.model, processor, file, "w1", Method(0.5), sampling, 4)
+    assert video.times == whole.times
+    assert video.metadata.frames_indices == whole.metadata.frames_indices
+    wanted = ask(one.model, processor, holitom.prompt(processor, whole, "w1"), Method(0.5), 4)
+    assert answer.text == wanted.text
+
+
 @pytest.mark.parametrize("settings", [{"reuse": True}, {"retain_ratio": 1.0}])
 def test_every_setting_of_the_tower(settings: dict[str, Any], tmp_path: Path) -> None:
     one, processor = small("llava-onevision"), processor_of("llava-onevision")

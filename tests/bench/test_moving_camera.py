@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,8 +11,10 @@ from hypothesis import strategies as st
 
 from holitom.bench import moving_camera
 from holitom.bench import moving_digits as md
+from holitom.bench.moving_camera import View
 from holitom.cli import main
 
+MOVING_8 = ", moving camera (pan), 8 frames by change"
 MOVING = [name for name in moving_camera.CAMERAS if name != moving_camera.STILL]
 
 
@@ -49,6 +53,56 @@ def test_a_view_is_shifted_and_scaled_as_its_path_says() -> None:
     flat = moving_camera.seen(np.ones_like(video), np.zeros_like(video), 0 * shift, 1.5 * stay)
     assert flat[0, 6, 6].max() == pytest.approx(1)
     assert flat[0, 0, 0].max() == 0  # beyond the scene's edge is its background
+
+
+def test_frames_by_time_are_those_that_load_video_takes_and_know_their_times() -> None:
+    whole = moving_camera.frames(100003, "pan")
+    for frames_by in ("time", "change"):
+        video = moving_camera.shown(100003, View("pan", 6, frames_by))
+        numbers = list(video.metadata.frames_indices or ())
+        assert np.array_equal(video.frames, whole[numbers])
+        assert video.times == [number / 2 for number in numbers]
+        assert video.metadata.total_num_frames == len(whole)
+        assert (numbers == [0, 2, 5, 8, 10, 13]) is (frames_by == "time")
+
+
+def test_all_frames_are_the_same_however_they_are_chosen() -> None:
+    for frames_by in ("time", "change"):
+        video = moving_camera.shown(100003, View("zoom", frames_by=frames_by))
+        assert np.array_equal(video.frames, moving_camera.frames(100003, "zoom"))
+
+
+@pytest.mark.parametrize(
+    ("view", "folder", "title"),
+    [
+        (View(), "runs", ""),
+        (View("pan"), "runs/pan", ", moving camera (pan)"),
+        (View(frames=8), "runs/8-frames-by-time", ", 8 frames by time"),
+        (
+            View("pan", 8, "change"),
+            "runs/pan/8-frames-by-change",
+            ", moving camera (pan), 8 frames by change",
+        ),
+    ],
+)
+def test_every_view_has_a_folder_of_its_own(view: View, folder: str, title: str) -> None:
+    assert view.folder(Path("runs")) == Path(folder)
+    assert view.title == title
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--frames", "0"], "frames must be in 1..16, got 0"),
+        (["--frames", "17"], "frames must be in 1..16, got 17"),
+        (["--frames-by", "colour"], "frames_by must be time or change, not 'colour'"),
+    ],
+)
+def test_a_view_that_there_is_not(
+    options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", "accuracy", *options]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_commands_know_the_cameras(capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,7 +29,7 @@ def compare(
     processor: Any,
     results: Results,
     method: Method,
-    frames: int,
+    sampling: Sampling,
     max_new_tokens: int = 64,
     notify: Callable[[int], None] = lambda index: None,
 ) -> None:
@@ -43,7 +43,7 @@ def compare(
         processor: the model's processor.
         results: the file that records are appended to.
         method: the method that merges.
-        frames: number of frames to sample from each video.
+        sampling: the frames to sample from each video.
         max_new_tokens: longest answer, in tokens.
         notify: called with the index of each question that is done.
 
@@ -54,14 +54,14 @@ def compare(
     if not open_cases:
         return
     runs = {"full": Method(retain_ratio=1), "merged": method}
-    demo = prompt(processor, DEMO_VIDEO, DEMO_QUESTION, frames=frames)
+    demo = prompt(processor, DEMO_VIDEO, DEMO_QUESTION, frames=sampling.frames)
     for how in runs.values():  # a first run is slower, since it allocates memory, so it is not timed
         ask(model, processor, demo, how, max_new_tokens=2)
     videos = _Last(fit_of(processor))
     for index in open_cases:
         case = results.cases[index]
         try:
-            inputs = prompt(processor, videos.load(case.video, frames), case.question)
+            inputs = prompt(processor, videos.load(case.video, sampling), case.question)
             order = list(runs) if index % 2 == 0 else list(runs)[::-1]
             found = {name: ask(model, processor, inputs, runs[name], max_new_tokens) for name in order}
             results.add(index, _record(found["full"], found["merged"], case))
@@ -77,13 +77,13 @@ class _Last:
 
     def __init__(self, fit: Fit) -> None:
         self._fit = fit
-        self._key: tuple[Path, int] | None = None
+        self._key: tuple[Path, Sampling] | None = None
         self._video: Video | None = None
 
-    def load(self, path: Path, frames: int) -> Video:
-        if self._video is None or self._key != (path, frames):
-            self._video = load_sampled(path, Sampling(frames), fit=self._fit)
-            self._key = path, frames
+    def load(self, path: Path, sampling: Sampling) -> Video:
+        if self._video is None or self._key != (path, sampling):
+            self._video = load_sampled(path, sampling, fit=self._fit)
+            self._key = path, sampling
         return self._video
 
 

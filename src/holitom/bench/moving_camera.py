@@ -7,7 +7,8 @@ lies beyond a scene's edge is its background, mirrored. Motion in questions is m
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,12 @@ from numpy.typing import NDArray
 from holitom.bench import moving_digits as md
 from holitom.bench.questions import FRAMES, Item
 from holitom.errors import SettingsError
+from holitom.methods.base import require
+from holitom.prompts import ASSUMED_FPS
+from holitom.video import Sampling, Video
+from holitom.video.change import CANDIDATES, chosen_of
+from holitom.video.metadata import TimedMetadata
+from holitom.video.sampling import spread
 
 if TYPE_CHECKING:
     from holitom.bench.accuracy import Draw
@@ -30,6 +37,37 @@ MARGIN = 24
 """Pixels beyond the edge that a view may show, at least `SWING` and half of what `WIDEST` adds."""
 
 Array = NDArray[np.float32]
+
+
+class View(NamedTuple):
+    """What a model is shown of each held-out video.
+
+    Attributes:
+        camera: a name in `CAMERAS`.
+        frames: number of frames, of `FRAMES`.
+        frames_by: how they are chosen, "time" or "change", as by `load_video`.
+    """
+
+    camera: str = STILL
+    frames: int = FRAMES
+    frames_by: str = "time"
+
+    def check(self) -> None:
+        """Raise a `SettingsError` for a value that is unknown or out of its range."""
+        check_camera(self.camera)
+        Sampling(frames_by=cast("Any", self.frames_by))
+        require("frames", self.frames, f"in 1..{FRAMES}", lambda n: 1 <= n <= FRAMES, whole=True)
+
+    def folder(self, of_all: Path) -> Path:
+        """Folder of the answers, in that of the answers about whole videos of a still camera."""
+        folder = of_all if self.camera == STILL else of_all / self.camera
+        return folder if self.frames == FRAMES else folder / f"{self.frames}-frames-by-{self.frames_by}"
+
+    @property
+    def title(self) -> str:
+        """Words that follow the benchmark's name."""
+        words = "" if self.camera == STILL else f", moving camera ({self.camera})"
+        return words if self.frames == FRAMES else f"{words}, {self.frames} frames by {self.frames_by}"
 
 
 def check_camera(name: str) -> None:
@@ -90,13 +128,26 @@ def weights(at: Array, size: int) -> Array:
     return found
 
 
-def draws(name: str) -> Draw:
-    """Make what draws videos before the camera called `name`."""
+def draws(view: View) -> Draw:
+    """Make what draws videos as `view` says."""
 
     def draw(items: Sequence[Item]) -> Mapping[int, Any]:
-        return {video: frames(video, name) for video in {item.video for item in items}}
+        return {video: shown(video, view) for video in {item.video for item in items}}
 
     return draw
+
+
+def shown(video: int, view: View) -> Video:
+    """Draw the frames of a held-out video that `view` shows, two a second before some are chosen."""
+    whole = frames(video, view.camera)
+    numbers = spread(FRAMES, view.frames)
+    if view.frames_by == "change":
+        candidates = spread(FRAMES, CANDIDATES * view.frames)
+        numbers = [candidates[i] for i in chosen_of(whole[candidates], view.frames)]
+    times = [number / ASSUMED_FPS for number in numbers]
+    size = (md.SIDE, md.SIDE)
+    told = TimedMetadata.of(times, numbers, FRAMES, ASSUMED_FPS, FRAMES / ASSUMED_FPS, size)
+    return Video(whole[numbers], told)
 
 
 def frames(video: int, name: str) -> NDArray[np.uint8]:

@@ -9,7 +9,7 @@ import typer
 
 from holitom.bundled import title_of
 from holitom.cli.app import bench, load, ratios, working
-from holitom.cli.options import Dtype, Methods, Model, check_run
+from holitom.cli.options import Dtype, FramesBy, Methods, Model, check_run
 from holitom.cli.sweeps import (
     Batch,
     FirstVideo,
@@ -24,6 +24,7 @@ from holitom.cli.sweeps import (
 )
 
 if TYPE_CHECKING:
+    from holitom.bench.moving_camera import View
     from holitom.bench.questions import Item
     from holitom.bench.settings import Setting
 
@@ -47,6 +48,8 @@ def bench_accuracy(
     camera: Annotated[
         str, typer.Option(help="Camera before the videos: still, pan, zoom or shake.")
     ] = "still",
+    frames: Annotated[int, typer.Option(help="Frames to show, of the 16 of each video.")] = 16,
+    frames_by: FramesBy = "time",
     batch: Batch = 48,
     dtype: Dtype = "auto",
     quick: Annotated[
@@ -75,22 +78,23 @@ def bench_accuracy(
     wanted = ratios(retain or (QUICK_RETAIN if quick else RETAIN))
     count = per_task if per_task is not None else QUICK_PER_TASK if quick else PER_TASK
     folder = output_folder(output, OUTPUT, quick)
-    folder = folder if camera == "still" else folder / camera
     check_run(dtype, "auto", model=model)
 
     with working("Loading PyTorch"):
         import holitom.bench.plots  # noqa: F401  (an ImportError says now which extra is missing)
-        from holitom.bench.moving_camera import check_camera
+        from holitom.bench.moving_camera import View
         from holitom.bench.moving_digits import TASKS
         from holitom.bench.questions import held_out_questions
         from holitom.bench.settings import budgets
         from holitom.methods.choose import read_methods
 
-    check_camera(camera)
+    view = View(camera, frames, frames_by)
+    view.check()
+    folder = view.folder(folder)
     settings = budgets(read_methods(methods), wanted)
     with working("Choosing questions"):
         items = held_out_questions(count, TASKS if tasks == "all" else tuple(tasks.split(",")), first_video)
-    found = swept(model, dtype, settings, items, folder, batch, quick, camera)
+    found = swept(model, dtype, settings, items, folder, batch, quick, view)
     _publish(found, folder, by_task, markdown)
 
 
@@ -102,21 +106,21 @@ def swept(
     folder: Path,
     batch: int,
     quick: bool,
-    camera: str = "still",
+    view: View | None = None,
 ) -> dict[str, Any]:
     """Answer the questions that are not answered yet, and score all answers."""
     from holitom.bench.accuracy import resumed, sweep, tried
-    from holitom.bench.moving_camera import draws
+    from holitom.bench.moving_camera import View, draws
     from holitom.bench.scores import results
 
+    view = view or View()
     model, processor = load(name, dtype)
-    settings = tried(settings, model, processor)
+    settings = tried(settings, model, processor, draw=draws(view))
     files = resumed(model, settings, items, folder, batch)
     with answering(settings, files, items, folder) as advance:
-        sweep(model, processor, files, items, batch, advance, draws(camera))
-    found = results(model, title_of(name), items, settings, files, quick)
-    if camera != "still":
-        found["benchmark"] += f", moving camera ({camera})"
+        sweep(model, processor, files, items, batch, advance, draws(view))
+    found = results(model, title_of(name), items, settings, files, quick, view.frames)
+    found["benchmark"] += view.title
     return found
 
 

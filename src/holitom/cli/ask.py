@@ -55,6 +55,7 @@ def ask(
     reuse: options.ReuseTower = False,
     tower_batch: options.TowerBatch = None,
     frames: options.Frames = None,
+    frames_by: options.FramesBy = "time",
     fps: options.Fps = None,
     start: options.Start = None,
     end: options.End = None,
@@ -69,7 +70,7 @@ def ask(
     The answer goes to stdout, everything else to stderr.
     """
     options.check_asked(video, question, "ask", needed=True)
-    sampling = options.sampling_asked(frames, fps, start, end, model)
+    sampling = options.sampling_asked(frames, model, frames_by, fps, start, end)
     options.check_run(dtype, device, max_new_tokens, model)
     choice = options.method_asked(method, retain, threshold, inner, reuse, tower_batch)
     runs = _methods(choice, compare)

@@ -16,6 +16,7 @@ from holitom.errors import SettingsError
 if TYPE_CHECKING:
     from holitom.bench.cases import Results
     from holitom.methods import Method
+    from holitom.video import Sampling
 
 SHOWN = 10  # questions that differ
 
@@ -31,6 +32,7 @@ def compare(
     reuse: options.ReuseTower = False,
     tower_batch: options.TowerBatch = None,
     frames: options.Frames = None,
+    frames_by: options.FramesBy = "time",
     max_new_tokens: options.MaxNewTokens = 64,
     output: Annotated[
         Path | None,
@@ -60,7 +62,7 @@ def compare(
     options.check_run(dtype, device, max_new_tokens, model)
     choice = options.method_asked(method, retain, threshold, inner, reuse, tower_batch)
     chosen = choice.make()
-    sampled = options.frames_asked(frames, model)
+    sampling = options.sampling_asked(frames, model, frames_by)
     with working("Reading the questions"):
         from holitom.bench.cases import Results, read_cases
         from holitom.bench.compare import summary
@@ -71,13 +73,15 @@ def compare(
     made = {
         "model": model or "bundled",
         "method": repr(chosen),
-        "frames": sampled,
+        "frames": sampling.frames,
         "max_new_tokens": max_new_tokens,
         "dtype": dtype,
     }
+    if frames_by != "time":
+        made["frames_by"] = frames_by
     file = output or questions.with_name(f"{questions.stem}.compare.jsonl")
     results = Results(file, made, read_cases(questions))
-    _answer(results, chosen, model, dtype, device, sampled, max_new_tokens)
+    _answer(results, chosen, model, dtype, device, sampling, max_new_tokens)
     found = summary(results)
     if as_json:
         print(json.dumps({**made, "output": str(file), **found}))
@@ -94,7 +98,7 @@ def _answer(
     name: str | None,
     dtype: str,
     device: str,
-    frames: int,
+    sampling: Sampling,
     max_new_tokens: int,
 ) -> None:
     """Answer the questions that have no answers in the file of results."""
@@ -106,7 +110,7 @@ def _answer(
         return
     model, processor = load(name, dtype, device)
     with progress("Answering", total, total - left) as advance:
-        run(model, processor, results, method, frames, max_new_tokens, lambda _: advance(1))
+        run(model, processor, results, method, sampling, max_new_tokens, lambda _: advance(1))
 
 
 def _print(found: dict[str, Any], label: str, file: Path) -> None:

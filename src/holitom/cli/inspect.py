@@ -56,6 +56,7 @@ def inspect(
     reuse: options.ReuseTower = False,
     tower_batch: options.TowerBatch = None,
     frames: options.Frames = None,
+    frames_by: options.FramesBy = "time",
     fps: options.Fps = None,
     start: options.Start = None,
     end: options.End = None,
@@ -72,7 +73,7 @@ def inspect(
     options.check_asked(video, question, "inspect", needed=False)
     file, question = (DEMO_VIDEO, DEMO_QUESTION) if video is None else (Path(video), question)
     output = output or Path(f"{file.stem}.inspect.html")
-    sampling = options.sampling_asked(frames, fps, start, end, model)
+    sampling = options.sampling_asked(frames, model, frames_by, fps, start, end)
     options.check_run(dtype, device, max_new_tokens, model)
     chosen = _chosen(method, methods, retain, threshold, inner, reuse, tower_batch)
     check_output(output, file)

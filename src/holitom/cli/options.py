@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -92,6 +92,12 @@ Fps = Annotated[
     float | None,
     typer.Option(help="Frames to sample a second, at most 768 in all, in the place of --frames."),
 ]
+FramesBy = Annotated[
+    str,
+    typer.Option(
+        help="time: frames are evenly spread. change: of four times as many, those that show the most."
+    ),
+]
 Start = Annotated[float | None, typer.Option(help="Second of the video to begin at. [default: 0]")]
 End = Annotated[float | None, typer.Option(help="Second of the video to end at. [default: its end]")]
 MaxNewTokens = Annotated[int, typer.Option(help="Longest answer, in tokens.")]
@@ -118,14 +124,19 @@ def method_asked(
 
 
 def sampling_asked(
-    frames: int | None, fps: float | None, start: float | None, end: float | None, model: str | None
+    frames: int | None,
+    model: str | None,
+    frames_by: str = "time",
+    fps: float | None = None,
+    start: float | None = None,
+    end: float | None = None,
 ) -> Sampling:
-    """Read the sampling of `--frames`, `--fps`, `--start` and `--end`."""
+    """Read the sampling of `--frames`, `--frames-by`, `--fps`, `--start` and `--end`."""
     from holitom.video import Sampling
 
     if fps is None:
         frames = frames_asked(frames, model)
-    return Sampling(frames, fps, start=start, end=end)
+    return Sampling(frames, fps, start=start, end=end, frames_by=cast("Any", frames_by))
 
 
 def frames_asked(frames: int | None, model: str | None) -> int:

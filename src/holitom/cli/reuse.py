@@ -41,6 +41,7 @@ def drift(
     reuse_threshold: PixelThreshold = None,
     reach: Reach = 8,
     frames: options.Frames = None,
+    frames_by: options.FramesBy = "time",
     max_new_tokens: options.MaxNewTokens = 64,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
@@ -57,7 +58,7 @@ def drift(
         from holitom.ask import prompt
         from holitom.bench.drift import drift as measured
         from holitom.tower import Reuse
-        from holitom.video import Sampling, look_over
+        from holitom.video import look_over
         from holitom.video.fitting import fit_of
 
     reuse = Reuse(threshold=reuse_threshold, reach=reach)
@@ -65,7 +66,7 @@ def drift(
     file, asked = (
         (DEMO_VIDEO, DEMO_QUESTION) if video is None or question is None else (Path(video), question)
     )
-    sampling = Sampling(options.frames_asked(frames, model))
+    sampling = options.sampling_asked(frames, model, frames_by)
     look_over(file)  # report a file that is no video before a model is loaded
     loaded, processor = load(model, dtype, device)
     clip = read_video(file, sampling, fit_of(processor))

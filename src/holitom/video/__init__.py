@@ -1,6 +1,6 @@
 """Read a video file into frames, their times, and metadata for a transformers processor.
 
-    video = load_video("video.mp4", frames=32)  # or fps=1, start=60, end=120
+    video = load_video("video.mp4", frames=32)  # or fps=1, start=60, end=120, frames_by="change"
     video.frames, video.times, video.reading
 
 `iter_frames` gives the same frames in batches, and keeps one batch in memory at a time. docs/video.md
@@ -20,10 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from holitom.errors import SettingsError, VideoError
+from holitom.video.choosing import choose_by_change
 from holitom.video.decoding import Progress, UntrustedError
 from holitom.video.opening import Opened, open_video
-from holitom.video.reading import Picture, Reading, ShortError, Source
-from holitom.video.sampling import MAX_FRAMES, Sampling
+from holitom.video.reading import TRIES, Picture, Reading, ShortError, Source
+from holitom.video.sampling import MAX_FRAMES, FramesBy, Sampling
 from holitom.video.upright import Array
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Fit",
+    "FramesBy",
     "Header",
     "Progress",
     "Reading",
@@ -53,8 +55,6 @@ Fit = Callable[[int, int, int], Resize | None]
 cannot be resized one at a time. `holitom.video.fitting.fit_of(processor)` returns a `Fit`."""
 
 MAX_SAMPLED_BYTES = 8 * 2**30
-TRIES = 4
-"""By the table of packets, straight through, with one thread, and with counting: each way is tried once."""
 
 
 @dataclass(frozen=True)
@@ -119,8 +119,9 @@ def load_video(
     max_frames: int = MAX_FRAMES,
     start: float | None = None,
     end: float | None = None,
+    frames_by: FramesBy = "time",
 ) -> Video:
-    """Sample frames evenly over a video file, or over a section of it.
+    """Sample frames evenly over a video file, or over a section of it, or by what changes in it.
 
     A video with fewer frames than requested gives all of them, each once: no frame is repeated. Of n
     frames, w samples are those numbered i * n // w, as in transformers.
@@ -134,13 +135,15 @@ def load_video(
         max_frames: the largest number of frames that `fps` gives. Default: 768, as in qwen-vl-utils.
         start: beginning of the section, in seconds from the video's first frame. Default: the first frame.
         end: end of the section (its frames are before it), in the same seconds. Default: the video's end.
+        frames_by: "time": evenly spread. "change": those that show most of what four times as many evenly
+            spread frames show; these are decoded too.
 
     Raises:
         VideoError: the file cannot be read, is no video, is damaged or cut short, too long, too large, or
             ends before `start`.
         SettingsError: a setting is out of its range, or both `frames` and `fps` are given.
     """
-    return load_sampled(path, Sampling(frames, fps, max_frames, start, end), progress, max_seconds)
+    return load_sampled(path, Sampling(frames, fps, max_frames, start, end, frames_by), progress, max_seconds)
 
 
 def load_sampled(
@@ -155,7 +158,7 @@ def load_sampled(
     With `fit`, frames are resized one after another as they are read, so that memory holds only one frame of
     the file's size. The times and the rest of the metadata stay those of the file.
     """
-    source = opened_source(path, sampling, max_seconds)
+    source = opened_source(path, sampling, max_seconds, progress=progress)
     for _ in range(TRIES):
         try:
             return _whole(source, progress, fit)
@@ -163,7 +166,7 @@ def load_sampled(
             continue
         except ShortError:
             source.recount()
-    raise VideoError(f"{source.file.file.name}: gives different frames each time it is decoded")
+    raise source.unsteady
 
 
 def iter_frames(
@@ -176,6 +179,7 @@ def iter_frames(
     max_frames: int = MAX_FRAMES,
     start: float | None = None,
     end: float | None = None,
+    frames_by: FramesBy = "time",
     batch: int = 8,
 ) -> Iterator[Video]:
     """Iterate over the frames of `load_video` in batches of `batch` frames, each read when it is requested.
@@ -185,7 +189,7 @@ def iter_frames(
     """
     if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
         raise SettingsError(f"batch must be a whole number from 1 on, not {batch!r}")
-    sampling = Sampling(frames, fps, max_frames, start, end)
+    sampling = Sampling(frames, fps, max_frames, start, end, frames_by)
     return _batches(path, sampling, max_seconds, progress, batch)
 
 
@@ -214,9 +218,17 @@ def opened_source(
     sampling: Sampling,
     max_seconds: float | None = None,
     threads: int | None = None,
+    progress: Progress | None = None,
 ) -> Source:
-    """Check a file and choose which of its frames to read, by at most `threads` threads of the decoder."""
-    return Source(_look_over(Path(path), max_seconds), sampling, threads)
+    """Check a file and choose which of its frames to read, by at most `threads` threads of the decoder.
+
+    Frames by change are chosen by decoding the candidates, of which memory holds thumbnails; `progress` is
+    called meanwhile.
+    """
+    source = Source(_look_over(Path(path), max_seconds), sampling, threads)
+    if sampling.frames_by == "change":
+        choose_by_change(source, sampling, progress)
+    return source
 
 
 def _whole(source: Source, progress: Progress | None, fit: Fit | None) -> Video:
@@ -257,7 +269,7 @@ def _batches(
     progress: Progress | None,
     size: int,
 ) -> Iterator[Video]:
-    source = opened_source(path, sampling, max_seconds)
+    source = opened_source(path, sampling, max_seconds, progress=progress)
     if source.doubt is not None:
         source.recount()
     kept: list[Picture] = []

@@ -18,6 +18,9 @@ from holitom.video.upright import Array
 
 DAMAGED = "parts of it are damaged"
 
+TRIES = 4
+"""By the table of packets, straight through, with one thread, and with counting: each way is tried once."""
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -80,6 +83,11 @@ class Source:
         """The record of reading so far."""
         lone = "decoding can begin at its first keyframe only" if len(self.file.packets.entries) < 2 else None
         return Reading(self.total, self._work.packets, self._work.seeks, self.doubt or lone)
+
+    @property
+    def unsteady(self) -> VideoError:
+        """The error of a file that no try reads."""
+        return VideoError(f"{self.file.file.name}: gives different frames each time it is decoded")
 
     def recount(self) -> None:
         """Decode the file once to count its frames, and choose frames anew if wanted ones are missing."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -14,16 +15,26 @@ FRAMES = 32
 MAX_FRAMES = 768
 """Largest number of frames that `fps` samples, as in qwen-vl-utils."""
 
+FramesBy = Literal["time", "change"]
+"""How frames are chosen: evenly spread, or those that show most of what four times as many show."""
+
+
+def spread(total: int, wanted: int) -> list[int]:
+    """Numbers of `wanted` of `total` frames, evenly spread as in transformers; of all if they are fewer."""
+    wanted = min(wanted, total)
+    return [i * total // wanted for i in range(wanted)]
+
 
 @dataclass(frozen=True)
 class Sampling:
-    """Frames evenly spread over a stretch of a video.
+    """Frames of a stretch of a video, evenly spread or chosen by what changes.
 
     Attributes:
         frames: number of frames, at least 1. None: 32, unless `fps` is given.
         fps: frames per second of the stretch instead, above 0; their number is rounded down, at least 1.
         max_frames: largest number of frames with `fps`, at least 1.
         start, end: stretch in seconds from the video's first frame. None: the whole video.
+        frames_by: "time": evenly spread. "change": chosen among four times as many (`video.change`).
 
     Raises:
         SettingsError: a value is out of its range, or both `frames` and `fps` are given.
@@ -34,6 +45,7 @@ class Sampling:
     max_frames: int = MAX_FRAMES
     start: float | None = None
     end: float | None = None
+    frames_by: FramesBy = "time"
 
     def __post_init__(self) -> None:
         for name in ("frames", "max_frames"):
@@ -57,12 +69,15 @@ class Sampling:
             )
         if self.start is not None and self.end is not None and self.end <= self.start:
             raise SettingsError(f"end must be above start ({self.start:g}), not {self.end:g}")
+        if self.frames_by not in get_args(FramesBy):
+            known = " or ".join(get_args(FramesBy))
+            raise SettingsError(f"frames_by must be {known}, not {self.frames_by!r}")
 
-    def choose(self, name: str, timeline: Timeline) -> list[int]:
-        """Choose numbers of frames of `timeline`, rising, each frame at most once.
+    def choose(self, name: str, timeline: Timeline, times: int = 1) -> list[int]:
+        """Choose `times` as many frames as wanted, evenly spread; their numbers, rising, each at most once.
 
-        The stretch has the frames with times from `start` to before `end`; if there are none, the frame that
-        is shown at `start`.
+        The stretch of `timeline` has the frames with times from `start` to before `end`; if there are none,
+        the frame that is shown at `start`.
 
         Raises:
             VideoError: the video `name` ends before `start`.
@@ -74,9 +89,7 @@ class Sampling:
             end = end if self.end is None else min(self.end, end)
             # A product such as 2.9999999, which is 3 but for rounding, counts as 3.
             wanted = min(max(1, math.floor((end - begin) * self.fps + 1e-6)), self.max_frames)
-        total = stop - first
-        wanted = min(wanted, total)
-        return [first + i * total // wanted for i in range(wanted)]
+        return [first + number for number in spread(stop - first, wanted * times)]
 
     def _stretch(self, name: str, timeline: Timeline) -> tuple[int, int]:
         """Numbers of the first frame of the stretch and of the frame behind its last."""

@@ -122,7 +122,7 @@ def stream_of(
     its frames. Arguments and errors are those of `load_sampled`; `progress` is called by the reading thread.
     `threads` is the largest number of threads of the decoder; None: as many as the codec takes.
     """
-    source = opened_source(path, sampling, max_seconds, threads)
+    source = opened_source(path, sampling, max_seconds, threads, progress)
     width, height = source.file.view.size
     resize = None if source.doubt is not None else fit(len(source.numbers), height, width)
     return None if resize is None else Stream(source, resize, progress)

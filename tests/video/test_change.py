@@ -1,0 +1,178 @@
+"""Frames by change: those that together show the most of many, with their own times, from any file."""
+
+from __future__ import annotations
+
+from itertools import combinations, pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from support.video_files import moving_frames, write_frames
+
+from holitom import SettingsError, iter_frames, load_video
+from holitom.bench import moving_camera
+from holitom.bench import moving_digits as md
+from holitom.video.change import AROUND, LEVELS, chosen, chosen_of, medoids, not_shown, thumbnail
+from holitom.video.sampling import spread
+
+
+@st.composite
+def frames_to_group(draw: st.DrawFn) -> tuple[NDArray[np.float64], int, int]:
+    """Costs `[n, n]` in whole numbers, so that sums are exact; a number of groups, and the longest one."""
+    total = draw(st.integers(1, 8))
+    count = draw(st.integers(1, total))
+    reach = draw(st.integers(-(-total // count), total))
+    rng = np.random.default_rng(draw(st.integers(0, 999)))
+    return rng.integers(0, draw(st.sampled_from([3, 100])), (total, total)).astype(np.float64), count, reach
+
+
+@given(frames_to_group())
+def test_no_other_division_costs_less(given_: tuple[NDArray[np.float64], int, int]) -> None:
+    cost, count, reach = given_
+    total = len(cost)
+    banded = np.zeros((total, 2 * reach - 1))
+    for j in range(total):
+        for k in range(1 - reach, reach):
+            if 0 <= j + k < total:
+                banded[j, reach - 1 + k] = cost[j, j + k]
+    found = medoids(banded, count)
+    assert len(found) == count
+    assert all(one < other for one, other in pairwise(found))
+
+    def dearest(stands: list[int] | None) -> float:
+        """The least cost over all divisions, with the best frame of each group, or with those given."""
+        costs = []
+        for cuts in combinations(range(1, total), count - 1):
+            groups = [range(a, b) for a, b in pairwise((0, *cuts, total))]
+            if max(map(len, groups)) > reach:
+                continue
+            if stands is None:
+                costs.append(sum(min(cost[j, list(group)].sum() for j in group) for group in groups))
+            elif all(j in group for j, group in zip(stands, groups, strict=True)):
+                costs.append(sum(cost[j, list(g)].sum() for j, g in zip(stands, groups, strict=True)))
+        return min(costs)
+
+    assert dearest(found) == dearest(None)
+
+
+@given(st.integers(1, 6), st.integers(1, 6), st.integers(1, 9), st.integers(1, 9), st.integers(0, 99))
+def test_a_place_is_new_where_its_colour_is_nowhere_near(
+    total: int, reach: int, height: int, width: int, seed: int
+) -> None:
+    seen = np.random.default_rng(seed).integers(0, 80, (total, height, width, 3)).astype(np.uint8)
+    found = not_shown(seen, reach)
+    for j in range(total):
+        for k in range(1 - reach, reach):
+            new = []
+            for y in range(height) if 0 <= j + k < total else ():
+                for x in range(width):
+                    around = seen[j, max(0, y - AROUND) : y + AROUND + 1, max(0, x - AROUND) : x + AROUND + 1]
+                    colour = seen[j + k, y, x].astype(int)
+                    low, high = around.min((0, 1)).astype(int), around.max((0, 1)).astype(int)
+                    new.append(((colour < low - LEVELS) | (colour > high + LEVELS)).any())
+            assert found[j, reach - 1 + k] == pytest.approx(np.mean(new) if new else 0)
+
+
+@given(st.integers(-AROUND, AROUND), st.integers(-AROUND, AROUND), st.integers(0, 99))
+def test_a_view_that_moves_a_little_shows_nothing_new_inside(down: int, across: int, seed: int) -> None:
+    world = np.random.default_rng(seed).integers(0, 256, (40, 40, 3)).astype(np.uint8)
+    views = np.stack([world[4:36, 4:36], world[4 + down : 36 + down, 4 + across : 36 + across]])
+    edge = 1 - (32 - abs(down)) * (32 - abs(across)) / 32**2
+    assert not_shown(views, 2)[0, 2] <= edge + 1e-9
+
+
+@pytest.mark.parametrize("size", [(1, 1), (9, 7), (112, 112), (720, 1280), (4000, 20)])
+def test_thumbnails_keep_the_shape_of_a_picture(size: tuple[int, int]) -> None:
+    frame = np.full((*size, 3), (10, 100, 200), np.uint8)
+    small = thumbnail(frame)
+    assert (small == (10, 100, 200)).all()
+    assert small.shape[0] <= size[0]
+    assert small.shape[0] * small.shape[1] <= 1200
+
+
+def test_a_still_video_is_evenly_spread() -> None:
+    found = chosen(np.full((64, 8, 8, 3), 7, np.uint8), 16)
+    gaps = np.diff([-1, *found, 64])
+    assert len(found) == 16
+    assert gaps.max() <= 6
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 16, 63])
+def test_no_stretch_is_without_a_frame(count: int) -> None:
+    """Even where all that changes is at the end."""
+    frames = np.zeros((64, 16, 16, 3), np.uint8)
+    frames[48:] = np.random.default_rng(0).integers(0, 256, (16, 16, 16, 3))
+    found = chosen_of(frames, count)
+    assert len(found) == len(set(found)) == count
+    assert np.diff([-1, *found, 64]).max() <= 2 * 4 * -(-64 // count)
+
+
+@pytest.mark.parametrize("camera", moving_camera.CAMERAS)
+def test_what_flashes_before_a_camera_is_among_the_frames(camera: str) -> None:
+    """Among six of 16 frames, more often than among evenly spread ones."""
+    seen, even = 0, 0
+    for index in range(100000, 100012):
+        video = md.sample("test", index, camera=moving_camera.camera(camera, [83, index]))
+        (flash,) = video.flashes
+        span = range(flash.start, flash.stop)
+        seen += any(number in span for number in chosen_of(video.frames, 6))
+        even += any(number in span for number in spread(16, 6))
+    assert seen > even
+
+
+@pytest.fixture(scope="module")
+def flashing(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """64 frames of noise that stays, of which the 41st has a white square."""
+    frames = [np.random.default_rng(0).integers(0, 60, (48, 64, 3), dtype=np.uint8)] * 64
+    frames[40] = frames[40].copy()
+    frames[40][8:24, 8:24] = 255
+    return write_frames(tmp_path_factory.mktemp("change") / "a.mp4", frames, g="12", preset="ultrafast")
+
+
+def test_a_file_by_change(flashing: Path) -> None:
+    video = load_video(flashing, 8, frames_by="change")
+    numbers = list(video.metadata.frames_indices or ())
+    assert 40 in numbers
+    assert len(numbers) == 8
+    assert numbers == sorted(set(numbers))
+    assert {number % 2 for number in numbers} == {0}  # of 32 candidates of 64 frames
+    assert np.array_equal(video.frames, load_video(flashing, 64).frames[numbers])
+    assert video.times == pytest.approx([number / 25 for number in numbers])
+    batches = list(iter_frames(flashing, 8, frames_by="change", batch=3))
+    assert np.array_equal(np.concatenate([batch.frames for batch in batches]), video.frames)
+    assert [time for batch in batches for time in batch.times] == video.times
+
+
+def test_a_stretch_and_a_rate_by_change(flashing: Path) -> None:
+    part = load_video(flashing, fps=5, start=1, end=2, frames_by="change")
+    numbers = list(part.metadata.frames_indices or ())
+    assert len(numbers) == 5
+    assert all(25 <= number < 50 for number in numbers)
+    assert 40 in numbers
+
+
+def test_few_frames_are_all_there_are(flashing: Path) -> None:
+    by_change = load_video(flashing, 64, frames_by="change")
+    assert by_change.metadata.frames_indices == list(range(64))
+    assert by_change.reading == load_video(flashing, 64).reading  # nothing is decoded twice
+
+
+@pytest.mark.parametrize("name", ["shared.avi", "twice.ts"])
+def test_files_whose_packets_do_not_number_frames(tmp_path: Path, name: str) -> None:
+    path = write_frames(tmp_path / name, moving_frames(40), g="12", preset="ultrafast")
+    if name == "twice.ts":
+        path.write_bytes(path.read_bytes() * 2)
+    whole = load_video(path, 200)
+    video = load_video(path, 6, frames_by="change")
+    numbers = list(video.metadata.frames_indices or ())
+    assert len(numbers) == 6
+    assert np.array_equal(video.frames, whole.frames[numbers])
+    assert video.times == pytest.approx([whole.times[number] for number in numbers])
+
+
+def test_an_unknown_way_to_choose(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="frames_by must be time or change, not 'colour'"):
+        load_video(tmp_path / "never-opened.mp4", frames_by="colour")  # type: ignore[arg-type]
