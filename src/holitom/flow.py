@@ -22,7 +22,7 @@ from holitom.models.base import Adapter
 from holitom.models.parts import Parts
 from holitom.prompts import asking, inputs_of, prompt, prompts
 from holitom.runtime import attached
-from holitom.video import Progress, Sampling, Video, load_sampled
+from holitom.video import Progress, Sampling, Video, opened_source, read
 from holitom.video.fitting import fit_of
 from holitom.video.streaming import AnewError, Stream, stream_of
 
@@ -71,7 +71,8 @@ def ask_file(
     sampling, conversation = sampling or Sampling(), asking(processor, question)
     fit = fit_of(processor)
     cores = Cores.of(model.device)
-    stream = stream_of(path, sampling, fit, progress, threads=cores.decoder) if _flows(method) else None
+    source = opened_source(path, sampling, progress=progress)
+    stream = stream_of(source, fit, progress, cores.decoder) if _flows(method) else None
     flowing = None if stream is None else Flowing.of(adapter_for(model), processor, stream, conversation)
     if stream is not None and flowing is not None:
         try:
@@ -84,7 +85,7 @@ def ask_file(
                 return answered(model, processor, inputs, run, max_new_tokens, streamer), stream.video
         except AnewError:
             pass
-    video = load_sampled(path, sampling, progress, fit=fit)
+    video = read(source, progress, fit)
     inputs = prompt(processor, video, question)
     return ask(model, processor, inputs, method, max_new_tokens, streamer), video
 

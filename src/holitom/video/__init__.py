@@ -158,7 +158,11 @@ def load_sampled(
     With `fit`, frames are resized one after another as they are read, so that memory holds only one frame of
     the file's size. The times and the rest of the metadata stay those of the file.
     """
-    source = opened_source(path, sampling, max_seconds, progress=progress)
+    return read(opened_source(path, sampling, max_seconds, progress), progress, fit)
+
+
+def read(source: Source, progress: Progress | None = None, fit: Fit | None = None) -> Video:
+    """Read the frames that were chosen of an opened file; arguments and errors as in `load_sampled`."""
     for _ in range(TRIES):
         try:
             return _whole(source, progress, fit)
@@ -217,15 +221,14 @@ def opened_source(
     path: str | os.PathLike[str],
     sampling: Sampling,
     max_seconds: float | None = None,
-    threads: int | None = None,
     progress: Progress | None = None,
 ) -> Source:
-    """Check a file and choose which of its frames to read, by at most `threads` threads of the decoder.
+    """Check a file and choose which of its frames to read.
 
     Frames by change are chosen by decoding the candidates, of which memory holds thumbnails; `progress` is
     called meanwhile.
     """
-    source = Source(_look_over(Path(path), max_seconds), sampling, threads)
+    source = Source(_look_over(Path(path), max_seconds), sampling)
     if sampling.frames_by == "change":
         choose_by_change(source, sampling, progress)
     return source
@@ -269,7 +272,7 @@ def _batches(
     progress: Progress | None,
     size: int,
 ) -> Iterator[Video]:
-    source = opened_source(path, sampling, max_seconds, progress=progress)
+    source = opened_source(path, sampling, max_seconds, progress)
     if source.doubt is not None:
         source.recount()
     kept: list[Picture] = []

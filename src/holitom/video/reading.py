@@ -64,9 +64,8 @@ class Source:
         doubt: the reason why its packets do not identify frames; None where they do.
     """
 
-    def __init__(self, file: Opened, sampling: Sampling, threads: int | None = None) -> None:
-        """`threads`: largest number of threads of the decoder; None: as many as the codec takes."""
-        self.file, self._sampling, self._threads = file, sampling, threads
+    def __init__(self, file: Opened, sampling: Sampling) -> None:
+        self.file, self._sampling = file, sampling
         self.timeline: Timeline = file.timeline
         self.numbers: Sequence[int] = sampling.choose(file.file.name, self.timeline)
         self.doubt = file.packets.doubt
@@ -102,8 +101,15 @@ class Source:
         if missing:
             self.numbers = self._sampling.choose(self.file.file.name, self.timeline)
 
-    def pictures(self, progress: Progress | None = None, after: int = -1) -> Iterator[Picture]:
+    def pictures(
+        self, progress: Progress | None = None, after: int = -1, threads: int | None = None
+    ) -> Iterator[Picture]:
         """Yield the wanted frames with numbers above `after`; `timeline` has their times afterwards.
+
+        Args:
+            progress: called with the number of frames decoded and the number to decode.
+            after: frames up to this number are left out.
+            threads: largest number of threads of the decoder; None: as many as the codec takes.
 
         Raises:
             UntrustedError: the file does not agree with its packets; `doubt` is set, and the next call
@@ -116,25 +122,29 @@ class Source:
             return
         if self.doubt is None:
             try:
-                yield from self._by_table(wanted, progress)
+                yield from self._by_table(wanted, progress, threads)
             except (UntrustedError, av.error.FFmpegError) as error:
                 self._damaged = isinstance(error, av.error.InvalidDataError)
                 self.doubt = DAMAGED if self._damaged else _doubt(error)
                 self._work = Work()
                 raise UntrustedError(self.doubt) from error
         else:
-            yield from self._straight(wanted, progress)
+            yield from self._straight(wanted, progress, threads)
 
-    def _by_table(self, wanted: list[int], progress: Progress | None) -> Iterator[Picture]:
+    def _by_table(
+        self, wanted: list[int], progress: Progress | None, threads: int | None
+    ) -> Iterator[Picture]:
         file = self.file
-        with opened(file.file, file.stream, strict=True, threads=self._threads) as (container, stream):
+        with opened(file.file, file.stream, strict=True, threads=threads) as (container, stream):
             for number, frame in by_table(container, stream, file.packets, wanted, self._work, progress):
                 yield Picture(number, file.view.rgb(frame))
 
-    def _straight(self, wanted: list[int], progress: Progress | None) -> Iterator[Picture]:
+    def _straight(
+        self, wanted: list[int], progress: Progress | None, threads: int | None
+    ) -> Iterator[Picture]:
         left, to_go = set(wanted), wanted[-1] + 1
         seen: list[int | None] = []
-        for number, frame in self._decoded(self._work):
+        for number, frame in self._decoded(self._work, threads):
             seen.append(frame.pts)
             if progress is not None:
                 progress(number + 1, to_go)
@@ -158,7 +168,7 @@ class Source:
         whole = self.file.packets.timed and total == len(known.seconds)
         self.timeline = Timeline(seconds, max(known.duration, end) if whole else float(end), rate)
 
-    def _decoded(self, work: Work) -> Iterator[tuple[int, av.VideoFrame]]:
+    def _decoded(self, work: Work, threads: int | None = None) -> Iterator[tuple[int, av.VideoFrame]]:
         """Decode all frames, and yield them with their numbers.
 
         Raises:
@@ -167,7 +177,7 @@ class Source:
         """
         file = self.file
         try:
-            threads = 1 if self._damaged else self._threads
+            threads = 1 if self._damaged else threads
             with opened(file.file, file.stream, threads=threads) as (container, stream):
                 for number, frame in straight(container, stream, work):
                     if frame.is_corrupt and not self._damaged:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from types import TracebackType
 
 import numpy as np
 
-from holitom.video import Fit, Progress, Resize, Sampling, Video, metadata_of, opened_source, room
+from holitom.video import Fit, Progress, Resize, Video, metadata_of, room
 from holitom.video.decoding import UntrustedError
 from holitom.video.metadata import TimedMetadata
 from holitom.video.reading import ShortError, Source
@@ -16,7 +15,7 @@ from holitom.video.upright import Array
 
 
 class AnewError(Exception):
-    """The file's frames disagree with its packets, so they have to be read anew by `load_sampled`."""
+    """The file's frames disagree with its packets, so they have to be read anew by `read`."""
 
 
 class _StoppedError(Exception):
@@ -32,9 +31,15 @@ class Stream:
         shape: `(F, h, w, 3)`: the shape of all frames.
     """
 
-    def __init__(self, source: Source, resize: Resize, progress: Progress | None = None) -> None:
+    def __init__(
+        self,
+        source: Source,
+        resize: Resize,
+        progress: Progress | None = None,
+        threads: int | None = None,
+    ) -> None:
         width, height = source.file.view.size
-        self._source, self._resize, self._told = source, resize, progress
+        self._source, self._resize, self._told, self._threads = source, resize, progress, threads
         self._frames = room(source, resize(np.zeros((height, width, 3), np.uint8)).shape)
         self.shape: tuple[int, ...] = self._frames.shape
         self._read = 0
@@ -91,7 +96,7 @@ class Stream:
 
     def _run(self) -> None:
         try:
-            for i, picture in enumerate(self._source.pictures(self._progress)):
+            for i, picture in enumerate(self._source.pictures(self._progress, threads=self._threads)):
                 self._frames[i] = self._resize(picture.image)
                 with self._change:
                     self._read = i + 1
@@ -109,20 +114,22 @@ class Stream:
 
 
 def stream_of(
-    path: str | os.PathLike[str],
-    sampling: Sampling,
-    fit: Fit,
-    progress: Progress | None = None,
-    max_seconds: float | None = None,
-    threads: int | None = None,
+    source: Source, fit: Fit, progress: Progress | None = None, threads: int | None = None
 ) -> Stream | None:
-    """The frames of `sampling` as a stream; None where `load_sampled` has to read them.
+    """The chosen frames of a file as a stream; None where `read` has to read them.
 
     None is returned where frames cannot be resized one at a time, and where a file's packets cannot number
-    its frames. Arguments and errors are those of `load_sampled`; `progress` is called by the reading thread.
-    `threads` is the largest number of threads of the decoder; None: as many as the codec takes.
+    its frames.
+
+    Args:
+        source: the file, from `opened_source`.
+        fit: how frames are resized.
+        progress: called by the reading thread with the number of frames decoded and the number to decode.
+        threads: largest number of threads of the decoder; None: as many as the codec takes.
+
+    Raises:
+        VideoError: the frames take too much memory.
     """
-    source = opened_source(path, sampling, max_seconds, threads, progress)
     width, height = source.file.view.size
     resize = None if source.doubt is not None else fit(len(source.numbers), height, width)
-    return None if resize is None else Stream(source, resize, progress)
+    return None if resize is None else Stream(source, resize, progress, threads)
