@@ -38,29 +38,22 @@ if TYPE_CHECKING:
     from holitom.video import Video, iter_frames, load_video
 
 _HOME = {
-    "Handle": "holitom.runtime",
-    "HoliTom": "holitom.methods.holitom",
-    "HolitomError": "holitom.errors",
-    "InterfaceError": "holitom.errors",
-    "MergedTokens": "holitom.tokens",
-    "Method": "holitom.methods.base",
-    "ModelError": "holitom.errors",
-    "OutputError": "holitom.errors",
-    "Report": "holitom.runtime",
-    "Reuse": "holitom.contract",
-    "Run": "holitom.runtime",
-    "SettingsError": "holitom.errors",
-    "UnsupportedModelError": "holitom.errors",
-    "UnsupportedUsageError": "holitom.errors",
-    "Video": "holitom.video",
-    "VideoError": "holitom.errors",
-    "VideoReport": "holitom.runtime",
-    "VideoTokens": "holitom.tokens",
-    "attach": "holitom.runtime",
-    "get_method": "holitom.methods.registry",
-    "iter_frames": "holitom.video",
-    "load_video": "holitom.video",
-    "prompt": "holitom.prompts",
+    name: module
+    for module, names in {
+        "holitom.contract": ["Reuse"],
+        "holitom.errors": [
+            *("HolitomError", "InterfaceError", "ModelError", "OutputError", "SettingsError"),
+            *("UnsupportedModelError", "UnsupportedUsageError", "VideoError"),
+        ],
+        "holitom.methods.base": ["Method"],
+        "holitom.methods.holitom": ["HoliTom"],
+        "holitom.methods.registry": ["get_method"],
+        "holitom.prompts": ["prompt"],
+        "holitom.runtime": ["Handle", "Report", "Run", "VideoReport", "attach"],
+        "holitom.tokens": ["MergedTokens", "VideoTokens"],
+        "holitom.video": ["Video", "iter_frames", "load_video"],
+    }.items()
+    for name in names
 }
 
 __all__ = [

@@ -18,7 +18,7 @@ class UnsupportedModelError(HolitomError, TypeError):
 
 
 class UnsupportedUsageError(HolitomError, RuntimeError):
-    """The model is used in a way that merging does not support, such as with a static cache."""
+    """The model is used in a way that merging does not support, such as with a quantised cache."""
 
 
 class InterfaceError(UnsupportedModelError):

@@ -13,10 +13,8 @@ from numpy.typing import NDArray
 from holitom.errors import ModelError, SettingsError
 from holitom.video import Fit, Sampling, Video, load_sampled
 from holitom.video.fitting import fit_of, fitted
-from holitom.video.metadata import TimedMetadata
-
-ASSUMED_FPS = 2.0
-"""Frames per second of frames that come without a rate, as in qwen-vl-utils."""
+from holitom.video.metadata import ASSUMED_FPS as ASSUMED_FPS
+from holitom.video.metadata import TimedMetadata, timed
 
 SECONDS_PER_GRID = ("second_per_grid_ts", "video_second_per_grid")
 """Names, in Qwen2.5-VL and Qwen-Omni, of the seconds from one temporal patch to the next."""
@@ -94,7 +92,8 @@ def prompts(
     videos = [fitted(at_least(video, together), fit) for video in videos]
     small = all(video.fitted for video in videos)
     frames = [video.frames for video in videos]
-    return inputs_of(processor, conversations, frames, list(map(timed, videos)), images, fitted=small)
+    metadata = [timed(video.metadata, video.frames.shape) for video in videos]
+    return inputs_of(processor, conversations, frames, metadata, images, fitted=small)
 
 
 def inputs_of(
@@ -186,20 +185,6 @@ def as_video(
     return Video(pictures, TimedMetadata.of(times, range(count), count, rate, count / rate, (width, height)))
 
 
-def timed(video: Video) -> TimedMetadata:
-    """A video's metadata with times; where it states none, they are frame indices over the rate."""
-    metadata = video.metadata
-    if isinstance(metadata, TimedMetadata):
-        return metadata
-    count, height, width = video.frames.shape[:3]
-    rate = float(metadata.fps or ASSUMED_FPS)
-    numbers = list(range(count) if metadata.frames_indices is None else metadata.frames_indices)
-    total = metadata.total_num_frames or count
-    duration = metadata.duration or total / rate
-    times = [number / rate for number in numbers]
-    return TimedMetadata.of(times, numbers, total, rate, duration, (width, height))
-
-
 def at_least(video: Video, wanted: int) -> Video:
     """Repeat a video's last frame until it has `wanted` frames.
 
@@ -208,18 +193,9 @@ def at_least(video: Video, wanted: int) -> Video:
     missing = wanted - len(video.frames)
     if missing <= 0:
         return video
-    known = timed(video)
-    numbers, times = list(known.frames_indices or ()), known.timestamps
-    metadata = TimedMetadata.of(
-        [*times, *times[-1:] * missing],
-        [*numbers, *numbers[-1:] * missing],
-        known.total_num_frames,
-        float(known.fps or ASSUMED_FPS),
-        float(known.duration or 0),
-        (int(known.width or 0), int(known.height or 0)),
-    )
-    frames = np.concatenate([video.frames, *[video.frames[-1:]] * missing])
-    return replace(video, frames=frames, metadata=metadata)
+    shown = [*range(len(video.frames)), *[len(video.frames) - 1] * missing]
+    known = timed(video.metadata, video.frames.shape)
+    return replace(video, frames=video.frames[shown], metadata=known.at(shown))
 
 
 def _stacked(frames: NDArray[np.uint8] | Sequence[Any]) -> NDArray[np.uint8]:

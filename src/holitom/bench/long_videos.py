@@ -26,8 +26,8 @@ from holitom.prompts import as_video
 from holitom.video import Video
 from holitom.video.metadata import TimedMetadata
 
-LENGTH, RATE = 256, 8.0
-"""Frames of a video, and frames a second: 256 frames last 32 seconds."""
+RATE = 8.0
+"""Frames a second: 256 frames last 32 seconds."""
 
 
 class Group(NamedTuple):

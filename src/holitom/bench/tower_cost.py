@@ -40,9 +40,6 @@ class TowerCost:
             return None
         if frames not in self._counts:
             self._counts[frames] = count_vision(self._adapter, frames, self.side, self.side)
-        count = self._counts[frames]
-        total = sum(count.operations.values())
-        if method is not None:
-            total += count.importance * (method.needs_importance + method.needs_shallow)
-            total += count.keys * method.needs_keys
-        return total
+        read = method or Method(retain_ratio=1)
+        needs = read.needs_importance, read.needs_keys, read.needs_shallow
+        return self._counts[frames].with_reading(*needs)

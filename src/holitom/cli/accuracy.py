@@ -8,20 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from holitom.bundled import title_of
+from holitom.cli import sweeps
 from holitom.cli.app import bench, load, ratios, working
 from holitom.cli.options import Dtype, FramesBy, Methods, Model, check_run
-from holitom.cli.sweeps import (
-    Batch,
-    FirstVideo,
-    MarkdownTable,
-    Report,
-    Tasks,
-    answering,
-    check_batch,
-    output_folder,
-    publish,
-    read_results,
-)
 
 if TYPE_CHECKING:
     from holitom.bench.moving_camera import View
@@ -40,17 +29,17 @@ def bench_accuracy(
     retain: Annotated[
         str | None, typer.Option(help=f"Shares of visual tokens to keep. [default: {RETAIN}]")
     ] = None,
-    tasks: Tasks = "all",
+    tasks: sweeps.Tasks = "all",
     per_task: Annotated[
         int | None, typer.Option(help=f"Held-out questions of each task. [default: {PER_TASK}]")
     ] = None,
-    first_video: FirstVideo = 0,
+    first_video: sweeps.FirstVideo = 0,
     camera: Annotated[
         str, typer.Option(help="Camera before the videos: still, pan, zoom or shake.")
     ] = "still",
     frames: Annotated[int, typer.Option(help="Frames to show, of the 16 of each video.")] = 16,
     frames_by: FramesBy = "time",
-    batch: Batch = 48,
+    batch: sweeps.Batch = 48,
     dtype: Dtype = "auto",
     quick: Annotated[
         bool,
@@ -64,20 +53,20 @@ def bench_accuracy(
         ),
     ] = None,
     by_task: Annotated[float, typer.Option(help="Budget that the picture by task shows.")] = 0.10,
-    markdown: MarkdownTable = False,
-    report: Report = None,
+    markdown: sweeps.MarkdownTable = False,
+    report: sweeps.Report = None,
 ) -> None:
     """MovingDigits-QA: exact match by task, with full tokens and with every method at every budget.
 
     The table goes to stdout; results.json, results.csv and two pictures go to the output folder.
     """
     if report is not None:
-        _publish(read_results(report), report, by_task, markdown)
+        _publish(sweeps.read_results(report), report, by_task, markdown)
         return
-    check_batch(batch)
+    sweeps.check_batch(batch)
     wanted = ratios(retain or (QUICK_RETAIN if quick else RETAIN))
     count = per_task if per_task is not None else QUICK_PER_TASK if quick else PER_TASK
-    folder = output_folder(output, OUTPUT, quick)
+    folder = sweeps.output_folder(output, OUTPUT, quick)
     check_run(dtype, "auto", model=model)
 
     with working("Loading PyTorch"):
@@ -117,7 +106,7 @@ def swept(
     model, processor = load(name, dtype)
     settings = tried(settings, model, processor, draw=draws(view))
     files = resumed(model, settings, items, folder, batch)
-    with answering(settings, files, items, folder) as advance:
+    with sweeps.answering(settings, files, items, folder) as advance:
         sweep(model, processor, files, items, batch, advance, draws(view))
     found = results(model, title_of(name), items, settings, files, quick, view.frames)
     found["benchmark"] += view.title
@@ -126,7 +115,7 @@ def swept(
 
 def _publish(results: dict[str, Any], folder: Path, by_task: float, markdown: bool) -> None:
     draw(results, folder, by_task)
-    publish(results, folder, markdown)
+    sweeps.publish(results, folder, markdown)
 
 
 def draw(results: dict[str, Any], folder: Path, by_task: float) -> list[Path]:

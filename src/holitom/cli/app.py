@@ -21,6 +21,8 @@ from holitom.errors import SettingsError
 from holitom.version import __version__
 
 if TYPE_CHECKING:
+    from rich.progress import Progress, ProgressColumn
+
     from holitom.video import Fit, Sampling, Video
 
 
@@ -88,16 +90,13 @@ def read_video(path: Path, sampling: Sampling | int, fit: Fit | None = None) -> 
 
     `fit` resizes each.
     """
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
     from holitom.video import Sampling, load_sampled
 
     wanted = Sampling(sampling) if isinstance(sampling, int) else sampling
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=notes, transient=True, disable=not notes.is_terminal) as progress:
-        task = progress.add_task(f"Decoding {path.name}", total=None)
+    with _bar() as bar:
+        task = bar.add_task(f"Decoding {path.name}", total=None)
         video = load_sampled(
-            path, wanted, lambda done, of: progress.update(task, completed=done, total=of), fit=fit
+            path, wanted, lambda done, of: bar.update(task, completed=done, total=of), fit=fit
         )
     tell_frames(path, video)
     return video
@@ -107,6 +106,20 @@ def tell_frames(path: Path, video: Video) -> None:
     """Say which frames of a file were read."""
     told = video.metadata
     note(f"{path.name}: {len(video.frames)} of {told.total_num_frames} frames, {told.width} x {told.height}")
+
+
+def _bar(*more: ProgressColumn) -> Progress:
+    """A progress bar for a terminal, with `more` columns."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    return Progress(
+        *(TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), *more),
+        console=notes,
+        transient=True,
+        disable=not notes.is_terminal,
+        # Settings of a sweep take turns and differ in speed, so the time left is estimated from many steps.
+        speed_estimate_period=900,
+    )
 
 
 def ratios(retain: str) -> list[float]:
@@ -119,26 +132,9 @@ def ratios(retain: str) -> list[float]:
 @contextmanager
 def progress(text: str, total: int, done: int = 0) -> Iterator[Callable[[int], None]]:
     """Show a progress bar on a terminal; the function that it yields advances the bar by some steps."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    from rich.progress import TimeElapsedColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
-    times = (TimeElapsedColumn(), TimeRemainingColumn())
-    # Settings of a sweep take turns and differ in speed, so the time left is estimated from many steps.
-    with Progress(
-        *columns,
-        *times,
-        console=notes,
-        transient=True,
-        disable=not notes.is_terminal,
-        speed_estimate_period=900,
-    ) as bar:
+    with _bar(TimeElapsedColumn(), TimeRemainingColumn()) as bar:
         task = bar.add_task(text, total=total, completed=done)
         yield lambda steps: bar.advance(task, steps)
 

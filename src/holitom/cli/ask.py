@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from holitom.bundled import DEMO_QUESTION, DEMO_VIDEO, checkpoint
+from holitom.bundled import checkpoint
 from holitom.cli import options
 from holitom.cli.app import app, load, note, read_video, tell_frames, working
 from holitom.cli.tables import print_answers, print_notes, print_table
@@ -69,14 +69,11 @@ def ask(
 
     The answer goes to stdout, everything else to stderr.
     """
-    options.check_asked(video, question, "ask", needed=True)
+    file, asked = options.file_and_question(video, question, "ask")
     sampling = options.sampling_asked(frames, model, frames_by, fps, start, end)
     options.check_run(dtype, device, max_new_tokens, model)
     choice = options.method_asked(method, retain, threshold, inner, reuse, tower_batch)
     runs = _methods(choice, compare)
-    file, asked = (
-        (DEMO_VIDEO, DEMO_QUESTION) if video is None or question is None else (Path(video), question)
-    )
     with working("Checking the video"):
         from holitom.video import look_over
 

@@ -8,20 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from holitom.bundled import checkpoint, title_of
+from holitom.cli import sweeps
 from holitom.cli.app import bench, load, working
 from holitom.cli.options import Dtype, Methods, Model, check_run
-from holitom.cli.sweeps import (
-    Batch,
-    FirstVideo,
-    MarkdownTable,
-    Report,
-    Tasks,
-    answering,
-    check_batch,
-    output_folder,
-    publish,
-    read_results,
-)
 from holitom.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -46,12 +35,12 @@ def bench_long_videos(
         str, typer.Option(help="Further numbers of frames with full tokens, at a higher cost, such as 32,64.")
     ] = "",
     length: Annotated[int, typer.Option(help="Frames of each video, 64 to 256.")] = 256,
-    tasks: Tasks = "all",
+    tasks: sweeps.Tasks = "all",
     per_task: Annotated[
         int | None, typer.Option(help=f"Questions of each task. [default: {PER_TASK}]")
     ] = None,
-    first_video: FirstVideo = 0,
-    batch: Batch = 16,
+    first_video: sweeps.FirstVideo = 0,
+    batch: sweeps.Batch = 16,
     dtype: Dtype = "auto",
     quick: Annotated[
         bool,
@@ -64,23 +53,23 @@ def bench_long_videos(
             f"[default: {OUTPUT}, with --quick {OUTPUT}-quick]"
         ),
     ] = None,
-    markdown: MarkdownTable = False,
-    report: Report = None,
+    markdown: sweeps.MarkdownTable = False,
+    report: sweeps.Report = None,
 ) -> None:
     """More video for the same tokens: methods on many frames against few frames with full tokens.
 
     The table goes to stdout; results.json, results.csv and a picture go to the output folder.
     """
     if report is not None:
-        _publish(read_results(report, "whole_frames"), report, markdown)
+        _publish(sweeps.read_results(report, "whole_frames"), report, markdown)
         return
-    check_batch(batch)
+    sweeps.check_batch(batch)
     if not 64 <= length <= 256:
         raise SettingsError(f"length must be in 64..256 frames, not {length}")
     counts = _counts("frames", frames or (QUICK_FRAMES if quick else FRAMES), length)
     further = _counts("full-at", full_at, length) if full_at else []
     count = per_task if per_task is not None else QUICK_PER_TASK if quick else PER_TASK
-    folder = output_folder(output, OUTPUT, quick)
+    folder = sweeps.output_folder(output, OUTPUT, quick)
     check_run(dtype, "auto", model=model)
 
     with working("Loading PyTorch"):
@@ -128,7 +117,7 @@ def _sweep(
     with working("Trying the settings"):
         planned, files = opened(model, processor, planned, items, folder, length, batch)
     settings = [setting for group in planned for setting in group.settings]
-    with answering(settings, [file for group in files for file in group], items, folder) as advance:
+    with sweeps.answering(settings, [file for group in files for file in group], items, folder) as advance:
         for group, own in zip(planned, files, strict=True):
             sweep(model, processor, own, items, batch, advance, draws(group.frames, length))
     shapes, title = checkpoint(name), title_of(name)
@@ -138,5 +127,5 @@ def _sweep(
 def _publish(results: dict[str, Any], folder: Path, markdown: bool) -> None:
     from holitom.bench.plots import plot_against_frames
 
-    publish(results, folder, markdown)
+    sweeps.publish(results, folder, markdown)
     plot_against_frames(results, folder / "accuracy_vs_frames.svg")

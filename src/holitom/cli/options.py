@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from holitom.bundled import BUNDLED_FRAMES, BUNDLED_MODELS, USUAL_FRAMES, check_question, is_bundled
+from holitom.bundled import (
+    BUNDLED_FRAMES,
+    BUNDLED_MODELS,
+    DEMO_QUESTION,
+    DEMO_VIDEO,
+    USUAL_FRAMES,
+    check_question,
+    is_bundled,
+)
 from holitom.cli.app import working
 from holitom.errors import SettingsError, VideoError
 from holitom.methods.registry import METHODS
@@ -182,6 +190,15 @@ def check_asked(video: str | None, question: str | None, command: str, needed: b
             f"holitom {command} VIDEO {video!r}"
         )
     raise VideoError(f"{video}: no such file")
+
+
+def file_and_question(video: str | None, question: str | None, command: str) -> tuple[Path, str]:
+    """Check the arguments of `command`, a video and a question about it; the bundled ones without
+    arguments."""
+    check_asked(video, question, command, needed=True)
+    if video is None or question is None:
+        return DEMO_VIDEO, DEMO_QUESTION
+    return Path(video), question
 
 
 def check_run(dtype: str, device: str, max_new_tokens: int = 1, model: str | None = None) -> None:

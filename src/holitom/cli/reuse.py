@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from holitom.bundled import DEMO_QUESTION, DEMO_VIDEO
 from holitom.cli import options
 from holitom.cli.app import app, bench, load, note, progress, read_video, working
 from holitom.cli.sweeps import Batch, FirstVideo
@@ -52,7 +51,7 @@ def drift(
     Prints the share of the tower that is computed, the cosine similarity of visual tokens to the stock
     tower's, the share of kept tokens that are the same, and both answers.
     """
-    options.check_asked(video, question, "drift", needed=True)
+    file, asked = options.file_and_question(video, question, "drift")
     options.check_run(dtype, device, max_new_tokens, model)
     with working("Loading PyTorch"):
         from holitom.ask import prompt
@@ -63,9 +62,6 @@ def drift(
 
     reuse = Reuse(threshold=reuse_threshold, reach=reach)
     chosen = options.method_asked(method, retain, inner=inner, tower_batch=tower_batch).make()
-    file, asked = (
-        (DEMO_VIDEO, DEMO_QUESTION) if video is None or question is None else (Path(video), question)
-    )
     sampling = options.sampling_asked(frames, model, frames_by)
     look_over(file)  # report a file that is no video before a model is loaded
     loaded, processor = load(model, dtype, device)

@@ -46,6 +46,12 @@ class VisionCount:
     tokens: int
     separators: int
 
+    def with_reading(self, importance: bool, keys: bool, shallow: bool) -> int:
+        """All operations of encoding, and of what a method reads: importance, keys, importance in an early
+        layer."""
+        read = self.importance * (importance + shallow) + self.keys * keys
+        return sum(self.operations.values()) + read
+
 
 @dataclass(frozen=True)
 class CacheGroup:

@@ -40,6 +40,16 @@ def _decoder(
     }
 
 
+def _tower(width: int, ffn: int, layers: int, heads: int, **more: Any) -> dict[str, Any]:
+    return {
+        "hidden_size": width,
+        "intermediate_size": ffn,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        **more,
+    }
+
+
 def _rotary(*sections: int, **more: Any) -> dict[str, Any]:
     return {"rope_parameters": {"rope_type": "default", "mrope_section": list(sections), **more}}
 
@@ -63,6 +73,7 @@ GATED: dict[str, Any] = {
     **_rotary(11, 11, 10, mrope_interleaved=True, rope_theta=1e7, partial_rotary_factor=0.25),
 }
 QWEN2_7B = (3584, 18944, 28, 28, 4, 152064)
+VIT_L, SO400M = (1024, 4096, 24, 16), (1152, 4304, 27, 16)
 
 PUBLISHED = {
     "llava-onevision-qwen2-0.5b": Shape(
@@ -126,53 +137,24 @@ PUBLISHED |= {
     "llava-next-video-7b": Shape(
         "LlavaNextVideoConfig",
         _decoder(4096, 11008, 32, 32, 32, 32064, model_type="llama"),
-        {
-            "model_type": "clip_vision_model",
-            "hidden_size": 1024,
-            "intermediate_size": 4096,
-            "num_hidden_layers": 24,
-            "num_attention_heads": 16,
-            "image_size": 336,
-            "patch_size": 14,
-        },
+        _tower(*VIT_L, model_type="clip_vision_model", image_size=336, patch_size=14),
     ),
     "internvl3-8b": Shape(
         "InternVLConfig",
         _decoder(3584, 18944, 28, 28, 4, 151674, **QWEN2),
-        {
-            "hidden_size": 1024,
-            "intermediate_size": 4096,
-            "num_hidden_layers": 24,
-            "num_attention_heads": 16,
-            "image_size": [448, 448],
-            "patch_size": [14, 14],
-            "attention_bias": True,
-        },
+        _tower(*VIT_L, image_size=[448, 448], patch_size=[14, 14], attention_bias=True),
         {"tie_word_embeddings": False},
     ),
     "smolvlm2-2.2b": Shape(
         "SmolVLMConfig",
         _decoder(2048, 8192, 24, 32, 32, 49280, model_type="llama"),
-        {
-            "hidden_size": 1152,
-            "intermediate_size": 4304,
-            "num_hidden_layers": 27,
-            "num_attention_heads": 16,
-            "image_size": 384,
-            "patch_size": 14,
-        },
+        _tower(*SO400M, image_size=384, patch_size=14),
         {"scale_factor": 3, "image_token_id": 49190},
     ),
     "videollama3-7b": Shape(
         "VideoLlama3Config",
         _decoder(*QWEN2_7B, **QWEN2),
-        {
-            "hidden_size": 1152,
-            "intermediate_size": 4304,
-            "num_hidden_layers": 27,
-            "num_attention_heads": 16,
-            "patch_size": 14,
-        },
+        _tower(*SO400M, patch_size=14),
     ),
 }
 
@@ -191,14 +173,7 @@ PUBLISHED |= {
             model_type="qwen3_5_text",
             **{**GATED, "linear_num_value_heads": 16},
         ),
-        {
-            "hidden_size": 1152,
-            "intermediate_size": 4304,
-            "num_hidden_layers": 27,
-            "num_attention_heads": 16,
-            "image_size": 980,
-            "patch_size": 14,
-        },
+        _tower(*SO400M, image_size=980, patch_size=14),
         {"tie_word_embeddings": True, "video_token_id": 248077},
     ),
 }

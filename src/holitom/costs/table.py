@@ -62,9 +62,8 @@ class Costs:
 
     def vision_operations(self, row: Cost) -> int:
         """Operations of vision tower and projector, and of reading importance and keys if the method does."""
-        encoding = sum(self.vision.operations.values())
-        importance = self.vision.importance * (row.plan.needs_importance + row.plan.needs_shallow)
-        return encoding + importance + (self.vision.keys if row.plan.needs_keys else 0)
+        plan = row.plan
+        return self.vision.with_reading(plan.needs_importance, plan.needs_keys, plan.needs_shallow)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything that `holitom flops --json` prints; operations, tokens and bytes are whole numbers."""

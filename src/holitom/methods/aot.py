@@ -17,7 +17,7 @@ from holitom.methods.base import Method, require
 from holitom.methods.parts import Part, all_of, assemble
 from holitom.ops.budgets import apportion, exact_total, largest_remainder
 from holitom.ops.host import to_device
-from holitom.ops.ragged import Sizes, compact, rankable, top_mask
+from holitom.ops.ragged import Sizes, compact, group_sizes, rankable, top_mask
 from holitom.ops.similarity import finite_vectors, unit_vectors
 from holitom.ops.transport import sinkhorn
 from holitom.tokens import MergedTokens, VideoTokens
@@ -87,14 +87,10 @@ class AOT(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.clip is not None:
-            require("clip", self.clip, "a whole number from 1 up", lambda v: v >= 1, whole=True)
-        for field in ("keep_ratio", "global_ratio", "nearest_weight"):
-            require(field, getattr(self, field), "a number in [0, 1]", lambda v: 0 <= v <= 1)
+        self._check_counts("clip", "iterations")
+        self._check_shares("keep_ratio", "global_ratio", "nearest_weight", "spatial_weight")
         require("regularisation", self.regularisation, "a number from 0.05 up", lambda v: v >= 0.05)
-        require("iterations", self.iterations, "a whole number from 1 up", lambda v: v >= 1, whole=True)
         require("tolerance", self.tolerance, "a number from 0 up", lambda v: v >= 0)
-        require("spatial_weight", self.spatial_weight, "a number in [0, 1]", lambda v: 0 <= v <= 1)
         require("sigma", self.sigma, "a number from 1e-3 up", lambda v: v >= 1e-3)
 
     def merged_count(self, frames: int, tokens: int) -> int:
@@ -120,7 +116,7 @@ class AOT(Method):
         number = sent.flatten().cumsum(0) - 1
         of = compact(wanted.expand(-1, tokens) > 0, int((anchors > 0).sum()) * tokens)
         owner = number[goes.gather(1, slot).flatten()[of]]
-        size = torch.zeros_like(index).scatter_add(0, owner, torch.ones_like(owner))
+        size = group_sizes(owner, len(index))
         places = at + torch.arange(frames, device=device)[:, None] * tokens
         rows = torch.cat([table.flatten(0, 1)[index] for table in merged], dim=1)
         part = Part(places.flatten()[index], size, rows, of, owner)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
@@ -69,10 +69,32 @@ class Method:
         require("retain_ratio", self.retain_ratio, "a number in (0, 1]", lambda r: 0 < r <= 1)
         choose("positions", self.positions, "packed", "own")
         Reuse.of(self.reuse)
-        if self.tower_batch is not None:
-            require(
-                "tower_batch", self.tower_batch, "a whole number from 1 on, or None", _one_or_more, whole=True
-            )
+        self._check(["tower_batch"], "a whole number from 1 on, or None", lambda v: v >= 1, whole=True)
+
+    def _check_shares(self, *names: str) -> None:
+        """Raise a `SettingsError` unless these fields are numbers in [0, 1]."""
+        self._check(names, "a number in [0, 1]", lambda v: 0 <= v <= 1)
+
+    def _check_similarities(self, *names: str) -> None:
+        """Raise a `SettingsError` unless these fields are cosine similarities."""
+        self._check(names, "a number in [-1, 1]", lambda v: -1 <= v <= 1)
+
+    def _check_counts(self, *names: str, least: int = 1) -> None:
+        """Raise a `SettingsError` unless these fields are whole numbers from `least` up."""
+        self._check(names, f"a whole number from {least} up", lambda v: v >= least, whole=True)
+
+    def _check_layers(self, *names: str) -> None:
+        """Raise a `SettingsError` unless these fields are layers before which something may merge."""
+        self._check(names, "a layer from 1 up", lambda v: v >= 1, whole=True)
+
+    def _check(
+        self, names: Sequence[str], allowed: str, holds: Callable[[Any], bool], *, whole: bool = False
+    ) -> None:
+        """`require` for fields of the method; None is allowed where it is the default."""
+        for name in names:
+            value = getattr(self, name)
+            if value is not None or getattr(type(self), name, ...) is not None:
+                require(name, value, allowed, holds, whole=whole)
 
     def __repr__(self) -> str:
         """Show every field, with the default in force in the place of None."""
@@ -237,10 +259,6 @@ class Combined(Method):
         return self.outer
 
 
-def _one_or_more(value: int) -> bool:
-    return value >= 1
-
-
 def require(
     field: str, value: object, allowed: str, holds: Callable[[Any], bool], *, whole: bool = False
 ) -> None:
@@ -251,11 +269,6 @@ def require(
     number = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
     if not number or not abs(cast(float, value)) < 2**63 or not holds(value):
         raise SettingsError(f"{field} must be {allowed}, got {value!r}")
-
-
-def require_threshold(field: str, value: object) -> None:
-    """Raise a `SettingsError` unless `value` is a cosine similarity."""
-    require(field, value, "a number in [-1, 1]", lambda v: -1 <= v <= 1)
 
 
 def require_layer(layer: int, num_layers: int) -> None:

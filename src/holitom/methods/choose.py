@@ -110,8 +110,8 @@ def read_method(text: str, settings: Mapping[str, Any] | None = None, inner: boo
 
     Raises:
         SettingsError: the text is written otherwise, there is no such method or setting, a setting is given
-            twice, a value is out of its range, or the method does not work with or without inner stages as
-            chosen.
+            twice, a value is out of its range (`inner` too, which may come from JSON), or the method does not
+            work with or without inner stages as chosen.
     """
     if not isinstance(text, str):
         raise SettingsError(f"unknown method {text!r}; known: {', '.join((*NAMES, FULL))}")
@@ -124,6 +124,8 @@ def read_method(text: str, settings: Mapping[str, Any] | None = None, inner: boo
     name, bracket, plus, inner_bracket = match.groups()
     if name not in (*NAMES, FULL):
         raise SettingsError(f"unknown method {name!r}; known: {', '.join((*NAMES, FULL))}")
+    if inner not in (None, True, False):
+        raise SettingsError(f"inner must be true or false, got {inner!r}")
     given = _settings(bracket, text)
     for setting, value in (settings or {}).items():
         if setting in given:

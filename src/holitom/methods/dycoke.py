@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from holitom.errors import SettingsError
-from holitom.methods.base import Method, require
+from holitom.methods.base import Method
 from holitom.methods.parts import assemble, unchanged
 from holitom.ops.budgets import largest_remainder
 from holitom.ops.host import to_device
@@ -43,10 +43,9 @@ class DyCoke(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require("window", self.window, "a whole number from 2 up", lambda v: v >= 2, whole=True)
-        if self.prune is not None:
-            require("prune", self.prune, "a number in [0, 1]", lambda v: 0 <= v <= 1)
-        elif self.retain_ratio < 1 / self.window:
+        self._check_counts("window", least=2)
+        self._check_shares("prune")
+        if self.prune is None and self.retain_ratio < 1 / self.window:
             raise SettingsError(
                 f"DyCoke keeps the first of every {self.window} frames whole: retain_ratio must be in "
                 f"[{1 / self.window:.4g}, 1], got {self.retain_ratio!r}"

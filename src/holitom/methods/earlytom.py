@@ -98,14 +98,11 @@ class EarlyTom(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require("segment_threshold", self.segment_threshold, "a number in [-1, 1]", lambda v: abs(v) <= 1)
-        require("max_frames", self.max_frames, "a whole number from 2 up", lambda v: v >= 2, whole=True)
-        require("momentum", self.momentum, "a number in [0, 1]", lambda v: 0 <= v <= 1)
+        self._check_similarities("segment_threshold")
+        self._check_counts("max_frames", least=2)
+        self._check_counts("frames_before")
+        self._check_shares("momentum")
         choose("budget", self.budget, "ratio", "exact")
-        if self.frames_before is not None:
-            require(
-                "frames_before", self.frames_before, "a whole number from 1 up", lambda v: v >= 1, whole=True
-            )
         if not isinstance(self.in_tower, bool):
             raise SettingsError(f"in_tower must be True or False, got {self.in_tower!r}")
         self._check_tower()

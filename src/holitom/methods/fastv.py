@@ -9,7 +9,7 @@ from torch import Tensor
 
 from holitom.contract import InnerStage
 from holitom.errors import SettingsError
-from holitom.methods.base import Method, choose, require, require_layer
+from holitom.methods.base import Method, choose, require_layer
 from holitom.ops.budgets import kept_share
 from holitom.ops.merging import most_attended
 
@@ -34,7 +34,7 @@ class FastV(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require("inner_layer", self.inner_layer, "a layer from 1 up", lambda v: v >= 1, whole=True)
+        self._check_layers("inner_layer")
         choose("budget", self.budget, "layer", "mean")
 
     def inner(self, num_layers: int) -> tuple[InnerStage, ...]:

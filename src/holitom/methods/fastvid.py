@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from holitom.methods.base import Method, require, require_threshold
+from holitom.methods.base import Method
 from holitom.methods.parts import Part, assemble, unchanged
 from holitom.ops.budgets import exact_total, largest_remainder
 from holitom.ops.clustering import WORKSPACE, density_peaks
 from holitom.ops.host import to_device
-from holitom.ops.ragged import Sizes, compact, gather_bags, top_mask
+from holitom.ops.ragged import Sizes, compact, gather_bags, group_sizes, top_mask
 from holitom.ops.segmentation import cut_scenes
 from holitom.ops.similarity import unit_vectors
 from holitom.tokens import MergedTokens, VideoTokens
@@ -62,11 +62,9 @@ class FastVID(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_threshold("cut_threshold", self.cut_threshold)
-        for field in ("min_segments", "anchor_stride", "knn"):
-            require(field, getattr(self, field), "a whole number from 1 up", lambda v: v >= 1, whole=True)
-        for field in ("anchor_ratio", "anchor_weight"):
-            require(field, getattr(self, field), "a number in [0, 1]", lambda v: 0 <= v <= 1)
+        self._check_similarities("cut_threshold")
+        self._check_counts("min_segments", "anchor_stride", "knn")
+        self._check_shares("anchor_ratio", "anchor_weight")
 
     def merged_count(self, frames: int, tokens: int) -> int:
         return exact_total(self.retain_ratio, frames, tokens)
@@ -126,7 +124,7 @@ class FastVID(Method):
         weight = bags.shares((1.0 / bags.size).clamp_min(self.anchor_weight))
         bags = replace(bags, member=joins.token[bags.member])
         merged = bags.weighted_sum(video.carried.float(), weight)
-        size = torch.zeros_like(heads).scatter_add(0, joins.nearest, torch.ones_like(joins.nearest))
+        size = group_sizes(joins.nearest, len(heads))
         return Part(heads, size, merged, joins.member, joins.nearest)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from holitom.contract import InnerStage
 from holitom.errors import SettingsError
-from holitom.methods.base import Method, require, require_layer, require_threshold
+from holitom.methods.base import Method, require, require_layer
 from holitom.methods.fastv import DropInside
 from holitom.methods.parts import Part, assemble, clustered, unchanged
 from holitom.ops.budgets import exact_total, largest_remainder, largest_remainder_within
@@ -78,15 +78,12 @@ class FlashVID(Method):
     def __post_init__(self) -> None:
         super().__post_init__()
         require("expansion", self.expansion, "a number from 1 up", lambda v: v >= 1)
-        for field in ("cut_threshold", "link_threshold"):
-            require_threshold(field, getattr(self, field))
-        for field in ("min_segments", "knn"):
-            require(field, getattr(self, field), "a whole number from 1 up", lambda v: v >= 1, whole=True)
-        require("diverse_ratio", self.diverse_ratio, "a number in [0, 1]", lambda v: 0 <= v <= 1)
+        self._check_similarities("cut_threshold", "link_threshold")
+        self._check_counts("min_segments", "knn")
+        self._check_shares("diverse_ratio")
+        self._check_layers("inner_layer")
         if not isinstance(self.event_relevance, bool):
             raise SettingsError(f"event_relevance must be True or False, got {self.event_relevance!r}")
-        if self.inner_layer is not None:
-            require("inner_layer", self.inner_layer, "a layer from 1 up", lambda v: v >= 1, whole=True)
 
     def in_force(self) -> dict[str, object]:
         return super().in_force() | ({"inner_layer": "20 of 28"} if self.inner_layer is None else {})

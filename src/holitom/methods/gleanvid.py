@@ -69,15 +69,15 @@ class GleanVID(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require("alpha_min", self.alpha_min, "a number in [0, 1]", lambda v: 0 <= v <= 1)
+        self._check_shares("alpha_min")
         low = self.alpha_min
         require(
             "alpha_max", self.alpha_max, f"a number in [alpha_min, 1] = [{low}, 1]", lambda v: low <= v <= 1
         )
         require("sharpness", self.sharpness, "a number from 1e-3 to 1e3", lambda v: 1e-3 <= v <= 1e3)
         require("tolerance", self.tolerance, "a number in [0, 1)", lambda v: 0 <= v < 1)
-        require("cell", self.cell, "a whole number from 1 up", lambda v: v >= 1, whole=True)
-        require("rank", self.rank, "a whole number from 0 up", lambda v: v >= 0, whole=True)
+        self._check_counts("cell")
+        self._check_counts("rank", least=0)
 
     def merged_count(self, frames: int, tokens: int) -> int:
         return max(1, int(self.retain_ratio * frames * tokens + 1e-6))

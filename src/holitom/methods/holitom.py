@@ -16,7 +16,7 @@ from torch import Tensor
 
 from holitom.contract import InnerStage
 from holitom.errors import SettingsError
-from holitom.methods.base import Method, choose, require, require_layer, require_threshold
+from holitom.methods.base import Method, choose, require, require_layer
 from holitom.methods.parts import Part, assemble, averaged_at, clustered, unchanged
 from holitom.ops.budgets import exact_total, kept_share, largest_remainder
 from holitom.ops.host import to_device
@@ -76,13 +76,10 @@ class HoliTom(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.similarity_threshold is not None:
-            require_threshold("similarity_threshold", self.similarity_threshold)
-        require("center_weight", self.center_weight, "a number in [0, 1]", lambda v: 0 <= v <= 1)
-        require("knn", self.knn, "a whole number from 1 up", lambda v: v >= 1, whole=True)
-        require("contextual_ratio", self.contextual_ratio, "a number in [0, 1]", lambda v: 0 <= v <= 1)
-        if self.inner_layer is not None:
-            require("inner_layer", self.inner_layer, "a layer from 1 up", lambda v: v >= 1, whole=True)
+        self._check_similarities("similarity_threshold")
+        self._check_shares("center_weight", "contextual_ratio")
+        self._check_counts("knn")
+        self._check_layers("inner_layer")
         if self.inner_drop is not None:
             require("inner_drop", self.inner_drop, "a number in [0, 1)", lambda v: 0 <= v < 1)
         choose("budget", self.budget, "ratio", "exact")

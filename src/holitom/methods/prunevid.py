@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from holitom.methods.base import Method, require, require_threshold
+from holitom.methods.base import Method, require
 from holitom.methods.parts import Part, assemble, averaged_at, clustered
 from holitom.ops.budgets import exact_total, largest_remainder
 from holitom.ops.clustering import density_peaks
@@ -57,8 +57,8 @@ class PruneVid(Method):
     def __post_init__(self) -> None:
         super().__post_init__()
         require("segment_ratio", self.segment_ratio, "a number in (0, 1]", lambda v: 0 < v <= 1)
-        require_threshold("similarity_threshold", self.similarity_threshold)
-        require("knn", self.knn, "a whole number from 1 up", lambda v: v >= 1, whole=True)
+        self._check_similarities("similarity_threshold")
+        self._check_counts("knn")
 
     def merge(self, video: VideoTokens) -> MergedTokens:
         frames, tokens, _ = video.features.shape

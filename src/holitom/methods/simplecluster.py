@@ -56,7 +56,7 @@ class SimpleCluster(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require("iterations", self.iterations, "a whole number from 1 up", lambda v: v >= 1, whole=True)
+        self._check_counts("iterations")
         require("rope_theta", self.rope_theta, "a positive number", lambda v: v > 0)
 
     def merged_count(self, frames: int, tokens: int) -> int:

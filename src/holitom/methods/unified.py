@@ -77,15 +77,11 @@ class Unified(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(
-            "similarity_threshold", self.similarity_threshold, "a number in [-1, 1]", lambda v: abs(v) <= 1
-        )
-        for field in ("cluster_ratio", "text_weight"):
-            require(field, getattr(self, field), "a number in [0, 1]", lambda v: 0 <= v <= 1)
-        require("knn", self.knn, "a whole number from 1 up", lambda v: v >= 1, whole=True)
+        self._check_similarities("similarity_threshold")
+        self._check_shares("cluster_ratio", "text_weight")
+        self._check_counts("knn")
+        self._check_layers("inner_layer")
         require("keep_ratio", self.keep_ratio, "a number in (0, 1]", lambda v: 0 < v <= 1)
-        if self.inner_layer is not None:
-            require("inner_layer", self.inner_layer, "a layer from 1 up", lambda v: v >= 1, whole=True)
 
     def merged_count(self, frames: int, tokens: int) -> int:
         return exact_total(self.retain_ratio, frames, tokens)

@@ -54,7 +54,7 @@ class VCAST(Method):
     def __post_init__(self) -> None:
         super().__post_init__()
         require("temperature", self.temperature, "a number from 1e-6 up", lambda v: v >= 1e-6)
-        require("min_tokens", self.min_tokens, "a whole number from 0 up", lambda v: v >= 0, whole=True)
+        self._check_counts("min_tokens", least=0)
 
     def merged_count(self, frames: int, tokens: int) -> int:
         return max(exact_total(self.retain_ratio, frames, tokens), frames * min(self.min_tokens, tokens))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from holitom.errors import SettingsError
-from holitom.methods.base import Method, require
+from holitom.methods.base import Method
 from holitom.methods.parts import Part, assemble, unchanged
 from holitom.ops.budgets import exact_total, largest_remainder
 from holitom.ops.clustering import join_most_similar
@@ -44,7 +44,7 @@ class VisionZip(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require("dominant_ratio", self.dominant_ratio, "a number in [0, 1]", lambda v: 0 <= v <= 1)
+        self._check_shares("dominant_ratio")
 
     def merged_count(self, frames: int, tokens: int) -> int:
         return exact_total(self.retain_ratio, frames, tokens)

@@ -110,6 +110,9 @@ class Adapter(ABC):
     """Supported `model_type`s of a part, by the name of its config. Parts that the class fixes are not
     listed."""
 
+    settings: ClassVar[dict[str, tuple[object, ...]]] = {}
+    """Supported values of fields of the config, by the field's name, where not all are."""
+
     layer_types: ClassVar[frozenset[str]] = frozenset({"full_attention"})
     """Supported types of decoder layers."""
 
@@ -176,7 +179,8 @@ class Adapter(ABC):
         require_modules(self.vision_attention, names, f"{self.family}'s vision tower")
 
     def _check_config(self) -> None:
-        """Raise `UnsupportedModelError` for a part that is not in `parts`, and for sliding windows."""
+        """Raise `UnsupportedModelError` for a part or setting that is not supported, and for sliding
+        windows."""
         for part, known in self.parts.items():
             self._supported(f"a {part} of type", getattr(self.config, part).model_type, known)
         text: Any = self.config.get_text_config()
@@ -187,6 +191,8 @@ class Adapter(ABC):
                 f"{self.family} with sliding-window layers; supported: use_sliding_window=False or "
                 "sliding_window=None, whose cache keeps all columns"
             )
+        for name, values in self.settings.items():
+            self._supported(name, getattr(self.config, name), values)
 
     def _supported(self, what: str, value: object, known: tuple[object, ...]) -> None:
         """Raise `UnsupportedModelError` unless `value` is one of `known`."""

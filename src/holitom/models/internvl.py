@@ -18,6 +18,7 @@ class InternVL(MarkedFrames):
         "vision_config": ("internvl_vision",),
         "text_config": ("llama", "qwen2", "qwen3", "qwen3_moe"),
     }
+    settings: ClassVar[dict[str, tuple[object, ...]]] = {"vision_feature_select_strategy": ("default",)}
     places: ClassVar[tuple[str, str, str]] = ("vision_tower", "encoder.layer", "attention")
     leading: ClassVar[int] = 1
     mark: ClassVar[str] = "<IMG_CONTEXT>"
@@ -30,11 +31,6 @@ class InternVL(MarkedFrames):
         self._side = vision.image_size[0] // vision.patch_size[0]
         side = int(self._side * self.config.downsample_ratio)
         self.grid = (side, side)
-
-    def _check_config(self) -> None:
-        super()._check_config()
-        strategy = self.config.vision_feature_select_strategy
-        self._supported("vision_feature_select_strategy", strategy, ("default",))
 
     def heads(self, hidden: Tensor, *which: str) -> list[Tensor]:
         """Project queries and keys; some InternViTs normalise them before dividing them into heads."""

@@ -21,14 +21,12 @@ class LlavaNextVideo(StackedFrames):
         "vision_config": ("clip_vision_model",),
         "text_config": ("llama", "mistral", "qwen2"),
     }
-    leading: ClassVar[int] = 1
-
-    def _check_config(self) -> None:
-        super()._check_config()
-        strategy = self.config.vision_feature_select_strategy
-        self._supported("vision_feature_select_strategy", strategy, ("default",))
+    settings: ClassVar[dict[str, tuple[object, ...]]] = {
+        "vision_feature_select_strategy": ("default",),
         # Pooling by a convolution mixes channels, so it cannot be applied to importance.
-        self._supported("spatial_pool_mode", self.config.spatial_pool_mode, ("average", "max"))
+        "spatial_pool_mode": ("average", "max"),
+    }
+    leading: ClassVar[int] = 1
 
     def frame_grid(self) -> tuple[int, int]:
         vision = self.config.vision_config

@@ -21,13 +21,8 @@ class LlavaOnevision(StackedFrames):
         "vision_config": ("siglip_vision_model", "siglip"),
         "text_config": ("qwen2",),
     }
-
+    settings: ClassVar[dict[str, tuple[object, ...]]] = {"vision_feature_select_strategy": ("full",)}
     separators: ClassVar[int] = 1
-
-    def _check_config(self) -> None:
-        super()._check_config()
-        strategy = self.config.vision_feature_select_strategy
-        self._supported("vision_feature_select_strategy", strategy, ("full",))
 
     def frame_grid(self) -> tuple[int, int]:
         vision = self.config.vision_config

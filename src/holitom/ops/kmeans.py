@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from holitom.ops.pairs import WORKSPACE, Products
+from holitom.ops.ragged import group_sizes
 
 EPSILON = 1e-6  # least norm that a vector is divided by
 
@@ -102,8 +103,7 @@ def _nearest_by_products(whole: Tensor, groups: _Groups) -> tuple[Tensor, Tensor
 
 def _grouped(owner: Tensor, best: Tensor, count: int) -> _Groups:
     """Group tokens by cluster; the n-th empty cluster gets the n-th least similar token as its prototype."""
-    size = torch.zeros(count, dtype=torch.int64, device=owner.device)
-    size = size.scatter_add(0, owner, torch.ones_like(owner))
+    size = group_sizes(owner, count)
     nth = ((size == 0).cumsum(0) - 1).clamp_min(0)
     return _Groups(
         member=owner.argsort(stable=True),
@@ -119,8 +119,7 @@ def _filled(owner: Tensor, best: Tensor, count: int) -> Tensor:
     Every cluster keeps its most similar token, so that none becomes empty. Of all other tokens the n-th empty
     cluster gets the n-th least similar one.
     """
-    size = torch.zeros(count, dtype=torch.int64, device=owner.device)
-    size = size.scatter_add(0, owner, torch.ones_like(owner))
+    size = group_sizes(owner, count)
     rank = best.argsort(stable=True).argsort()
     last = torch.zeros_like(size).scatter_reduce(0, owner, rank, "amax")
     given = torch.where(rank == last[owner], len(owner), rank).argsort()

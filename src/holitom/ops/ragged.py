@@ -57,6 +57,13 @@ def top_mask(score: Tensor, budget: Tensor | int, offered: Tensor | None = None)
     return rank < budget
 
 
+def group_sizes(group: Tensor, count: int) -> Tensor:
+    """Count the entries of each of `count` groups: `[count]` int64 from the group `[P]` int64 of each
+    entry."""
+    sizes = torch.zeros(count, dtype=torch.int64, device=group.device)
+    return sizes.scatter_add(0, group, torch.ones_like(group))
+
+
 def rankable(score: Tensor) -> Tensor:
     """Convert scores `[...]` to finite float32; what is not a number ranks behind all numbers."""
     return score.detach().float().nan_to_num(nan=torch.finfo(torch.float32).min)
@@ -119,7 +126,7 @@ def run_means(
     if skip is not None:
         kept = compact(~skip[index], total - skipped)
         index, run = index[kept], run[kept]
-        length = torch.zeros_like(length).scatter_add(0, run, torch.ones_like(run))
+        length = group_sizes(run, len(lengths))
         start = length.cumsum(0) - length
     return F.embedding_bag(index, rows, start, mode="mean"), length
 
@@ -177,7 +184,7 @@ def gather_bags(heads: Tensor, owner: Tensor) -> Bags:
     """
     joined = torch.ones_like(owner).index_fill(0, heads, 0)
     member = (2 * owner + joined).argsort(stable=True)
-    count = torch.zeros_like(heads).scatter_add(0, owner, torch.ones_like(owner))
+    count = group_sizes(owner, len(heads))
     start = count.cumsum(0) - count
     bag = owner[member]
     rank = torch.arange(len(owner), device=owner.device) - start[bag]

@@ -80,17 +80,11 @@ class Video:
 
     def first(self, count: int) -> Video:
         """The first `count` frames of this video, with their times."""
-        from holitom.video.metadata import TimedMetadata
+        from holitom.video.metadata import timed
 
-        told = self.metadata
-        numbers = list(told.frames_indices or range(len(self.frames)))[:count]
-        height, width = self.frames.shape[1:3]
-        rate, total = told.fps or 1.0, told.total_num_frames
-        times = self.times[:count]
-        metadata = TimedMetadata.of(
-            times, numbers, total, rate, told.duration or total / rate, (width, height)
-        )
-        return replace(self, frames=self.frames[:count], metadata=metadata)
+        known = timed(self.metadata, self.frames.shape)
+        chosen = range(len(self.frames))[:count]
+        return replace(self, frames=self.frames[:count], metadata=known.at(chosen))
 
 
 @dataclass(frozen=True)

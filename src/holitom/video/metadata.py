@@ -6,6 +6,9 @@ from collections.abc import Sequence
 
 from transformers.video_utils import VideoMetadata
 
+ASSUMED_FPS = 2.0
+"""Frames per second of frames that come without a rate, as in qwen-vl-utils."""
+
 
 class TimedMetadata(VideoMetadata):
     """Metadata with the times of frames that the file states, which need not be number / rate.
@@ -78,3 +81,24 @@ class TimedMetadata(VideoMetadata):
         copy = type(self)(**{**self, "fps": 1.0, "frames_indices": list(self.times)})
         copy._times = list(self.times)
         return copy
+
+    def at(self, indices: Sequence[int]) -> TimedMetadata:
+        """Copy the metadata for the sampled frames with these indices, which may repeat."""
+        numbers, times = list(self.frames_indices or ()), self.times
+        copy = type(self)(**{**self, "frames_indices": [numbers[index] for index in indices]})
+        copy._times = [times[index] for index in indices]
+        return copy
+
+
+def timed(metadata: VideoMetadata, shape: tuple[int, ...]) -> TimedMetadata:
+    """Add times to the metadata of frames of `shape` `[F, H, W, 3]`: frame numbers over the rate, where it
+    has none."""
+    if isinstance(metadata, TimedMetadata):
+        return metadata
+    count, height, width = shape[:3]
+    rate = float(metadata.fps or ASSUMED_FPS)
+    numbers = list(range(count) if metadata.frames_indices is None else metadata.frames_indices)
+    total = metadata.total_num_frames or count
+    duration = metadata.duration or total / rate
+    times = [number / rate for number in numbers]
+    return TimedMetadata.of(times, numbers, total, rate, duration, (width, height))

@@ -22,21 +22,7 @@ from holitom.video.upright import View, view_of
 
 MAX_SIDE = 8192
 MAX_FRAME_PIXELS = 64_000_000
-IMAGES = (
-    "avif",
-    "avis",
-    "heic",
-    "heix",
-    "heim",
-    "heis",
-    "hevc",
-    "hevx",
-    "hevm",
-    "hevs",
-    "mif1",
-    "mif2",
-    "msf1",
-)
+IMAGES = frozenset("avif avis heic heix heim heis hevc hevx hevm hevs mif1 mif2 msf1".split())
 """Brands of ISO files that hold images or sequences of images."""
 
 FROM_ZERO = ("matroska", "asf", "nut")

@@ -76,8 +76,6 @@ def read_arguments(given: Mapping[str, Any]) -> Arguments:
                 f"unknown model argument {argument!r}; known: method, {', '.join(own)}; and {takes}"
             )
     inner = values.pop("inner", None)
-    if inner not in (None, True, False):
-        raise SettingsError(f"inner must be true or false, got {inner!r}")
     settings = {field: values.pop(field) for field in known if field in values}
     if "batch_size" in values:
         values["batch_size"] = _whole(values["batch_size"])

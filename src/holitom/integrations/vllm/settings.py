@@ -36,8 +36,6 @@ def method_of(hf_config: Any) -> Method | None:
         raise SettingsError(f'holitom must be settings such as {{"retain_ratio": 0.1}}, got {entry!r}')
     settings: dict[str, Any] = dict(entry)
     text, inner = settings.pop("method", "holitom"), settings.pop("inner", None)
-    if inner not in (None, True, False):
-        raise SettingsError(f"inner must be true or false, got {inner!r}")
     if isinstance(settings.get("reuse"), dict):
         settings["reuse"] = _reuse(settings["reuse"])
     choice = read_method(text, settings, inner)
