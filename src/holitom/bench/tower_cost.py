@@ -40,6 +40,4 @@ class TowerCost:
             return None
         if frames not in self._counts:
             self._counts[frames] = count_vision(self._adapter, frames, self.side, self.side)
-        read = method or Method(retain_ratio=1)
-        needs = read.needs_importance, read.needs_keys, read.needs_shallow
-        return self._counts[frames].with_reading(*needs)
+        return self._counts[frames].with_reading(method or Method(retain_ratio=1))

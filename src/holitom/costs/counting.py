@@ -18,6 +18,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers.cache_utils import DynamicLayer
 
+from holitom.contract import Merges
 from holitom.costs.decoder import Level, spans
 from holitom.costs.probe import probe_of
 from holitom.models.base import Adapter, EncodedImages
@@ -46,11 +47,11 @@ class VisionCount:
     tokens: int
     separators: int
 
-    def with_reading(self, importance: bool, keys: bool, shallow: bool) -> int:
-        """All operations of encoding, and of what a method reads: importance, keys, importance in an early
-        layer."""
-        read = self.importance * (importance + shallow) + self.keys * keys
-        return sum(self.operations.values()) + read
+    def with_reading(self, method: Merges) -> int:
+        """All operations of encoding, and of what `method` reads: importance, also in an early layer, and
+        keys."""
+        importance = self.importance * (method.needs_importance + method.needs_shallow)
+        return sum(self.operations.values()) + importance + self.keys * method.needs_keys
 
 
 @dataclass(frozen=True)

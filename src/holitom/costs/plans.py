@@ -16,6 +16,8 @@ from holitom.errors import SettingsError
 from holitom.methods import HoliTom, Method
 from holitom.methods.choose import FULL, Choice
 
+EVERY_TOKEN = Method(retain_ratio=1)
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -26,18 +28,14 @@ class Plan:
         retain_ratio: the budget.
         sent: visual tokens that enter the language model, without separators.
         inner: inner stages by rising layer.
-        needs_importance: whether importance is read in the vision tower.
-        needs_keys: whether keys are read.
-        needs_shallow: whether importance is read in an early layer.
+        method: the method, which says what is read in the vision tower.
     """
 
     label: str
     retain_ratio: float
     sent: int
     inner: tuple[AnyStage, ...] = ()
-    needs_importance: bool = False
-    needs_keys: bool = False
-    needs_shallow: bool = False
+    method: Method = EVERY_TOKEN
 
     def levels(self, separators: int = 0) -> list[Level]:
         """Visual tokens by layer, with `separators` (newlines), which inner stages count as visual tokens."""
@@ -88,7 +86,5 @@ def _plan(label: str, method: Method, frames: int, tokens: int, layers: int) -> 
         retain_ratio=method.retain_ratio,
         sent=frames * ceil(tokens * method.retain_ratio) if varies else method.merged_count(frames, tokens),
         inner=method.inner(layers),
-        needs_importance=method.needs_importance,
-        needs_keys=method.needs_keys,
-        needs_shallow=method.needs_shallow,
+        method=method,
     )

@@ -62,8 +62,7 @@ class Costs:
 
     def vision_operations(self, row: Cost) -> int:
         """Operations of vision tower and projector, and of reading importance and keys if the method does."""
-        plan = row.plan
-        return self.vision.with_reading(plan.needs_importance, plan.needs_keys, plan.needs_shallow)
+        return self.vision.with_reading(row.plan.method)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything that `holitom flops --json` prints; operations, tokens and bytes are whole numbers."""
