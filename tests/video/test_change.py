@@ -15,73 +15,86 @@ from support.video_files import moving_frames, write_frames
 from holitom import SettingsError, iter_frames, load_video
 from holitom.bench import moving_camera
 from holitom.bench import moving_digits as md
-from holitom.video.change import AROUND, LEVELS, chosen, chosen_of, medoids, not_shown, thumbnail
+from holitom.video.change import (
+    AROUND,
+    LEVELS,
+    cheapest,
+    chosen,
+    chosen_of,
+    missed,
+    not_shown,
+    thumbnail,
+)
 from holitom.video.sampling import spread
 
 
 @st.composite
-def frames_to_group(draw: st.DrawFn) -> tuple[NDArray[np.float64], int, int]:
-    """Costs `[n, n]` in whole numbers, so that sums are exact; a number of groups, and the longest one."""
-    total = draw(st.integers(1, 8))
-    count = draw(st.integers(1, total))
-    reach = draw(st.integers(-(-total // count), total))
+def seen(draw: st.DrawFn) -> tuple[NDArray[np.uint8], int]:
+    """Thumbnails `[n, h, w, 3]` with few levels, so that ranges of colours matter; and a reach."""
+    total, height, width = draw(st.integers(1, 7)), draw(st.integers(1, 9)), draw(st.integers(1, 9))
     rng = np.random.default_rng(draw(st.integers(0, 999)))
-    return rng.integers(0, draw(st.sampled_from([3, 100])), (total, total)).astype(np.float64), count, reach
+    return rng.integers(0, 80, (total, height, width, 3)).astype(np.uint8), draw(st.integers(1, total))
 
 
-@given(frames_to_group())
-def test_no_other_division_costs_less(given_: tuple[NDArray[np.float64], int, int]) -> None:
-    cost, count, reach = given_
-    total = len(cost)
-    banded = np.zeros((total, 2 * reach - 1))
-    for j in range(total):
-        for k in range(1 - reach, reach):
-            if 0 <= j + k < total:
-                banded[j, reach - 1 + k] = cost[j, j + k]
-    found = medoids(banded, count)
-    assert len(found) == count
-    assert all(one < other for one, other in pairwise(found))
-
-    def dearest(stands: list[int] | None) -> float:
-        """The least cost over all divisions, with the best frame of each group, or with those given."""
-        costs = []
-        for cuts in combinations(range(1, total), count - 1):
-            groups = [range(a, b) for a, b in pairwise((0, *cuts, total))]
-            if max(map(len, groups)) > reach:
-                continue
-            if stands is None:
-                costs.append(sum(min(cost[j, list(group)].sum() for j in group) for group in groups))
-            elif all(j in group for j, group in zip(stands, groups, strict=True)):
-                costs.append(sum(cost[j, list(g)].sum() for j, g in zip(stands, groups, strict=True)))
-        return min(costs)
-
-    assert dearest(found) == dearest(None)
+def slowly(thumbnails: NDArray[np.uint8], i: int, j: int) -> NDArray[np.bool_]:
+    """Which places of candidate `i` candidate `j` does not show."""
+    _, height, width, _ = thumbnails.shape
+    new = np.zeros((height, width), bool)
+    for y in range(height):
+        for x in range(width):
+            rows, columns = (slice(max(0, at - AROUND), at + AROUND + 1) for at in (y, x))
+            around = thumbnails[j, rows, columns].astype(int)
+            colour = thumbnails[i, y, x].astype(int)
+            low, high = around.min((0, 1)) - LEVELS, around.max((0, 1)) + LEVELS
+            new[y, x] = ((colour < low) | (colour > high)).any()
+    return new
 
 
-@given(st.integers(1, 6), st.integers(1, 6), st.integers(1, 9), st.integers(1, 9), st.integers(0, 99))
-def test_a_place_is_new_where_its_colour_is_nowhere_near(
-    total: int, reach: int, height: int, width: int, seed: int
+@given(seen())
+def test_a_candidate_is_missed_where_neither_chosen_neighbour_shows_it(
+    given_: tuple[NDArray[np.uint8], int],
 ) -> None:
-    seen = np.random.default_rng(seed).integers(0, 80, (total, height, width, 3)).astype(np.uint8)
-    found = not_shown(seen, reach)
+    thumbnails, reach = given_
+    total, height, width, _ = thumbnails.shape
+    new = {(i, j): slowly(thumbnails, i, j) for i in range(total) for j in range(total)}
+    first, steps, last = missed(not_shown(thumbnails, reach), height * width)
     for j in range(total):
-        for k in range(1 - reach, reach):
-            new = []
-            for y in range(height) if 0 <= j + k < total else ():
-                for x in range(width):
-                    around = seen[j, max(0, y - AROUND) : y + AROUND + 1, max(0, x - AROUND) : x + AROUND + 1]
-                    colour = seen[j + k, y, x].astype(int)
-                    low, high = around.min((0, 1)).astype(int), around.max((0, 1)).astype(int)
-                    new.append(((colour < low - LEVELS) | (colour > high + LEVELS)).any())
-            assert found[j, reach - 1 + k] == pytest.approx(np.mean(new) if new else 0)
+        before = sum(new[i, j].mean() for i in range(j))
+        assert first[j] == pytest.approx(before if j < reach else np.inf)
+        behind = sum(new[i, j].mean() for i in range(j + 1, total))
+        assert last[j] == pytest.approx(behind if total - 1 - j < reach else np.inf)
+        for m in range(1, reach + 1):
+            between = [(new[i, j] & new[i, j + m]).mean() for i in range(j + 1, j + m) if j + m < total]
+            assert steps[j, m - 1] == pytest.approx(sum(between) if j + m < total else np.inf)
+
+
+@given(st.integers(1, 9), st.data())
+def test_no_other_frames_miss_less(total: int, data: st.DataObject) -> None:
+    count = data.draw(st.integers(1, total))
+    reach = data.draw(st.integers(-(-(total + 1) // (count + 1)), total))
+    rng = np.random.default_rng(data.draw(st.integers(0, 999)))
+    first, last = rng.integers(0, 9, (2, total)).astype(float)
+    steps = rng.integers(0, 9, (total, reach)).astype(float)
+
+    def cost(frames: tuple[int, ...]) -> float:
+        gaps = [b - a for a, b in pairwise(frames)]
+        if max(gaps, default=1) > reach:
+            return float("inf")
+        return float(first[frames[0]] + last[frames[-1]]) + sum(
+            float(steps[a, gap - 1]) for a, gap in zip(frames, gaps, strict=False)
+        )
+
+    found = tuple(cheapest(first, steps, last, count))
+    assert len(found) == count
+    assert cost(found) == min(map(cost, combinations(range(total), count)))
 
 
 @given(st.integers(-AROUND, AROUND), st.integers(-AROUND, AROUND), st.integers(0, 99))
 def test_a_view_that_moves_a_little_shows_nothing_new_inside(down: int, across: int, seed: int) -> None:
     world = np.random.default_rng(seed).integers(0, 256, (40, 40, 3)).astype(np.uint8)
     views = np.stack([world[4:36, 4:36], world[4 + down : 36 + down, 4 + across : 36 + across]])
-    edge = 1 - (32 - abs(down)) * (32 - abs(across)) / 32**2
-    assert not_shown(views, 2)[0, 2] <= edge + 1e-9
+    new = np.unpackbits(not_shown(views, 1)[0, 2]).reshape(32, 32)
+    assert not new[AROUND : 32 - AROUND, AROUND : 32 - AROUND].any()
 
 
 @pytest.mark.parametrize("size", [(1, 1), (9, 7), (112, 112), (720, 1280), (4000, 20)])
@@ -107,20 +120,20 @@ def test_no_stretch_is_without_a_frame(count: int) -> None:
     frames[48:] = np.random.default_rng(0).integers(0, 256, (16, 16, 16, 3))
     found = chosen_of(frames, count)
     assert len(found) == len(set(found)) == count
-    assert np.diff([-1, *found, 64]).max() <= 2 * 4 * -(-64 // count)
+    assert np.diff([-1, *found, 64]).max() <= 4 * -(-64 // count)
 
 
 @pytest.mark.parametrize("camera", moving_camera.CAMERAS)
 def test_what_flashes_before_a_camera_is_among_the_frames(camera: str) -> None:
-    """Among six of 16 frames, more often than among evenly spread ones."""
+    """Half of the frames: evenly spread ones miss one shape in five."""
     seen, even = 0, 0
     for index in range(100000, 100012):
         video = md.sample("test", index, camera=moving_camera.camera(camera, [83, index]))
         (flash,) = video.flashes
         span = range(flash.start, flash.stop)
-        seen += any(number in span for number in chosen_of(video.frames, 6))
-        even += any(number in span for number in spread(16, 6))
-    assert seen > even
+        seen += any(number in span for number in chosen_of(video.frames, 8))
+        even += any(number in span for number in spread(16, 8))
+    assert seen >= 11 > even, (seen, even)
 
 
 @pytest.fixture(scope="module")

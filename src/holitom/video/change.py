@@ -1,8 +1,9 @@
 """Choose frames by what changes: those that together show the most of what many candidates show.
 
 Frames are compared as thumbnails, each place with the range of colours around the same place of another
-frame, so that a view that moves a little shows nothing new. A dynamic programme divides the candidates into
-groups of successive frames, each of which one frame stands for, with exactly the least that is not shown.
+frame, so that a view that moves a little shows nothing new. Of a candidate that is not chosen those places
+are missed that neither the chosen frame before it nor the one behind it shows. A dynamic programme finds the
+frames that miss exactly the least.
 """
 
 from __future__ import annotations
@@ -26,14 +27,15 @@ LEVELS = 16
 """Difference, in levels of 0..255, by which a place has to leave the range of colours to be new."""
 
 EVENNESS = 1e-3
-"""Share of a picture as which one step between a frame and the one that stands for it counts, so that frames
+"""Share of a picture as which each step from a candidate to the nearest chosen frame counts, so that frames
 of a still video are spread."""
 
-REACH = 4
-"""Longest group, in groups of even length: no stretch of a video is without a frame."""
+LONGEST = 4
+"""Longest gap between chosen frames, in even ones: no stretch of a video is without a frame."""
+
+BITS = np.array([bin(byte).count("1") for byte in range(256)], np.uint8)
 
 Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 
 def thumbnail(frame: Array) -> Array:
@@ -54,92 +56,81 @@ def chosen(thumbnails: Array, count: int) -> list[int]:
     total = len(thumbnails)
     if count >= total:
         return list(range(total))
-    reach = min(total, REACH * -(-total // count))
-    unseen = not_shown(thumbnails, reach)
-    apart = np.abs(np.arange(1 - reach, reach))[None]
-    return medoids(unseen + EVENNESS * apart, count)
+    longest = min(total, LONGEST * -(-total // count))
+    places = thumbnails.shape[1] * thumbnails.shape[2]
+    first, steps, last = missed(not_shown(thumbnails, longest), places)
+    gap = np.arange(1, longest + 1)
+    ends = EVENNESS * np.arange(total) * np.arange(1, total + 1) / 2
+    return cheapest(first + ends, steps + EVENNESS * (gap * gap // 4), last + ends[::-1], count)
 
 
-def not_shown(thumbnails: Array, reach: int) -> Floats:
-    """Compare every two of `n` candidates that are less than `reach` apart.
+def not_shown(thumbnails: Array, reach: int) -> Array:
+    """Compare every two of `n` candidates that are at most `reach` apart.
 
     Returns:
-        `[n, 2 * reach - 1]`: at `(j, reach - 1 + k)` the share of the places of candidate `j + k` whose
-        colour leaves, in any channel, the range of those around the same place of candidate `j` by more than
-        `LEVELS`; 0 where there is no candidate `j + k`.
+        `[n, 2 * reach + 1, b]` uint8: at `(j, reach + k)` a bit for each place of candidate `j + k`: whether
+        its colour leaves, in any channel, the range of those around the same place of candidate `j` by more
+        than `LEVELS`. No bit is set where there is no candidate `j + k`.
     """
     total = len(thumbnails)
     levels = thumbnails.astype(np.int16)
     lowest = _around(levels, np.minimum) - LEVELS
     highest = _around(levels, np.maximum) + LEVELS
-    found = np.zeros((total, 2 * reach - 1))
-    for k in range(1, min(reach, total)):
-        for step, of, by in ((k, levels[k:], slice(None, -k)), (-k, levels[:-k], slice(k, None))):
-            new = ((of < lowest[by]) | (of > highest[by])).any(-1)
-            found[by, reach - 1 + step] = new.mean((1, 2))
+    found = np.zeros((total, 2 * reach + 1, -(-levels[0, ..., 0].size // 8)), np.uint8)
+    for k in range(1, min(reach + 1, total)):
+        for step, of, by in ((k, slice(k, None), slice(-k)), (-k, slice(-k), slice(k, None))):
+            new = ((levels[of] < lowest[by]) | (levels[of] > highest[by])).any(-1)
+            found[by, reach + step] = np.packbits(new.reshape(total - k, -1), 1)
     return found
 
 
 def _around(levels: NDArray[np.int16], extreme: np.ufunc) -> NDArray[np.int16]:
     """The `extreme` of `levels` `[n, h, w, 3]` among the places at most `AROUND` away, in both directions."""
     for axis in (1, 2):
-        length = levels.shape[axis]
         edges = [(AROUND, AROUND) if i == axis else (0, 0) for i in range(levels.ndim)]
-        windows = np.lib.stride_tricks.sliding_window_view(
-            np.pad(levels, edges, mode="edge"), 2 * AROUND + 1, axis
-        )
-        levels = extreme.reduce(windows, -1)
-        assert levels.shape[axis] == length
+        padded = np.pad(levels, edges, mode="edge")
+        levels = extreme.reduce(np.lib.stride_tricks.sliding_window_view(padded, 2 * AROUND + 1, axis), -1)
     return levels
 
 
-def medoids(cost: Floats, count: int) -> list[int]:
-    """Divide `n` frames into `count` groups of successive ones, each with the frame that stands for it.
+def missed(new: Array, places: int) -> tuple[Floats, Floats, Floats]:
+    """Sum the shares of the candidates' places that chosen frames do not show.
 
     Args:
-        cost: `[n, 2 * reach - 1]`: at `(j, reach - 1 + k)` the cost of frame `j + k` where frame `j` stands
-            for it. A group has at most `reach` frames.
-        count: number of groups, at most `n`, with `count * reach >= n`.
+        new: `[n, 2 * reach + 1, b]`, from `not_shown`.
+        places: number of places of a candidate.
 
     Returns:
-        The frames that stand for the groups, rising, of the division with the least cost in all.
+        `first` `[n]`: what is missed before candidate `j` if it is the first chosen frame; `steps`
+        `[n, reach]`: at `(j, m - 1)` what is missed between `j` and `j + m` if none is chosen between them;
+        `last` `[n]`: what is missed behind `j` if it is the last. Infinite where a gap is longer than
+        `reach`, or there is no candidate.
     """
-    total, reach = len(cost), (cost.shape[1] + 1) // 2
-    of_group, stands = _groups(cost)
-    best = np.full(total + 1, np.inf)
-    best[0] = 0
-    lengths = []
-    ends = np.arange(total + 1)[:, None]
-    starts = ends - np.arange(1, reach + 1)
-    inside = starts >= 0
-    starts = np.where(inside, starts, 0)
-    of_end = np.where(inside, of_group[np.minimum(starts, total - 1), np.arange(reach)], np.inf)
-    for _ in range(count):
-        whole = best[starts] + of_end
-        lengths.append(whole.argmin(1))
-        best = np.take_along_axis(whole, lengths[-1][:, None], 1)[:, 0]
-    found, end = [], total
-    for length in reversed(lengths):
-        start = end - 1 - int(length[end])
-        found.append(int(stands[start, length[end]]))
-        end = start
+    total, reach = len(new), new.shape[1] // 2
+    steps = np.full((total, reach), np.inf)
+    for m in range(1, min(reach + 1, total)):
+        # Candidates j + 1 .. j + m - 1, as seen from j and from j + m.
+        neither = new[:-m, reach + 1 : reach + m] & new[m:, reach - m + 1 : reach]
+        steps[:-m, m - 1] = BITS[neither].sum((1, 2), dtype=np.int64) / places
+    alone = BITS[new].sum(2, dtype=np.int64) / places
+    first, last = alone[:, :reach].sum(1), alone[:, reach + 1 :].sum(1)
+    first[reach:] = np.inf
+    last[: max(0, total - reach)] = np.inf
+    return first, steps, last
+
+
+def cheapest(first: Floats, steps: Floats, last: Floats, count: int) -> list[int]:
+    """Choose `count` of `n` frames, rising, with the least sum of costs; other arguments as from `missed`."""
+    total, reach = steps.shape
+    before = np.arange(total)[:, None] - np.arange(1, reach + 1)
+    cost = np.where(before < 0, np.inf, steps[before.clip(0), np.arange(reach)])
+    before = before.clip(0)
+    best, came = first, []
+    for _ in range(count - 1):
+        sums = best[before] + cost
+        came.append(sums.argmin(1))
+        best = np.take_along_axis(sums, came[-1][:, None], 1)[:, 0]
+    found = [int((best + last).argmin())]
+    for steps_back in reversed(came):
+        found.append(found[-1] - 1 - int(steps_back[found[-1]]))
     return found[::-1]
-
-
-def _groups(cost: Floats) -> tuple[Floats, Ints]:
-    """The least cost of the group of frames `s .. s + m`, at `(s, m)`, and the frame that gives it.
-
-    Infinite where there is no frame `s + m`.
-    """
-    total, reach = len(cost), (cost.shape[1] + 1) // 2
-    # Sums over the first frames that a frame may stand for: a group's cost is a difference of two.
-    sums = np.concatenate([np.zeros((total, 1)), cost.cumsum(1)], 1)
-    least, stands = np.full((total, reach), np.inf), np.zeros((total, reach), np.int64)
-    for m in range(min(reach, total)):
-        starts = np.arange(total - m)[:, None]
-        q = np.arange(m + 1)[None]
-        costs = sums[starts + q, reach + m - q] - sums[starts + q, reach - 1 - q]
-        at = costs.argmin(1)
-        least[: total - m, m] = np.take_along_axis(costs, at[:, None], 1)[:, 0]
-        stands[: total - m, m] = starts[:, 0] + at
-    return least, stands
