@@ -3,18 +3,40 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from holitom.cli.app import bench, working
+from holitom.cli.app import bench, ratios, working
+from holitom.cli.options import WRITTEN
+from holitom.cli.tables import print_notes, print_table
+
+if TYPE_CHECKING:
+    from holitom.bench.outer_stages import OuterStage
 
 
 @bench.command("overhead")
 def bench_overhead(
+    methods: Annotated[
+        str | None,
+        typer.Option(
+            help=f"all, or some with commas between, each as {WRITTEN}. [default: HoliTom's limits]"
+        ),
+    ] = None,
+    retain: Annotated[str, typer.Option(help="With --methods: shares of visual tokens to keep.")] = "0.1",
+    long: Annotated[
+        bool, typer.Option("--long/--no-long", help="With --methods: also merge a video of 1,024 frames.")
+    ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Measure the cost of merging itself: tensor operations, device synchronisations, memory, time."""
+    """Measure the cost of merging itself: tensor operations, device synchronisations, memory, time.
+
+    Without --methods, HoliTom's figures beside their limits; with it, methods' outer stages beside HoliTom's.
+    """
+    if methods is not None:
+        _outer_stages(methods, retain, long, as_json)
+        return
     from holitom.bench.imports import import_seconds
     from holitom.bench.overhead import overhead, print_overhead
 
@@ -26,3 +48,58 @@ def bench_overhead(
         print(json.dumps(figures))
     else:
         print_overhead(figures)
+
+
+def _outer_stages(methods: str, retain: str, long: bool, as_json: bool) -> None:
+    """Print the cost of each method's outer stage."""
+    wanted = ratios(retain)
+    with working("Loading PyTorch"):
+        from holitom.bench.machine import processor
+        from holitom.bench.outer_stages import FRAMES, LONG, outer_stages
+        from holitom.bench.overhead import GRID, NARROW, WIDTH
+        from holitom.bench.settings import budgets
+        from holitom.methods.choose import read_methods
+
+    settings = budgets(read_methods(methods), wanted)
+    with working("Measuring") as say:
+        found = outer_stages(settings, long, done=lambda stage: say(f"Measured {stage.title}"))
+    if as_json:
+        print(json.dumps({"machine": processor(), "methods": [asdict(stage) for stage in found]}))
+        return
+    heads = ["", "ms", "of\nHoliTom", "operations", "waits", "MB"]
+    heads += ["long\ns", "long\nMB"] if long else []
+    rows = (_row(stage, long) for stage in found)
+    print_table(heads, [row for row in rows if row])
+    print_notes("", *(f"Refused: {stage.title}: {stage.refused}" for stage in found if stage.refused))
+    size = GRID * GRID
+    extended = f", long on {LONG:,} x {size} x {NARROW}" if long else ""
+    print_notes(
+        f"Outer stages on {FRAMES} x {size} x {WIDTH} (frames, tokens, width){extended}, float32, two "
+        f"threads of {processor()}, synthetic video. ms: median of rounds in which method and HoliTom run "
+        "in turn. waits: times that the host waits for the device. MB: peak memory above the video's."
+    )
+
+
+def _row(stage: OuterStage, long: bool) -> list[str]:
+    """Cells of one method; none where it was refused."""
+    if stage.short is None or stage.count is None:
+        return []
+    row = [
+        stage.title,
+        f"{1e3 * stage.short.seconds:,.1f}",
+        f"{stage.against_holitom:.1f}x",
+        f"{stage.count.operations:,}",
+        f"{stage.count.synchronisations:,}",
+        _whole(stage.short.megabytes),
+    ]
+    if not long:
+        return row
+    return (
+        [*row, "-", "-"]
+        if stage.long is None
+        else [*row, f"{stage.long.seconds:.1f}", _whole(stage.long.megabytes)]
+    )
+
+
+def _whole(megabytes: float | None) -> str:
+    return "-" if megabytes is None else f"{megabytes:,.0f}"

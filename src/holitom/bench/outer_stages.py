@@ -1,0 +1,134 @@
+"""Cost of every method's outer stage, beside HoliTom's on the same video: time, operations, memory.
+
+Videos are those of `bench.overhead`: 32 frames of LLaVA-OneVision-7B's shape, and a long one of 1,024 frames
+of its 0.5B sibling's.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from statistics import median
+
+import torch
+
+from holitom.bench.machine import peak_memory, threads
+from holitom.bench.overhead import NARROW, WIDTH, Count, count_operations, synthetic_video
+from holitom.bench.settings import Setting
+from holitom.errors import HolitomError
+from holitom.methods.base import Method
+from holitom.methods.holitom import HoliTom
+from holitom.tokens import VideoTokens
+
+FRAMES, LONG = 32, 1024
+KEY_WIDTH = 72  # of one head of SigLIP-so400m
+ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one call takes: `seconds`, and `megabytes` at its peak above the video's (None: unknown)."""
+
+    seconds: float
+    megabytes: float | None
+
+
+@dataclass(frozen=True)
+class OuterStage:
+    """What one method's outer stage takes, on the CPU in float32.
+
+    Attributes:
+        title: the method and its budget.
+        refused: the reason of a refusal: of the method, or of `LONG` frames alone; None: there is none.
+        short: the median of several calls on `FRAMES` frames; None where the method was refused.
+        against_holitom: median over rounds of its time divided by HoliTom's in the same round.
+        count: operations and device synchronisations for `FRAMES` frames.
+        long: one call on `LONG` frames; None where it was refused or not asked for.
+    """
+
+    title: str
+    refused: str | None = None
+    short: Cost | None = None
+    against_holitom: float | None = None
+    count: Count | None = None
+    long: Cost | None = None
+
+
+def outer_stages(
+    settings: Sequence[Setting],
+    long: bool = True,
+    cores: int = 2,
+    done: Callable[[OuterStage], None] = lambda stage: None,
+) -> list[OuterStage]:
+    """Measure the outer stage of every setting that holds a method with one.
+
+    Args:
+        settings: methods at budgets; full tokens are left out.
+        long: whether to merge the long video too.
+        cores: threads of torch.
+        done: called with every result.
+    """
+    short = _with_keys(synthetic_video(FRAMES, WIDTH))
+    extended = _with_keys(synthetic_video(LONG, NARROW)) if long else None
+    found = []
+    with threads(cores), torch.inference_mode():
+        for setting in settings:
+            if setting.method is None and setting.refused is None:
+                continue
+            found.append(_measured(setting, short, extended))
+            done(found[-1])
+    return found
+
+
+def _with_keys(video: VideoTokens) -> VideoTokens:
+    """Add what some methods read beside importance: keys, and importance of an early layer."""
+    frames, tokens, _ = video.features.shape
+    rng = torch.Generator().manual_seed(1)
+    return replace(
+        video,
+        keys=torch.randn(frames, tokens, KEY_WIDTH, generator=rng),
+        shallow=torch.rand(frames, tokens, generator=rng),
+    )
+
+
+def _measured(setting: Setting, short: VideoTokens, long: VideoTokens | None) -> OuterStage:
+    stage = OuterStage(setting.title, setting.refused)
+    if setting.method is None:
+        return stage
+    try:
+        stage = _short(stage, setting.method, short)
+        if long is not None:
+            with peak_memory(torch.device("cpu")) as peak:
+                seconds = _seconds(partial(setting.method.merge, long))
+            stage = replace(stage, long=Cost(seconds, _megabytes(peak.bytes)))
+    except HolitomError as error:
+        stage = replace(stage, refused=str(error))
+    return stage
+
+
+def _short(stage: OuterStage, method: Method, video: VideoTokens) -> OuterStage:
+    """Time the method and HoliTom at the same budget in turn, after a warm-up, and count once."""
+    holitom = HoliTom(retain_ratio=method.retain_ratio)
+    calls = [partial(method.merge, video), partial(holitom.merge, video)]
+    with peak_memory(torch.device("cpu")) as peak:
+        calls[0]()
+    calls[1]()
+    rounds = [[_seconds(call) for call in calls] for _ in range(ROUNDS)]
+    return replace(
+        stage,
+        short=Cost(median(own for own, _ in rounds), _megabytes(peak.bytes)),
+        against_holitom=median(own / reference for own, reference in rounds),
+        count=count_operations(calls[0]),
+    )
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    begin = time.perf_counter()
+    call()
+    return time.perf_counter() - begin
+
+
+def _megabytes(size: int | None) -> float | None:
+    return None if size is None else size / 1e6
