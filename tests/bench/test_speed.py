@@ -339,6 +339,35 @@ def test_weights_are_never_there_twice(config: Path, tmp_path: Path) -> None:
     assert weights < peak.bytes < 1.3 * weights
 
 
+def test_layers_that_share_weights_take_the_memory_of_one_and_do_the_work_of_all(
+    config: Path, tmp_path: Path
+) -> None:
+    deep = json.loads(config.read_text())
+    deep["text_config"] |= {"num_hidden_layers": 12, "layer_types": ["full_attention"] * 12}
+    deep["text_config"] |= {"hidden_size": 512, "intermediate_size": 4096}
+    (tmp_path / "config.json").write_text(json.dumps(deep))
+    with peak_memory(CPU) as peak:
+        model = random_model(str(tmp_path), 2, torch.float32, CPU, share_layers=True)
+    layers = model.model.language_model.layers
+    assert len(layers) == 12
+    assert len({id(weight) for layer in layers for weight in layer.parameters()}) == len(
+        list(layers[0].parameters())
+    )
+    weights = sum(weight.nbytes for weight in model.parameters())
+    if peak.bytes is not None:
+        assert peak.bytes < 1.5 * weights
+    with torch.inference_mode():
+        output = model(**random_prompt(model, video(2)), use_cache=True, output_hidden_states=True)
+    assert output.logits.isfinite().all()
+    assert len(output.past_key_values.layers) == 12
+    assert not torch.equal(output.hidden_states[3], output.hidden_states[2])
+
+
+def test_sharing_layers_is_for_random_weights(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "speed", "--share-layers"]) != 0
+    assert "--share-layers needs --random-weights" in capfd.readouterr().err
+
+
 def test_a_model_that_does_not_fit_is_refused_before_it_is_made() -> None:
     begun = time.monotonic()
     with pytest.raises(

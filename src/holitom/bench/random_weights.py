@@ -27,7 +27,9 @@ class TooLittleMemoryError(HolitomError, MemoryError):
     """A model of this shape does not fit into the free memory."""
 
 
-def random_model(name: str, frames: int, dtype: torch.dtype, device: torch.device) -> Any:
+def random_model(
+    name: str, frames: int, dtype: torch.dtype, device: torch.device, share_layers: bool = False
+) -> Any:
     """Make a model of `name`'s shapes with random weights, if it and a prompt of `frames` frames fit in
     memory.
 
@@ -36,6 +38,7 @@ def random_model(name: str, frames: int, dtype: torch.dtype, device: torch.devic
         frames: number of frames of the prompt's video.
         dtype: dtype of the weights.
         device: device on which the weights are made.
+        share_layers: whether all layers of the language model have the first one's weights.
 
     Raises:
         TooLittleMemoryError: the weights, or the memory for a prompt, do not fit.
@@ -50,6 +53,8 @@ def random_model(name: str, frames: int, dtype: torch.dtype, device: torch.devic
         raise UnsupportedModelError(
             f"random weights for a {shapes.config.model_type} model; supported: llava_onevision"
         )
+    if share_layers:
+        _share_layers(shapes)
     weights, besides = needed_bytes(shapes, frames)
     available = available_bytes(device)
     if available is not None and weights + besides > available:
@@ -57,13 +62,15 @@ def random_model(name: str, frames: int, dtype: torch.dtype, device: torch.devic
             f"{name} in {str(dtype).removeprefix('torch.')} needs about {(weights + besides) / 1e9:.1f} GB "
             f"({weights / 1e9:.1f} for weights, {besides / 1e9:.1f} to work on {frames} frames), and "
             f"{available / 1e9:.1f} GB are free on {device}: free some, or choose fewer frames, a smaller "
-            "shape or a narrower dtype"
+            "shape, a narrower dtype or one layer's weights for all layers (--share-layers)"
         )
     with torch.device(device), no_init_weights():
         model: Any = AutoModelForImageTextToText.from_config(
             shapes.config, dtype=dtype, attn_implementation="sdpa"
         )
     model.tie_weights()
+    if share_layers:  # weights that no layer keeps were never written, so they took no memory on a CPU
+        _share_layers(model)
     fill(model)
     model.generation_config.eos_token_id = None
     return model.eval()
@@ -87,6 +94,15 @@ def needed_bytes(shapes: Any, frames: int) -> tuple[int, int]:
     looking = patches * (3 * tower.intermediate_size + 10 * tower.hidden_size + kept)
     weights = sum(weight.nbytes for weight in shapes.parameters())
     return weights, cache + item * max(language, looking)
+
+
+def _share_layers(model: Any) -> None:
+    """Give every layer of the language model the weights of the first; operations stay those of its shape."""
+    first, *others = model.model.language_model.layers
+    for path, weight in first.named_parameters():
+        part, _, name = path.rpartition(".")
+        for layer in others:
+            setattr(layer.get_submodule(part), name, weight)
 
 
 @torch.no_grad()

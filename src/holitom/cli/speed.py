@@ -34,6 +34,14 @@ def bench_speed(
             "(llava-onevision-qwen2-0.5b, -7b, -72b) or at those of a config file."
         ),
     ] = None,
+    share_layers: Annotated[
+        bool,
+        typer.Option(
+            "--share-layers",
+            help="With --random-weights: all layers of the language model have one layer's weights, so that "
+            "its shape fits in less memory.",
+        ),
+    ] = False,
     video: Annotated[str | None, typer.Option(help="A video file. [default: the bundled demo]")] = None,
     frames: Frames = None,
     retain: Annotated[str, typer.Option(help="Shares of visual tokens to send, upper budgets.")] = "0.1",
@@ -61,6 +69,8 @@ def bench_speed(
         raise SettingsError(
             "--model and --random-weights exclude each other: a checkpoint has its own weights"
         )
+    if share_layers and not random_weights:
+        raise SettingsError("--share-layers needs --random-weights: a checkpoint's layers have their own")
     for option, value, least in (
         ("new-tokens", new_tokens, 2),
         ("repeats", repeats, 1),
@@ -87,12 +97,16 @@ def bench_speed(
     file = DEMO_VIDEO if video is None else Path(video)
     clip = read_video(file, frames)
     name = random_weights or checkpoint(model)
-    title = f"{name}, random weights" if random_weights else title_of(model)
+    weights = "random weights, one layer's for all layers" if share_layers else "random weights"
+    title = f"{name}, {weights}" if random_weights else title_of(model)
     quiet_transformers(name)
     note(f"Loading {title}")
     if threads:
         torch.set_num_threads(threads)
-    live, prepare, fit = (_random if random_weights else _checkpoint)(name, frames, dtype, device)
+    if random_weights:
+        live, prepare, fit = _random(name, frames, dtype, device, share_layers)
+    else:
+        live, prepare, fit = _checkpoint(name, frames, dtype, device)
     numbers = list(clip.metadata.frames_indices or [])
     loading = Loading(file, Sampling(frames), numbers, prepare, fit)
     inputs, short = prepare(clip), prepare(clip.first(1))
@@ -104,7 +118,8 @@ def bench_speed(
         speed = measure(live, inputs, short, settings, new_tokens, repeats, deadline, show, loading)
     shown = file.name
     if as_json:
-        asked = {"model": name, "weights": "random" if random_weights else "checkpoint", "video": shown}
+        kind = ("random, shared" if share_layers else "random") if random_weights else "checkpoint"
+        asked = {"model": name, "weights": kind, "video": shown}
         print(json.dumps(asked | speed.to_dict()))
     else:
         _print_speed(speed, title, shown)
@@ -120,13 +135,13 @@ def _checkpoint(name: str, frames: int, dtype: str, device: str) -> Loaded:
     return live, lambda clip: prompt(processor, clip, DEMO_QUESTION), fit_of(processor)
 
 
-def _random(name: str, frames: int, dtype: str, device: str) -> Loaded:
+def _random(name: str, frames: int, dtype: str, device: str, share_layers: bool) -> Loaded:
     """The same for a model of random weights with room for so many frames."""
     from holitom.ask import device_named, dtype_named
     from holitom.bench.random_weights import random_model, random_prompt
 
     precision = dtype_named("bfloat16" if dtype == "auto" else dtype)
-    live = random_model(name, frames, precision, device_named(device))
+    live = random_model(name, frames, precision, device_named(device), share_layers)
     return live, lambda clip: random_prompt(live, clip.frames), None
 
 
