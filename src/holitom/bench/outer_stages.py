@@ -73,7 +73,7 @@ def outer_stages(
     short = _with_keys(synthetic_video(FRAMES, WIDTH))
     extended = _with_keys(synthetic_video(LONG, NARROW)) if long else None
     found = []
-    with threads(cores), torch.inference_mode():
+    with threads(cores), torch.no_grad():
         for setting in settings:
             if setting.method is None and setting.refused is None:
                 continue
