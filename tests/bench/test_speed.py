@@ -344,7 +344,7 @@ def test_layers_that_share_weights_take_the_memory_of_one_and_do_the_work_of_all
 ) -> None:
     deep = json.loads(config.read_text())
     deep["text_config"] |= {"num_hidden_layers": 12, "layer_types": ["full_attention"] * 12}
-    deep["text_config"] |= {"hidden_size": 512, "intermediate_size": 4096}
+    deep["text_config"] |= {"hidden_size": 1024, "intermediate_size": 8192}
     (tmp_path / "config.json").write_text(json.dumps(deep))
     with peak_memory(CPU) as peak:
         model = random_model(str(tmp_path), 2, torch.float32, CPU, share_layers=True)
