@@ -14,10 +14,10 @@ print(time.perf_counter() - begin)
 """
 
 
-def import_seconds(repeats: int = 5) -> float:
+def import_seconds() -> float:
     """Median seconds of `from holitom import HoliTom` after `import torch`, each in a new interpreter."""
     runs = [
         subprocess.run([sys.executable, "-c", _MEASURE], capture_output=True, text=True, check=True)
-        for _ in range(repeats)
+        for _ in range(5)
     ]
     return statistics.median(float(run.stdout) for run in runs)

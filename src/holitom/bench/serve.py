@@ -260,12 +260,12 @@ def _generate(
 
 
 @contextmanager
-def _watched(url: str, every: float = 0.2) -> Iterator[list[float]]:
+def _watched(url: str) -> Iterator[list[float]]:
     """Record the highest KV-cache use while the `with` block runs, in a list of one number."""
     peak, stop = [0.0], threading.Event()
 
     def watch() -> None:
-        while not stop.wait(every):
+        while not stop.wait(0.2):
             try:
                 peak[0] = max(peak[0], _metrics(url)["vllm:kv_cache_usage_perc"])
             except ServingError:  # a busy server may answer late; the next request will succeed

@@ -9,9 +9,9 @@ from torch import Tensor
 CHUNK_BYTES = 64 * 2**20
 
 
-def frames_per_chunk(heads: int, patches: int, chunk_bytes: int = CHUNK_BYTES) -> int:
+def frames_per_chunk(heads: int, patches: int) -> int:
     """Number of frames whose `heads x patches x patches` float32 attention fits one chunk, at least one."""
-    return max(1, chunk_bytes // (4 * heads * patches * patches))
+    return max(1, CHUNK_BYTES // (4 * heads * patches * patches))
 
 
 def received_attention(query: Tensor, key: Tensor, scale: float) -> Tensor:
@@ -29,14 +29,10 @@ def received_attention(query: Tensor, key: Tensor, scale: float) -> Tensor:
     return logits.softmax(dim=-1, dtype=torch.float32).mean(dim=(1, 2))
 
 
-def query_attention(
-    query: Tensor,
-    key: Tensor,
-    scale: float,
-    visible: Tensor | None = None,
-    chunk_bytes: int = CHUNK_BYTES,
-) -> Tensor:
+def query_attention(query: Tensor, key: Tensor, scale: float, visible: Tensor | None = None) -> Tensor:
     """Compute the attention of a few queries of each row over all keys, averaged over heads.
+
+    One chunk holds the weights of at least one query, whatever their size.
 
     Args:
         query: `[B, heads, Q, d]`.
@@ -44,8 +40,6 @@ def query_attention(
         scale: factor on the logits.
         visible: `[B or 1, Q, S]` bool, False where a query does not attend to a key; None: each attends to
             every key.
-        chunk_bytes: largest size of the weights held at once; those of one query are held whatever their
-            size.
 
     Returns:
         `[B, Q, S]` float32, zero where not visible; not a number where a query attends to no key.
@@ -53,7 +47,7 @@ def query_attention(
     batch, heads, queries, width = query.shape
     kv_heads, columns = key.shape[1:3]
     grouped = query.reshape(batch, kv_heads, -1, queries, width)
-    step = max(1, chunk_bytes // (4 * batch * heads * columns))
+    step = max(1, CHUNK_BYTES // (4 * batch * heads * columns))
     lines = []
     for at in range(0, queries, step):
         some = grouped[:, :, :, at : at + step]
