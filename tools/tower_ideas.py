@@ -1,11 +1,13 @@
-"""How much of the bundled model's vision tower ideas for a moving camera would compute, on videos.
+"""What ideas for a moving camera save in the bundled model's tower, and what frames by change show.
 
 python tools/tower_ideas.py [--videos 20] [--frames 32] [VIDEO ...]
 
 Prints shares of the places (a) that differ from a reference frame, by pixels (reuse as it is) and by the
 hidden states behind layer 1 or 2, at the same place and, from one frame to the next, at any place at most two
 away; and (d) of the rows of the MLPs where each block of 2 x 2 places whose hidden states are alike is one
-row. Without VIDEO files: held-out development videos of MovingDigits-QA before each camera.
+row. Without VIDEO files: held-out development videos of MovingDigits-QA before each camera, and (c) in how
+many of them the shape that flashes is in frames that are evenly spread, and in those chosen by change. With
+files: (c) how near the tokens of 64 frames are to those of 16 of them, chosen in either way.
 """
 
 from __future__ import annotations
@@ -19,14 +21,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from holitom.ask import load_model
-from holitom.bench.moving_camera import CAMERAS, frames
+from holitom.bench import moving_digits as md
+from holitom.bench.moving_camera import CAMERAS, camera, frames
 from holitom.bundled import checkpoint
 from holitom.tower.framed import patches_of
 from holitom.tower.pixels import cells, changed
 from holitom.tower.plan import plan
 from holitom.video import load_video
+from holitom.video.change import chosen_of
+from holitom.video.sampling import spread
 
 FIRST, REACH, NEAR = 100000, 8, 2
+CHOSEN = ((16, 8), (64, 16))
+"""Numbers of frames of a video, and of those that are chosen."""
 
 
 def shares(model: Any, processor: Any, video: np.ndarray[Any, Any]) -> dict[str, float]:
@@ -80,6 +87,28 @@ def alike(state: Tensor, side: int, least: float) -> float:
     return (low > least).float().mean().item()
 
 
+def flashes(name: str, videos: int, length: int, count: int) -> tuple[float, float]:
+    """Shares of the videos whose flash is in `count` of `length` frames, evenly spread and by change."""
+    found = np.zeros(2)
+    for index in range(FIRST, FIRST + videos):
+        video = md.sample("test", index, length, camera=camera(name, [83, index]))
+        (flash,) = video.flashes
+        ways = spread(length, count), chosen_of(video.frames, count)
+        found += [any(flash.start <= number < flash.stop for number in numbers) for numbers in ways]
+    even, by_change = (found / videos).tolist()
+    return even, by_change
+
+
+def stood_for(model: Any, processor: Any, video: np.ndarray[Any, Any], count: int) -> tuple[float, float]:
+    """Mean cosine of every frame's tokens with the nearest of `count` frames, evenly spread and by change."""
+    prepared = processor.video_processor(videos=[video], do_sample_frames=False, return_tensors="pt")
+    pixels = prepared["pixel_values_videos"][0].to(model.dtype)
+    unit = F.normalize(model.model.vision_tower(pixels).last_hidden_state.float(), dim=-1)
+    ways = spread(len(video), count), chosen_of(video, count)
+    even, by_change = ((unit @ unit[way].flatten(0, 1).T).amax(-1).mean().item() for way in ways)
+    return even, by_change
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--videos", type=int, default=20)
@@ -96,6 +125,12 @@ def main() -> None:
             print(name)
             for idea in found[0]:
                 print(f"  {idea:28} {100 * np.mean([each[idea] for each in found]):5.1f}%", flush=True)
+            for length, count in CHOSEN if not given.files else ():
+                even, change = flashes(name, given.videos, length, count)
+                print(f"  (c) flash in {count} of {length} frames: even {even:.1%}, by change {change:.1%}")
+        for name in given.files:
+            even, change = stood_for(model, processor, load_video(name, 64).frames, 16)
+            print(f"{name}: (c) cosine of 64 frames with 16: even {even:.4f}, by change {change:.4f}")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import runpy
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +15,7 @@ from hypothesis import strategies as st
 from holitom.bench import moving_camera
 from holitom.bench import moving_digits as md
 from holitom.bench.moving_camera import View
+from holitom.bundled import DEMO_VIDEO
 from holitom.cli import main
 
 MOVING_8 = ", moving camera (pan), 8 frames by change"
@@ -103,6 +107,25 @@ def test_a_view_that_there_is_not(
 ) -> None:
     assert main(["bench", "accuracy", *options]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_the_tool_prints_what_each_idea_saves(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool = Path(__file__).parents[2] / "tools" / "tower_ideas.py"
+    monkeypatch.setattr(sys, "argv", [tool.name, "--videos", "1"])
+    runpy.run_path(str(tool), run_name="__main__")
+    by_video = capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", [tool.name, "--frames", "4", str(DEMO_VIDEO)])
+    runpy.run_path(str(tool), run_name="__main__")
+    by_file = capsys.readouterr().out
+    assert all(name in by_video for name in moving_camera.CAMERAS)
+    assert by_video.count("(d) MLP rows") == 2 * len(moving_camera.CAMERAS)
+    shares = [float(share) for share in re.findall(r"([\d.]+)%\n", by_video + by_file)]
+    assert all(0 <= share <= 100 for share in shares)
+    cosines = re.findall(r"even ([\d.]+), by change ([\d.]+)", by_file)
+    assert all(0.5 < float(cosine) <= 1 for pair in cosines for cosine in pair)
+    assert len(cosines) == 1
 
 
 def test_commands_know_the_cameras(capsys: pytest.CaptureFixture[str]) -> None:

@@ -31,7 +31,7 @@ from holitom.video.sampling import spread
 @st.composite
 def seen(draw: st.DrawFn) -> tuple[NDArray[np.uint8], int]:
     """Thumbnails `[n, h, w, 3]` with few levels, so that ranges of colours matter; and a reach."""
-    total, height, width = draw(st.integers(1, 7)), draw(st.integers(1, 9)), draw(st.integers(1, 9))
+    total, height, width = draw(st.integers(1, 5)), draw(st.integers(1, 5)), draw(st.integers(1, 8))
     rng = np.random.default_rng(draw(st.integers(0, 999)))
     return rng.integers(0, 80, (total, height, width, 3)).astype(np.uint8), draw(st.integers(1, total))
 

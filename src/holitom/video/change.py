@@ -26,7 +26,7 @@ AROUND = 3
 LEVELS = 16
 """Difference, in levels of 0..255, by which a place has to leave the range of colours to be new."""
 
-EVENNESS = 1e-3
+EVENNESS = 3e-3
 """Share of a picture as which each step from a candidate to the nearest chosen frame counts, so that frames
 of a still video are spread."""
 
