@@ -10,15 +10,16 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
+import typer
 from safetensors.torch import load_file, save_file
 
 import holitom
 from holitom.bundled import BUNDLED_MODEL, DEMO_VIDEO
-from holitom.cli import main
+from holitom.cli import app, main
 from holitom.methods import METHODS
 
 SOURCE = Path(holitom.__file__).parents[1]
@@ -275,6 +276,65 @@ def test_lists_of_commands_are_not_cut(
     assert "..." not in listed
     assert len(listed.split()) > 20
     assert max(map(len, listed.splitlines())) <= columns
+
+
+def every_command() -> list[list[str]]:
+    """The words of each command, with those of `bench`."""
+    top: Any = typer.main.get_command(app)
+    return [
+        [name, *deeper]
+        for name, one in top.commands.items()
+        for deeper in ([[sub] for sub in getattr(one, "commands", ())] or [[]])
+    ]
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+def test_every_help_is_within_the_width_and_cuts_no_word(
+    run, monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    """A narrow help has the words of a wide one, which may be divided behind a hyphen or a comma."""
+
+    def parts(text: str) -> set[str]:
+        return set(re.findall(r"[^\s,-]+|[,-]+", text))
+
+    assert len(every_command()) > 15
+    for command in every_command():
+        monkeypatch.setenv("COLUMNS", "200")
+        words = parts(run(*command, "--help").out)
+        monkeypatch.setenv("COLUMNS", str(columns))
+        shown = run(*command, "--help").out
+        assert max(map(len, shown.splitlines())) <= columns, command
+        assert words == parts(shown), command
+
+
+LONG = "holitom[similarity_threshold=0.75,contextual_ratio=0.25]"
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+def test_every_table_is_within_the_width(
+    run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, checkpoint: Path, columns: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(DEMO_VIDEO, "demo.mp4")
+    asked = {"video": "demo.mp4", "question": "Which shape flashes?", "answer": "ring"}
+    Path("asked.jsonl").write_text(f"{json.dumps(asked)}\n{json.dumps(asked | {'question': 'Why?'})}\n")
+    small = ["--model", checkpoint, "--frames", 2, "--method", LONG]
+    for command in (
+        ["methods"],
+        ["models"],
+        ["flops", "--model", checkpoint, "--frames", 4, "--methods", f"full,{LONG},pdrop"],
+        ["ask", "--compare", "--reuse", "--max-new-tokens", 2, *small],
+        ["drift", *small],
+        ["compare", "asked.jsonl", "--max-new-tokens", 2, *small],
+    ):
+        result = run(*command)
+        assert result.code == 0, result.err
+        table, _, below = result.out.rstrip().rpartition("\n\n")
+        assert max(map(len, result.out.splitlines())) <= columns, command
+        assert "\x1b" not in result.out
+        assert table
+        assert below, f"{command}: no line says what the columns mean"
 
 
 def test_completion_of_the_shell(run) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
+from contextlib import redirect_stdout
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from holitom.cli.tables import LABELS, print_answers, print_table, tables
+from holitom.cli.tables import LABELS, print_answers, print_notes, print_table, tables
 
 words = st.text("abc123,.%@[]=", min_size=1, max_size=20)
 numbers = st.text("0123456789,.%", min_size=1, max_size=14)
@@ -80,6 +83,58 @@ def test_long_answers_are_wrapped_and_never_cut(capsys: pytest.CaptureFixture[st
     assert "".join(lines).count("\u74b0") == 120
     assert " ".join(lines).count("digit") == 40
     assert lines[-1].strip() == "the answers differ"
+
+
+def test_long_heads_are_wrapped_before_a_table_is_divided() -> None:
+    label = "HoliTom [retain_ratio=0.1,similarity_threshold=0.7], reuse"
+    rows = [
+        ("vision tower computed", "100.0%", "20.9%", ""),
+        ("decoding", "93.9 tokens/s", "132.2 tokens/s", ""),
+    ]
+    ((head, _),) = tables(("", "full tokens", label, ""), rows, 66)
+    assert [" ".join(line.split()) for line in head] == [
+        "HoliTom",
+        "[retain_ratio=0.1,",
+        "similarity_threshold=0.7],",
+        "full tokens reuse",
+    ]
+
+
+def test_a_row_that_two_columns_name_has_both_in_each_table() -> None:
+    rows = [("noise", "holitom", *["0.12345"] * 8), ("", "evs", *["0.54321"] * 8)]
+    found = tables(("", "method", *[f"column {index}" for index in range(8)]), rows, 60, (0, 1), labels=2)
+    assert len(found) == 2
+    for _, body in found:
+        labels = [[word for word in line.split() if "." not in word] for line in body]
+        assert labels == [["noise", "holitom"], ["evs"]]
+
+
+def test_a_pipe_is_as_wide_as_its_user_says(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for columns in (60, 80):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        print_table(("", *(f"column {index}" for index in range(9))), [("row", *["1,234.5"] * 9)])
+        print_notes("a note of some words " * 10)
+        print_answers("a question of some words " * 10, [("full tokens", "said " * 40)])
+        longest = max(map(cell_len, capsys.readouterr().out.splitlines()))
+        assert columns - 12 < longest <= columns
+
+
+@given(st.integers(40, 90), st.lists(st.lists(words, min_size=1, max_size=30), min_size=2, max_size=3))
+def test_answers_are_whole_within_the_width_whatever_the_runs_are_called(
+    width: int, texts: list[list[str]]
+) -> None:
+    named = ["full tokens", "HoliTom w/o M [retain_ratio=0.1,similarity_threshold=0.7], reuse", "right"]
+    answers = [(name, " ".join(text)) for name, text in zip(named, texts, strict=False)]
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()) as out:
+        patch.setenv("COLUMNS", str(width))
+        print_answers("What is red?", answers)
+    lines = out.getvalue().splitlines()
+    assert max(map(cell_len, lines)) <= width
+    shown = "".join(out.getvalue().split())
+    for name, said in answers:
+        assert "".join(name.split()) + "".join(said.split()) in shown
 
 
 def test_brackets_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:

@@ -45,6 +45,11 @@ def is_bundled(name: str | None) -> bool:
     return Path(checkpoint(name)) in BUNDLED_MODELS.values()
 
 
+def usual_frames(name: str | None) -> int:
+    """Number of frames that commands sample for the model `name`, as `checkpoint` takes it."""
+    return BUNDLED_FRAMES if is_bundled(name) else USUAL_FRAMES
+
+
 def title_of(name: str | None) -> str:
     """How messages call the model `name`, as `checkpoint` takes it."""
     if name is None:

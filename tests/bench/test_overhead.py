@@ -9,7 +9,8 @@ import pytest
 import torch
 
 import holitom
-from holitom.bench.overhead import Count, count_operations, print_overhead, synthetic_video
+from holitom.bench.overhead import Count, count_operations, synthetic_video
+from holitom.cli.overhead import print_overhead
 from holitom.methods import HoliTom
 from holitom.ops.host import to_host
 from holitom.tokens import VideoTokens

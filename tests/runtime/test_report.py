@@ -151,5 +151,5 @@ def test_a_report_prints_as_text(tiny: Tiny) -> None:
     text = str(run.last)
     assert "4 frames, 16 tokens a frame" in text
     assert "64 -> 32 (every other) -> 17 (layer 1) -> 9 (layer 3)" in text
-    assert "KV cache" in text
+    assert f"KV cache: {run.last.kv_bytes / 1e6:.2f} of {run.last.kv_bytes_full / 1e6:.2f} MB" in text
     assert "prefill" in text

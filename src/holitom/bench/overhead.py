@@ -1,7 +1,7 @@
 """The cost of merging itself: tensor operations, device synchronisations, time and memory.
 
-`python -m holitom.bench.overhead` prints the table. The videos are synthetic and as redundant as real
-videos: scenes with hard cuts, a still background with sensor noise, and a quarter of the tokens moving.
+The videos are synthetic and as redundant as real videos: scenes with hard cuts, a still background with
+sensor noise, and a quarter of the tokens moving.
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -144,20 +142,6 @@ def overhead() -> dict[str, Any]:
     return {"machine": machine, "video": video_text, "rows": rows}
 
 
-def print_overhead(result: dict[str, Any]) -> None:
-    """Print the result of `overhead` as a table."""
-    table = Table(
-        "cost of merging",
-        caption=f"{result['machine']}. Times: fastest of several calls. Video: {result['video']}.",
-    )
-    table.add_column("measured", justify="right")
-    table.add_column("limit", justify="right")
-    for row in result["rows"]:
-        value = "-" if row["value"] is None else f"{row['value']:.3g} {row['unit']}"
-        table.add_row(row["name"], value.strip(), f"{row['limit']} {row['unit']}".strip())
-    Console().print(table)
-
-
 def _segments(similarity: Tensor) -> list[tuple[int, int]]:
     return best_segments(static_counts(static_until(similarity > 0.8)))[0]
 
@@ -182,7 +166,3 @@ def _extra_megabytes(call: Callable[[], object]) -> float | None:
     with peak_memory(torch.device("cpu")) as peak:
         call()
     return None if peak.bytes is None else peak.bytes / 1e6
-
-
-if __name__ == "__main__":
-    print_overhead(overhead())

@@ -5,6 +5,7 @@ Answers and tables go to stdout, progress and errors to stderr.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -82,6 +83,13 @@ def working(text: str) -> Iterator[Callable[[str], None]]:
 
 
 def note(text: str) -> None:
+    """Print lines to stderr; on a terminal they are wrapped between words, in a pipe each stays whole."""
+    if notes.is_terminal:
+        wrapped = (
+            textwrap.fill(line, notes.width, break_on_hyphens=False, break_long_words=False)
+            for line in text.splitlines()
+        )
+        text = "\n".join(wrapped)
     notes.print(text, style="dim", soft_wrap=True)
 
 

@@ -8,15 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from holitom.bundled import (
-    BUNDLED_FRAMES,
-    BUNDLED_MODELS,
-    DEMO_QUESTION,
-    DEMO_VIDEO,
-    USUAL_FRAMES,
-    check_question,
-    is_bundled,
-)
+from holitom.bundled import BUNDLED_MODELS, DEMO_QUESTION, DEMO_VIDEO, check_question, usual_frames
 from holitom.cli.app import working
 from holitom.errors import SettingsError, VideoError
 from holitom.methods.registry import METHODS
@@ -154,7 +146,7 @@ def frames_asked(frames: int | None, model: str | None) -> int:
         SettingsError: it is below 1.
     """
     if frames is None:
-        return BUNDLED_FRAMES if is_bundled(model) else USUAL_FRAMES
+        return usual_frames(model)
     if frames < 1:
         raise SettingsError(f"frames must be at least 1, not {frames}")
     return frames

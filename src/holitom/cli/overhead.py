@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -38,7 +38,7 @@ def bench_overhead(
         _outer_stages(methods, retain, long, as_json)
         return
     from holitom.bench.imports import import_seconds
-    from holitom.bench.overhead import overhead, print_overhead
+    from holitom.bench.overhead import overhead
 
     with working("Measuring"):
         figures = overhead()
@@ -48,6 +48,20 @@ def bench_overhead(
         print(json.dumps(figures))
     else:
         print_overhead(figures)
+
+
+def print_overhead(figures: dict[str, Any]) -> None:
+    """Print the result of `holitom.bench.overhead.overhead` as a table."""
+    rows = []
+    for row in figures["rows"]:
+        measured = "-" if row["value"] is None else f"{row['value']:.3g} {row['unit']}"
+        rows.append((row["name"], measured.strip(), f"{row['limit']} {row['unit']}".strip()))
+    print_table(("cost of merging", "measured", "at most"), rows)
+    print_notes(
+        "",
+        f"{figures['machine']}. Times: fastest of several calls. Video: {figures['video']}. "
+        "-: cannot be measured on this system.",
+    )
 
 
 def _outer_stages(methods: str, retain: str, long: bool, as_json: bool) -> None:

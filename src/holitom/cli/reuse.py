@@ -170,20 +170,21 @@ def bench_reuse(
 
 
 def _print_reuse(found: list[dict[str, Any]]) -> None:
-    heads = ("", "computed", "method", "stock", "reuse", "lost", "won", "kept", "cosine", "p1", "lowest")
+    heads = ("", "method", "computed", "stock", "reuse", "lost", "won", "kept", "cosine", "p1", "lowest")
     rows = []
     for row in found:
         for index, (name, figures) in enumerate(row["methods"].items()):
             title = (
                 row["disturbance"] if row["camera"] == "still" else f"{row['camera']}, {row['disturbance']}"
             )
-            own = [title, f"{row['computed_share']:.1%}"] if index == 0 else ["", ""]
+            own, computed = (title, f"{row['computed_share']:.1%}") if index == 0 else ("", "")
             cosine = row["cosine"]
             drift = [f"{cosine[key]:.4f}" for key in ("mean", "first_percentile", "lowest")]
             rows.append(
                 [
-                    *own,
+                    own,
                     name,
+                    computed,
                     f"{100 * figures['stock']:.1f}",
                     f"{100 * figures['reuse']:.1f}",
                     str(figures["lost"]),
@@ -192,7 +193,7 @@ def _print_reuse(found: list[dict[str, Any]]) -> None:
                     *(drift if index == 0 else ["", "", ""]),
                 ]
             )
-    print_table(heads, rows, left=(0, 2))
+    print_table(heads, rows, left=(0, 1), labels=2)
     questions = next(iter(found[0]["methods"].values()))["questions"]
     print_notes(
         "",

@@ -6,6 +6,7 @@ left-aligned.
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import sys
@@ -16,25 +17,31 @@ from rich.cells import cell_len, chop_cells
 from rich.console import Console
 
 PIPE_WIDTH = 80  # characters of a line where stdout is no terminal
-LABELS = 22  # characters that the first column is wrapped to where the table is too wide otherwise
+LABELS = 22  # characters that the first column is wrapped to, at the least, where the table is too wide
+BESIDE = 24  # characters that an answer needs beside the name of its run; with fewer it is below the name
 GAP = "  "
 
 
 def width() -> int:
-    """Number of characters of a line."""
-    return shutil.get_terminal_size((PIPE_WIDTH, 24)).columns if sys.stdout.isatty() else PIPE_WIDTH
+    """Number of characters of a line: of the terminal, or what the variable COLUMNS says."""
+    if not (sys.stdout.isatty() or os.environ.get("COLUMNS")):
+        return PIPE_WIDTH
+    return shutil.get_terminal_size((PIPE_WIDTH, 24)).columns
 
 
-def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]], left: Collection[int] = (0,)) -> None:
-    """Print a table to stdout, as several tables with the same first column where it is too wide.
+def print_table(
+    heads: Sequence[str], rows: Sequence[Sequence[str]], left: Collection[int] = (0,), labels: int = 1
+) -> None:
+    """Print a table to stdout, as several tables with the same first columns where it is too wide.
 
     Args:
         heads: heads of the columns; a line break begins a second line.
         rows: rows of as many cells.
         left: indices of the columns that are left-aligned.
+        labels: number of first columns that name a row, and that each of several tables has.
     """
     console = Console(highlight=False, markup=False)
-    for number, (head, body) in enumerate(tables(heads, rows, width(), left)):
+    for number, (head, body) in enumerate(tables(heads, rows, width(), left, labels)):
         if number:
             console.print()
         for lines, style in ((head, "bold"), (body, None)):
@@ -49,24 +56,31 @@ def print_notes(*paragraphs: str) -> None:
 
 
 def tables(
-    heads: Sequence[str], rows: Sequence[Sequence[str]], columns: int, left: Collection[int] = (0,)
+    heads: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    columns: int,
+    left: Collection[int] = (0,),
+    labels: int = 1,
 ) -> list[tuple[list[str], list[str]]]:
     """Lay out lines of head and body, for as many tables as it takes to stay within `columns` characters.
 
-    Where one table is too wide, labels of rows are wrapped to `LABELS` characters, and cells that do not fit
-    beside them are wrapped between words.
+    Where one table is too wide, labels of rows are wrapped to no fewer than `LABELS` characters, cells that
+    do not fit beside them are wrapped between words, and then heads that are wider than the cells below.
     """
     grid = [[cell.split("\n") for cell in row] for row in (heads, *rows)]
-    sizes = _sizes(grid)
-    if sum(sizes) + len(GAP) * (len(sizes) - 1) > columns:
+    if _wide(grid) > columns:
+        fitting = columns - (_wide(grid) - _sizes(grid)[0])
         for row in grid[1:]:
-            row[0] = _wrapped(row[0], LABELS)
+            row[0] = _wrapped(row[0], max(LABELS, fitting))
         room = max(1, columns - _sizes(grid)[0] - len(GAP))
         for row in grid:
             row[1:] = [_wrapped(cell, room) for cell in row[1:]]
-        sizes = _sizes(grid)
+    if _wide(grid) > columns:
+        below = _sizes(grid[1:]) if rows else [0] * len(heads)
+        grid[0] = [_wrapped(cell, size) for cell, size in zip(grid[0], below, strict=True)]
+    sizes = _sizes(grid)
     found = []
-    for group in _groups(sizes, columns):
+    for group in _groups(sizes, columns, labels):
         head, *body = ([row[index] for index in group] for row in grid)
         aligned = [(sizes[index], index in left) for index in group]
         height = max(map(len, head))
@@ -75,17 +89,25 @@ def tables(
     return found
 
 
+def _wide(grid: Sequence[Sequence[Sequence[str]]]) -> int:
+    """Number of characters of the widest line of a table."""
+    sizes = _sizes(grid)
+    return sum(sizes) + len(GAP) * (len(sizes) - 1)
+
+
 def _sizes(grid: Sequence[Sequence[Sequence[str]]]) -> list[int]:
     return [max(cell_len(line) for cell in column for line in cell) for column in zip(*grid, strict=True)]
 
 
-def _groups(sizes: Sequence[int], columns: int) -> list[list[int]]:
-    """Indices of the columns of each table: the first column in all, the others in turn."""
-    groups, taken = [[0]], sizes[0]
-    for index, size in enumerate(sizes[1:], start=1):
-        if taken + len(GAP) + size > columns and len(groups[-1]) > 1:
-            groups.append([0])
-            taken = sizes[0]
+def _groups(sizes: Sequence[int], columns: int, labels: int) -> list[list[int]]:
+    """Indices of the columns of each table: the first `labels` columns in all, the others in turn."""
+    first = list(range(labels))
+    beside = sum(sizes[:labels]) + len(GAP) * (labels - 1)
+    groups, taken = [[*first]], beside
+    for index, size in enumerate(sizes[labels:], start=labels):
+        if taken + len(GAP) + size > columns and len(groups[-1]) > labels:
+            groups.append([*first])
+            taken = beside
         groups[-1].append(index)
         taken += len(GAP) + size
     return groups
@@ -104,42 +126,53 @@ def _lines(row: Sequence[Sequence[str]], aligned: Sequence[tuple[int, bool]]) ->
 
 
 def _wrapped(cell: Sequence[str], columns: int) -> list[str]:
-    """Wrap the lines of a cell between words."""
-    parts = (
-        textwrap.wrap(line, columns, break_long_words=False, break_on_hyphens=False) or [""] for line in cell
-    )
-    return [part for wrapped in parts for part in wrapped]
+    """Wrap the lines of a cell between words, and after commas in words longer than `LABELS`, such as
+    `[retain_ratio=0.1,similarity_threshold=0.7]`."""
+    lines = []
+    for text in cell:
+        line = ""
+        for word in re.findall(r"\S+\s*", text):
+            parts = re.split(r"(?<=,)(?=\S)", word) if cell_len(word.rstrip()) > LABELS else [word]
+            for part in parts:
+                if line and cell_len((line + part).rstrip()) > columns:
+                    lines.append(line.rstrip())
+                    line = ""
+                line += part
+        lines.append(line.rstrip())
+    return lines
 
 
 def print_answers(question: str, answers: Sequence[tuple[str, str]], verdict: bool = True) -> None:
-    """Print a question and the answer of each run.
+    """Print a question and the answer of each run, beside its name where there is room, else below it.
 
     Args:
         question: the question.
         answers: name and answer of each run.
         verdict: whether to print, too, if the answers are the same.
     """
+    columns, margin = width(), len("question" + GAP)
     names = max(cell_len(name) for name, _ in answers)
-    rows = [("question", question)]
-    rows += [
-        ("" if number else "answer", f"{name:{names}}{GAP}{said}")
-        for number, (name, said) in enumerate(answers)
-    ]
-    same = len({said for _, said in answers}) == 1
+    beside = margin + names + len(GAP)
+    rows = [("question", _folded(question, margin, margin, columns))]
+    for number, (name, said) in enumerate(answers):
+        if columns - beside >= BESIDE:
+            lines = _folded(f"{name}{' ' * (names - cell_len(name))}{GAP}{said}", margin, beside, columns)
+        else:
+            indent = margin + len(GAP)
+            below = _folded(said, indent, indent, columns)
+            below[0] = " " * indent + below[0]
+            lines = _folded(name, margin, margin, columns) + below
+        rows.append(("" if number else "answer", lines))
     if verdict:
-        rows.append(("", "the same answer" if same else "the answers differ"))
-    margin = len("question" + GAP)
-    for number, (head, text) in enumerate(rows):
-        indent = margin + names + len(GAP) if 1 <= number <= len(answers) else margin
-        first, *others = _folded(text, margin, indent, width())
-        print(f"{head:8}{GAP}{first}".rstrip())
-        for line in others:
-            print(" " * indent + line)
+        same = len({said for _, said in answers}) == 1
+        rows.append(("", ["the same answer" if same else "the answers differ"]))
+    for head, (first, *others) in rows:
+        print(f"{head:8}{GAP}{first}".rstrip(), *others, sep="\n")
 
 
 def _folded(text: str, first: int, later: int, columns: int) -> list[str]:
-    """Fold `text` into lines that fit behind indents of `first` and `later` cells; wide characters take
-    two."""
+    """Fold `text` into lines: the first fits behind an indent of `first` cells, the others have their own of
+    `later` cells; wide characters take two."""
     lines, indent = [], first
     for paragraph in text.splitlines() or [""]:
         line = ""
@@ -155,4 +188,4 @@ def _folded(text: str, first: int, later: int, columns: int) -> list[str]:
             line += word
         lines.append(line.rstrip())
         indent = later
-    return lines
+    return [lines[0], *((" " * later + line).rstrip() for line in lines[1:])]

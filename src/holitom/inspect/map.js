@@ -21,9 +21,9 @@ const F = D.per_step;
 const span = (a, b) => F * (a + 1) === F * (b + 1) && F === 1 ? `frame ${a + 1}` : `frames ${F * a + 1}–${F * (b + 1)}`;
 const clock = t => D.seconds ? `${D.seconds[t].toFixed(2)} s` : "";
 const upper = text => text[0].toUpperCase() + text.slice(1);
-const brief = (n, base, units) => {
-  const power = Math.min(units.length - 1, Math.floor(Math.log(Math.max(1, n)) / Math.log(base) + 1e-9));
-  const value = n / base ** power;
+const brief = (n, units) => {
+  const power = Math.min(units.length - 1, Math.floor(Math.log10(Math.max(1, n)) / 3 + 1e-9));
+  const value = n / 1000 ** power;
   return `${value >= 100 ? Math.round(value) : +value.toPrecision(3)} ${units[power]}`.trim();
 };
 const make = (tag, props = {}, ...children) => {
@@ -76,8 +76,8 @@ if (D.question) {
     bar.style.width = percent(tokens / full);
     const row = make("tr", {}, make("th", { scope: "row", textContent: upper(name) }), make("td", { textContent: grouped(tokens) }),
       make("td", { className: "bar" }, bar));
-    if (costs) row.append(make("td", { textContent: `${brief(operations, 1000, ["", "k", "M", "G", "T", "P"])} · ${percent(operations / work)}` }),
-      make("td", { textContent: `${brief(kv, 1024, ["B", "KiB", "MiB", "GiB", "TiB"])} · ${percent(kv / cache)}` }));
+    if (costs) row.append(make("td", { textContent: `${brief(operations, ["", "k", "M", "G", "T", "P"])} · ${percent(operations / work)}` }),
+      make("td", { textContent: `${brief(kv, ["B", "kB", "MB", "GB", "TB"])} · ${percent(kv / cache)}` }));
     body.append(row);
   }
   $("stages").append(make("thead", {}, head), body);

@@ -257,7 +257,7 @@ class Report:
         lines.append("seconds: " + ", ".join(f"{stage} {value:.3f}" for stage, value in times.items()))
         if self.kv_bytes:
             lines.append(
-                f"KV cache: {self.kv_bytes / 2**20:.1f} MiB of {self.kv_bytes_full / 2**20:.1f} MiB "
+                f"KV cache: {self.kv_bytes / 1e6:.2f} of {self.kv_bytes_full / 1e6:.2f} MB "
                 f"({100 * self.kv_bytes / self.kv_bytes_full:.1f}%)"
             )
         return "\n".join(lines)
