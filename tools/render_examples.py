@@ -1,11 +1,12 @@
-"""Render the example videos of `holitom web`, ask the bundled model about them, and record what it says.
+"""Render the example videos of `holitom web`, ask the bundled models about them, and record what they say.
 
     python tools/render_examples.py              # writes src/holitom/assets/examples/
-    python tools/render_examples.py --look 0 30  # only prints where merging hurts in samples 0 to 29
+    python tools/render_examples.py --model moving-digits-qwen   # the examples of one model alone
+    python tools/render_examples.py --look 0 30                  # only prints where merging hurts each
 
 Each video is a held-out MovingDigits-QA sample, as in `render_demo.py`. Of its questions those are recorded
 that the model answers rightly with full tokens, no two of a task, with what it answers under HoliTom at 10%;
-those that it then answers wrongly come first.
+those that it then answers wrongly come first. A video that is there is not rendered anew.
 """
 
 from __future__ import annotations
@@ -22,18 +23,26 @@ from render_demo import INDEX, write_h264
 from holitom import HoliTom, Method
 from holitom.ask import ask, load_model, prompt
 from holitom.bench import moving_digits
-from holitom.bundled import ASSETS, BUNDLED_FRAMES, BUNDLED_MODEL, DEMO_VIDEO
+from holitom.bundled import ASSETS, BUNDLED_FRAMES, DEMO_VIDEO
 from holitom.video import load_video
+from holitom.web.library import FOLDER
 
-FOLDER = ASSETS / "examples"
 HURT = ("count", "motion", "needle")  # tasks that merging hurts most
-# Held-out samples: the title, the most questions about it, and their tasks. The last three show merging hurt.
+# Held-out samples of each model: the title, the most questions about it, and their tasks. Models share the
+# videos.
 CHOSEN = {
-    INDEX: ("Three scenes:", 4, moving_digits.TASKS),
-    1: ("Four scenes:", 4, moving_digits.TASKS),
-    7: ("Four other scenes:", 2, HURT),
-    9: ("Two scenes:", 2, HURT),
-    5: ("Three other scenes:", 2, HURT),
+    "moving-digits": {
+        INDEX: ("Three scenes:", 4, moving_digits.TASKS),
+        1: ("Four scenes:", 4, moving_digits.TASKS),
+        7: ("Four other scenes:", 2, HURT),  # merging hurts in these three
+        9: ("Two scenes:", 2, HURT),
+        5: ("Three other scenes:", 2, HURT),
+    },
+    "moving-digits-qwen": {
+        INDEX: ("Three scenes:", 3, moving_digits.TASKS),
+        1: ("Four scenes:", 3, moving_digits.TASKS),
+        9: ("Two scenes:", 2, HURT),
+    },
 }
 RATIO = 0.1
 
@@ -88,29 +97,41 @@ def look(model: Any, processor: Any, first: int, last: int) -> None:
             print(f"   {one['text']}  {one['answer']}, not {one['holitom']}", flush=True)
 
 
+def record(model: Any, processor: Any, name: str) -> None:
+    """Write the examples of the bundled model `name`, and the videos that are not there yet."""
+    library = []
+    for index, (title, most, tasks) in CHOSEN[name].items():
+        path = DEMO_VIDEO if index == INDEX else FOLDER / f"digits-{index}.mp4"
+        if not path.exists():
+            render(index, path)
+        questions = chosen(asked(model, processor, index, path, tasks), most)
+        library.append({"video": str(path.relative_to(ASSETS)), "title": title, "questions": questions})
+        hurt = sum(one["holitom"] != one["answer"] for one in questions)
+        size = path.stat().st_size / 1024
+        print(
+            f"{name}, {path.name}: {size:.0f} KiB, {len(questions)} questions, {hurt} of them hurt",
+            flush=True,
+        )
+    (FOLDER / f"{name}.json").write_text(json.dumps(library, indent=1) + "\n", encoding="utf-8")
+
+
 def main() -> None:
     """See above."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--model", choices=CHOSEN, help="[default: all]")
     parser.add_argument(
         "--look", type=int, nargs=2, metavar=("FIRST", "LAST"), help="only print; nothing is written"
     )
-    samples = parser.parse_args().look
-    model, processor = load_model(str(BUNDLED_MODEL), device="cpu")
-    if samples:
-        look(model, processor, *samples)
-        return
+    wanted = parser.parse_args()
     FOLDER.mkdir(exist_ok=True)
-    library = []
-    for index, (title, most, tasks) in CHOSEN.items():
-        path = DEMO_VIDEO if index == INDEX else render(index, FOLDER / f"digits-{index}.mp4")
-        questions = chosen(asked(model, processor, index, path, tasks), most)
-        library.append({"video": str(path.relative_to(ASSETS)), "title": title, "questions": questions})
-        hurt = sum(one["holitom"] != one["answer"] for one in questions)
-        size = path.stat().st_size / 1024
-        print(f"{path.name}: {size:.0f} KiB, {len(questions)} questions, {hurt} of them hurt", flush=True)
-    (FOLDER / "library.json").write_text(json.dumps(library, indent=1) + "\n", encoding="utf-8")
+    for name in [wanted.model] if wanted.model else CHOSEN:
+        model, processor = load_model(name, device="cpu")
+        if wanted.look:
+            look(model, processor, *wanted.look)
+        else:
+            record(model, processor, name)
 
 
 if __name__ == "__main__":

@@ -1,26 +1,29 @@
-"""Measure `holitom web` in Chromium: the first answer, layout shifts, memory, users at once.
+"""Measure `holitom web`: the first answer, layout shifts, users at once, memory.
 
     python tools/web_measure.py first            # from the click to the first word, beyond the model's time
     python tools/web_measure.py shifts VIDEO     # how far the page moves by itself with 32 frames of it
-    python tools/web_measure.py memory           # the server's memory after 20 and after 220 runs
     python tools/web_measure.py users            # five people ask at once
+    python tools/web_measure.py memory           # the server's memory after 20 to 200 runs of many settings
 
-Needs Linux (for the memory), `holitom[web]`, Playwright and a Chromium. Times are meaningful only on idle
-cores.
+Needs `holitom[web]`; all but `memory` need Playwright and a Chromium, `memory` needs Linux. Times are
+meaningful only on idle cores.
 """
 
 from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any
 
+from gradio_client import Client, handle_file
 from web_page import FIRST_ANSWER, SHIFTS, Server, chromium, ready, served
+
+from holitom.bundled import DEMO_VIDEO
+from holitom.web.controls import merging_inside, usual_threshold
 
 ROUNDS = 5
 ASKED = (
@@ -29,6 +32,16 @@ ASKED = (
     ("Which shape flashes?", "ring"),
     ("Where is the white digit at the start?", "top right"),
     ("Which color comes first?", "white"),
+)
+RESIDENTS, LOOK = 4, 20
+METHODS_ASKED = (  # name, retain ratio, reuse
+    ("holitom", 0.1, False),
+    ("visionzip", 0.25, False),
+    ("holitom", 0.2, True),
+    ("fastvid", 0.25, False),
+    ("fastv", 0.5, False),
+    ("holitom-plus", 0.1, False),
+    ("dycoke", 0.5, False),
 )
 
 
@@ -91,19 +104,45 @@ def shifts(browser: Any, server: Server, video: Path) -> None:
     print(f"{video.name}, 32 frames: layout shifts (CLS) {tab.evaluate('window.shifts'):.4f}")
 
 
-def memory(browser: Any, server: Server, runs: int) -> None:
-    """Read the server's resident memory while one user asks many times about four frames of the demo."""
-    tab = opened(browser, server)
-    tab.fill("#frames input[type=number]", "4")
-    tab.press("#frames input[type=number]", "Tab")
+def memory(server: Server, runs: int) -> None:
+    """Print the server's resident memory after each `LOOK` runs.
+
+    Requests go through the page's own queue, without a browser. `RESIDENTS` sessions ask in turn about a few
+    frames of the demo, each time with the next of `METHODS_ASKED`, so that their histories grow; each tenth
+    run is that of a new session, which also compares two methods and leaves.
+    """
+    residents = [visitor(server) for _ in range(RESIDENTS)]
     first = 0.0
-    for number in range(1, runs + 21):
-        ask(tab)
-        done(tab)
-        if number in (20, runs // 2 + 20, runs + 20):
+    for number in range(1, runs + 1):
+        stays = number % 10 != 0
+        person = residents[number % RESIDENTS] if stays else visitor(server)
+        name, ratio, reuse = METHODS_ASKED[number % len(METHODS_ASKED)]
+        frames, (question, _) = (4, 8)[number % 2], ASKED[number % len(ASKED)]
+        threshold, inner = usual_threshold(name, ratio) or 0.8, merging_inside(name)[0]
+        inputs = (handle_file(DEMO_VIDEO), question, name, ratio, threshold, inner, frames, reuse)
+        answered(person, *inputs, api_name="/ask")
+        if not stays:
+            answered(person, ["holitom", "evs"], *inputs, api_name="/compare")
+            person.close()
+        if number % LOOK == 0:
             resident = server.resident()
             first = first or resident
             print(f"after {number} runs: {resident:.0f} MB ({resident - first:+.0f} MB)", flush=True)
+    for person in residents:
+        person.close()
+
+
+def visitor(server: Server) -> Client:
+    """Open a session of the page."""
+    return Client(server.url, verbose=False, analytics_enabled=False)
+
+
+def answered(person: Client, *inputs: Any, api_name: str) -> None:
+    """Send one request, and check that the page says that it was answered."""
+    job = person.submit(*inputs, api_name=api_name)
+    job.result()
+    said = [str(shown[0]) for shown in job.outputs()]
+    assert any("Done" in one for one in said), said
 
 
 def users(browser: Any, server: Server) -> None:
@@ -128,17 +167,22 @@ def main() -> None:
     what = parser.add_subparsers(dest="what", required=True)
     what.add_parser("first")
     what.add_parser("shifts").add_argument("video", type=Path)
-    what.add_parser("memory").add_argument("--runs", type=int, default=200, help="between two looks")
     what.add_parser("users")
+    what.add_parser("memory").add_argument("--runs", type=int, default=200)
     asked = parser.parse_args()
-    measure: dict[str, Callable[[Any, Server], None]] = {
-        "first": first,
-        "shifts": lambda browser, server: shifts(browser, server, asked.video),
-        "memory": lambda browser, server: memory(browser, server, asked.runs),
-        "users": users,
-    }
-    with TemporaryDirectory() as uploads, served(Path(uploads)) as server, chromium() as browser:
-        measure[asked.what](browser, server)
+    # Not timed, so in the precision that any processor computes fast.
+    options = ["--dtype", "float32"] if asked.what == "memory" else []
+    with TemporaryDirectory() as uploads, served(Path(uploads), *options) as server:
+        if asked.what == "memory":
+            memory(server, asked.runs)
+            return
+        with chromium() as browser:
+            if asked.what == "first":
+                first(browser, server)
+            elif asked.what == "shifts":
+                shifts(browser, server, asked.video)
+            else:
+                users(browser, server)
 
 
 if __name__ == "__main__":

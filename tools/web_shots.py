@@ -17,7 +17,12 @@ from typing import Any
 
 from web_page import SHIFTS, chromium, ready, serving
 
-SIZES = {"desk": {"width": 1280, "height": 800}, "phone": {"width": 390, "height": 844}}
+SIZES = {
+    "desk": {"width": 1280, "height": 800},
+    "laptop": {"width": 1180, "height": 800},
+    "tablet": {"width": 900, "height": 1100},
+    "phone": {"width": 390, "height": 844},
+}
 SCHEMES = ("light", "dark")
 
 
@@ -98,7 +103,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folder", type=Path, help="where PNG files are written")
-    parser.add_argument("--size", choices=SIZES, action="append", help="[default: both]")
+    parser.add_argument("--size", choices=SIZES, action="append", help="[default: all]")
     parser.add_argument("--scheme", choices=SCHEMES, action="append", help="[default: both]")
     asked = parser.parse_args()
     asked.folder.mkdir(parents=True, exist_ok=True)

@@ -21,7 +21,7 @@ from support.video_files import turn_sideways, write_video
 
 from holitom import cli
 from holitom.ask import ask, load_model, prompt
-from holitom.bundled import BUNDLED_MODEL, DEMO_QUESTION, DEMO_VIDEO
+from holitom.bundled import BUNDLED_MODEL, BUNDLED_MODELS, DEMO_QUESTION, DEMO_VIDEO
 from holitom.methods import METHODS, HoliTom, Method, get_method
 from holitom.video import load_video
 from holitom.web.answering import Desk, Request, Update
@@ -471,15 +471,36 @@ def test_vllms_flag_is_what_its_plugin_takes(desk: Desk) -> None:
     assert flag(method="fastv", retain_ratio=0.5).startswith("# Not in vLLM: fastv")
 
 
-def test_the_examples_are_what_the_model_says(desk: Desk) -> None:
+@pytest.mark.parametrize("name", BUNDLED_MODELS)
+def test_the_examples_are_what_the_model_says(desk: Desk, name: str) -> None:
     """One of each kind is run; `tools/render_examples.py` ran them all."""
-    examples = library()
+    asked = desk if name == "moving-digits" else Desk(*load_model(name, device="cpu"), name)
+    examples = library(name)
+    assert len(examples) >= 6
     assert all(example.video.is_file() for example in examples)
     hurt, right = (next(e for e in examples if e.hurts is hurts) for hurts in (True, False))
     for example in (hurt, right):
-        shown = said(desk, Request(example.video, example.text, frames=16))
+        shown = said(asked, Request(example.video, example.text, frames=16))
         assert said_in(shown["full"]) == example.answer
         assert said_in(shown["merged"]) == example.holitom
+
+
+def test_a_model_has_its_own_examples_and_no_others_answers() -> None:
+    first, second = (library(name) for name in BUNDLED_MODELS)
+    assert library(None) == first != second
+    assert library(str(BUNDLED_MODELS["moving-digits-qwen"])) == second  # by its folder
+    other = library("org/model")
+    assert {(example.answer, example.hurts) for example in other} == {(None, False)}
+
+
+def test_a_bundled_model_is_copied_in_a_way_that_each_program_knows(desk: Desk) -> None:
+    loaded = Loaded("moving-digits-qwen")
+    assert "load_model('moving-digits-qwen')" in python(DEMO, loaded)
+    assert "--model moving-digits-qwen" in command(DEMO, loaded)
+    served = vllm(DEMO, loaded, desk.model.config).splitlines()[-1]  # vLLM knows folders and ids alone
+    echo = served.replace("vllm serve", "echo").replace("python -c", f"{sys.executable} -c")
+    ran = subprocess.run(echo, shell=True, capture_output=True, text=True, check=True)
+    assert ran.stdout.split()[0] == str(BUNDLED_MODELS["moving-digits-qwen"])
 
 
 @pytest.mark.browser  # it needs Gradio, as the page does

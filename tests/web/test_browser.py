@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Iterator
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,8 @@ def test_the_demo_is_a_click(show: Open) -> None:
     for place in ("#question", "#ask", "#full", "#merged", "#results .headline"):
         box = tab.locator(place).bounding_box()
         assert box["y"] + box["height"] < 800, place
+    # The map counts bytes as the headline does.
+    assert "MB · 100.0%" in tab.inner_text("#map #stages")
     token_map = tab.locator("#map")
     token_map.locator('canvas[data-frame="0"]').scroll_into_view_if_needed()
     assert token_map.locator("figure canvas").count() == 16
@@ -422,6 +425,44 @@ def test_on_a_phone(show: Open) -> None:
         box = tab.locator(place).bounding_box()
         assert box["x"] >= 0
         assert box["x"] + box["width"] <= 390
+    settings_have_room(tab)
+
+
+def settings_have_room(tab: Any) -> None:
+    """No setting is so narrow that its words are cut or stand one below another."""
+    advanced(tab)
+    for place in ("#retain", "#frames", "#threshold", "#inner", "#reuse"):
+        assert tab.locator(place).bounding_box()["width"] >= 200, place
+
+
+@pytest.mark.parametrize("wide", [1280, 1180, 900])
+def test_the_settings_fill_the_place_beside_the_examples(show: Open, wide: int) -> None:
+    """No control is far below the others, none sticks out, and none lies on another."""
+    tab = show({"width": wide, "height": 800})
+    ask(tab)
+    done(tab)
+    box = {
+        place: tab.locator(place).bounding_box()
+        for place in ("#video-column", "#library", "#results", "#method", "#retain", "#frames", "#advanced")
+    }
+    right = [box[place] for place in ("#results", "#method", "#retain", "#advanced")]
+    for above, below in pairwise(right):
+        assert 0 <= below["y"] - above["y"] - above["height"] < 40
+        assert abs(below["x"] - above["x"]) < 2
+    assert 0 <= box["#library"]["y"] - box["#video-column"]["y"] - box["#video-column"]["height"] < 40
+    for one in box.values():
+        assert one["x"] + one["width"] <= wide
+    assert box["#method"]["x"] >= box["#library"]["x"] + box["#library"]["width"]
+    assert tab.evaluate("document.documentElement.scrollWidth") <= wide
+    settings_have_room(tab)
+    cut = tab.evaluate(
+        "[...document.querySelectorAll('#results *')].filter(one => one.scrollWidth > one.clientWidth + 1 "
+        "&& getComputedStyle(one).textOverflow === 'ellipsis').map(one => one.innerText)"
+    )
+    assert cut == []
+    look_at(tab, "Copy")
+    lines = tab.locator("#copy-command .cm-line")
+    assert tab.locator("#copy-command").bounding_box()["height"] < lines.bounding_box()["height"] + 60
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

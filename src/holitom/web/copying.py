@@ -6,10 +6,11 @@ import filecmp
 import json
 import shlex
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from holitom.bundled import DEMO_VIDEO
+from holitom.bundled import DEMO_VIDEO, checkpoint, is_bundled
 from holitom.errors import HolitomError
 from holitom.integrations.vllm import FAMILIES
 from holitom.integrations.vllm.settings import method_of
@@ -120,15 +121,19 @@ def vllm(request: Request, loaded: Loaded, config: Any) -> str:
         method_of(SimpleNamespace(holitom=entry, get_text_config=config.get_text_config))
     except HolitomError as error:
         return f"# Not in vLLM: {error}"
-    where = (
-        "\"$(python -c 'from holitom.bundled import BUNDLED_MODEL; print(BUNDLED_MODEL)')\""
-        if loaded.model is None
-        else shlex.quote(loaded.model)
-    )
+    where = _served(loaded.model)
     overrides = shlex.quote(json.dumps({"holitom": entry}))
     media = shlex.quote(json.dumps({"video": {"num_frames": request.frames}}))
     served = f"vllm serve {where} --hf-overrides {overrides} --media-io-kwargs {media}"
     return "\n".join([*notes, served])
+
+
+def _served(model: str | None) -> str:
+    """Write the model for `vllm serve`, which knows folders and ids, but no names of bundled models."""
+    if not is_bundled(model):
+        return shlex.quote(str(model))
+    name = Path(checkpoint(model)).name
+    return f'"$(python -c \'from holitom.bundled import BUNDLED_MODELS as known; print(known["{name}"])\')"'
 
 
 def _is_demo(request: Request) -> bool:

@@ -16,7 +16,7 @@ try:
 except ImportError as error:
     raise ImportError("the page needs Gradio: pip install 'holitom[web]'") from error
 
-from holitom.bundled import ASSETS, BUNDLED_FRAMES, DEMO_QUESTION, DEMO_VIDEO, USUAL_FRAMES, is_bundled
+from holitom.bundled import DEMO_QUESTION, DEMO_VIDEO, usual_frames
 from holitom.errors import SettingsError
 from holitom.inspect.draw_compare import comparison_css
 from holitom.inspect.draw_html import element_script
@@ -25,7 +25,8 @@ from holitom.web.answering import MAX_FRAMES, MOST_COMPARED, Desk, Request
 from holitom.web.cards import answer_card, empty_headline, history_table, method_lines
 from holitom.web.copying import Loaded
 from holitom.web.history import History
-from holitom.web.library import Example, library, usual
+from holitom.web.library import FOLDER as EXAMPLES
+from holitom.web.library import Example, library
 from holitom.web.words import compare, copies, looked_over, player, respond, status
 
 KEPT_SECONDS = 3600  # an upload is removed after
@@ -48,8 +49,6 @@ PRIVATE: Any = dict(api_visibility="private")
 
 def build(desk: Desk, loaded: Loaded, limits: Limits) -> gr.Blocks:
     """Build the page of a desk."""
-    bundled = loaded.model is None
-    examples = library() if bundled else usual()
     page = gr.Blocks(title="holitom", analytics_enabled=False, delete_cache=(KEPT_SECONDS // 6, KEPT_SECONDS))
     with page:
         _head(desk)
@@ -81,55 +80,10 @@ def build(desk: Desk, loaded: Loaded, limits: Limits) -> gr.Blocks:
                 )
                 headline = gr.HTML(empty_headline(), elem_id="headline")
             with gr.Column(scale=5, min_width=280, elem_id="library"):
-                clicks = _examples(examples, bundled)
-        with gr.Row(elem_id="settings", equal_height=False):
-            with gr.Column(scale=5, min_width=280):
-                method = _method_select()
-            with gr.Column(scale=4, min_width=260):
-                retain = gr.Slider(
-                    controls.STOPS[0] / 100,
-                    1,
-                    0.1,
-                    step=0.01,
-                    label="Retain ratio",
-                    info="Share of the visual tokens to send, at most: merging over time may send fewer",
-                    elem_id="retain",
-                )
-            with gr.Column(scale=3, min_width=220):
-                frames = gr.Slider(
-                    1,
-                    MAX_FRAMES,
-                    BUNDLED_FRAMES if is_bundled(loaded.model) else USUAL_FRAMES,
-                    step=1,
-                    label="Frames",
-                    info="Sampled evenly over the video",
-                    elem_id="frames",
-                )
-        with gr.Accordion("Advanced settings", open=False, elem_id="advanced"), gr.Row():
-            threshold = gr.Slider(
-                0,
-                1,
-                controls.usual_threshold("holitom", 0.1),
-                step=0.01,
-                label="Similarity threshold",
-                info="Above it a token is static; set anew when method or retain ratio change",
-                elem_id="threshold",
-            )
-            usual_inner, free = controls.merging_inside("holitom")
-            inner = gr.Checkbox(
-                usual_inner,
-                interactive=free,
-                label="Merge inside the language model",
-                info="The method's own stages where it has some, else HoliTom's",
-                elem_id="inner",
-            )
-            reuse = gr.Checkbox(
-                False,
-                label="Reuse in the vision tower",
-                info="Compute of a frame only what differs from a reference frame; not exact",
-                elem_id="reuse",
-            )
-        inputs = [video, question, method, retain, threshold, inner, frames, reuse]
+                clicks = _examples(library(loaded.model))
+            with gr.Column(scale=7, min_width=280, elem_id="settings"):
+                settings = _settings(loaded.model)
+        inputs = [video, question, *settings]
         places: dict[str, Any] = {"status": said, "full": full, "merged": merged, "headline": headline}
         places["history"] = history
         with gr.Tabs(elem_id="more"):
@@ -150,7 +104,8 @@ def build(desk: Desk, loaded: Loaded, limits: Limits) -> gr.Blocks:
             with gr.Tab("Runs"):
                 places["runs"] = gr.HTML(history_table(()), elem_id="runs")
             with gr.Tab("Copy"):
-                first = copies(desk, Request(DEMO_VIDEO, DEMO_QUESTION, frames=int(frames.value)), loaded)
+                demo = Request(DEMO_VIDEO, DEMO_QUESTION, frames=usual_frames(loaded.model))
+                first = copies(desk, demo, loaded)
                 code: Any = dict(interactive=False, wrap_lines=True)
                 places["python"] = gr.Code(
                     first["python"], "python", label="Python", elem_id="copy-python", **code
@@ -237,6 +192,62 @@ def _head(desk: Desk) -> None:
     )
 
 
+def _settings(model: str | None) -> list[Any]:
+    """Make the controls of a request's settings, in the order of `Request`'s fields behind its question."""
+    method = _method_select()
+    with gr.Row(equal_height=True):
+        retain = gr.Slider(
+            controls.STOPS[0] / 100,
+            1,
+            0.1,
+            step=0.01,
+            label="Retain ratio",
+            info="Share of the visual tokens to send, at most: merging over time may send fewer",
+            scale=4,
+            min_width=240,
+            elem_id="retain",
+        )
+        frames = gr.Slider(
+            1,
+            MAX_FRAMES,
+            usual_frames(model),
+            step=1,
+            label="Frames",
+            info="Sampled evenly over the video",
+            scale=3,
+            min_width=240,
+            elem_id="frames",
+        )
+    with gr.Accordion("Advanced settings", open=False, elem_id="advanced"), gr.Row():
+        threshold = gr.Slider(
+            0,
+            1,
+            controls.usual_threshold("holitom", 0.1),
+            step=0.01,
+            label="Similarity threshold",
+            info="Above it a token is static; set anew when method or retain ratio change",
+            min_width=240,
+            elem_id="threshold",
+        )
+        usual_inner, free = controls.merging_inside("holitom")
+        inner = gr.Checkbox(
+            usual_inner,
+            interactive=free,
+            label="Merge inside the language model",
+            info="The method's own stages where it has some, else HoliTom's",
+            min_width=240,
+            elem_id="inner",
+        )
+        reuse = gr.Checkbox(
+            False,
+            label="Reuse in the vision tower",
+            info="Compute of a frame only what differs from a reference frame; not exact",
+            min_width=240,
+            elem_id="reuse",
+        )
+    return [method, retain, threshold, inner, frames, reuse]
+
+
 def _method_select() -> gr.HTML:
     """Make the browser's own list of the methods, in groups, one line each."""
     options = "".join(
@@ -264,17 +275,17 @@ def _method_select() -> gr.HTML:
     )
 
 
-def _examples(examples: list[Example], bundled: bool) -> list[tuple[gr.Button, Example]]:
+def _examples(examples: list[Example]) -> list[tuple[gr.Button, Example]]:
     """Make a button for each example, in a row for each video."""
     clicks = []
-    if bundled:
+    if any(example.answer is not None for example in examples):
         hint = "Examples, right with full tokens; underlined ones are wrong with HoliTom at 10%."
         gr.HTML(f"<p>{hint}</p>", elem_id="examples-title")
     for title, group in groupby(examples, lambda example: example.title):
         with gr.Row(elem_classes="examples"):
             gr.HTML(f"<p>{html.escape(title)}</p>")
             for example in group:
-                classes = ["example", "hurts"] if bundled and example.hurts else ["example"]
+                classes = ["example", "hurts"] if example.hurts else ["example"]
                 button = gr.Button(example.text, size="sm", elem_classes=classes)
                 clicks.append((button, example))
     return clicks
@@ -337,7 +348,7 @@ def launch(page: gr.Blocks, desk: Desk, host: str, port: int | None, limits: Lim
             ssr_mode=False,
             footer_links=[],
             max_file_size=limits.megabytes * 2**20,  # a MB as Gradio counts it when it refuses
-            allowed_paths=[str(DEMO_VIDEO), str(ASSETS / "examples")],
+            allowed_paths=[str(DEMO_VIDEO), str(EXAMPLES)],
             theme=gr.themes.Default(primary_hue="blue", font=system[0], font_mono=system[1]).set(
                 # The theme's own colours have too little contrast.
                 button_primary_background_fill="*primary_600",
