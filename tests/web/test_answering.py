@@ -516,6 +516,22 @@ def test_the_first_question_does_not_wait_for_matplotlib() -> None:
     assert (ran.stdout, ran.returncode) == ("[]\n", 0), ran.stderr
 
 
+@pytest.mark.browser  # it needs Gradio
+def test_memory_does_not_grow_with_everybody_who_ever_came(desk: Desk) -> None:
+    """Gradio keeps the controls and last results of each session; of more than `SESSIONS` the oldest go."""
+    from holitom.web.page import SESSIONS, Limits, build, launch
+
+    page = build(desk, Loaded(), Limits())
+    launch(page, desk, "127.0.0.1", None, Limits())
+    try:
+        for number in range(SESSIONS + 5):
+            page.state_holder[f"session {number}"]
+        assert len(page.state_holder.session_data) == SESSIONS
+        assert "session 0" not in page.state_holder
+    finally:
+        page.close(verbose=False)
+
+
 @pytest.mark.slow
 def test_memory_is_level_after_many_runs(desk: Desk) -> None:
     """The history is the only thing that a session keeps; 40 runs after the first 20 add less than 40 MB."""

@@ -50,8 +50,10 @@ def web(
     check_run(dtype, device, model=model)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, so that uploads are removed
     with TemporaryDirectory(prefix="holitom-web-") as uploads:
-        # Gradio reads these on import; its default folder would not be removed when the server ends.
-        os.environ |= {"GRADIO_TEMP_DIR": uploads, "GRADIO_ANALYTICS_ENABLED": "False"}
+        # Gradio reads these; its default folder would not be removed when the server ends, and runs would be
+        # stored in the browser with their pictures, beyond the session.
+        settings = {"TEMP_DIR": uploads, "ANALYTICS_ENABLED": "False", "RUN_HISTORY": "False"}
+        os.environ |= {f"GRADIO_{name}": value for name, value in settings.items()}
         with working("Loading PyTorch and Gradio"):
             settle_matplotlib()
             from holitom.ask import load_model

@@ -31,6 +31,7 @@ from holitom.web.words import compare, copies, looked_over, player, respond, sta
 
 KEPT_SECONDS = 3600  # an upload is removed after
 AT_ONCE, WAITING = 2, 32  # requests that run (the video of one is read while the other is answered) and wait
+SESSIONS = 64  # whose controls, last results and runs Gradio keeps in memory; the one used last stays longest
 COMPARED = ["holitom", "visionzip", "fastvid"]  # chosen at first
 
 
@@ -347,6 +348,7 @@ def launch(page: gr.Blocks, desk: Desk, host: str, port: int | None, limits: Lim
             quiet=True,
             ssr_mode=False,
             footer_links=[],
+            state_session_capacity=SESSIONS,
             max_file_size=limits.megabytes * 2**20,  # a MB as Gradio counts it when it refuses
             allowed_paths=[str(DEMO_VIDEO), str(EXAMPLES)],
             theme=gr.themes.Default(primary_hue="blue", font=system[0], font_mono=system[1]).set(
