@@ -307,6 +307,36 @@ def test_every_help_is_within_the_width_and_cuts_no_word(
         assert words == parts(shown), command
 
 
+LONG = "holitom[similarity_threshold=0.75,contextual_ratio=0.25]"
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+def test_every_table_is_within_the_width(
+    run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, checkpoint: Path, columns: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(DEMO_VIDEO, "demo.mp4")
+    asked = {"video": "demo.mp4", "question": "Which shape flashes?", "answer": "ring"}
+    Path("asked.jsonl").write_text(f"{json.dumps(asked)}\n{json.dumps(asked | {'question': 'Why?'})}\n")
+    small = ["--model", checkpoint, "--frames", 2, "--method", LONG]
+    for command in (
+        ["methods"],
+        *([["models"]] if columns == 80 else []),  # the longest class beside its family takes 61
+        ["flops", "--model", checkpoint, "--frames", 4, "--methods", f"full,{LONG},pdrop"],
+        ["ask", "--compare", "--reuse", "--max-new-tokens", 2, *small],
+        ["drift", *small],
+        ["compare", "asked.jsonl", "--max-new-tokens", 2, *small],
+    ):
+        result = run(*command)
+        assert result.code == 0, result.err
+        table, _, below = result.out.rstrip().rpartition("\n\n")
+        assert max(map(len, result.out.splitlines())) <= columns, command
+        assert "\x1b" not in result.out
+        assert table
+        assert below, f"{command}: no line says what the columns mean"
+
+
 def test_completion_of_the_shell(run) -> None:
     assert "--install-completion" in run("--help").out
     done = subprocess.run(
