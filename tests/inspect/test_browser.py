@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +13,16 @@ from support.contrast import CONTRAST
 from support.inspections import made_up
 from web_page import chromium
 
+from holitom.bench.leaderboard_page import leaderboard_page
 from holitom.inspect import Inspection, embed, page
 
 pytestmark = pytest.mark.browser
 
+LEADERBOARD = Path(__file__).parents[2] / "docs" / "results" / "leaderboard"
 TALL, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 Open = Callable[..., Any]
+SEEN = "row => [...row.cells].map(cell => getComputedStyle(cell).display != 'none')"
+"""Whether each cell of a table's row is seen: a head stands above its own cells alone if they agree."""
 
 
 @pytest.fixture(scope="module")
@@ -176,6 +181,9 @@ def test_on_a_phone(show: Open, scheme: str) -> None:
     inspection = made_up(frames=8)
     tab = show(inspection, PHONE, color_scheme=scheme, has_touch=True)
     assert tab.evaluate("document.documentElement.scrollWidth") == 390
+    heads, cells = (tab.eval_on_selector(f"#stages {row} tr", SEEN) for row in ("thead", "tbody"))
+    assert heads == cells
+    assert not all(heads)  # there is no room for the bars
     x, y = token(tab, inspection, 2, 1)
     tab.touchscreen.tap(x, y)
     tab.wait_for_timeout(200)
@@ -229,3 +237,17 @@ def test_one_frame_without_picture(show: Open) -> None:
     tab.mouse.move(*token(tab, one, 0, 3))
     tab.wait_for_timeout(100)
     assert "Frame 1, row 1, column 4" in tab.text_content("#what")
+
+
+def test_the_leaderboard_on_a_phone(browser: Any, tmp_path: Path) -> None:
+    results = json.loads((LEADERBOARD / "moving-digits.json").read_text())
+    (tmp_path / "board.html").write_text(leaderboard_page([(results, [])], 0.1), encoding="utf-8")
+    tab = browser.new_page(viewport=PHONE)
+    tab.goto((tmp_path / "board.html").as_uri())
+    tables = tab.query_selector_all("table")
+    assert len(tables) > 3
+    for table in tables:
+        heads, cells = (table.eval_on_selector(f"{part} tr", SEEN) for part in ("thead", "tbody"))
+        assert heads == cells
+        assert all(heads)
+    tab.close()

@@ -69,7 +69,7 @@ if (D.question) {
 {
   const costs = D.stages[0][2] !== null, [, full, work, cache] = D.stages[0];
   const head = make("tr");
-  for (const text of ["Stage", "Tokens", "", ...(costs ? ["Prefill", "KV cache"] : [])]) head.append(make("th", { scope: "col", textContent: text }));
+  for (const text of ["Stage", "Tokens", "", ...(costs ? ["Prefill", "KV cache"] : [])]) head.append(make("th", { scope: "col", textContent: text, className: text ? "" : "bar" }));
   const body = make("tbody");
   for (const [name, tokens, operations, kv] of D.stages) {
     const bar = make("i");
