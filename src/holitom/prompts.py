@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -13,8 +12,7 @@ from numpy.typing import NDArray
 from holitom.errors import ModelError, SettingsError
 from holitom.video import Fit, Sampling, Video, load_sampled
 from holitom.video.fitting import fit_of, fitted
-from holitom.video.metadata import ASSUMED_FPS as ASSUMED_FPS
-from holitom.video.metadata import TimedMetadata, timed
+from holitom.video.metadata import ASSUMED_FPS, TimedMetadata, timed
 
 SECONDS_PER_GRID = ("second_per_grid_ts", "video_second_per_grid")
 """Names, in Qwen2.5-VL and Qwen-Omni, of the seconds from one temporal patch to the next."""
@@ -194,8 +192,7 @@ def at_least(video: Video, wanted: int) -> Video:
     if missing <= 0:
         return video
     shown = [*range(len(video.frames)), *[len(video.frames) - 1] * missing]
-    known = timed(video.metadata, video.frames.shape)
-    return replace(video, frames=video.frames[shown], metadata=known.at(shown))
+    return video.at(shown)
 
 
 def _stacked(frames: NDArray[np.uint8] | Sequence[Any]) -> NDArray[np.uint8]:

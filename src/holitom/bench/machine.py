@@ -43,6 +43,10 @@ class Peak:
 
     bytes: int | None = None
 
+    @property
+    def megabytes(self) -> float | None:
+        return None if self.bytes is None else self.bytes / 1e6
+
 
 @contextmanager
 def peak_memory(device: torch.device) -> Iterator[Peak]:

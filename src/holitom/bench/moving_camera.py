@@ -17,10 +17,9 @@ from holitom.bench import moving_digits as md
 from holitom.bench.questions import FRAMES, Item
 from holitom.errors import SettingsError
 from holitom.methods.base import require
-from holitom.prompts import ASSUMED_FPS
+from holitom.prompts import as_video
 from holitom.video import Sampling, Video
 from holitom.video.change import CANDIDATES, chosen_of
-from holitom.video.metadata import TimedMetadata
 from holitom.video.sampling import spread
 
 if TYPE_CHECKING:
@@ -144,10 +143,7 @@ def shown(video: int, view: View) -> Video:
     if view.frames_by == "change":
         candidates = spread(FRAMES, CANDIDATES * view.frames)
         numbers = [candidates[i] for i in chosen_of(whole[candidates], view.frames)]
-    times = [number / ASSUMED_FPS for number in numbers]
-    size = (md.SIDE, md.SIDE)
-    told = TimedMetadata.of(times, numbers, FRAMES, ASSUMED_FPS, FRAMES / ASSUMED_FPS, size)
-    return Video(whole[numbers], told)
+    return as_video(whole).at(numbers)
 
 
 def frames(video: int, name: str) -> NDArray[np.uint8]:

@@ -6,7 +6,6 @@ of its 0.5B sibling's.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,7 +14,7 @@ from statistics import median
 import torch
 
 from holitom.bench.machine import peak_memory, threads
-from holitom.bench.overhead import NARROW, WIDTH, Count, count_operations, synthetic_video
+from holitom.bench.overhead import NARROW, WIDTH, Count, count_operations, seconds_of, synthetic_video
 from holitom.bench.settings import Setting
 from holitom.errors import HolitomError
 from holitom.methods.base import Method
@@ -101,8 +100,8 @@ def _measured(setting: Setting, short: VideoTokens, long: VideoTokens | None) ->
         stage = _short(stage, setting.method, short)
         if long is not None:
             with peak_memory(torch.device("cpu")) as peak:
-                seconds = _seconds(partial(setting.method.merge, long))
-            stage = replace(stage, long=Cost(seconds, _megabytes(peak.bytes)))
+                seconds = seconds_of(partial(setting.method.merge, long))
+            stage = replace(stage, long=Cost(seconds, peak.megabytes))
     except HolitomError as error:
         stage = replace(stage, refused=str(error))
     return stage
@@ -115,20 +114,10 @@ def _short(stage: OuterStage, method: Method, video: VideoTokens) -> OuterStage:
     with peak_memory(torch.device("cpu")) as peak:
         calls[0]()
     calls[1]()
-    rounds = [[_seconds(call) for call in calls] for _ in range(ROUNDS)]
+    rounds = [[seconds_of(call) for call in calls] for _ in range(ROUNDS)]
     return replace(
         stage,
-        short=Cost(median(own for own, _ in rounds), _megabytes(peak.bytes)),
+        short=Cost(median(own for own, _ in rounds), peak.megabytes),
         against_holitom=median(own / reference for own, reference in rounds),
         count=count_operations(calls[0]),
     )
-
-
-def _seconds(call: Callable[[], object]) -> float:
-    begin = time.perf_counter()
-    call()
-    return time.perf_counter() - begin
-
-
-def _megabytes(size: int | None) -> float | None:
-    return None if size is None else size / 1e6

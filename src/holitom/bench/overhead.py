@@ -153,16 +153,18 @@ def _segments_of(features: Tensor) -> list[tuple[int, int]]:
 def _seconds(call: Callable[[], object], repeats: int) -> float:
     """Seconds of the fastest call, after one to warm up, since other processes can only slow a call down."""
     call()
-    times = []
-    for _ in range(repeats):
-        begin = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - begin)
-    return min(times)
+    return min(seconds_of(call) for _ in range(repeats))
+
+
+def seconds_of(call: Callable[[], object]) -> float:
+    """Seconds of one call."""
+    begin = time.perf_counter()
+    call()
+    return time.perf_counter() - begin
 
 
 def _extra_megabytes(call: Callable[[], object]) -> float | None:
     """Peak memory of `call` in MB above its level before (Linux; else None)."""
     with peak_memory(torch.device("cpu")) as peak:
         call()
-    return None if peak.bytes is None else peak.bytes / 1e6
+    return peak.megabytes

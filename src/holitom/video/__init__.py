@@ -80,11 +80,14 @@ class Video:
 
     def first(self, count: int) -> Video:
         """The first `count` frames of this video, with their times."""
+        return self.at(range(len(self.frames))[:count])
+
+    def at(self, indices: Sequence[int]) -> Video:
+        """The sampled frames with these indices, which may repeat, with their times."""
         from holitom.video.metadata import timed
 
         known = timed(self.metadata, self.frames.shape)
-        chosen = range(len(self.frames))[:count]
-        return replace(self, frames=self.frames[:count], metadata=known.at(chosen))
+        return replace(self, frames=self.frames[list(indices)], metadata=known.at(indices))
 
 
 @dataclass(frozen=True)
