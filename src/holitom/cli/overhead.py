@@ -106,13 +106,11 @@ def _row(stage: OuterStage, long: bool) -> list[str]:
         f"{stage.count.synchronisations:,}",
         _whole(stage.short.megabytes),
     ]
-    if not long:
-        return row
-    return (
-        [*row, "-", "-"]
-        if stage.long is None
-        else [*row, f"{stage.long.seconds:.1f}", _whole(stage.long.megabytes)]
-    )
+    if stage.long is not None:
+        row += [f"{stage.long.seconds:.1f}", _whole(stage.long.megabytes)]
+    elif long:
+        row += ["-", "-"]
+    return row
 
 
 def _whole(megabytes: float | None) -> str:

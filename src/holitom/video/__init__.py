@@ -160,14 +160,7 @@ def load_sampled(
 
 def read(source: Source, progress: Progress | None = None, fit: Fit | None = None) -> Video:
     """Read the frames that were chosen of an opened file; arguments and errors as in `load_sampled`."""
-    for _ in range(TRIES):
-        try:
-            return _whole(source, progress, fit)
-        except UntrustedError:
-            continue
-        except ShortError:
-            source.recount()
-    raise source.unsteady
+    return source.tried(lambda: _whole(source, progress, fit))
 
 
 def iter_frames(

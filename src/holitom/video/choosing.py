@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from holitom.video.change import CANDIDATES, chosen, thumbnail
-from holitom.video.decoding import Progress, UntrustedError
-from holitom.video.reading import TRIES, ShortError, Source
+from holitom.video.decoding import Progress
+from holitom.video.reading import Source
 from holitom.video.sampling import Sampling
 
 
@@ -18,20 +18,16 @@ def choose_by_change(source: Source, sampling: Sampling, progress: Progress | No
     Raises:
         VideoError: the file cannot be decoded.
     """
+    source.numbers = source.tried(lambda: _chosen(source, sampling, progress))
+
+
+def _chosen(source: Source, sampling: Sampling, progress: Progress | None) -> list[int]:
+    """Numbers of the chosen frames by what is known of the file; `source.numbers` are the candidates'."""
     name = source.file.file.name
-    for _ in range(TRIES):
-        wanted = len(sampling.choose(name, source.timeline))
-        candidates = sampling.choose(name, source.timeline, CANDIDATES)
-        source.numbers = candidates
-        if wanted == len(candidates):
-            return
-        try:
-            seen = np.stack([thumbnail(picture.image) for picture in source.pictures(progress)])
-        except UntrustedError:
-            continue
-        except ShortError:
-            source.recount()
-            continue
-        source.numbers = [candidates[i] for i in chosen(seen, wanted)]
-        return
-    raise source.unsteady
+    wanted = len(sampling.choose(name, source.timeline))
+    candidates = sampling.choose(name, source.timeline, CANDIDATES)
+    source.numbers = candidates
+    if wanted == len(candidates):
+        return candidates
+    seen = np.stack([thumbnail(picture.image) for picture in source.pictures(progress)])
+    return [candidates[i] for i in chosen(seen, wanted)]

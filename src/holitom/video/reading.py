@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import av
 import numpy as np
@@ -15,6 +15,8 @@ from holitom.video.opening import Opened, opened, reason
 from holitom.video.sampling import Sampling
 from holitom.video.timing import Timeline, settled
 from holitom.video.upright import Array
+
+T = TypeVar("T")
 
 DAMAGED = "parts of it are damaged"
 
@@ -83,10 +85,20 @@ class Source:
         lone = "decoding can begin at its first keyframe only" if len(self.file.packets.entries) < 2 else None
         return Reading(self.total, self._work.packets, self._work.seeks, self.doubt or lone)
 
-    @property
-    def unsteady(self) -> VideoError:
-        """The error of a file that no try reads."""
-        return VideoError(f"{self.file.file.name}: gives different frames each time it is decoded")
+    def tried(self, attempt: Callable[[], T]) -> T:
+        """Return what `attempt` reads, and try anew while the file disagrees with what is known of it.
+
+        Raises:
+            VideoError: no try succeeds, or the file cannot be read.
+        """
+        for _ in range(TRIES):
+            try:
+                return attempt()
+            except UntrustedError:
+                continue
+            except ShortError:
+                self.recount()
+        raise VideoError(f"{self.file.file.name}: gives different frames each time it is decoded")
 
     def recount(self) -> None:
         """Decode the file once to count its frames, and choose frames anew if wanted ones are missing."""
