@@ -16,6 +16,7 @@ from typing import Any
 import av
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from holitom.bench import moving_digits
 
@@ -38,6 +39,12 @@ def write_h264(path: Path, frames: NDArray[np.uint8], fps: int) -> None:
         out.mux(stream.encode())
 
 
+def enlarged(video: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
+    """Enlarge frames `[F, H, W, 3]` to `scale` times their height and width."""
+    size = (video.shape[2] * scale, video.shape[1] * scale)
+    return np.stack([np.asarray(Image.fromarray(f).resize(size, Image.Resampling.BICUBIC)) for f in video])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -49,9 +56,9 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=OUTPUT)
     options = parser.parse_args()
 
-    sample = moving_digits.sample("test", options.index, frames=options.frames, scale=options.scale)
+    sample = moving_digits.sample("test", options.index, frames=options.frames)
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    write_h264(options.output, sample.frames.repeat(2, axis=0), options.fps)
+    write_h264(options.output, enlarged(sample.frames, options.scale).repeat(2, axis=0), options.fps)
     print(f"{options.output}: {options.output.stat().st_size / 1024:.0f} KiB")
     for question in sample.questions:
         print(f"  {question.text}  {question.answer}")

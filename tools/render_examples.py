@@ -18,7 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from render_demo import INDEX, write_h264
+from render_demo import INDEX, enlarged, write_h264
 
 from holitom import HoliTom, Method
 from holitom.ask import ask, load_model, prompt
@@ -49,8 +49,8 @@ RATIO = 0.1
 
 def render(index: int, path: Path) -> Path:
     """Sample `index` as a video file, each of its frames shown twice."""
-    sample = moving_digits.sample("test", index, frames=BUNDLED_FRAMES, scale=2)
-    write_h264(path, sample.frames.repeat(2, axis=0), 8)
+    sample = moving_digits.sample("test", index, frames=BUNDLED_FRAMES)
+    write_h264(path, enlarged(sample.frames, 2).repeat(2, axis=0), 8)
     return path
 
 

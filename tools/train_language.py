@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+from crowd import crowd
 from tiny import NAMES, Seen, tiny, words_of
 from torch import Tensor, nn
 from train_vision import NO_LABEL
@@ -150,7 +151,7 @@ def make_batch(
     model, words = tiny(name), words_of(name)
     rows: dict[str, list[Tensor]] = {k: [] for k in Batch._fields}
     for i in range(first, first + videos):
-        video = md.sample(split, i, frames) if frames else md.crowd(i, 3 + i % 6, flashes=1, distinct=True)
+        video = md.sample(split, i, frames) if frames else crowd(i, 3 + i % 6, flashes=1, distinct=True)
         asked: dict[str, list[md.Question]] = {}
         for q in video.questions:
             asked.setdefault(q.task, []).append(q)

@@ -24,6 +24,7 @@ import tiny_llava
 import tiny_qwen
 import torch
 import torch.nn.functional as F
+from crowd import crowd
 from numpy.typing import NDArray
 from tiny import NAMES, Tiny, tiny, words_of
 from torch import Tensor, nn
@@ -116,7 +117,7 @@ class Frames(Dataset):
 
 
 def _crowded(k: int) -> md.Sample:
-    return md.crowd(k, digits=4 + k % 9, flashes=k % 5)
+    return crowd(k, digits=4 + k % 9, flashes=k % 5)
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from holitom.ask import load_model, prompt
 from holitom.bench.answers import ResultsError
 from holitom.bench.drift import Cosines, drift, overlap
 from holitom.bench.questions import held_out_questions
-from holitom.bench.reuse import DISTURBANCES, disturbed, measure, sweep
+from holitom.bench.reuse import DISTURBANCES, disturbed, sweep
 from holitom.bundled import BUNDLED_MODEL, DEMO_QUESTION, DEMO_VIDEO
 from holitom.cli import main
 from holitom.errors import SettingsError
@@ -64,12 +64,15 @@ def test_a_method_may_bring_batches_and_reuse_of_its_own(method: Any, bundled: A
 
 def test_the_benchmark_counts_answers_over_both_towers(bundled: Any) -> None:
     items = held_out_questions(1, first_video=100000)
-    tally = measure(*bundled, {"holitom": HoliTom()}, items, Reuse(), "none").to_dict()
+    tallies = [
+        sweep(*bundled, {"holitom": HoliTom()}, items, reuse, [("still", "none")])
+        for reuse in (Reuse(), Reuse(reach=1))
+    ]
+    tally, stock = (one.to_dict() for (one,) in tallies)
     figures = tally["methods"]["holitom"]
     assert figures["questions"] == len(items) == 7
     assert tally["computed_share"] < 0.4
     assert figures["reuse"] * 7 == pytest.approx(figures["stock"] * 7 - figures["lost"] + figures["won"])
-    stock = measure(*bundled, {"holitom": HoliTom()}, items, Reuse(reach=1), "none").to_dict()
     assert stock["methods"]["holitom"]["kept_overlap"] == 1
     assert stock["computed_share"] == 1
 
@@ -112,7 +115,7 @@ def test_a_disturbance_is_the_same_each_time(name: str) -> None:
 
 def test_an_unknown_disturbance_is_named(bundled: Any) -> None:
     with pytest.raises(SettingsError, match="unknown disturbance 'fog'; known: none, noise"):
-        measure(*bundled, {}, [], Reuse(), "fog")
+        sweep(*bundled, {}, [], Reuse(), [("still", "fog")])
 
 
 def test_percentiles_and_overlaps() -> None:

@@ -13,7 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from holitom.bench import moving_digits as md
 from holitom.bench.answers import Answered, Answers, check_folder, identity, make_folder
@@ -26,16 +28,16 @@ from holitom.methods.base import Method
 from holitom.prompts import as_video, asking, prompts
 from holitom.runtime import Report
 
-Draw = Callable[[Sequence[Item]], Mapping[int, Any]]
-"""Draws each video that questions are about, by its number, in a form that `as_video` takes."""
+Draw = Callable[[int], Any]
+"""Draws a video by its number, in a form that `as_video` takes."""
 
 BATCH = 48
 MAX_NEW_TOKENS = 4
 
 
-def drawn(items: Sequence[Item]) -> dict[int, Any]:
-    """Draw the frames `[T, H, W, 3]` of each video that `items` ask about, by the video's number."""
-    return {video: md.sample("test", video, FRAMES).frames for video in {item.video for item in items}}
+def drawn(video: int) -> NDArray[np.uint8]:
+    """Draw the frames `[T, H, W, 3]` of a held-out video."""
+    return md.sample("test", video, FRAMES).frames
 
 
 def tried(
@@ -48,13 +50,13 @@ def tried(
         model: a model without an attached method.
         processor: the model's processor.
         item: a question about the video; None: the benchmark's first.
-        draw: draws the videos of questions.
+        draw: draws videos.
     """
     methods = [setting.method for setting in settings if setting.method]
     found = []
     with torch.inference_mode():
         item = item or held_out_questions(1)[0]
-        inputs = processed(model, processor, [item], draw([item]))
+        inputs = processed(model, processor, [item], {item.video: draw(item.video)})
         shared = _encoded(model, inputs, methods)
         for setting in settings:
             try:
@@ -101,7 +103,7 @@ def sweep(
         items: the questions, those of a video one after another.
         batch: questions answered at a time, rounded up to whole videos.
         progress: called with the number of answers just added.
-        draw: draws the videos of questions.
+        draw: draws videos.
     """
     start = 0
     with torch.inference_mode():
@@ -110,7 +112,7 @@ def sweep(
             start += len(part)
             if not waiting:
                 continue
-            videos, inputs, rows = parted(model, processor, part, draw(part))
+            videos, inputs, rows = parted(model, processor, part, draw)
             shared = _encoded(model, videos, [file.setting.method for file in waiting])
             for file in waiting:
                 method = file.setting.method
@@ -130,15 +132,16 @@ def processed(model: Any, processor: Any, items: Sequence[Item], frames: Mapping
 
 
 def parted(
-    model: Any, processor: Any, items: Sequence[Item], frames: Mapping[int, Any]
+    model: Any, processor: Any, items: Sequence[Item], draw: Draw
 ) -> tuple[Any, dict[str, Any], list[int]]:
-    """Process videos and prompts apart, so that a video of several questions is encoded once.
+    """Draw videos, and process them apart from prompts, so that one of several questions is encoded once.
 
     Returns:
         The processor's output with each video once; its output for every prompt, without pixels; and for
         every prompt the number of its video.
     """
     first = {item.video: item for item in reversed(items)}
+    frames = {video: draw(video) for video in first}
     videos = processed(model, processor, list(first.values()), frames)
     inputs = dict(processed(model, processor, items, frames))
     del inputs["pixel_values_videos"]

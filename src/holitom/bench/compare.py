@@ -10,6 +10,7 @@ from __future__ import annotations
 import statistics
 import string
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from holitom.bench.cases import Case, Record, Results, asked
 from holitom.bundled import DEMO_QUESTION, DEMO_VIDEO
 from holitom.errors import HolitomError
 from holitom.methods.base import Method
-from holitom.video import Fit, Sampling, Video, load_sampled
+from holitom.video import Sampling, Video, load_sampled
 from holitom.video.fitting import fit_of
 
 
@@ -57,11 +58,16 @@ def compare(
     demo = prompt(processor, DEMO_VIDEO, DEMO_QUESTION, frames=sampling.frames)
     for how in runs.values():  # a first run is slower, since it allocates memory, so it is not timed
         ask(model, processor, demo, how, max_new_tokens=2)
-    videos = _Last(fit_of(processor))
+    fit = fit_of(processor)
+
+    @lru_cache(1)  # questions about one video often follow one another
+    def load(path: Path) -> Video:
+        return load_sampled(path, sampling, fit=fit)
+
     for index in open_cases:
         case = results.cases[index]
         try:
-            inputs = prompt(processor, videos.load(case.video, sampling), case.question)
+            inputs = prompt(processor, load(case.video), case.question)
             order = list(runs) if index % 2 == 0 else list(runs)[::-1]
             found = {name: ask(model, processor, inputs, runs[name], max_new_tokens) for name in order}
             results.add(index, _record(found["full"], found["merged"], case))
@@ -70,21 +76,6 @@ def compare(
         except torch.OutOfMemoryError:
             results.add(index, {"error": "not enough memory for this question; sample fewer frames"})
         notify(index)
-
-
-class _Last:
-    """A cache of the last video that was read, since questions about one video often follow one another."""
-
-    def __init__(self, fit: Fit) -> None:
-        self._fit = fit
-        self._key: tuple[Path, Sampling] | None = None
-        self._video: Video | None = None
-
-    def load(self, path: Path, sampling: Sampling) -> Video:
-        if self._video is None or self._key != (path, sampling):
-            self._video = load_sampled(path, sampling, fit=self._fit)
-            self._key = path, sampling
-        return self._video
 
 
 def _record(full: Answer, merged: Answer, case: Case) -> Record:

@@ -8,17 +8,18 @@ frame.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from holitom.bench import moving_digits as md
-from holitom.bench.accuracy import Draw, processed, resumed, tried
+from holitom.bench.accuracy import processed, resumed, tried
 from holitom.bench.answers import Answers
 from holitom.bench.questions import FRAMES, Item
 from holitom.bench.scores import results
 from holitom.bench.settings import FULL, Setting, budgets
-from holitom.bench.tower_cost import TowerCost
+from holitom.bench.tower_cost import tower_operations
 from holitom.errors import SettingsError
 from holitom.methods.base import require
 from holitom.methods.choose import Choice
@@ -72,17 +73,8 @@ def groups(
     return found
 
 
-def draws(frames: int, length: int) -> Draw:
-    """Make what draws long videos and samples `frames` of their `length` frames, evenly spread."""
-
-    def draw(items: Sequence[Item]) -> Mapping[int, Video]:
-        return {video: sampled(video, frames, length) for video in {item.video for item in items}}
-
-    return draw
-
-
 def sampled(video: int, frames: int, length: int) -> Video:
-    """Sample `frames` frames of a long video: the middles of as many equal parts."""
+    """Sample `frames` frames of a long video of `length` frames: the middles of as many equal parts."""
     numbers = [(2 * i + 1) * length // (2 * frames) for i in range(frames)]
     pixels = md.sample("long", video, length).frames
     seconds, size = [number / RATE for number in numbers], (md.SIDE, md.SIDE)
@@ -93,7 +85,7 @@ def sampled(video: int, frames: int, length: int) -> Video:
 
 def text_tokens(model: Any, processor: Any, item: Item, frames: int, length: int) -> int:
     """Number of tokens of the prompt of `item` that are no visual tokens, timestamps among them."""
-    inputs = processed(model, processor, [item], draws(frames, length)([item]))
+    inputs = processed(model, processor, [item], {item.video: sampled(item.video, frames, length)})
     return int((inputs["input_ids"] != model.config.video_token_id).sum())
 
 
@@ -109,7 +101,8 @@ def opened(
     """Mark the settings that cannot be met, and open the answers of the others, a folder for each group."""
     found, files = [], []
     for group in planned:
-        settings = tried(group.settings, model, processor, items[0], draws(group.frames, length))
+        draw = partial(sampled, frames=group.frames, length=length)
+        settings = tried(group.settings, model, processor, items[0], draw)
         found.append(Group(group.frames, settings))
         files.append(resumed(model, settings, items, folder / f"{group.frames}-frames", batch))
     return found, files
@@ -143,7 +136,6 @@ def long_results(
     of_all = [file for group in files for file in group]
     found = results(model, name, items, settings, of_all, quick, length)
     found["benchmark"] = "MovingDigits-QA, long videos"
-    tower = TowerCost(checkpoint, md.SIDE)
     rows = iter(found["settings"])
     for group in planned:
         words = text_tokens(model, processor, items[0], group.frames, length)
@@ -151,6 +143,6 @@ def long_results(
             row = next(rows)
             row["frames"] = group.frames
             row["text_tokens"] = words
-            row["tower_operations"] = tower.operations(group.frames, setting.method)
+            row["tower_operations"] = tower_operations(checkpoint, group.frames, setting.method)
     found["whole_frames"] = planned[0].frames
     return found

@@ -6,24 +6,21 @@ lies beyond a scene's edge is its background, mirrored. Motion in questions is m
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from holitom.bench import moving_digits as md
-from holitom.bench.questions import FRAMES, Item
+from holitom.bench.questions import FRAMES
 from holitom.errors import SettingsError
 from holitom.methods.base import require
 from holitom.prompts import as_video
 from holitom.video import Sampling, Video
 from holitom.video.change import CANDIDATES, chosen_of
 from holitom.video.sampling import spread
-
-if TYPE_CHECKING:
-    from holitom.bench.accuracy import Draw
 
 STILL = "still"
 CAMERAS = (STILL, "pan", "zoom", "shake")
@@ -125,15 +122,6 @@ def weights(at: Array, size: int) -> Array:
     """Weights `[F, n, size]` that interpolate linearly at the places `at` `[F, n]` of `size` pixels."""
     found: Array = np.maximum(0, 1 - np.abs(at[..., None] - np.arange(size))).astype(np.float32)
     return found
-
-
-def draws(view: View) -> Draw:
-    """Make what draws videos as `view` says."""
-
-    def draw(items: Sequence[Item]) -> Mapping[int, Any]:
-        return {video: shown(video, view) for video in {item.video for item in items}}
-
-    return draw
 
 
 def shown(video: int, view: View) -> Video:

@@ -12,7 +12,7 @@ shares no digit images with the others: they draw from digits that it never show
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from typing import Literal, NamedTuple
 
@@ -83,7 +83,7 @@ class Sample:
     """One video with everything that is true of it.
 
     Attributes:
-        frames: `[F, 112, 112, 3]` uint8, times `scale`.
+        frames: `[F, 112, 112, 3]` uint8.
         digits: every digit of every scene.
         flashes: the shape that flashes (one in every video; a crowded training frame shows several).
         scene: `[F]`: the scene that each frame belongs to.
@@ -103,13 +103,31 @@ class Sample:
 
     @property
     def questions(self) -> list[Question]:
-        return _questions(self)
+        colors = list(COLORS)
+        last = self.scenes - 1
+        by_scene = [[d for d in self.digits if d.scene == s] for s in range(self.scenes)]
+        asked = [Question("scenes", "How many scenes are there?", NUMBERS[self.scenes])]
+        asked += [Question("needle", "Which shape flashes?", SHAPES[flash.shape]) for flash in self.flashes]
+        for word, s in (("first", 0), ("last", last)):
+            text = f"How many digits are in the {word} scene?"
+            asked.append(Question("count", text, NUMBERS[len(by_scene[s])]))
+            if self.scenes > 1 and len(by_scene[s]) == 1:
+                asked.append(Question("order", f"Which color comes {word}?", colors[by_scene[s][0].color]))
+        for digit in self.digits:
+            color = colors[digit.color]
+            asked.append(Question("identity", f"Which digit is {color}?", NUMBERS[digit.number]))
+            if len(digit.cells) > 1:
+                text = f"Which way does the {color} digit move?"
+                asked.append(Question("motion", text, list(MOTIONS)[digit.motion]))
+            for word, cell in (("start", digit.cells[0]), ("end", digit.cells[-1])):
+                if quadrant := _quadrant(*cell):
+                    text = f"Where is the {color} digit at the {word}?"
+                    asked.append(Question("position", text, quadrant))
+        return asked
 
 
-def sample(
-    split: Split, index: int, frames: int = 16, scale: int = 1, camera: Camera | None = None
-) -> Sample:
-    """Make sample `index` of `split` with `frames` frames, `112 * scale` pixels a side.
+def sample(split: Split, index: int, frames: int = 16, camera: Camera | None = None) -> Sample:
+    """Make sample `index` of `split` with `frames` frames.
 
     `camera` moves (`moving_camera`); None stands still.
 
@@ -123,32 +141,8 @@ def sample(
     background = rng.permutation(len(BACKGROUNDS))[: scene[-1] + 1]
     digits = _place_digits(rng, scene)
     flashes = [_place_flash(rng, scene, digits, most=1 if split == "long" else 2)]
-    video = _render(rng, split, scene, background, digits, flashes, camera)
-    if scale > 1:
-        video = _enlarge(video, scale)
+    video = render(rng, split, scene, background, digits, flashes, camera)
     return Sample(video, tuple(digits), tuple(flashes), scene, background)
-
-
-def crowd(index: int, digits: int = 10, flashes: int = 4, distinct: bool = False) -> Sample:
-    """Make one training frame crowded with digits and shapes; `index` seeds it.
-
-    Only with `distinct` (at most eight digits) are colours told apart, so that questions can be asked.
-    """
-    rng = np.random.default_rng([17, index])
-    background = rng.integers(len(BACKGROUNDS), size=1)
-    places = rng.permutation(GRID * GRID)[: digits + flashes]
-    cells = np.stack([places % GRID, places // GRID], 1)
-    shown = [
-        Digit(0, int(rng.integers(10)), int(rng.integers(len(COLORS))), 0, 0, cell[None])
-        for cell in cells[:digits]
-    ]
-    shapes = [Flash(int(rng.integers(len(SHAPES))), (int(x), int(y)), 0, 1) for x, y in cells[digits:]]
-    if distinct:
-        colors = rng.permutation(len(COLORS))
-        shown = [replace(d, color=int(c)) for d, c in zip(shown, colors, strict=False)]
-    scene = np.zeros(1, np.int64)
-    frames = _render(rng, "train", scene, background, shown, shapes)
-    return Sample(frames, tuple(shown), tuple(shapes), scene, background)
 
 
 # --- what happens in a video ------------------------------------------------------------------------
@@ -317,7 +311,7 @@ def _paint_background(rng: np.random.Generator, family: int) -> Array:
     return background
 
 
-def _render(
+def render(
     rng: np.random.Generator,
     split: Split,
     scene: NDArray[np.int64],
@@ -326,6 +320,7 @@ def _render(
     flashes: list[Flash],
     camera: Camera | None = None,
 ) -> NDArray[np.uint8]:
+    """Draw the frames of a video, `[F, 112, 112, 3]`."""
     stills = np.stack([_paint_background(rng, int(family)) for family in background])
     video = stills[scene]
     images, classes = _glyphs(split)
@@ -349,40 +344,6 @@ def _render(
 def _stamp(frame: Array, x: int, y: int, mask: Array, ink: Array) -> None:
     patch = frame[y * CELL : (y + 1) * CELL, x * CELL : (x + 1) * CELL]
     patch += mask[..., None] * (ink - patch)
-
-
-def _enlarge(video: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
-    from PIL import Image
-
-    size = (SIDE * scale, SIDE * scale)
-    return np.stack([np.asarray(Image.fromarray(f).resize(size, Image.Resampling.BICUBIC)) for f in video])
-
-
-# --- what can be asked ------------------------------------------------------------------------------
-
-
-def _questions(video: Sample) -> list[Question]:
-    colors = list(COLORS)
-    last = video.scenes - 1
-    by_scene = [[d for d in video.digits if d.scene == s] for s in range(video.scenes)]
-    asked = [Question("scenes", "How many scenes are there?", NUMBERS[video.scenes])]
-    asked += [Question("needle", "Which shape flashes?", SHAPES[flash.shape]) for flash in video.flashes]
-    for word, s in (("first", 0), ("last", last)):
-        text = f"How many digits are in the {word} scene?"
-        asked.append(Question("count", text, NUMBERS[len(by_scene[s])]))
-        if video.scenes > 1 and len(by_scene[s]) == 1:
-            asked.append(Question("order", f"Which color comes {word}?", colors[by_scene[s][0].color]))
-    for digit in video.digits:
-        color = colors[digit.color]
-        asked.append(Question("identity", f"Which digit is {color}?", NUMBERS[digit.number]))
-        if len(digit.cells) > 1:
-            text = f"Which way does the {color} digit move?"
-            asked.append(Question("motion", text, list(MOTIONS)[digit.motion]))
-        for word, cell in (("start", digit.cells[0]), ("end", digit.cells[-1])):
-            if quadrant := _quadrant(*cell):
-                text = f"Where is the {color} digit at the {word}?"
-                asked.append(Question("position", text, quadrant))
-    return asked
 
 
 def _quadrant(x: int, y: int) -> str | None:

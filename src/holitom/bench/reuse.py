@@ -11,6 +11,7 @@ import io
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,11 @@ class Tally:
     overlaps: dict[str, list[float]] = field(default_factory=dict)
 
     @property
+    def file(self) -> str:
+        """Name of the file of these figures."""
+        return f"{self.camera}-{self.disturbance}.pt"
+
+    @property
     def questions(self) -> int:
         """Number of questions that were answered."""
         return len(next(iter(self.right.values()), []))
@@ -120,36 +126,6 @@ class Tally:
         }
 
 
-def measure(
-    model: Any,
-    processor: Any,
-    methods: dict[str, Method],
-    items: Sequence[Item],
-    reuse: Reuse,
-    disturbance: str = "none",
-    batch: int = 48,
-    progress: Callable[[int], None] = lambda done: None,
-) -> Tally:
-    """Answer `items` over both towers by every method.
-
-    Args:
-        model: a model without an attached method.
-        processor: the model's processor.
-        methods: methods by name.
-        items: the questions, those of a video one after another.
-        reuse: settings of reuse.
-        disturbance: a name in `DISTURBANCES`.
-        batch: questions answered at a time, rounded up to whole videos.
-        progress: called with the number of questions just answered.
-
-    Raises:
-        SettingsError: there is no such disturbance.
-        UnsupportedModelError: the model's tower does not support reuse.
-    """
-    (tally,) = sweep(model, processor, methods, items, reuse, [("still", disturbance)], batch, progress)
-    return tally
-
-
 def sweep(
     model: Any,
     processor: Any,
@@ -162,16 +138,16 @@ def sweep(
     folder: Path | None = None,
     seconds: float | None = None,
 ) -> list[Tally]:
-    """`measure` for several cameras and disturbances, whose batches take turns.
+    """Answer `items` over both towers by every method, before several cameras and disturbances in turn.
 
     Args:
-        model: as in `measure`.
-        processor: as in `measure`.
-        methods: as in `measure`.
-        items: as in `measure`.
-        reuse: as in `measure`.
+        model: a model without an attached method.
+        processor: the model's processor.
+        methods: methods by name.
+        items: the questions, those of a video one after another.
+        reuse: settings of reuse.
         shown: pairs of a camera and a disturbance.
-        batch: as in `measure`.
+        batch: questions answered at a time, rounded up to whole videos.
         progress: called with the number of questions just answered, or found answered.
         folder: an existing folder of files in which the figures are kept, and from which they go on.
         seconds: a round of batches begins only within so many seconds; None: all questions are answered.
@@ -179,12 +155,13 @@ def sweep(
     Raises:
         SettingsError: there is no such camera or disturbance.
         ResultsError: a file is of another model, or of other questions, methods or settings.
+        UnsupportedModelError: the model's tower does not support reuse.
     """
     began = time.monotonic()
     check_shown(shown)
     texts = {name: repr(method) for name, method in methods.items()}
     mark = {**identity(model, items), "methods": texts, "reuse": repr(reuse), "batch": batch}
-    tallies = [_opened(camera, disturbance, methods, folder, mark) for camera, disturbance in shown]
+    tallies = [_opened(Tally(disturbance, camera), folder, mark) for camera, disturbance in shown]
     tower = ReusedTower(adapter_for(model))
     done = 0
     try:
@@ -211,19 +188,10 @@ def check_shown(shown: Sequence[tuple[str, str]]) -> None:
             raise SettingsError(f"unknown disturbance {disturbance!r}; known: {', '.join(DISTURBANCES)}")
 
 
-def _file(folder: Path, camera: str, disturbance: str) -> Path:
-    return folder / f"{camera}-{disturbance}.pt"
-
-
-def _opened(
-    camera: str, disturbance: str, methods: dict[str, Method], folder: Path | None, mark: dict[str, Any]
-) -> Tally:
-    """The figures in `folder`; empty ones where there are none."""
-    path = None if folder is None else _file(folder, camera, disturbance)
-    if path is None or not path.exists():
-        return Tally(
-            disturbance, camera, {name: [] for name in methods}, overlaps={name: [] for name in methods}
-        )
+def _opened(empty: Tally, folder: Path | None, mark: dict[str, Any]) -> Tally:
+    """The figures in `folder` of the camera and disturbance of `empty`; `empty` where there are none."""
+    if folder is None or not (path := folder / empty.file).exists():
+        return empty
     found = torch.load(path, weights_only=True)
     check_mark(path, found["mark"], mark)
     return Tally(**found["tally"])
@@ -232,7 +200,7 @@ def _opened(
 def _keep(tally: Tally, folder: Path | None, mark: dict[str, Any]) -> None:
     if folder is None:
         return
-    path = _file(folder, tally.camera, tally.disturbance)
+    path = folder / tally.file
     part = path.with_suffix(".part")
     torch.save({"mark": mark, "tally": vars(tally)}, part)
     part.replace(path)
@@ -247,31 +215,29 @@ def _measure(
     tower: ReusedTower,
     tally: Tally,
 ) -> None:
-    shown = {item.video for item in items}
-    frames = {video: disturbed(video, tally.disturbance, tally.camera) for video in shown}
-    videos, prompts, rows = parted(model, processor, items, frames)
+    draw = partial(disturbed, disturbance=tally.disturbance, camera=tally.camera)
+    videos, prompts, rows = parted(model, processor, items, draw)
     stock = encode_once(model, videos, methods.values())
     arguments = encoder_arguments(tower.tower.adapter, videos)
     with tower.call(reuse, arguments) as report:
         reused = encode_once(model, videos, methods.values())
     places = sum(plan.computed.size for plan in report.plans)
-    tally.computed = (
-        tally.computed[0] + round(report.computed_share * places),
-        tally.computed[1] + places,
-    )
+    computed, of_all = tally.computed
+    tally.computed = computed + round(report.computed_share * places), of_all + places
     pairs = list(zip(stock.encoded.encodings, reused.encoded.encodings, strict=True))
     tally.cosines += [similarity(one.features, other.features).flatten().cpu() for one, other in pairs]
     for name, method in methods.items():
         answers = [
             generated(model, processor, prompts, shared, rows, method)[0] for shared in (stock, reused)
         ]
-        tally.right[name] += [
+        tally.right.setdefault(name, []).extend(
             (one == item.answer, other == item.answer)
             for one, other, item in zip(*answers, items, strict=True)
-        ]
+        )
         for one, other in pairs:
             kept, also = method.merge(one), method.merge(other)
-            tally.overlaps[name].append(overlap((kept.frame, kept.position), (also.frame, also.position)))
+            same = overlap((kept.frame, kept.position), (also.frame, also.position))
+            tally.overlaps.setdefault(name, []).append(same)
 
 
 def disturbed(video: int, disturbance: str, camera: str = moving_camera.STILL) -> Frames:

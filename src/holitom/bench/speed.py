@@ -26,7 +26,6 @@ from holitom.bench.settings import FULL, Setting
 from holitom.bench.shared import encoder_arguments, run_of_tower
 from holitom.errors import SettingsError
 from holitom.methods import Method
-from holitom.methods.base import require
 from holitom.models import adapter_for
 from holitom.runtime import Report
 from holitom.runtime.report import mark, seconds_between
@@ -253,12 +252,8 @@ def measure(
         loading: the file that `inputs` were made from; None: they were made without a file.
 
     Raises:
-        SettingsError: `new_tokens` or `repeats` is too small.
         VideoError: transformers' loader cannot read the file.
     """
-    require("new_tokens", new_tokens, "a whole number from 2 up", lambda n: n >= 2, whole=True)
-    if repeats is not None:
-        require("repeats", repeats, "a whole number from 1 up", lambda n: n >= 1, whole=True)
     inputs, short = _moved(inputs, model), _moved(short, model)
     rows = [Row(setting) for setting in settings if not setting.refused]
     refused = {setting.title: setting.refused for setting in settings if setting.refused}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -99,15 +100,16 @@ def swept(
 ) -> dict[str, Any]:
     """Answer the questions that are not answered yet, and score all answers."""
     from holitom.bench.accuracy import resumed, sweep, tried
-    from holitom.bench.moving_camera import View, draws
+    from holitom.bench.moving_camera import View, shown
     from holitom.bench.scores import results
 
     view = view or View()
+    seen = partial(shown, view=view)
     model, processor = load(name, dtype)
-    settings = tried(settings, model, processor, draw=draws(view))
+    settings = tried(settings, model, processor, draw=seen)
     files = resumed(model, settings, items, folder, batch)
     with sweeps.answering(settings, files, items, folder) as advance:
-        sweep(model, processor, files, items, batch, advance, draws(view))
+        sweep(model, processor, files, items, batch, advance, seen)
     found = results(model, title_of(name), items, settings, files, quick, view.frames)
     found["benchmark"] += view.title
     return found

@@ -78,10 +78,9 @@ def bench_leaderboard(
 
     with working("Loading PyTorch"):
         import holitom.bench.plots  # noqa: F401  (an ImportError says now which extra is missing)
-        from holitom.bench.moving_digits import SIDE
         from holitom.bench.questions import held_out_questions
         from holitom.bench.settings import budgets
-        from holitom.bench.tower_cost import TowerCost
+        from holitom.bench.tower_cost import tower_operations
         from holitom.methods.choose import read_methods
 
     settings = budgets(read_methods(methods), wanted)
@@ -91,9 +90,9 @@ def bench_leaderboard(
     for name in names:
         own = folder / Path(name).name
         results = swept(name, dtype, settings, items, own, batch, quick)
-        tower = TowerCost(checkpoint(name), SIDE)
+        frames = results["questions"]["frames"]
         for setting, row in zip(settings, results["settings"], strict=True):
-            row["tower_operations"] = tower.operations(results["questions"]["frames"], setting.method)
+            row["tower_operations"] = tower_operations(checkpoint(name), frames, setting.method)
         found.append((results, own))
     _publish(found, folder, rank_at)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -111,7 +112,7 @@ def _sweep(
 ) -> dict[str, Any]:
     """Answer the questions that are not answered yet, fewest frames first, and score all answers."""
     from holitom.bench.accuracy import sweep
-    from holitom.bench.long_videos import draws, long_results, opened
+    from holitom.bench.long_videos import long_results, opened, sampled
 
     model, processor = load(name, dtype)
     with working("Trying the settings"):
@@ -119,7 +120,8 @@ def _sweep(
     settings = [setting for group in planned for setting in group.settings]
     with sweeps.answering(settings, [file for group in files for file in group], items, folder) as advance:
         for group, own in zip(planned, files, strict=True):
-            sweep(model, processor, own, items, batch, advance, draws(group.frames, length))
+            draw = partial(sampled, frames=group.frames, length=length)
+            sweep(model, processor, own, items, batch, advance, draw)
     shapes, title = checkpoint(name), title_of(name)
     return long_results(model, processor, shapes, title, items, planned, files, length, quick)
 

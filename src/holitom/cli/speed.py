@@ -106,7 +106,7 @@ def bench_speed(
     if random_weights:
         live, prepare, fit = _random(name, frames, dtype, device, share_layers)
     else:
-        live, prepare, fit = _checkpoint(name, frames, dtype, device)
+        live, prepare, fit = _checkpoint(name, dtype, device)
     numbers = list(clip.metadata.frames_indices or [])
     loading = Loading(file, Sampling(frames), numbers, prepare, fit)
     inputs, short = prepare(clip), prepare(clip.first(1))
@@ -125,7 +125,7 @@ def bench_speed(
         _print_speed(speed, title, shown)
 
 
-def _checkpoint(name: str, frames: int, dtype: str, device: str) -> Loaded:
+def _checkpoint(name: str, dtype: str, device: str) -> Loaded:
     """A checkpoint's model, what makes its inputs of a clip, and how that resizes frames."""
     from holitom.ask import load_model
     from holitom.prompts import prompt

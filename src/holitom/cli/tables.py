@@ -13,8 +13,9 @@ import sys
 import textwrap
 from collections.abc import Collection, Sequence
 
-from rich.cells import cell_len, chop_cells
+from rich.cells import cell_len
 from rich.console import Console
+from rich.text import Text
 
 PIPE_WIDTH = 80  # characters of a line where stdout is no terminal
 LABELS = 22  # characters that the first column is wrapped to, at the least, where the table is too wide
@@ -65,7 +66,8 @@ def tables(
     """Lay out lines of head and body, for as many tables as it takes to stay within `columns` characters.
 
     Where one table is too wide, labels of rows are wrapped to no fewer than `LABELS` characters, cells that
-    do not fit beside them are wrapped between words, and then heads that are wider than the cells below.
+    do not fit beside them are wrapped between words, and then heads that are wider than the cells below. Of
+    several tables, each leaves out the rows that have no cells in it besides labels.
     """
     grid = [[cell.split("\n") for cell in row] for row in (heads, *rows)]
     if _wide(grid) > columns:
@@ -80,8 +82,11 @@ def tables(
         grid[0] = [_wrapped(cell, size) for cell, size in zip(grid[0], below, strict=True)]
     sizes = _sizes(grid)
     found = []
-    for group in _groups(sizes, columns, labels):
+    groups = _groups(sizes, columns, labels)
+    for group in groups:
         head, *body = ([row[index] for index in group] for row in grid)
+        if len(groups) > 1:
+            body = [row for row in body if any(map(any, row[labels:]))]
         aligned = [(sizes[index], index in left) for index in group]
         height = max(map(len, head))
         head = [[""] * (height - len(cell)) + cell for cell in head]
@@ -150,42 +155,27 @@ def print_answers(question: str, answers: Sequence[tuple[str, str]], verdict: bo
         answers: name and answer of each run.
         verdict: whether to print, too, if the answers are the same.
     """
-    columns, margin = width(), len("question" + GAP)
+    room = width() - len("question" + GAP)
     names = max(cell_len(name) for name, _ in answers)
-    beside = margin + names + len(GAP)
-    rows = [("question", _folded(question, margin, margin, columns))]
+    rows = [("question", _folded(question, room))]
     for number, (name, said) in enumerate(answers):
-        if columns - beside >= BESIDE:
-            lines = _folded(f"{name}{' ' * (names - cell_len(name))}{GAP}{said}", margin, beside, columns)
+        beside = room - names - len(GAP)
+        if beside >= BESIDE:
+            first, *others = _folded(said, beside)
+            lines = [f"{name}{' ' * (names - cell_len(name))}{GAP}{first}"]
+            lines += [" " * (names + len(GAP)) + line for line in others]
         else:
-            indent = margin + len(GAP)
-            below = _folded(said, indent, indent, columns)
-            below[0] = " " * indent + below[0]
-            lines = _folded(name, margin, margin, columns) + below
+            lines = _folded(name, room) + [GAP + line for line in _folded(said, room - len(GAP))]
         rows.append(("" if number else "answer", lines))
     if verdict:
         same = len({said for _, said in answers}) == 1
         rows.append(("", ["the same answer" if same else "the answers differ"]))
-    for head, (first, *others) in rows:
-        print(f"{head:8}{GAP}{first}".rstrip(), *others, sep="\n")
+    for head, lines in rows:
+        for number, line in enumerate(lines):
+            print(f"{'' if number else head:8}{GAP}{line}".rstrip())
 
 
-def _folded(text: str, first: int, later: int, columns: int) -> list[str]:
-    """Fold `text` into lines: the first fits behind an indent of `first` cells, the others have their own of
-    `later` cells; wide characters take two."""
-    lines, indent = [], first
-    for paragraph in text.splitlines() or [""]:
-        line = ""
-        for word in re.findall(r"\S+\s*|\s+", paragraph) or [""]:
-            too_long = cell_len(line + word.rstrip()) > columns - indent
-            if line and too_long and cell_len(word.rstrip()) <= columns - later:
-                lines.append(line.rstrip())
-                line, indent = "", later
-            while cell_len(line + word.rstrip()) > max(2, columns - indent):  # a word longer than a line
-                part = chop_cells(word, max(2, columns - indent - cell_len(line)))[0]
-                lines.append(line + part)
-                line, indent, word = "", later, word[len(part) :]
-            line += word
-        lines.append(line.rstrip())
-        indent = later
-    return [lines[0], *((" " * later + line).rstrip() for line in lines[1:])]
+def _folded(text: str, columns: int) -> list[str]:
+    """Fold `text` into lines of at most `columns` cells; wide characters take two."""
+    lines = Text("\n".join(text.splitlines())).wrap(Console(), max(2, columns))
+    return [line.plain.rstrip() for line in lines]
