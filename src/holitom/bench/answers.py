@@ -63,20 +63,19 @@ class Answers:
         path = folder / f"{setting.slug}.jsonl"
         mark = {**mark, "setting": repr(setting.method)}
         before = path.read_text() if path.exists() else ""
-        lines = before.splitlines(keepends=True)
-        if lines and not lines[-1].endswith("\n"):
-            lines.pop()  # a killed run may leave half a line
+        whole = before[: before.rfind("\n") + 1]  # a run that was killed may have left half a line
+        lines = whole.splitlines(keepends=True)
         if lines:
             _check(path, lines[0], mark)
         done = [_answered(path, line) for line in lines[1:]]
         ends = np.cumsum([0, *map(len, batches)])
         if len(done) > ends[-1]:
             raise ResultsError(f"{path} holds more answers than there are questions: remove it")
-        whole = int(ends[ends <= len(done)][-1])
-        kept = "".join([json.dumps(mark) + "\n", *lines[1 : 1 + whole]])
+        count = int(ends[ends <= len(done)][-1])
+        kept = "".join([json.dumps(mark) + "\n", *lines[1 : 1 + count]])
         if kept != before:
             path.write_text(kept)
-        return cls(setting, path, done[:whole])
+        return cls(setting, path, done[:count])
 
     def add(self, batch: list[Answered]) -> None:
         """Append a batch of answers, to the file first."""

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 try:
     import matplotlib
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 except ImportError as error:
     raise ImportError("pictures need matplotlib: pip install 'holitom[bench]'") from error
@@ -61,6 +62,16 @@ def _run(results: dict[str, Any]) -> tuple[Row, list[Row]]:
     """Rows of full tokens, and of all settings that are not refused."""
     full, *others = results["settings"]
     return full, [row for row in others if not row["refused"]]
+
+
+def _score(row: Row, panel: str) -> float:
+    """Accuracy in percent: of a task by its name, or the average."""
+    return 100 * float(row["average"] if panel == "average" else row["tasks"][panel])
+
+
+def _name(axes: Axes, panel: str) -> None:
+    """Write the name of a panel over it, that of the average in bold."""
+    axes.set_title(panel, fontsize=10, fontweight="bold" if panel == "average" else "normal")
 
 
 def _title(results: dict[str, Any], text: str) -> str:
@@ -146,18 +157,16 @@ def plot_by_task(results: dict[str, Any], path: Path, retain_ratio: float = 0.10
         for index, (axes, panel) in enumerate(
             zip(figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels, strict=True)
         ):
-            axes.axvline(
-                100 * (full["average"] if panel == "average" else full["tasks"][panel]), color="black", lw=1
-            )
+            axes.axvline(_score(full, panel), color="black", lw=1)
             for height, row in enumerate(rows):
                 look = style[row["label"]]
-                value = 100 * (row["average"] if panel == "average" else row["tasks"][panel])
+                value = _score(row, panel)
                 axes.plot([0, value], [height, height], color=look.color, linewidth=1, alpha=0.45)
                 if panel == "average":
                     ends = [100 * end for end in row["average_interval"]]
                     axes.plot(ends, [height, height], color=look.color, linewidth=4, alpha=0.4)
                 axes.plot(value, height, color=look.color, marker=look.marker, markersize=7, clip_on=False)
-            axes.set_title(panel, fontsize=10, fontweight="bold" if panel == "average" else "normal")
+            _name(axes, panel)
             axes.set_xlim(0, 105)
             axes.set_xticks([0, 50, 100])
             axes.set_yticks(
@@ -196,11 +205,7 @@ def plot_against_frames(results: dict[str, Any], path: Path) -> Path:
         figure = Figure(figsize=(2.6 * columns + 1.2, 2.4 * lines + 0.9))
         grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).ravel()
         for axes, panel in zip(grid, panels, strict=False):
-
-            def score(row: Row, panel: str = panel) -> float:
-                return 100 * float(row["average"] if panel == "average" else row["tasks"][panel])
-
-            axes.axhline(score(full), color="black", linewidth=1)
+            axes.axhline(_score(full, panel), color="black", linewidth=1)
             for label, look in style.items():
                 own = sorted(
                     (row for row in rows if row["label"] == label), key=lambda row: int(row["frames"])
@@ -209,7 +214,7 @@ def plot_against_frames(results: dict[str, Any], path: Path) -> Path:
                     continue
                 x = [row["frames"] for row in own]
                 (line,) = axes.plot(
-                    *(x, [score(row) for row in own]),
+                    *(x, [_score(row, panel) for row in own]),
                     color=look.color,
                     marker=look.marker,
                     linestyle=look.dashes,
@@ -221,16 +226,16 @@ def plot_against_frames(results: dict[str, Any], path: Path) -> Path:
                     ends = zip(*(row["average_interval"] for row in own), strict=True)
                     low, high = ([100 * end for end in side] for side in ends)
                     axes.fill_between(x, low, high, color=line.get_color(), alpha=0.12, lw=0)
-            axes.plot(full["frames"], score(full), "k*", markersize=9, label="full tokens")
+            axes.plot(full["frames"], _score(full, panel), "k*", markersize=9, label="full tokens")
             if whole:
                 axes.plot(
-                    *([row["frames"] for row in whole], [score(row) for row in whole]),
+                    *([row["frames"] for row in whole], [_score(row, panel) for row in whole]),
                     "*",
                     color="#888888",
                     markersize=8,
                     label="full tokens, at a higher cost",
                 )
-            axes.set_title(panel, fontsize=10, fontweight="bold" if panel == "average" else "normal")
+            _name(axes, panel)
             axes.set_xscale("log", base=2)
             axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
             axes.set_ylim(0, 104)

@@ -9,7 +9,7 @@ import typer
 
 from holitom.bundled import USUAL_FRAMES
 from holitom.cli.app import app, quiet_transformers, ratios, working
-from holitom.cli.options import WRITTEN
+from holitom.cli.options import WRITTEN, Json
 from holitom.cli.tables import print_notes, print_table
 from holitom.errors import SettingsError
 
@@ -40,7 +40,7 @@ def flops(
     dtype: Annotated[
         str, typer.Option(help="Dtype of the KV cache: float32, bfloat16 or float16.")
     ] = "bfloat16",
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Count operations and KV cache of a prompt with one video, by method and budget.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from holitom.cli.app import bench, ratios, working
-from holitom.cli.options import WRITTEN
+from holitom.cli.options import WRITTEN, Json
 from holitom.cli.tables import print_notes, print_table
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def bench_overhead(
     long: Annotated[
         bool, typer.Option("--long/--no-long", help="With --methods: also merge a video of 1,024 frames.")
     ] = True,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Measure the cost of merging itself: tensor operations, device synchronisations, memory, time.
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from holitom.ask import ask
-from holitom.contract import AnyStage, FrameMerging, Reuse
+from holitom.contract import AnyStage
 from holitom.costs.decoder import Decoder, Level
 from holitom.errors import UnsupportedUsageError
 from holitom.inspect.inspection import Inspection, Places, Reused, Stage
-from holitom.methods.base import Method
+from holitom.methods.base import Method, Wrapper
 from holitom.models import adapter_for
 from holitom.ops.host import to_host
 from holitom.ops.segmentation import neighbour_similarity
@@ -33,50 +33,27 @@ Frames = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class Watched(Method):
-    """A method that keeps the tokens which it is given.
+class Watched(Wrapper):
+    """A method that merges as another does, and keeps the tokens which it is given.
 
     Attributes:
-        method: the method that merges.
         importance: whether importance is read even where the method does not need it.
         seen: the tokens of each video.
     """
 
-    retain_ratio: float = field(init=False, default=1.0)
-    positions: Literal["packed", "own"] = field(init=False, kw_only=True)
-    reuse: Reuse | bool = field(init=False, kw_only=True)
-    tower_batch: int | None = field(init=False, kw_only=True)
-    method: Method = field(kw_only=True)
     importance: bool = field(kw_only=True, default=False)
     seen: list[VideoTokens] = field(kw_only=True, default_factory=list)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "positions", self.method.positions)
-        object.__setattr__(self, "reuse", self.method.reuse)
-        object.__setattr__(self, "tower_batch", self.method.tower_batch)
-
     @property
-    def needs_importance(self) -> bool:  # type: ignore[override]  # as in `Combined`
-        return self.importance or self.method.needs_importance
-
-    @property
-    def needs_keys(self) -> bool:  # type: ignore[override]
-        return self.method.needs_keys
-
-    @property
-    def needs_shallow(self) -> bool:  # type: ignore[override]
-        return self.method.needs_shallow
-
-    @property
-    def frame_merging(self) -> FrameMerging | None:
-        return self.method.frame_merging
+    def needs_importance(self) -> bool:  # type: ignore[override]  # as in `Wrapper`
+        return self.importance or self.outer.needs_importance
 
     def merge(self, video: VideoTokens) -> MergedTokens:
         self.seen.append(video)
-        return self.method.merge(video)
+        return self.outer.merge(video)
 
     def inner(self, num_layers: int) -> tuple[AnyStage, ...]:
-        return self.method.inner(num_layers)
+        return self.outer.inner(num_layers)
 
 
 class _Enough(Exception):  # noqa: N818  (no error: it ends a forward early)
@@ -114,7 +91,7 @@ def inspect_video(
     Raises:
         UnsupportedUsageError: the method does not say where tokens went.
     """
-    watched = Watched(method=method, importance=True)
+    watched = Watched(method, importance=True)
     inputs = prompt(processor, video, question or "")
     answer = None
     if question:
@@ -154,7 +131,7 @@ def inspection_of_run(
     Raises:
         UnsupportedUsageError: the method does not say where tokens went.
     """
-    method = watched.method
+    method = watched.outer
     merges = getattr(method, "outer", method)
     with torch.inference_mode():
         similarity = to_host(neighbour_similarity(watched.seen[0].features))

@@ -190,15 +190,11 @@ class Method:
 
 
 @dataclass(frozen=True)
-class Combined(Method):
-    """The outer stage of one method and the inner stages of another, from `outer.with_inner(inside)`.
+class Wrapper(Method):
+    """A method with the settings and the outer stage of another one.
 
     Attributes:
-        outer: the method whose `merge` is used; it has no inner stages.
-        inside: the method whose inner stages are used; its `merge` is not.
-
-    Raises:
-        SettingsError: `outer` has inner stages of its own, or `inside` has none.
+        outer: the other method.
     """
 
     retain_ratio: float = field(init=False)
@@ -206,24 +202,10 @@ class Combined(Method):
     reuse: Reuse | bool = field(init=False, kw_only=True)
     tower_batch: int | None = field(init=False, kw_only=True)
     outer: Method
-    inside: Method
 
     def __post_init__(self) -> None:
-        for name in ("outer", "inside"):
-            if not isinstance(getattr(self, name), Method):
-                raise SettingsError(f"{name} must be a method, got {getattr(self, name)!r}")
-        outer, inside = type(self.outer).__name__, type(self.inside).__name__
-        if self.outer.merges_inside:
-            raise SettingsError(
-                f"{outer} has inner stages of its own, so it takes none of {inside}'s: they would run under "
-                f"{outer}'s name in the place of its own"
-            )
-        if not self.inside.merges_inside:
-            raise SettingsError(f"{inside}, with these settings, has no inner stages to add to {outer}")
-        object.__setattr__(self, "retain_ratio", self.outer.retain_ratio)
-        object.__setattr__(self, "positions", self.outer.positions)
-        object.__setattr__(self, "reuse", self.outer.reuse)
-        object.__setattr__(self, "tower_batch", self.outer.tower_batch)
+        for setting in fields(Method):
+            object.__setattr__(self, setting.name, getattr(self.outer, setting.name))
         super().__post_init__()
 
     @property
@@ -251,6 +233,35 @@ class Combined(Method):
 
     def merge(self, video: VideoTokens) -> MergedTokens:
         return self.outer.merge(video)
+
+
+@dataclass(frozen=True)
+class Combined(Wrapper):
+    """The outer stage of one method and the inner stages of another, from `outer.with_inner(inside)`.
+
+    Attributes:
+        outer: the method whose `merge` is used; it has no inner stages.
+        inside: the method whose inner stages are used; its `merge` is not.
+
+    Raises:
+        SettingsError: `outer` has inner stages of its own, or `inside` has none.
+    """
+
+    inside: Method
+
+    def __post_init__(self) -> None:
+        for name in ("outer", "inside"):
+            if not isinstance(getattr(self, name), Method):
+                raise SettingsError(f"{name} must be a method, got {getattr(self, name)!r}")
+        outer, inside = type(self.outer).__name__, type(self.inside).__name__
+        if self.outer.merges_inside:
+            raise SettingsError(
+                f"{outer} has inner stages of its own, so it takes none of {inside}'s: they would run under "
+                f"{outer}'s name in the place of its own"
+            )
+        if not self.inside.merges_inside:
+            raise SettingsError(f"{inside}, with these settings, has no inner stages to add to {outer}")
+        super().__post_init__()
 
     def inner(self, num_layers: int) -> tuple[AnyStage, ...]:
         return self.inside.inner(num_layers)

@@ -296,7 +296,7 @@ class Desk:
 
     def _both(self, turn: _Turn, request: Request, method: Method) -> None:
         inputs, seconds = self._prompted(turn, request)
-        watched = Watched(method=method)
+        watched = Watched(method)
         turn.tell(Update("Answering with merged tokens", "merged", text=""))
         merged = self._answered(turn, "merged", watched, inputs, seconds)
         turn.tell(Update("Answering with full tokens", "full", text=""))
@@ -317,7 +317,7 @@ class Desk:
         for name, choice in choices.items():
             turn.tell(Update(f"Answering with {name}", run=name))
             try:
-                watched = Watched(method=choice.make(request.retain_ratio))
+                watched = Watched(choice.make(request.retain_ratio))
                 answer = self._answered(turn, name, watched, inputs, seconds)
             except HolitomError as error:
                 turn.tell(Update(run=name, refused=str(error)))
