@@ -16,6 +16,7 @@ from holitom.inspect import paint
 from holitom.inspect.document import document, part
 from holitom.inspect.inspection import FATES, Inspection
 from holitom.version import __version__
+from holitom.video.sampling import spread
 
 MOST_FRAMES = 64  # rows of tokens, spread evenly
 SIDE = 232  # pixels of a picture's longer side
@@ -88,12 +89,6 @@ def check_same(columns: Sequence[Column]) -> None:
         raise UnsupportedUsageError(f"methods are compared on the same frames, not on {sorted(shapes)}")
 
 
-def rows_shown(steps: int) -> list[int]:
-    """Choose the rows of tokens to show: all, or `MOST_FRAMES` of them spread evenly."""
-    count = min(steps, MOST_FRAMES)
-    return [index * steps // count for index in range(count)]
-
-
 def _first(columns: Sequence[Column]) -> Inspection:
     check_same(columns)
     for column in columns:
@@ -140,13 +135,11 @@ def _figure(name: str, value: str, share: float) -> str:
 
 
 def _legend(ran: Sequence[Column]) -> str:
-    ground = np.full((22, 22, 3), 150, dtype=np.uint8)
-    items = []
-    for fate, words in FATES.items():
-        swatch = paint.paint_fates(ground, np.array([fate], dtype=np.uint8), (1, 1))
-        items.append(
-            f'<li><img alt="" src="{_picture(swatch)}"><span>{words.name}: {words.meaning}</span></li>'
-        )
+    items = [
+        f'<li><img alt="" src="{_picture(paint.swatch(fate, 22))}">'
+        f"<span>{words.name}: {words.meaning}</span></li>"
+        for fate, words in FATES.items()
+    ]
     if any(column.inspection is not None and column.inspection.survivors for column in ran):
         items.append("<li>dimmed: sent, then dropped inside the language model</li>")
     return f"<ul>{''.join(items)}</ul>"
@@ -155,7 +148,7 @@ def _legend(ran: Sequence[Column]) -> str:
 def _rows(columns: Sequence[Column]) -> str:
     """Draw the frames of each method under it, the same frames in the same places."""
     first = _first(columns)
-    shown = rows_shown(first.shape[0])
+    shown = spread(first.shape[0], MOST_FRAMES)
     sheets = "".join(f'<div class="frames">{"".join(_frames(column, shown))}</div>' for column in columns)
     more = first.shape[0] - len(shown)
     note = f"<p class=at>{more} more rows of tokens are not shown.</p>" if more else ""
@@ -183,11 +176,8 @@ def painted(inspection: Inspection, t: int) -> paint.Picture:
 
     Sent tokens that the last merge inside the language model drops are dimmed.
     """
-    frames = inspection.shown
-    height, width = inspection.grid if frames is None else frames.shape[1:3]
-    cell = paint.cell_size(inspection.grid, height, width, SIDE)
-    shown = paint.canvas(None if frames is None else frames[t], inspection.grid, cell)
-    picture = paint.paint_fates(shown, inspection.fate[t], inspection.grid)
+    cell = paint.cell_size(inspection, SIDE)
+    picture = paint.paint_fates(paint.ground(inspection, t, cell), inspection.fate[t], inspection.grid)
     if not inspection.survivors:
         return picture
     left = list(inspection.survivors.values())[-1][t]

@@ -71,9 +71,7 @@ def _data(inspection: Inspection) -> dict[str, Any]:
     """Collect the data that the script reads; arrays are base64 of their little-endian bytes."""
     frames, _ = inspection.shape
     importance, similarity = inspection.importance, inspection.similarity
-    height, width = (
-        inspection.grid if inspection.frames is None else inspection.frames.shape[1:3]
-    )  # a plain grid has square cells
+    height, width = inspection.frame_size  # a plain grid has square cells
     return {
         "version": __version__,
         "title": inspection.title,

@@ -55,8 +55,7 @@ class _Pictures:
 
     def __init__(self, inspection: Inspection) -> None:
         self._of = inspection
-        height, width = inspection.grid if inspection.frames is None else inspection.frames.shape[1:3]
-        self._cell = paint.cell_size(inspection.grid, height, width, SIDE)  # of a panel
+        self._cell = paint.cell_size(inspection, SIDE)  # of a panel
         self._wide, self._high = inspection.grid[1] * self._cell[1], inspection.grid[0] * self._cell[0]
         # At least as wide as the words; H.264 takes even sides only.
         self.width = -(-max(3 * self._wide + 4 * MARGIN, 1100) // 2) * 2
@@ -76,10 +75,7 @@ class _Pictures:
             draw.text((left, HEAD - 26), text, FAINT, _font(18))
         x, y = MARGIN, self.height - 34
         for fate, words in FATES.items():
-            swatch = paint.paint_fates(
-                np.full((20, 20, 3), 150, dtype=np.uint8), np.array([fate], dtype=np.uint8), (1, 1)
-            )
-            image.paste(Image.fromarray(swatch), (x, y))
+            image.paste(Image.fromarray(paint.swatch(fate, 20)), (x, y))
             draw.text((x + 28, y), words.name, INK, _font(16))
             x += 60 + round(draw.textlength(words.name, _font(16)))
         for number, (first, last) in enumerate(inspection.segments):
@@ -95,8 +91,7 @@ class _Pictures:
     def draw(self, t: int) -> paint.Picture:
         """Draw picture `t`, `[height, width, 3]` uint8."""
         inspection, grid = self._of, self._of.grid
-        frames = inspection.shown
-        shown = paint.canvas(None if frames is None else frames[t], grid, self._cell)
+        shown = paint.ground(inspection, t, self._cell)
         sent = inspection.size[t] > 0
         page = self._ground.copy()
         panels = (

@@ -13,8 +13,9 @@ import numpy as np
 
 from holitom.errors import UnsupportedUsageError
 from holitom.inspect import paint
-from holitom.inspect.draw_compare import Column, check_same, figures, painted
+from holitom.inspect.draw_compare import SIDE, Column, check_same, figures, painted
 from holitom.inspect.inspection import FATES, Inspection, stage_name
+from holitom.video.sampling import spread
 
 try:
     from matplotlib.figure import Figure
@@ -105,8 +106,7 @@ def token_map(inspection: Inspection, frames: Sequence[int] | None = None) -> To
         IndexError: there are no such frames.
     """
     total = inspection.shape[0]
-    count = min(total, MOST_FRAMES)
-    wanted = [t * total // count for t in range(count)] if frames is None else frames
+    wanted = spread(total, MOST_FRAMES) if frames is None else frames
     shown = [range(total)[t] for t in wanted]
     views = _views(inspection, shown)
     charts = inspection.similarity is not None and total > 1
@@ -161,13 +161,12 @@ def comparison_map(columns: Sequence[Column]) -> TokenMap:
         raise UnsupportedUsageError("; ".join(f"{column.name}: {column.refused}" for column in columns))
     first = ran[0].inspection
     assert first is not None
-    count = min(first.shape[0], IN_A_LINE)
-    shown = [index * first.shape[0] // count for index in range(count)]
+    shown = spread(first.shape[0], IN_A_LINE)
     views = [] if first.frames is None else [_View("The video", first.span(0, first.shape[0] - 1), [])]
     rows = [_View(column.name, _compared(column), []) for column in columns]
     sample = painted(first, 0)
     aspect = sample.shape[0] / sample.shape[1]
-    wide = min((FRAMES - GAP * (count - 1)) / count, TALLEST / aspect)
+    wide = min((FRAMES - GAP * (len(shown) - 1)) / len(shown), TALLEST / aspect)
     high = max(wide * aspect, 0.78)  # room for the words beside it
     height = TITLE + (len(views) + len(rows)) * (high + BELOW) + FOOT
     figure = TokenMap(figsize=(WIDTH, height), dpi=DPI, facecolor="white")
@@ -178,14 +177,13 @@ def comparison_map(columns: Sequence[Column]) -> TokenMap:
     about = "  ·  ".join(filter(None, (first.title, _sized(first), first.model)))
     ax.text(EDGE, 0.46, _plain(about, 140), fontsize=TEXT, color=FAINT, va="top")
     top = TITLE
-    tall, broad = sample.shape[:2]
-    cell = paint.cell_size(first.grid, tall, broad, side=max(tall, broad))
+    cell = paint.cell_size(first, SIDE)
     for view, one in [*((view, None) for view in views), *zip(rows, columns, strict=True)]:
         ax = sheet.axes(top, high + BELOW)
         _words(ax, view.name, view.text)
         for place, t in enumerate(shown):
             if one is None:
-                picture = paint.canvas(None if first.shown is None else first.shown[t], first.grid, cell)
+                picture = paint.ground(first, t, cell)
             elif one.inspection is None:
                 continue
             else:
@@ -219,16 +217,14 @@ def _placed(inspection: Inspection, line: Sequence[int], index: int, wide: float
 
 
 def _views(inspection: Inspection, shown: Sequence[int]) -> list[_View]:
-    frames, grid = inspection.shown, inspection.grid
-    height, width = grid if frames is None else frames.shape[1:3]
-    cell = paint.cell_size(grid, height, width, side=232)
-    pictures = [paint.canvas(None if frames is None else frames[t], grid, cell) for t in shown]
+    grid, cell = inspection.grid, paint.cell_size(inspection, SIDE)
+    pictures = [paint.ground(inspection, t, cell) for t in shown]
 
     def each(name: str, text: str, tiles: Iterator[paint.Picture]) -> _View:
         return _View(name, text, list(tiles))
 
     views = []
-    if frames is not None:
+    if inspection.frames is not None:
         cut = len(inspection.segments) < inspection.shape[0]
         views.append(_View("The video", "cut where the most tokens repeat" if cut else "", pictures))
     if inspection.importance is not None:
@@ -377,11 +373,9 @@ def _similarity(ax: Axes, inspection: Inspection, placed: Sequence[_Frame], wide
 
 
 def _legend(sheet: _Sheet, ax: Axes) -> None:
-    ground = np.full((48, 48, 3), 150, dtype=np.uint8)
     for index, (fate, words) in enumerate(FATES.items()):
         y = 0.2 + index * 0.28
-        swatch = paint.paint_fates(ground, np.array([fate], dtype=np.uint8), (1, 1))
-        sheet.tile(ax, swatch, EDGE, y, 0.2, 0.2)
+        sheet.tile(ax, paint.swatch(fate, 48), EDGE, y, 0.2, 0.2)
         ax.text(EDGE + 0.3, y + 0.1, words.name, fontsize=TEXT, fontweight="bold", color=INK, va="center")
         ax.text(EDGE + 1.3, y + 0.1, words.meaning, fontsize=TEXT, color=FAINT, va="center")
 

@@ -125,6 +125,11 @@ class Inspection:
         frames, tokens = self.into.shape
         return frames, tokens
 
+    @property
+    def frame_size(self) -> tuple[int, int]:
+        """`(height, width)` of a frame to draw on; of a plain grid, its rows and columns."""
+        return self.grid if self.frames is None else self.frames.shape[1:3]
+
     @cached_property
     def size(self) -> Places:
         """`[T, N]` int64, number of tokens that are part of the one sent from a place; 0 where none is."""

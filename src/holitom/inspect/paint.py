@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from holitom.inspect.inspection import Fate
+from holitom.inspect.inspection import Fate, Inspection
 
 Picture = NDArray[np.uint8]
 
@@ -28,9 +28,9 @@ BLANK = (58, 62, 72)  # a frame that was not given
 EMPTY = (16, 18, 22)  # a place from which nothing is sent
 
 
-def cell_size(grid: tuple[int, int], height: int, width: int, side: int) -> tuple[int, int]:
-    """Choose the pixels `(high, wide)` of a cell: a frame of `height x width` becomes about `side` long."""
-    rows, columns = grid
+def cell_size(inspection: Inspection, side: int) -> tuple[int, int]:
+    """Choose the pixels `(high, wide)` of a cell, with which a frame becomes about `side` long."""
+    (rows, columns), (height, width) = inspection.grid, inspection.frame_size
     scale = side / max(height, width)
     return max(4, round(height * scale / rows)), max(4, round(width * scale / columns))
 
@@ -41,6 +41,17 @@ def canvas(frame: Picture | None, grid: tuple[int, int], cell: tuple[int, int]) 
     if frame is None:
         return np.full((size[1], size[0], 3), BLANK, dtype=np.uint8)
     return np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BOX, reducing_gap=2.0))
+
+
+def ground(inspection: Inspection, t: int, cell: tuple[int, int]) -> Picture:
+    """Resize the frame of row `t` to whole cells, as `canvas` does."""
+    return canvas(None if inspection.shown is None else inspection.shown[t], inspection.grid, cell)
+
+
+def swatch(fate: Fate, side: int) -> Picture:
+    """Draw the look of a fate for a legend, over grey, `[side, side, 3]`."""
+    grey = np.full((side, side, 3), 150, dtype=np.uint8)
+    return paint_fates(grey, np.array([fate], dtype=np.uint8), (1, 1))
 
 
 def paint_fates(picture: Picture, fate: NDArray[np.uint8], grid: tuple[int, int]) -> Picture:
