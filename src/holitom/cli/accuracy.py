@@ -11,7 +11,7 @@ import typer
 from holitom.bundled import title_of
 from holitom.cli import sweeps
 from holitom.cli.app import bench, load, ratios, working
-from holitom.cli.options import Dtype, FramesBy, Methods, Model, check_run
+from holitom.cli.options import Dtype, FramesBy, Methods, Model, check_least, check_run
 
 if TYPE_CHECKING:
     from holitom.bench.moving_camera import View
@@ -27,13 +27,9 @@ OUTPUT = Path("runs/accuracy")
 def bench_accuracy(
     model: Model = None,
     methods: Methods = "all",
-    retain: Annotated[
-        str | None, typer.Option(help=f"Shares of visual tokens to keep. [default: {RETAIN}]")
-    ] = None,
+    retain: Annotated[str | None, sweeps.usually("Shares of visual tokens to keep.", RETAIN)] = None,
     tasks: sweeps.Tasks = "all",
-    per_task: Annotated[
-        int | None, typer.Option(help=f"Held-out questions of each task. [default: {PER_TASK}]")
-    ] = None,
+    per_task: Annotated[int | None, sweeps.usually("Held-out questions of each task.", PER_TASK)] = None,
     first_video: sweeps.FirstVideo = 0,
     camera: Annotated[
         str, typer.Option(help="Camera before the videos: still, pan, zoom or shake.")
@@ -46,13 +42,7 @@ def bench_accuracy(
         bool,
         typer.Option("--quick", help=f"{QUICK_PER_TASK} questions a task at {QUICK_RETAIN}: a few minutes."),
     ] = False,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            help=f"Folder of answers, results and pictures; a killed run goes on there. "
-            f"[default: {OUTPUT}, with --quick {OUTPUT}-quick]"
-        ),
-    ] = None,
+    output: Annotated[Path | None, sweeps.folder_of("answers, results and pictures", OUTPUT)] = None,
     by_task: Annotated[float, typer.Option(help="Budget that the picture by task shows.")] = 0.10,
     markdown: sweeps.MarkdownTable = False,
     report: sweeps.Report = None,
@@ -64,7 +54,7 @@ def bench_accuracy(
     if report is not None:
         _publish(sweeps.read_results(report), report, by_task, markdown)
         return
-    sweeps.check_batch(batch)
+    check_least("batch", batch)
     wanted = ratios(retain or (QUICK_RETAIN if quick else RETAIN))
     count = per_task if per_task is not None else QUICK_PER_TASK if quick else PER_TASK
     folder = sweeps.output_folder(output, OUTPUT, quick)

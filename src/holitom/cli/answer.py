@@ -31,15 +31,7 @@ def answer(
     reuse: options.ReuseTower = False,
     frames: options.Frames = None,
     max_new_tokens: options.MaxNewTokens = 64,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            help="File of the answers, one JSON object a line; a run that was stopped goes on there. "
-            "[default: QUESTIONS.answers.jsonl, beside QUESTIONS]",
-        ),
-    ] = None,
+    output: Annotated[Path | None, options.answers_file("QUESTIONS.answers.jsonl, beside QUESTIONS")] = None,
     skip_bad: Annotated[
         bool,
         typer.Option(

@@ -46,7 +46,7 @@ class Request(NamedTuple):
 @app.command()
 def ask(
     video: options.VideoFile = None,
-    question: Annotated[str | None, typer.Argument(help="What to ask about it.", show_default=False)] = None,
+    question: options.Question = None,
     model: options.Model = None,
     method: options.MethodName = "holitom",
     retain: options.Retain = None,

@@ -34,15 +34,7 @@ def compare(
     frames: options.Frames = None,
     frames_by: options.FramesBy = "time",
     max_new_tokens: options.MaxNewTokens = 64,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            help="File of the answers, one JSON object a line; a run that was stopped goes on there. "
-            "[default: QUESTIONS.compare.jsonl, beside them]",
-        ),
-    ] = None,
+    output: Annotated[Path | None, options.answers_file("QUESTIONS.compare.jsonl, beside them")] = None,
     at_least: Annotated[
         float | None,
         typer.Option(

@@ -10,8 +10,8 @@ import typer
 from holitom.bundled import BUNDLED_MODELS, checkpoint
 from holitom.cli.accuracy import draw, swept
 from holitom.cli.app import bench, note, ratios, working
-from holitom.cli.options import Dtype, Methods, check_run
-from holitom.cli.sweeps import Batch, check_batch, output_folder, read_results, write
+from holitom.cli.options import Dtype, Methods, check_least, check_run
+from holitom.cli.sweeps import Batch, folder_of, output_folder, read_results, usually, write
 from holitom.cli.tables import print_notes, print_table
 from holitom.errors import SettingsError
 
@@ -30,12 +30,8 @@ def bench_leaderboard(
         ),
     ] = None,
     methods: Methods = "all",
-    retain: Annotated[
-        str | None, typer.Option(help=f"Shares of visual tokens to keep. [default: {RETAIN}]")
-    ] = None,
-    per_task: Annotated[
-        int | None, typer.Option(help=f"Held-out questions of each task. [default: {PER_TASK}]")
-    ] = None,
+    retain: Annotated[str | None, usually("Shares of visual tokens to keep.", RETAIN)] = None,
+    per_task: Annotated[int | None, usually("Held-out questions of each task.", PER_TASK)] = None,
     batch: Batch = 48,
     dtype: Dtype = "auto",
     quick: Annotated[
@@ -44,13 +40,7 @@ def bench_leaderboard(
             "--quick", help=f"{QUICK_PER_TASK} questions a task at {QUICK_RETAIN}: under ten minutes."
         ),
     ] = False,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            help=f"Folder of answers, tables, pictures and page; a killed run goes on there. "
-            f"[default: {OUTPUT}, with --quick {OUTPUT}-quick]"
-        ),
-    ] = None,
+    output: Annotated[Path | None, folder_of("answers, tables, pictures and page", OUTPUT)] = None,
     rank_at: Annotated[float, typer.Option(help="Budget that methods are ranked at.")] = 0.10,
     report: Annotated[
         Path | None, typer.Option(help="Answer nothing: draw and print again what this folder holds.")
@@ -68,7 +58,7 @@ def bench_leaderboard(
             )
         _publish([(read_results(folder), folder) for folder in folders], report, rank_at)
         return
-    check_batch(batch)
+    check_least("batch", batch)
     names = list(dict.fromkeys(model or BUNDLED_MODELS))
     wanted = ratios(retain or (QUICK_RETAIN if quick else RETAIN))
     count = per_task if per_task is not None else QUICK_PER_TASK if quick else PER_TASK

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from holitom.cli.app import bench, working
+from holitom.cli.options import check_least
 from holitom.errors import SettingsError
 
 
@@ -17,8 +18,7 @@ def bench_lmms_task(
     per_task: Annotated[int, typer.Option(help="Held-out questions of each of the seven tasks.")] = 60,
 ) -> None:
     """Write MovingDigits-QA as an lmms-eval task: questions of `bench accuracy` and lossless video files."""
-    if per_task < 1:
-        raise SettingsError(f"per-task must be at least 1, not {per_task}")
+    check_least("per-task", per_task)
     from holitom.integrations.lmms_eval.task import write_task
 
     try:

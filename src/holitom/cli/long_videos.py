@@ -11,7 +11,7 @@ import typer
 from holitom.bundled import checkpoint, title_of
 from holitom.cli import sweeps
 from holitom.cli.app import bench, load, working
-from holitom.cli.options import Dtype, Methods, Model, check_run
+from holitom.cli.options import Dtype, Methods, Model, check_least, check_run
 from holitom.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -28,18 +28,14 @@ USUAL = "holitom,holitom-plus,vidcom2,fastvid,gleanvid,evs"
 def bench_long_videos(
     model: Model = None,
     methods: Methods = USUAL,
-    frames: Annotated[
-        str | None, typer.Option(help=f"Frames that the methods see. [default: {FRAMES}]")
-    ] = None,
+    frames: Annotated[str | None, sweeps.usually("Frames that the methods see.", FRAMES)] = None,
     whole: Annotated[int, typer.Option(help="Frames with full tokens, whose cost all settings have.")] = 16,
     full_at: Annotated[
         str, typer.Option(help="Further numbers of frames with full tokens, at a higher cost, such as 32,64.")
     ] = "",
     length: Annotated[int, typer.Option(help="Frames of each video, 64 to 256.")] = 256,
     tasks: sweeps.Tasks = "all",
-    per_task: Annotated[
-        int | None, typer.Option(help=f"Questions of each task. [default: {PER_TASK}]")
-    ] = None,
+    per_task: Annotated[int | None, sweeps.usually("Questions of each task.", PER_TASK)] = None,
     first_video: sweeps.FirstVideo = 0,
     batch: sweeps.Batch = 16,
     dtype: Dtype = "auto",
@@ -47,13 +43,7 @@ def bench_long_videos(
         bool,
         typer.Option("--quick", help=f"{QUICK_PER_TASK} questions a task at {QUICK_FRAMES} frames."),
     ] = False,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            help=f"Folder of answers, results and picture; a killed run goes on there. "
-            f"[default: {OUTPUT}, with --quick {OUTPUT}-quick]"
-        ),
-    ] = None,
+    output: Annotated[Path | None, sweeps.folder_of("answers, results and picture", OUTPUT)] = None,
     markdown: sweeps.MarkdownTable = False,
     report: sweeps.Report = None,
 ) -> None:
@@ -64,7 +54,7 @@ def bench_long_videos(
     if report is not None:
         _publish(sweeps.read_results(report, "whole_frames"), report, markdown)
         return
-    sweeps.check_batch(batch)
+    check_least("batch", batch)
     if not 64 <= length <= 256:
         raise SettingsError(f"length must be in 64..256 frames, not {length}")
     counts = _counts("frames", frames or (QUICK_FRAMES if quick else FRAMES), length)

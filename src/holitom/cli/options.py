@@ -22,6 +22,7 @@ WRITTEN = "name, name[setting=value,...] or name+inner (with HoliTom's inner mer
 VideoFile = Annotated[
     str | None, typer.Argument(help="A video file. Without one: the bundled demo.", show_default=False)
 ]
+Question = Annotated[str | None, typer.Argument(help="What to ask about it.", show_default=False)]
 Questions = Annotated[
     Path,
     typer.Argument(
@@ -106,6 +107,16 @@ Device = Annotated[str, typer.Option(help="auto (a GPU where there is one), cpu,
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
+def answers_file(usual: str) -> Any:
+    """The option of the file of answers; `usual` is its default, for the help."""
+    return typer.Option(
+        "--output",
+        "-o",
+        help="File of the answers, one JSON object a line; a run that was stopped goes on there. "
+        f"[default: {usual}]",
+    )
+
+
 def method_asked(
     text: str,
     retain: float | None = None,
@@ -145,11 +156,14 @@ def frames_asked(frames: int | None, model: str | None) -> int:
     Raises:
         SettingsError: it is below 1.
     """
-    if frames is None:
-        return usual_frames(model)
-    if frames < 1:
-        raise SettingsError(f"frames must be at least 1, not {frames}")
-    return frames
+    check_least("frames", frames)
+    return usual_frames(model) if frames is None else frames
+
+
+def check_least(option: str, value: int | None, least: int = 1) -> None:
+    """Raise a `SettingsError` for an option whose value is below `least`."""
+    if value is not None and value < least:
+        raise SettingsError(f"{option} must be at least {least}, not {value}")
 
 
 def check_asked(video: str | None, question: str | None, command: str, needed: bool) -> None:
@@ -195,8 +209,7 @@ def file_and_question(video: str | None, question: str | None, command: str) -> 
 
 def check_run(dtype: str, device: str, max_new_tokens: int = 1, model: str | None = None) -> None:
     """Raise an error for settings that cannot run, before a video or a model is read."""
-    if max_new_tokens < 1:
-        raise SettingsError(f"max-new-tokens must be at least 1, not {max_new_tokens}")
+    check_least("max-new-tokens", max_new_tokens)
     with working("Loading PyTorch"):
         from holitom.ask import device_named, dtype_named
         from holitom.hub import located

@@ -31,7 +31,7 @@ Reach = Annotated[int, typer.Option(help="Largest number of frames that share a 
 @app.command()
 def drift(
     video: options.VideoFile = None,
-    question: Annotated[str | None, typer.Argument(help="What to ask about it.", show_default=False)] = None,
+    question: options.Question = None,
     model: options.Model = None,
     method: options.MethodName = "holitom",
     retain: options.Retain = None,

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from holitom.bundled import DEMO_QUESTION, DEMO_VIDEO, checkpoint, title_of
+from holitom.cli import options
 from holitom.cli.app import bench, note, quiet_transformers, ratios, read_video, working
-from holitom.cli.options import Device, Frames, Json, Methods, Model, check_asked, check_run, frames_asked
 from holitom.cli.tables import print_notes, print_table
 from holitom.errors import SettingsError
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @bench.command("speed")
 def bench_speed(
-    model: Model = None,
+    model: options.Model = None,
     random_weights: Annotated[
         str | None,
         typer.Option(
@@ -43,9 +43,9 @@ def bench_speed(
         ),
     ] = False,
     video: Annotated[str | None, typer.Option(help="A video file. [default: the bundled demo]")] = None,
-    frames: Frames = None,
+    frames: options.Frames = None,
     retain: Annotated[str, typer.Option(help="Shares of visual tokens to send, upper budgets.")] = "0.1",
-    methods: Methods = "holitom-outer,holitom,holitom[reuse=true]",
+    methods: options.Methods = "holitom-outer,holitom,holitom[reuse=true]",
     new_tokens: Annotated[int, typer.Option(help="Tokens that every setting generates.")] = 16,
     repeats: Annotated[
         int | None, typer.Option(help="Rounds that count. [default: as many as --minutes allows, up to 7]")
@@ -57,8 +57,8 @@ def bench_speed(
     dtype: Annotated[
         str, typer.Option(help="auto (the checkpoint's; bfloat16 for random weights), float32, ...")
     ] = "auto",
-    device: Device = "auto",
-    as_json: Json = False,
+    device: options.Device = "auto",
+    as_json: options.Json = False,
 ) -> None:
     """Seconds from file to first token, decoding and memory: full tokens against each method, in turn.
 
@@ -71,18 +71,14 @@ def bench_speed(
         )
     if share_layers and not random_weights:
         raise SettingsError("--share-layers needs --random-weights: a checkpoint's layers have their own")
-    for option, value, least in (
-        ("new-tokens", new_tokens, 2),
-        ("repeats", repeats, 1),
-        ("threads", threads, 1),
-    ):
-        if value is not None and value < least:
-            raise SettingsError(f"{option} must be at least {least}, not {value}")
+    options.check_least("new-tokens", new_tokens, 2)
+    options.check_least("repeats", repeats)
+    options.check_least("threads", threads)
     if not minutes > 0:
         raise SettingsError(f"minutes must be more than 0, not {minutes:g}")
     wanted = ratios(retain)
-    check_asked(video, None, "bench speed", needed=False)
-    check_run(dtype, device, model=model)
+    options.check_asked(video, None, "bench speed", needed=False)
+    options.check_run(dtype, device, model=model)
     with working("Loading PyTorch"):
         import torch
 
@@ -93,7 +89,7 @@ def bench_speed(
         from holitom.video import Sampling
 
     settings = budgets(read_methods(methods), wanted)
-    frames = frames_asked(frames, random_weights or model)
+    frames = options.frames_asked(frames, random_weights or model)
     file = DEMO_VIDEO if video is None else Path(video)
     clip = read_video(file, frames)
     name = random_weights or checkpoint(model)

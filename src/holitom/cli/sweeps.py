@@ -31,10 +31,16 @@ Report = Annotated[
 ]
 
 
-def check_batch(batch: int) -> None:
-    """Raise a `SettingsError` for a batch without questions."""
-    if batch < 1:
-        raise SettingsError(f"batch must be at least 1, not {batch}")
+def usually(about: str, usual: object) -> Any:
+    """An option whose default depends on --quick; `usual` is the one without it, for the help."""
+    return typer.Option(help=f"{about} [default: {usual}]")
+
+
+def folder_of(held: str, usual: Path) -> Any:
+    """The option of the output folder; `held` says what the folder holds."""
+    return typer.Option(
+        help=f"Folder of {held}; a killed run goes on there. [default: {usual}, with --quick {usual}-quick]"
+    )
 
 
 def output_folder(output: Path | None, usual: Path, quick: bool) -> Path:
