@@ -34,29 +34,10 @@ from holitom.tower import Reuse, ReusedTower
 Frames = npt.NDArray[np.uint8]
 
 
-def _noise(frames: Frames, rng: np.random.Generator) -> Frames:
-    return _rounded(frames + rng.normal(0, 6, frames.shape))
-
-
-def _flicker(frames: Frames, rng: np.random.Generator) -> Frames:
-    return _rounded(frames + rng.uniform(-8, 8, (len(frames), 1, 1, 1)))
-
-
-def _jpeg(frames: Frames, rng: np.random.Generator) -> Frames:
-    def coded(frame: Frames) -> Frames:
-        file = io.BytesIO()
-        Image.fromarray(frame).save(file, "jpeg", quality=50)
-        return np.asarray(Image.open(file))
-
-    return np.stack([coded(frame) for frame in frames])
-
-
-def _faint(frames: Frames, rng: np.random.Generator) -> Frames:
-    return _rounded(128 + (frames.astype(np.float64) - 128) / 2)
-
-
-def _pan(frames: Frames, rng: np.random.Generator) -> Frames:
-    return np.stack([np.roll(frame, t, axis=1) for t, frame in enumerate(frames)])
+def _jpeg(frame: Frames) -> Frames:
+    file = io.BytesIO()
+    Image.fromarray(frame).save(file, "jpeg", quality=50)
+    return np.asarray(Image.open(file))
 
 
 def _rounded(levels: npt.NDArray[np.float64]) -> Frames:
@@ -65,11 +46,11 @@ def _rounded(levels: npt.NDArray[np.float64]) -> Frames:
 
 DISTURBANCES: dict[str, Callable[[Frames, np.random.Generator], Frames]] = {
     "none": lambda frames, rng: frames,
-    "noise": _noise,
-    "flicker": _flicker,
-    "jpeg": _jpeg,
-    "faint": _faint,
-    "pan": _pan,
+    "noise": lambda frames, rng: _rounded(frames + rng.normal(0, 6, frames.shape)),
+    "flicker": lambda frames, rng: _rounded(frames + rng.uniform(-8, 8, (len(frames), 1, 1, 1))),
+    "jpeg": lambda frames, rng: np.stack([_jpeg(frame) for frame in frames]),
+    "faint": lambda frames, rng: _rounded(128 + (frames.astype(np.float64) - 128) / 2),
+    "pan": lambda frames, rng: np.stack([np.roll(frame, t, axis=1) for t, frame in enumerate(frames)]),
 }
 """Disturbances of a video's frames: none; Gaussian noise of sigma 6; each frame's brightness changed by up to
 8 levels; each frame compressed as JPEG of quality 50; contrast halved; a pan of one pixel per frame."""

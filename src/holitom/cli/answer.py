@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -13,10 +13,6 @@ from holitom.cli import options
 from holitom.cli.app import app, note, progress, quiet_transformers, working
 from holitom.cli.tables import print_notes
 from holitom.errors import SettingsError
-
-if TYPE_CHECKING:
-    from holitom.bench.cases import Results
-    from holitom.integrations.vllm.offline import Setup
 
 SHOWN = 10  # questions that were left out
 
@@ -67,6 +63,7 @@ def answer(
     with working("Reading the questions"):
         from holitom.bench.cases import Results, read_cases
         from holitom.integrations.vllm.offline import Setup, check, summary
+        from holitom.integrations.vllm.offline import answer as run
 
     name = checkpoint(model)
     setup = Setup(name, entry, sampled, max_new_tokens, arguments, at_once)
@@ -84,7 +81,12 @@ def answer(
     ending = "" if part is None else f"-{number}-of-{parts}"
     file = output or questions.with_name(f"{questions.stem}.answers{ending}.jsonl")
     results = Results(file, made, cases, "holitom answer")
-    _answer(results, setup, skip_bad)
+    total, left = len(results.cases), len(results.open)
+    note(f"{total:,} questions, {total - left:,} answered already, in {results.path}")
+    if left:
+        quiet_transformers(setup.model)
+        with progress("Answering", total, total - left) as advance:
+            run(results, setup, skip_bad, lambda _: advance(1))
     results.put_in_order()
     found = summary(results)
     if as_json:
@@ -93,19 +95,6 @@ def answer(
         _print(found, file)
     if found["errors"]:
         raise typer.Exit(1)
-
-
-def _answer(results: Results, setup: Setup, skip_bad: bool) -> None:
-    """Answer the questions that have no answers in the file of results."""
-    from holitom.integrations.vllm.offline import answer as run
-
-    total, left = len(results.cases), len(results.open)
-    note(f"{total:,} questions, {total - left:,} answered already, in {results.path}")
-    if not left:
-        return
-    quiet_transformers(setup.model)
-    with progress("Answering", total, total - left) as advance:
-        run(results, setup, skip_bad, lambda _: advance(1))
 
 
 def _entry(method: str, retain: float | None, threshold: float | None, reuse: bool) -> dict[str, Any] | None:

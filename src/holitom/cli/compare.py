@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -12,11 +12,6 @@ from holitom.cli import options
 from holitom.cli.app import app, load, note, progress, working
 from holitom.cli.tables import print_answers, print_notes, print_table
 from holitom.errors import SettingsError
-
-if TYPE_CHECKING:
-    from holitom.bench.cases import Results
-    from holitom.methods import Method
-    from holitom.video import Sampling
 
 SHOWN = 10  # questions that differ
 
@@ -57,6 +52,7 @@ def compare(
     sampling = options.sampling_asked(frames, model, frames_by)
     with working("Reading the questions"):
         from holitom.bench.cases import Results, read_cases
+        from holitom.bench.compare import compare as run
         from holitom.bench.compare import summary
         from holitom.methods.choose import FULL
 
@@ -73,7 +69,12 @@ def compare(
         made["frames_by"] = frames_by
     file = output or questions.with_name(f"{questions.stem}.compare.jsonl")
     results = Results(file, made, read_cases(questions))
-    _answer(results, chosen, model, dtype, device, sampling, max_new_tokens)
+    total, left = len(results.cases), len(results.open)
+    note(f"{total:,} questions, {total - left:,} answered already, in {results.path}")
+    if left:
+        loaded, processor = load(model, dtype, device)
+        with progress("Answering", total, total - left) as advance:
+            run(loaded, processor, results, chosen, sampling, max_new_tokens, lambda _: advance(1))
     found = summary(results)
     if as_json:
         print(json.dumps({**made, "output": str(file), **found}))
@@ -84,33 +85,12 @@ def compare(
         raise typer.Exit(1)
 
 
-def _answer(
-    results: Results,
-    method: Method,
-    name: str | None,
-    dtype: str,
-    device: str,
-    sampling: Sampling,
-    max_new_tokens: int,
-) -> None:
-    """Answer the questions that have no answers in the file of results."""
-    from holitom.bench.compare import compare as run
-
-    total, left = len(results.cases), len(results.open)
-    note(f"{total:,} questions, {total - left:,} answered already, in {results.path}")
-    if not left:
-        return
-    model, processor = load(name, dtype, device)
-    with progress("Answering", total, total - left) as advance:
-        run(model, processor, results, method, sampling, max_new_tokens, lambda _: advance(1))
-
-
 def _print(found: dict[str, Any], label: str, file: Path) -> None:
-    def share(part: float | None, of: float | None) -> str:
-        return "" if not of or part is None else f"{part / of:.1%}"
-
-    def number(value: float | None, scale: float = 1, form: str = ",.0f") -> str:
-        return "-" if value is None else format(value * scale, form)
+    def row(
+        head: str, full: float | None, merged: float | None, scale: float = 1, form: str = ",.0f"
+    ) -> tuple[str, str, str, str]:
+        values = ("-" if value is None else format(value * scale, form) for value in (full, merged))
+        return (head, *values, "" if not full or merged is None else f"{merged / full:.1%}")
 
     answered, right = found["answered"], found["right"]
     print_notes(
@@ -120,31 +100,12 @@ def _print(found: dict[str, Any], label: str, file: Path) -> None:
         "",
     )
     tokens, ttft, cache = found["visual_tokens"], found["ttft_seconds"], found["kv_cache_bytes"]
+    sooner = "" if found["ttft_ratio"] is None else f"{found['ttft_ratio']:.2f}x"
     rows = [
-        (
-            "visual tokens",
-            number(tokens["full"]),
-            number(tokens["merged"]),
-            share(tokens["merged"], tokens["full"]),
-        ),
-        (
-            "left in the last layer",
-            number(tokens["full"]),
-            number(tokens["remaining"]),
-            share(tokens["remaining"], tokens["full"]),
-        ),
-        (
-            "time to first token, ms",
-            number(ttft["full"], 1000, ",.1f"),
-            number(ttft["merged"], 1000, ",.1f"),
-            "" if found["ttft_ratio"] is None else f"{found['ttft_ratio']:.2f}x",
-        ),
-        (
-            "KV cache, MB",
-            number(cache["full"], 1e-6, ",.2f"),
-            number(cache["merged"], 1e-6, ",.2f"),
-            share(cache["merged"], cache["full"]),
-        ),
+        row("visual tokens", tokens["full"], tokens["merged"]),
+        row("left in the last layer", tokens["full"], tokens["remaining"]),
+        (*row("time to first token, ms", ttft["full"], ttft["merged"], 1000, ",.1f")[:3], sooner),
+        row("KV cache, MB", cache["full"], cache["merged"], 1e-6, ",.2f"),
     ]
     if right["judged"]:
         rows.insert(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -13,10 +13,6 @@ from holitom.cli import sweeps
 from holitom.cli.app import bench, load, working
 from holitom.cli.options import Dtype, Methods, Model, check_least, check_run
 from holitom.errors import SettingsError
-
-if TYPE_CHECKING:
-    from holitom.bench.long_videos import Group
-    from holitom.bench.questions import Item
 
 FRAMES, QUICK_FRAMES = "32,64,128,256", "64,256"
 PER_TASK, QUICK_PER_TASK = 30, 5
@@ -65,7 +61,8 @@ def bench_long_videos(
 
     with working("Loading PyTorch"):
         import holitom.bench.plots  # noqa: F401  (an ImportError says now which extra is missing)
-        from holitom.bench.long_videos import groups
+        from holitom.bench.accuracy import sweep
+        from holitom.bench.long_videos import groups, long_results, opened, sampled
         from holitom.bench.moving_digits import TASKS
         from holitom.bench.questions import held_out_questions
         from holitom.methods.choose import read_methods
@@ -74,7 +71,16 @@ def bench_long_videos(
     with working("Choosing questions"):
         names = TASKS if tasks == "all" else tuple(tasks.split(","))
         items = held_out_questions(count, names, first_video, "long", length)
-    found = _sweep(model, dtype, planned, items, folder, length, batch, quick)
+    live, processor = load(model, dtype)
+    with working("Trying the settings"):
+        planned, files = opened(live, processor, planned, items, folder, length, batch)
+    settings = [setting for group in planned for setting in group.settings]
+    with sweeps.answering(settings, [file for group in files for file in group], items, folder) as advance:
+        for group, own in zip(planned, files, strict=True):  # fewest frames first
+            draw = partial(sampled, frames=group.frames, length=length)
+            sweep(live, processor, own, items, batch, advance, draw)
+    shapes, title = checkpoint(model), title_of(model)
+    found = long_results(live, processor, shapes, title, items, planned, files, length, quick)
     _publish(found, folder, markdown)
 
 
@@ -88,32 +94,6 @@ def _counts(name: str, text: str, length: int) -> list[int]:
         if not 1 <= count <= length:
             raise SettingsError(f"{name} must be in 1..{length}, the frames of a video, not {count}")
     return counts
-
-
-def _sweep(
-    name: str | None,
-    dtype: str,
-    planned: list[Group],
-    items: list[Item],
-    folder: Path,
-    length: int,
-    batch: int,
-    quick: bool,
-) -> dict[str, Any]:
-    """Answer the questions that are not answered yet, fewest frames first, and score all answers."""
-    from holitom.bench.accuracy import sweep
-    from holitom.bench.long_videos import long_results, opened, sampled
-
-    model, processor = load(name, dtype)
-    with working("Trying the settings"):
-        planned, files = opened(model, processor, planned, items, folder, length, batch)
-    settings = [setting for group in planned for setting in group.settings]
-    with sweeps.answering(settings, [file for group in files for file in group], items, folder) as advance:
-        for group, own in zip(planned, files, strict=True):
-            draw = partial(sampled, frames=group.frames, length=length)
-            sweep(model, processor, own, items, batch, advance, draw)
-    shapes, title = checkpoint(name), title_of(name)
-    return long_results(model, processor, shapes, title, items, planned, files, length, quick)
 
 
 def _publish(results: dict[str, Any], folder: Path, markdown: bool) -> None:
