@@ -9,10 +9,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
 from holitom.bench.synchronisations import added_synchronisations
+from holitom.cli.tables import print_notes, print_table
 from holitom.methods import get_method
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))  # the families' small models
@@ -21,20 +19,17 @@ sys.path.append(str(Path(__file__).parents[1] / "tests"))  # the families' small
 def main(method: str = "holitom", *names: str) -> None:
     from support.families import FAMILIES, small
 
-    table = Table(
-        "family", title=f"device synchronisations that {method} adds", caption="counted on a second device"
-    )
-    table.add_column("a prefill", justify="right")
-    table.add_column("a decoding step", justify="right")
+    rows: list[tuple[str, ...]] = []
     places: list[str] = []
     for name in names or FAMILIES:
         one = small(name)
         inputs = one.inputs("w1 <video> w2 w3", videos=[one.video()])
         chosen = get_method(method, retain_ratio=0.5)
         added = added_synchronisations(one.model, chosen, inputs, suppress_tokens=one.unspoken)
-        table.add_row(name, str(added.prefill), f"{added.step:g}")
+        rows.append((name, str(added.prefill), f"{added.step:g}"))
         places += [f"{name}: {count} x {place}" for place, count in added.places.items()] if names else []
-    Console().print(table, *places, sep="\n")
+    print_table(("family", "a prefill", "a decoding step"), rows)
+    print_notes("", f"Device synchronisations that {method} adds, counted on a second device.", *places)
 
 
 if __name__ == "__main__":

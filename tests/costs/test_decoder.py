@@ -27,6 +27,18 @@ def held_bytes(cache: Any) -> tuple[int, int]:
     return keys, states
 
 
+def state_bytes(config: Any, itemsize: int) -> int:
+    """Bytes of the gated delta nets of one row: windows of the short convolutions, and float32 states."""
+    text = config.get_text_config()
+    nets = (getattr(text, "layer_types", None) or []).count("linear_attention")
+    if not nets:
+        return 0
+    keys = text.linear_num_key_heads * text.linear_key_head_dim
+    values = text.linear_num_value_heads * text.linear_value_head_dim
+    convolved = text.linear_conv_kernel_dim * (2 * keys + values)
+    return nets * (itemsize * convolved + 4 * values * text.linear_key_head_dim)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_cache_bytes_are_those_of_the_live_model(name: str, dtype: torch.dtype) -> None:
@@ -35,7 +47,7 @@ def test_cache_bytes_are_those_of_the_live_model(name: str, dtype: torch.dtype) 
     cache = DynamicCache(config=model.config.get_text_config())
     with torch.no_grad():
         model(input_ids=torch.full((1, 9), 12), past_key_values=cache)
-    wanted = decoder.kv_bytes([Level(0, 9)], dtype.itemsize), decoder.state_bytes(dtype.itemsize)
+    wanted = decoder.kv_bytes([Level(0, 9)], dtype.itemsize), state_bytes(model.config, dtype.itemsize)
     assert held_bytes(cache) == wanted
 
 
@@ -53,7 +65,7 @@ def test_cache_bytes_of_a_merged_prompt_are_those_that_the_run_reports(name: str
     decoder = Decoder.of(one.model.config)
     levels = [Level(0, packed), Level(inner, left)]
     assert left < packed
-    assert run.last.kv_bytes == decoder.kv_bytes(levels, 4) + decoder.state_bytes(4)
+    assert run.last.kv_bytes == decoder.kv_bytes(levels, 4) + state_bytes(one.model.config, 4)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -90,11 +102,10 @@ def test_mixtures_with_dense_layers_among_them() -> None:
 
 
 def test_layers_with_a_state_cost_no_square_and_cache_nothing() -> None:
-    decoder = Decoder(2, (Layer(5, cached=6), Layer(5, attends=False, convolved=3, state=7)))
+    decoder = Decoder(2, (Layer(5, cached=6), Layer(5, attends=False)))
     levels = [Level(0, 3)]
     assert decoder.prefill(levels) == 2 * (4 * 3 * 4 + 2 * 3 * 2 * 5) + 2 * 9 * 2
     assert decoder.kv_bytes(levels, itemsize=2) == 3 * 6 * 2
-    assert decoder.state_bytes(itemsize=2) == 3 * 2 + 7 * 4
 
 
 @given(st.data(), st.integers(1, 40))

@@ -137,7 +137,7 @@ def sample(split: Split, index: int, frames: int = 16, camera: Camera | None = N
     if frames < 1 or index < 0:
         raise ValueError(f"frames must be at least 1 and index at least 0, not {frames} and {index}")
     rng = np.random.default_rng([{"train": 11, "test": 29, "long": 61}[split], index])
-    scene = _cut_anywhere(rng, frames) if split == "long" else _cut(rng, frames)
+    scene = _cut(rng, frames, anywhere=split == "long")
     background = rng.permutation(len(BACKGROUNDS))[: scene[-1] + 1]
     digits = _place_digits(rng, scene)
     flashes = [_place_flash(rng, scene, digits, most=1 if split == "long" else 2)]
@@ -148,26 +148,21 @@ def sample(split: Split, index: int, frames: int = 16, camera: Camera | None = N
 # --- what happens in a video ------------------------------------------------------------------------
 
 
-def _cut(rng: np.random.Generator, frames: int) -> NDArray[np.int64]:
-    """Cut the video into one to four scenes, each at least three frames long."""
-    scenes = int(rng.integers(1, max(1, min(MAX_SCENES, frames // MIN_SCENE_FRAMES)) + 1))
-    spare = frames - scenes * MIN_SCENE_FRAMES
-    if scenes == 1:
-        return np.zeros(frames, np.int64)
-    extra = np.bincount(rng.integers(0, scenes, spare), minlength=scenes)
-    return np.repeat(np.arange(scenes), MIN_SCENE_FRAMES + extra)
+def _cut(rng: np.random.Generator, frames: int, anywhere: bool) -> NDArray[np.int64]:
+    """Cut the video into one to four scenes of at least three frames (fewer where they do not fit).
 
-
-def _cut_anywhere(rng: np.random.Generator, frames: int) -> NDArray[np.int64]:
-    """Cut the video into two to four scenes of at least three frames (fewer where they do not fit), every
-    way to cut it as likely as another."""
+    With `anywhere` there are two scenes or more where they fit, and every way to cut is as likely as another.
+    """
     most = max(1, min(MAX_SCENES, frames // MIN_SCENE_FRAMES))
-    scenes = int(rng.integers(min(2, most), most + 1))
+    scenes = int(rng.integers(min(2, most) if anywhere else 1, most + 1))
     spare = frames - scenes * MIN_SCENE_FRAMES
     if scenes == 1:
         return np.zeros(frames, np.int64)
-    bars = np.sort(rng.choice(spare + scenes - 1, scenes - 1, replace=False))
-    extra = np.diff([-1, *bars, spare + scenes - 1]) - 1
+    if anywhere:
+        bars = np.sort(rng.choice(spare + scenes - 1, scenes - 1, replace=False))
+        extra = np.diff([-1, *bars, spare + scenes - 1]) - 1
+    else:
+        extra = np.bincount(rng.integers(0, scenes, spare), minlength=scenes)
     return np.repeat(np.arange(scenes), MIN_SCENE_FRAMES + extra)
 
 

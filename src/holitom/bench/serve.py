@@ -219,32 +219,31 @@ def _generate(
     Raises:
         ServingError: a request failed.
     """
-    video = f"({load.side}, {load.side}, {load.frames})"
+    options = {
+        "backend": "openai-chat",
+        "base-url": url,
+        "endpoint": "/v1/chat/completions",
+        "model": model["id"],
+        "tokenizer": model.get("root") or model["id"],
+        "dataset-name": "random-mm",
+        "seed": questions,
+        "num-prompts": load.requests,
+        "random-mm-base-items-per-request": 1,
+        "random-mm-num-mm-items-range-ratio": 0,
+        "random-mm-limit-mm-per-prompt": '{"image": 0, "video": 1}',
+        "random-mm-bucket-config": f"{{({load.side}, {load.side}, {load.frames}): 1.0}}",
+        "random-input-len": load.question_tokens,
+        "random-output-len": load.answer_tokens,
+        "request-rate": f"{rate:g}",
+        "percentile-metrics": "ttft,itl",
+        "result-filename": "result.json",
+    }
+    command = [sys.executable, "-m", "holitom.bench.video_load", load.videos, str(videos), "bench", "serve"]
+    command += [part for name, value in options.items() for part in (f"--{name}", str(value))]
+    # In detail: errors, each with its reason.
+    command += ["--ignore-eos", "--disable-tqdm", "--save-result", "--save-detailed"]
     with tempfile.TemporaryDirectory() as folder:
-        command = [
-            *(sys.executable, "-m", "holitom.bench.video_load", load.videos, str(videos)),
-            *("bench", "serve"),
-            *("--backend", "openai-chat", "--base-url", url, "--endpoint", "/v1/chat/completions"),
-            *("--model", model["id"], "--tokenizer", model.get("root") or model["id"]),
-            *("--dataset-name", "random-mm", "--seed", str(questions), "--num-prompts", str(load.requests)),
-            *("--random-mm-base-items-per-request", "1", "--random-mm-num-mm-items-range-ratio", "0"),
-            *("--random-mm-limit-mm-per-prompt", '{"image": 0, "video": 1}'),
-            *("--random-mm-bucket-config", f"{{{video}: 1.0}}"),
-            *(
-                "--random-input-len",
-                str(load.question_tokens),
-                "--random-output-len",
-                str(load.answer_tokens),
-            ),
-            *("--request-rate", f"{rate:g}", "--ignore-eos", "--percentile-metrics", "ttft,itl"),
-            *(
-                "--disable-tqdm",
-                "--save-result",
-                "--save-detailed",
-            ),  # in detail: errors, each with its reason
-            *("--result-dir", folder, "--result-filename", "result.json"),
-        ]
-        ran = subprocess.run(command, capture_output=True, text=True)
+        ran = subprocess.run([*command, "--result-dir", folder], capture_output=True, text=True)
         made = Path(folder, "result.json")
         if ran.returncode or not made.exists():
             said = (ran.stderr or ran.stdout).strip().splitlines()

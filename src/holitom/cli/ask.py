@@ -121,7 +121,7 @@ def _once(
     question: str,
     max_new_tokens: int,
 ) -> tuple[dict[str, Answer], Video]:
-    """Answer once with the one method with frames encoded while others are read."""
+    """Answer once with the one method; frames are encoded while others are read."""
     from holitom.flow import ask_file
 
     ((label, method),) = runs.items()

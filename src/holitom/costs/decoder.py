@@ -40,15 +40,11 @@ class Layer(NamedTuple):
             of the widths of a token's own experts and of the experts that all tokens share.
         attends: whether the layer attends to keys; else it carries a recurrent state from token to token.
         cached: elements of the keys and values cached for one token; 0 where the layer does not attend.
-        convolved: elements of the window of the short convolution before the state, in the model's dtype.
-        state: elements of the recurrent state, which is float32.
     """
 
     ffn: int
     attends: bool = True
     cached: int = 0
-    convolved: int = 0
-    state: int = 0
 
 
 @dataclass(frozen=True)
@@ -73,7 +69,7 @@ class Decoder:
         return cls(
             text.hidden_size,
             tuple(
-                Layer(_feed_forward(text, index), False, 0, *_recurrent(text))
+                Layer(_feed_forward(text, index), attends=False)
                 if kind == "linear_attention"
                 else Layer(_feed_forward(text, index), True, cached)
                 for index, kind in enumerate(kinds)
@@ -100,14 +96,6 @@ class Decoder:
             for span in spans(levels, len(self.layers))
             for index in span.layers
         )
-
-    def state_bytes(self, itemsize: int) -> int:
-        """Bytes of all recurrent states of one row, which do not depend on its length.
-
-        Args:
-            itemsize: bytes of one element of the model's weights.
-        """
-        return sum(itemsize * layer.convolved + 4 * layer.state for layer in self.layers)
 
     def to_dict(self) -> dict[str, Any]:
         """Number of layers, width, and feed-forward widths: one number where all layers have the same."""
@@ -152,10 +140,3 @@ def _has_experts(text: Any, layer: int) -> bool:
     dense = getattr(text, "mlp_only_layers", None) or ()
     first = getattr(text, "first_k_dense_replace", None) or 0
     return layer >= first and layer not in dense and (layer + 1) % every == 0
-
-
-def _recurrent(text: Any) -> tuple[int, int]:
-    """`Layer.convolved` and `Layer.state` of a gated delta net."""
-    keys = text.linear_num_key_heads * text.linear_key_head_dim
-    values = text.linear_num_value_heads * text.linear_value_head_dim
-    return text.linear_conv_kernel_dim * (2 * keys + values), values * text.linear_key_head_dim
