@@ -34,9 +34,11 @@ STYLE: Any = {
 
 
 class Look(NamedTuple):
+    """Arguments of matplotlib's `plot` by which a method is known."""
+
     color: str
     marker: str
-    dashes: str
+    linestyle: str
 
 
 def looks(results: dict[str, Any]) -> dict[str, Look]:
@@ -112,9 +114,7 @@ def plot_against_cost(results: dict[str, Any], path: Path) -> Path:
             ours = label.startswith("HoliTom")
             axes.plot(
                 *(x, y),
-                color=look.color,
-                marker=look.marker,
-                linestyle=look.dashes,
+                **look._asdict(),
                 linewidth=2.4 if ours else 1.3,
                 markersize=7 if ours else 5.5,
                 zorder=3 if ours else 2,
@@ -215,9 +215,7 @@ def plot_against_frames(results: dict[str, Any], path: Path) -> Path:
                 x = [row["frames"] for row in own]
                 (line,) = axes.plot(
                     *(x, [_score(row, panel) for row in own]),
-                    color=look.color,
-                    marker=look.marker,
-                    linestyle=look.dashes,
+                    **look._asdict(),
                     markersize=4.5,
                     linewidth=1.3,
                     label=label,

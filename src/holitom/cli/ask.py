@@ -147,7 +147,7 @@ def _in_rounds(
     question: str,
     max_new_tokens: int,
 ) -> tuple[dict[str, list[Timed]], Video]:
-    """Answer with every method reading, preprocessing and answering in turn, so that each can be timed."""
+    """Answer with every method; read, preprocess and answer in turn, so that each can be timed."""
     from holitom.ask import Timed, ask
     from holitom.prompts import prompt
     from holitom.video import load_sampled
@@ -201,50 +201,33 @@ def _print_comparison(question: str, rounds: dict[str, list[Timed]], label: str)
         each = [of(one) / of(other) for one, other in zip(*columns, strict=True)]
         return (head, *medians, f"{statistics.median(each):.2f}x")
 
-    def ratio(before: float | None, after: float | None) -> str:
-        return f"{before / after:.2f}x" if before and after else ""
+    def tokens(head: str, left: int) -> tuple[str, ...]:
+        return (head, f"{full.visual_tokens:,}", f"{left:,}", f"{left / full.visual_tokens:.1%}")
 
     apart = merged.separators
     beside = f", {apart} of the model's own separators (newlines) apart" if apart else ""
     print_answers(question, [("full tokens", full.text), (label, merged.text)])
     print()
-    sides = (full, merged)
-    reuse = merged.report.reuse
-    tower: list[tuple[str, ...]] = []
-    if reuse is not None:
-        tower = [("vision tower computed", "100.0%", f"{reuse.computed_share:.1%}", "")]
-    inside: list[tuple[str, ...]] = []
+    rows = [tokens("visual tokens", merged.visual_tokens)]
     if merged.last_layer is not None:
-        left = (full.visual_tokens, merged.remaining_tokens)
-        share = f"{merged.remaining_tokens / full.visual_tokens:.1%}"
-        inside = [(f"from layer {merged.last_layer} on", *(f"{count:,}" for count in left), share)]
-    print_table(
-        ("", "full tokens", label, ""),
-        [
-            (
-                "visual tokens",
-                *(f"{side.visual_tokens:,}" for side in sides),
-                f"{merged.visual_tokens / full.visual_tokens:.1%}",
-            ),
-            *inside,
-            seconds("reading the file", lambda run: run.reading),
-            seconds("preprocessing", lambda run: run.preprocessing),
-            seconds("vision tower", lambda run: run.answer.report.seconds["vision"]),
-            *tower,
-            seconds("time to first token", lambda run: run.first_token),
-            seconds("file to first token", lambda run: run.whole),
-            (
-                "decoding",
-                *map(rate, sides),
-                ratio(merged.decode_tokens_per_second, full.decode_tokens_per_second),
-            ),
-            (
-                "KV cache",
-                *(f"{side.report.kv_bytes / 1e6:.2f} MB" for side in sides),
-                f"{merged.report.kv_bytes / full.report.kv_bytes:.1%}",
-            ),
-        ],
-    )
+        rows.append(tokens(f"from layer {merged.last_layer} on", merged.remaining_tokens))
+    rows += [
+        seconds("reading the file", lambda run: run.reading),
+        seconds("preprocessing", lambda run: run.preprocessing),
+        seconds("vision tower", lambda run: run.answer.report.seconds["vision"]),
+    ]
+    if (reuse := merged.report.reuse) is not None:
+        rows.append(("vision tower computed", "100.0%", f"{reuse.computed_share:.1%}", ""))
+    before, after = full.decode_tokens_per_second, merged.decode_tokens_per_second
+    faster = f"{after / before:.2f}x" if before and after else ""
+    held, left = full.report.kv_bytes, merged.report.kv_bytes
+    rows += [
+        seconds("time to first token", lambda run: run.first_token),
+        seconds("file to first token", lambda run: run.whole),
+        ("decoding", rate(full), rate(merged), faster),
+        ("KV cache", f"{held / 1e6:.2f} MB", f"{left / 1e6:.2f} MB", f"{left / held:.1%}"),
+    ]
+    print_table(("", "full tokens", label, ""), rows)
     print()
     print_notes(
         f"Visual tokens: those that entered the language model{beside}. Time to first token: vision tower, "

@@ -133,6 +133,7 @@ def inspection_of_run(
     """
     method = watched.outer
     merges = getattr(method, "outer", method)
+    plans = [] if report.reuse is None else report.reuse.plans
     with torch.inference_mode():
         similarity = to_host(neighbour_similarity(watched.seen[0].features))
     return inspection_of(
@@ -148,15 +149,9 @@ def inspection_of_run(
         costs=_costs(model),
         question=question,
         answer=answer,
-        reused=_reused(report),
+        reused=reused_of(plans[0], report.videos[0]) if plans else None,
         banner=banner,
     )
-
-
-def _reused(report: Report) -> Reused | None:
-    if report.reuse is None or not report.reuse.plans:
-        return None
-    return reused_of(report.reuse.plans[0], report.videos[0])
 
 
 def describe(method: Method) -> str:
