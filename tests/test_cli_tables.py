@@ -109,6 +109,15 @@ def test_a_row_that_two_columns_name_has_both_in_each_table() -> None:
         assert labels == [["noise", "holitom"], ["evs"]]
 
 
+def test_a_divided_table_leaves_out_rows_that_have_no_cells_in_it() -> None:
+    heads = ("", "method", *[f"column {index}" for index in range(8)])
+    rows = [("noise", "holitom", *["0.12345"] * 8), ("", "evs", *["0.54321"] * 4, *[""] * 4)]
+    ((_, whole),) = tables(heads, rows, 120, (0, 1), labels=2)
+    (_, first), (_, second) = tables(heads, rows, 60, (0, 1), labels=2)
+    assert len(whole) == len(first) == 2
+    assert [line.split()[:2] for line in second] == [["noise", "holitom"]]
+
+
 def test_a_pipe_is_as_wide_as_its_user_says(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -133,7 +133,7 @@ def inspection_of_run(
     """
     method = watched.outer
     merges = getattr(method, "outer", method)
-    plans = [] if report.reuse is None else report.reuse.plans
+    plans = () if report.reuse is None else report.reuse.plans
     with torch.inference_mode():
         similarity = to_host(neighbour_similarity(watched.seen[0].features))
     return inspection_of(
