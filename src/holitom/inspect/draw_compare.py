@@ -50,7 +50,7 @@ def comparison_page(columns: Sequence[Column]) -> str:
     Raises:
         UnsupportedUsageError: none ran, or not all show the same frames.
     """
-    first = _first(columns)
+    first = first_of(columns)
     about = f"{first.title} · {first.span(0, first.shape[0] - 1)}" + (
         f" · {first.model}" if first.model else ""
     )
@@ -82,19 +82,18 @@ def comparison(columns: Sequence[Column]) -> str:
     return f'<div class="compared" style="--n:{len(columns)}">{shown}</div>'
 
 
-def check_same(columns: Sequence[Column]) -> None:
-    """Raise an `UnsupportedUsageError` unless all methods that ran had the same steps and tokens."""
-    shapes = {column.inspection.shape for column in columns if column.inspection is not None}
-    if len(shapes) > 1:
+def first_of(columns: Sequence[Column]) -> Inspection:
+    """The inspection of the first method that ran.
+
+    Raises:
+        UnsupportedUsageError: none ran, or not all that did had the same steps and tokens.
+    """
+    ran = [column.inspection for column in columns if column.inspection is not None]
+    if not ran:
+        raise UnsupportedUsageError("; ".join(f"{column.name}: {column.refused}" for column in columns))
+    if len(shapes := {one.shape for one in ran}) > 1:
         raise UnsupportedUsageError(f"methods are compared on the same frames, not on {sorted(shapes)}")
-
-
-def _first(columns: Sequence[Column]) -> Inspection:
-    check_same(columns)
-    for column in columns:
-        if column.inspection is not None:
-            return column.inspection
-    raise UnsupportedUsageError("; ".join(f"{column.name}: {column.refused}" for column in columns))
+    return ran[0]
 
 
 def _head(column: Column) -> str:
@@ -147,7 +146,7 @@ def _legend(ran: Sequence[Column]) -> str:
 
 def _rows(columns: Sequence[Column]) -> str:
     """Draw the frames of each method under it, the same frames in the same places."""
-    first = _first(columns)
+    first = first_of(columns)
     shown = spread(first.shape[0], MOST_FRAMES)
     sheets = "".join(f'<div class="frames">{"".join(_frames(column, shown))}</div>' for column in columns)
     more = first.shape[0] - len(shown)

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from holitom.errors import UnsupportedUsageError
 from holitom.inspect import paint
-from holitom.inspect.draw_compare import SIDE, Column, check_same, figures, painted
+from holitom.inspect.draw_compare import SIDE, Column, figures, first_of, painted
 from holitom.inspect.inspection import FATES, Inspection, stage_name
 from holitom.video.sampling import spread
 
@@ -155,20 +154,20 @@ def comparison_map(columns: Sequence[Column]) -> TokenMap:
     Raises:
         UnsupportedUsageError: none ran, or not all show the same frames.
     """
-    check_same(columns)
-    ran = [column for column in columns if column.inspection is not None]
-    if not ran:
-        raise UnsupportedUsageError("; ".join(f"{column.name}: {column.refused}" for column in columns))
-    first = ran[0].inspection
-    assert first is not None
-    shown = spread(first.shape[0], IN_A_LINE)
-    views = [] if first.frames is None else [_View("The video", first.span(0, first.shape[0] - 1), [])]
-    rows = [_View(column.name, _compared(column), []) for column in columns]
-    sample = painted(first, 0)
-    aspect = sample.shape[0] / sample.shape[1]
+    first = first_of(columns)
+    shown, cell = spread(first.shape[0], IN_A_LINE), paint.cell_size(first, SIDE)
+    views = []
+    if first.frames is not None:
+        tiles = [paint.ground(first, t, cell) for t in shown]
+        views.append(_View("The video", first.span(0, first.shape[0] - 1), tiles))
+    for column in columns:
+        one = column.inspection
+        tiles = [] if one is None else [painted(one, t) for t in shown]
+        views.append(_View(column.name, _compared(column), tiles))
+    aspect = first.grid[0] * cell[0] / (first.grid[1] * cell[1])
     wide = min((FRAMES - GAP * (len(shown) - 1)) / len(shown), TALLEST / aspect)
     high = max(wide * aspect, 0.78)  # room for the words beside it
-    height = TITLE + (len(views) + len(rows)) * (high + BELOW) + FOOT
+    height = TITLE + len(views) * (high + BELOW) + FOOT
     figure = TokenMap(figsize=(WIDTH, height), dpi=DPI, facecolor="white")
     sheet = _Sheet(figure, wide, wide * aspect)
     ax = sheet.axes(0, TITLE)
@@ -176,20 +175,11 @@ def comparison_map(columns: Sequence[Column]) -> TokenMap:
     ax.text(EDGE, 0.15, _plain(title, 80), fontsize=HEAD, fontweight="bold", color=INK, va="top")
     about = "  ·  ".join(filter(None, (first.title, _sized(first), first.model)))
     ax.text(EDGE, 0.46, _plain(about, 140), fontsize=TEXT, color=FAINT, va="top")
-    top = TITLE
-    cell = paint.cell_size(first, SIDE)
-    for view, one in [*((view, None) for view in views), *zip(rows, columns, strict=True)]:
-        ax = sheet.axes(top, high + BELOW)
+    for number, view in enumerate(views):
+        ax = sheet.axes(TITLE + number * (high + BELOW), high + BELOW)
         _words(ax, view.name, view.text)
-        for place, t in enumerate(shown):
-            if one is None:
-                picture = paint.ground(first, t, cell)
-            elif one.inspection is None:
-                continue
-            else:
-                picture = painted(one.inspection, t)
-            sheet.tile(ax, picture, EDGE + WORDS + place * (wide + GAP), 0, wide, wide * aspect)
-        top += high + BELOW
+        for place, tile in enumerate(view.tiles):
+            sheet.tile(ax, tile, EDGE + WORDS + place * (wide + GAP), 0, wide, wide * aspect)
     _legend(sheet, sheet.axes(height - FOOT, FOOT))
     return figure
 
@@ -220,31 +210,28 @@ def _views(inspection: Inspection, shown: Sequence[int]) -> list[_View]:
     grid, cell = inspection.grid, paint.cell_size(inspection, SIDE)
     pictures = [paint.ground(inspection, t, cell) for t in shown]
 
-    def each(name: str, text: str, tiles: Iterator[paint.Picture]) -> _View:
-        return _View(name, text, list(tiles))
-
     views = []
     if inspection.frames is not None:
         cut = len(inspection.segments) < inspection.shape[0]
         views.append(_View("The video", "cut where the most tokens repeat" if cut else "", pictures))
     if inspection.importance is not None:
         heat = paint.relative(inspection.importance)
-        tiles = (paint.paint_heat(heat[t], grid, cell) for t in shown)
-        views.append(each("Importance", "light: where the vision tower looks", tiles))
+        tiles = [paint.paint_heat(heat[t], grid, cell) for t in shown]
+        views.append(_View("Importance", "light: where the vision tower looks", tiles))
     both = list(zip(shown, pictures, strict=True))
     told = ", ".join(f"{count:,} {FATES[fate].name}" for fate, count in inspection.counts().items() if count)
-    tiles = (paint.paint_fates(picture, inspection.fate[t], grid) for t, picture in both)
-    views.append(each(FATE_VIEW, told, tiles))
+    tiles = [paint.paint_fates(picture, inspection.fate[t], grid) for t, picture in both]
+    views.append(_View(FATE_VIEW, told, tiles))
     sent = inspection.size > 0
     told = f"{inspection.sent:,} of {inspection.into.size:,} tokens go into the language model"
-    tiles = (paint.paint_kept(picture, sent[t], grid) for t, picture in both)
-    views.append(each("What is sent", told, tiles))
+    tiles = [paint.paint_kept(picture, sent[t], grid) for t, picture in both]
+    views.append(_View("What is sent", told, tiles))
     if inspection.survivors:
         layer, left = list(inspection.survivors.items())[-1]
         asked = f": {textwrap.shorten(inspection.question, 44)}" if inspection.question else ""
         told = f"{int(left.sum()):,} stay from layer {layer} on{asked}"
-        tiles = (paint.paint_kept(picture, left[t], grid) for t, picture in both)
-        views.append(each("What the question keeps", told, tiles))
+        tiles = [paint.paint_kept(picture, left[t], grid) for t, picture in both]
+        views.append(_View("What the question keeps", told, tiles))
     return views
 
 
