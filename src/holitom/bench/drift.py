@@ -95,7 +95,9 @@ def drift(
     try:
         with torch.inference_mode():
             encode(**arguments, return_dict=True)  # the first run is slower: it allocates memory
-            stock, stock_seconds = _timed(encode, arguments, model.device)
+            began = mark(model.device)
+            stock = encode(**arguments, return_dict=True)
+            stock_seconds = seconds_between(began, mark(model.device))
             began = mark(model.device)
             with tower.call(reuse, arguments, inputs["input_ids"]) as report:
                 reused = encode(**arguments, return_dict=True)
@@ -148,9 +150,3 @@ def _overlap(stock: Answer, reused: Answer) -> float | None:
     if one.merged == one.tokens:
         return None
     return overlap((one.frame, one.position), (other.frame, other.position))
-
-
-def _timed(encode: Any, arguments: dict[str, Any], device: torch.device) -> tuple[Any, float]:
-    began = mark(device)
-    output = encode(**arguments, return_dict=True)
-    return output, seconds_between(began, mark(device))

@@ -93,18 +93,14 @@ def note(text: str) -> None:
     notes.print(text, style="dim", soft_wrap=True)
 
 
-def read_video(path: Path, sampling: Sampling | int, fit: Fit | None = None) -> Video:
-    """Read the frames that `sampling` chooses, or that number of frames, with a progress bar.
+def read_video(path: Path, sampling: Sampling, fit: Fit | None = None) -> Video:
+    """Read the frames that `sampling` chooses, with a progress bar; `fit` resizes each."""
+    from holitom.video import load_sampled
 
-    `fit` resizes each.
-    """
-    from holitom.video import Sampling, load_sampled
-
-    wanted = Sampling(sampling) if isinstance(sampling, int) else sampling
     with _bar() as bar:
         task = bar.add_task(f"Decoding {path.name}", total=None)
         video = load_sampled(
-            path, wanted, lambda done, of: bar.update(task, completed=done, total=of), fit=fit
+            path, sampling, lambda done, of: bar.update(task, completed=done, total=of), fit=fit
         )
     tell_frames(path, video)
     return video

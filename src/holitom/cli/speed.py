@@ -90,8 +90,9 @@ def bench_speed(
 
     settings = budgets(read_methods(methods), wanted)
     frames = options.frames_asked(frames, random_weights or model)
+    sampling = Sampling(frames)
     file = DEMO_VIDEO if video is None else Path(video)
-    clip = read_video(file, frames)
+    clip = read_video(file, sampling)
     name = random_weights or checkpoint(model)
     weights = "random weights, one layer's for all layers" if share_layers else "random weights"
     title = f"{name}, {weights}" if random_weights else title_of(model)
@@ -104,7 +105,7 @@ def bench_speed(
     else:
         live, prepare, fit = _checkpoint(name, dtype, device)
     numbers = list(clip.metadata.frames_indices or [])
-    loading = Loading(file, Sampling(frames), numbers, prepare, fit)
+    loading = Loading(file, sampling, numbers, prepare, fit)
     inputs, short = prepare(clip), prepare(clip.first(1))
     with working("Measuring") as say:
 
