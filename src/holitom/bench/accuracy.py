@@ -134,7 +134,7 @@ def processed(model: Any, processor: Any, items: Sequence[Item], frames: Mapping
 def parted(
     model: Any, processor: Any, items: Sequence[Item], draw: Draw
 ) -> tuple[Any, dict[str, Any], list[int]]:
-    """Draw videos, and process them apart from prompts, so that one of several questions is encoded once.
+    """Draw videos, and process them apart from prompts, so that each is encoded once.
 
     Returns:
         The processor's output with each video once; its output for every prompt, without pixels; and for
