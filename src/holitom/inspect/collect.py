@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -99,34 +99,16 @@ def inspect_video(
         report, answer = answered.report, answered.text
     else:
         report = _encode(model, inputs, watched)
-    return inspection_of_run(
-        model,
-        video,
-        watched,
-        report,
-        title=title,
-        name=name,
-        question=question,
-        answer=answer,
-        banner=banner,
-        pictures=pictures,
-    )
+    found = inspection_of_run(model, video, watched, report, pictures)
+    return replace(found, title=title, model=name, question=question, answer=answer, banner=banner)
 
 
 def inspection_of_run(
-    model: Any,
-    video: Video,
-    watched: Watched,
-    report: Report,
-    *,
-    title: str = "video",
-    name: str = "",
-    question: str | None = None,
-    answer: str | None = None,
-    banner: str | None = None,
-    pictures: Frames | None = None,
+    model: Any, video: Video, watched: Watched, report: Report, pictures: Frames | None = None
 ) -> Inspection:
-    """Collect the inspection of a run of `watched` on one video; arguments are those of `inspect_video`.
+    """Collect the inspection of a run of `watched` on one video, without names, question and answer.
+
+    `pictures` are those of `inspect_video`.
 
     Raises:
         UnsupportedUsageError: the method does not say where tokens went.
@@ -139,18 +121,13 @@ def inspection_of_run(
     return inspection_of(
         report.videos[0],
         video.frames if pictures is None else pictures,
-        title=title,
         method=describe(method),
-        model=name,
         numbers=np.array(video.metadata.frames_indices, dtype=np.int64),
         rate=video.metadata.fps,
         similarity=similarity,
         threshold=getattr(merges, "threshold", getattr(merges, "similarity_threshold", None)),
         costs=_costs(model),
-        question=question,
-        answer=answer,
         reused=reused_of(plans[0], report.videos[0]) if plans else None,
-        banner=banner,
     )
 
 

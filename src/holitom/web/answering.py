@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Event
@@ -281,17 +281,14 @@ class Desk:
         return inputs, time.perf_counter() - began
 
     def _drawn(self, turn: _Turn, request: Request, watched: Watched, answer: Answer) -> Inspection:
-        return inspection_of_run(
-            self.model,
-            turn.video,
-            watched,
-            answer.report,
+        found = inspection_of_run(self.model, turn.video, watched, answer.report, turn.pictures)
+        return replace(
+            found,
             title=request.video.name,
-            name=self.title,
+            model=self.title,
             question=request.question,
             answer=answer.text,
             banner=self.banner,
-            pictures=turn.pictures,
         )
 
     def _both(self, turn: _Turn, request: Request, method: Method) -> None:

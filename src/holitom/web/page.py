@@ -108,12 +108,15 @@ def build(desk: Desk, loaded: Loaded, limits: Limits) -> gr.Blocks:
                 demo = Request(DEMO_VIDEO, DEMO_QUESTION, frames=usual_frames(loaded.model))
                 first = copies(desk, demo, loaded)
                 code: Any = dict(interactive=False, wrap_lines=True)
-                for name, language, label in (
-                    ("python", "python", "Python"),
-                    ("command", "shell", "Command line"),
-                    ("vllm", "shell", "vLLM's server"),
-                ):
-                    places[name] = gr.Code(first[name], language, label=label, elem_id=f"copy-{name}", **code)
+                places["python"] = gr.Code(
+                    first["python"], "python", label="Python", elem_id="copy-python", **code
+                )
+                places["command"] = gr.Code(
+                    first["command"], "shell", label="Command line", elem_id="copy-command", **code
+                )
+                places["vllm"] = gr.Code(
+                    first["vllm"], "shell", label="vLLM's server", elem_id="copy-vllm", **code
+                )
 
         def request_of(video: str | None, question: str, *settings: Any) -> Request | None:
             method, retain, threshold, inner, frames, reuse = settings
