@@ -38,7 +38,7 @@ class Timing(NamedTuple):
     """One setting in one round, in seconds.
 
     Attributes:
-        load: from the file to the inputs; None where there is no file.
+        load: from the file to the inputs.
         vision: vision tower and projector.
         attention: reading the tower's attention, for methods that need it; 0 where it is part of `vision`.
         outer: merging before the language model.
@@ -49,7 +49,7 @@ class Timing(NamedTuple):
             or where the tower ran meanwhile.
     """
 
-    load: Load | None
+    load: Load
     vision: float
     attention: float
     outer: float
@@ -74,21 +74,14 @@ class Timing(NamedTuple):
         return self.vision + self.attention + self.merging + self.prefill
 
     @property
-    def loaded(self) -> Load:
-        """`load`, with 0 seconds where there is no file."""
-        return self.load or Load(0.0, 0.0)
-
-    @property
     def whole(self) -> float:
-        """Seconds from the file to the first token; without a file, as `ttft`."""
-        return self.ttft + sum(self.loaded)
+        """Seconds from the file to the first token."""
+        return self.ttft + sum(self.load)
 
     def to_dict(self) -> dict[str, Any]:
         """The seconds and the memory peak, for JSON."""
-        load = self.load._asdict() if self.load else {}
         parts = {name: value for name, value in self._asdict().items() if name != "load"}
-        whole = {"file_to_first_token": self.whole} if self.load else {}
-        return {**load, **parts, "ttft": self.ttft, **whole}
+        return {**self.load._asdict(), **parts, "ttft": self.ttft, "file_to_first_token": self.whole}
 
 
 class Ratio(NamedTuple):
@@ -140,11 +133,11 @@ class Speed:
         new_tokens: number of tokens that every setting generated; no answer ends before.
         rows: the settings, full tokens first.
         refused: reasons of the settings that could not run, by title.
+        loader: transformers' loader, for full tokens.
         video: number of frames, and number of visual tokens of each frame.
         prompt_tokens: number of tokens of the prompt with full tokens.
         warm_up_round: whether a whole untimed round ran before the timed ones.
         encodings: number of timed runs of the vision tower that settings share.
-        loader: transformers' loader, for full tokens; None where there is no file.
         vision_peak: bytes of memory that the vision tower took; None where unknown.
     """
 
@@ -152,11 +145,11 @@ class Speed:
     new_tokens: int
     rows: list[Row]
     refused: dict[str, str]
+    loader: str
     video: tuple[int, int] = (0, 0)
     prompt_tokens: int = 0
     warm_up_round: bool = False
     encodings: int = 0
-    loader: str | None = None
     vision_peak: int | None = None
 
     @property
@@ -181,7 +174,7 @@ class Speed:
         """How many times faster than full tokens."""
         full = self.rows[0]
         return {
-            **({"file_to_first_token": full.over(row, lambda timing: timing.whole)} if self.loader else {}),
+            "file_to_first_token": full.over(row, lambda timing: timing.whole),
             "ttft": full.over(row, lambda timing: timing.ttft),
             "prefill": full.over(row, lambda timing: timing.language),
             "decoding": full.over(row, lambda timing: timing.decoding),
@@ -228,11 +221,11 @@ def measure(
     inputs: Mapping[str, Any],
     short: Mapping[str, Any],
     settings: Sequence[Setting],
+    loading: Loading,
     new_tokens: int = 16,
     repeats: int | None = None,
     deadline: float | None = None,
     notify: Callable[[str], None] = lambda doing: None,
-    loading: Loading | None = None,
 ) -> Speed:
     """Time `settings` on one prompt.
 
@@ -245,11 +238,11 @@ def measure(
         short: inputs of the same prompt with one frame.
         settings: the settings, full tokens first (see `budgets`). Those that are refused, or that refuse the
             model or the video, are left out and reported.
+        loading: the file that `inputs` were made from.
         new_tokens: number of tokens to generate, at least 2; no answer ends before.
         repeats: number of timed rounds. None: as many as end before `deadline`, from 1 to 7.
         deadline: a time of `time.monotonic`; None: no deadline.
         notify: called with a line of text before each step.
-        loading: the file that `inputs` were made from; None: they were made without a file.
 
     Raises:
         VideoError: transformers' loader cannot read the file.
@@ -259,17 +252,14 @@ def measure(
     refused = {setting.title: setting.refused for setting in settings if setting.refused}
     attention = model.config.get_text_config()._attn_implementation
     dtype = str(model.dtype).removeprefix("torch.")
-    speed = Speed(
-        describe(model.device) | {"dtype": dtype, "attention": attention}, new_tokens, rows, refused
-    )
-    if loading is not None:
-        speed.loader = stock_loader()
+    machine = describe(model.device) | {"dtype": dtype, "attention": attention}
+    speed = Speed(machine, new_tokens, rows, refused, stock_loader())
 
     notify("warm-up on one frame")
     encoding = Encoding(model, short)
     for row in rows:
         with suppress(SettingsError):  # one frame may be too few; a whole video decides
-            _run(model, encoding, short, row.setting, 2)
+            _run(model, encoding, short, row.setting, 2, Load(0.0, 0.0))
 
     def encode() -> Encoding:
         notify("vision tower")
@@ -278,10 +268,8 @@ def measure(
         speed.vision_peak = encoding.peak
         return encoding
 
-    def load(number: int) -> tuple[Load | None, Load | None]:
+    def load(number: int) -> tuple[Load, Load]:
         """Seconds of loading by transformers' loader and by this library, which begin in turn."""
-        if loading is None:
-            return None, None
         notify(f"round {number + 1}: loading {loading.file.name}")
         if number % 2:
             own = loading.own()
@@ -399,7 +387,7 @@ def _run(
     inputs: Mapping[str, Any],
     setting: Setting,
     new_tokens: int,
-    load: Load | None = None,
+    load: Load,
 ) -> tuple[Timing, Report]:
     method = setting.method or Method(retain_ratio=1)  # full tokens through the same hooks, on the same clock
     # A tower in batches is not replayed: it would be given the whole output for each batch.

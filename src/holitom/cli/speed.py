@@ -112,7 +112,7 @@ def bench_speed(
         def show(doing: str) -> None:
             say(f"Measuring: {doing}")
 
-        speed = measure(live, inputs, short, settings, new_tokens, repeats, deadline, show, loading)
+        speed = measure(live, inputs, short, settings, loading, new_tokens, repeats, deadline, show)
     shown = file.name
     if as_json:
         kind = ("random, shared" if share_layers else "random") if random_weights else "checkpoint"
@@ -190,8 +190,8 @@ def _print_times(speed: Speed) -> None:
 
     columns: list[tuple[str, Callable[[Row], str]]] = [
         ("visual\ntokens", lambda row: f"{row.visual_tokens:,}"),
-        (f"reading\n{unit}", lambda row: seconds(row, lambda timing: timing.loaded.reading)),
-        (f"preproc.\n{unit}", lambda row: seconds(row, lambda timing: timing.loaded.preprocessing)),
+        (f"reading\n{unit}", lambda row: seconds(row, lambda timing: timing.load.reading)),
+        (f"preproc.\n{unit}", lambda row: seconds(row, lambda timing: timing.load.preprocessing)),
         (f"tower\n{unit}", lambda row: seconds(row, attrgetter("vision"))),
         (f"attention\n{unit}", lambda row: seconds(row, attrgetter("attention"))),
         (f"outer\n{unit}", lambda row: seconds(row, attrgetter("outer"))),
