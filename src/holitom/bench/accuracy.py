@@ -13,13 +13,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from holitom.bench import moving_digits as md
 from holitom.bench.answers import Answered, Answers, check_folder, identity, make_folder
-from holitom.bench.questions import FRAMES, Item, batches, held_out_questions
+from holitom.bench.moving_camera import shown
+from holitom.bench.questions import Item, batches, held_out_questions
 from holitom.bench.settings import Setting
 from holitom.bench.shared import SharedVideos, TowerRun, encode_once, run_of_tower
 from holitom.costs.decoder import Level
@@ -35,13 +33,8 @@ BATCH = 48
 MAX_NEW_TOKENS = 4
 
 
-def drawn(video: int) -> NDArray[np.uint8]:
-    """Draw the frames `[T, H, W, 3]` of a held-out video."""
-    return md.sample("test", video, FRAMES).frames
-
-
 def tried(
-    settings: Sequence[Setting], model: Any, processor: Any, item: Item | None = None, draw: Draw = drawn
+    settings: Sequence[Setting], model: Any, processor: Any, item: Item | None = None, draw: Draw = shown
 ) -> list[Setting]:
     """Attach each setting once and merge one video, to mark as refused the settings that cannot be met.
 
@@ -92,7 +85,7 @@ def sweep(
     items: Sequence[Item],
     batch: int = BATCH,
     progress: Callable[[int], None] = lambda done: None,
-    draw: Draw = drawn,
+    draw: Draw = shown,
 ) -> None:
     """Answer every item that is not answered yet, under every setting.
 

@@ -66,6 +66,10 @@ class View(NamedTuple):
         return words if self.frames == FRAMES else f"{words}, {self.frames} frames by {self.frames_by}"
 
 
+WHOLE = View()
+"""All frames, by a still camera."""
+
+
 def check_camera(name: str) -> None:
     """Raise a `SettingsError` for a camera that is not in `CAMERAS`."""
     if name not in CAMERAS:
@@ -124,7 +128,7 @@ def weights(at: Array, size: int) -> Array:
     return found
 
 
-def shown(video: int, view: View) -> Video:
+def shown(video: int, view: View = WHOLE) -> Video:
     """Draw the frames of a held-out video that `view` shows, two a second before some are chosen."""
     whole = frames(video, view.camera)
     numbers = spread(FRAMES, view.frames)

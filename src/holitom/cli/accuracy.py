@@ -90,10 +90,10 @@ def swept(
 ) -> dict[str, Any]:
     """Answer the questions that are not answered yet, and score all answers."""
     from holitom.bench.accuracy import resumed, sweep, tried
-    from holitom.bench.moving_camera import View, shown
+    from holitom.bench.moving_camera import WHOLE, shown
     from holitom.bench.scores import results
 
-    view = view or View()
+    view = view or WHOLE
     seen = partial(shown, view=view)
     model, processor = load(name, dtype)
     settings = tried(settings, model, processor, draw=seen)
