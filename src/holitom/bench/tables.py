@@ -5,29 +5,19 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from holitom.costs import unit_of
 
 Row = dict[str, Any]
 
 
-class AccuracyTable(NamedTuple):
-    """A table as text.
+def accuracy_table(results: dict[str, Any]) -> tuple[list[str], list[list[str]], list[str]]:
+    """Lay out the paper's columns: prefill cost, tokens sent, accuracy in each task, and their average.
 
-    Attributes:
-        heads: heads of the columns.
-        rows: one row for each setting.
-        notes: sentences below the table.
+    Returns:
+        Heads of the columns, a row for each setting, and notes to print below.
     """
-
-    heads: list[str]
-    rows: list[list[str]]
-    notes: list[str]
-
-
-def accuracy_table(results: dict[str, Any]) -> AccuracyTable:
-    """Lay out the paper's columns: prefill cost, tokens sent, accuracy in each task, and their average."""
     tasks = list(results["questions"]["by_task"])
     full = results["settings"][0]["prefill_operations"]
     unit, scale = unit_of(full)
@@ -50,7 +40,7 @@ def accuracy_table(results: dict[str, Any]) -> AccuracyTable:
             "-" if ends is None else f"{100 * ends[0]:.1f}-{100 * ends[1]:.1f}",
         ]
 
-    return AccuracyTable(heads, [cells(row) for row in results["settings"]], _notes(results))
+    return heads, [cells(row) for row in results["settings"]], _notes(results)
 
 
 def _further(row: Row, scale: float) -> dict[str, str]:
