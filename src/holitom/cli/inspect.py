@@ -6,6 +6,7 @@ import json
 import webbrowser
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,6 +21,7 @@ from holitom.methods.registry import METHODS
 
 if TYPE_CHECKING:
     from holitom.inspect import Column, Inspection
+    from holitom.methods import Method
     from holitom.methods.choose import Choice
 
 KINDS = (".html", ".png", ".pdf", ".svg", ".mp4")
@@ -90,28 +92,20 @@ def inspect(
 
     fit = Pictured(fit_of(processor))
     clip = read_video(file, sampling, fit)
-    pictures = fit.pictures(clip)
-
-    banner = ABOUT_BUNDLED if is_bundled(model) else None
-
-    def seen(one: Choice) -> Inspection:
-        return inspect_video(
-            loaded,
-            processor,
-            clip,
-            one.make(),
-            question,
-            title=file.name,
-            name=short_title(model),
-            max_new_tokens=max_new_tokens,
-            banner=banner,
-            pictures=pictures,
-        )
-
+    seen = partial(
+        inspect_video,
+        *(loaded, processor, clip),
+        question=question,
+        title=file.name,
+        name=short_title(model),
+        max_new_tokens=max_new_tokens,
+        banner=ABOUT_BUNDLED if is_bundled(model) else None,
+        pictures=fit.pictures(clip),
+    )
     begun = perf_counter()
     if methods is None:
         with working("Merging"):
-            one = seen(chosen[0])
+            one = seen(chosen[0].make())
         merged = perf_counter()
         with working("Drawing"):
             write(one, output)
@@ -163,13 +157,13 @@ def _chosen(
     return [options.method_asked(name, retain, None, inner, reuse, tower_batch) for name in names]
 
 
-def _column(choice: Choice, seen: Callable[[Choice], Inspection]) -> Column:
+def _column(choice: Choice, seen: Callable[[Method], Inspection]) -> Column:
     """Run one method of a comparison; a refusal on this video becomes the column's text."""
     from holitom.inspect import Column
 
     does = METHODS[choice.name].does if choice.name in METHODS else ""
     try:
-        return Column(choice.text, does, seen(choice))
+        return Column(choice.text, does, seen(choice.make()))
     except SettingsError as error:
         return Column(choice.text, does, refused=str(error))
 
