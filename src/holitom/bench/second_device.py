@@ -17,7 +17,7 @@ behaves as CUDA in two respects that a CPU does not show:
     print(waits.total, waits.places)
 
 Only inference is simulated: no autograd, no storage, no streams. Kernels are the CPU's, so results equal the
-CPU's bit for bit.
+CPU's bit for bit. `holitom bench overhead` counts on it, and the tests run every model family on it.
 """
 
 from __future__ import annotations
