@@ -77,9 +77,8 @@ def share_table(results: Results, retain_ratio: float) -> Table:
     """Share of full tokens' accuracy with its interval, method x budget, ranked at one budget."""
     ratios = budgets_of(results)
     by_key = {(row["label"], row["retain_ratio"]): row for row in methods_of(results)}
-    order = [row["label"] for row in ranked(results, nearest(results, retain_ratio))]
-    order += [label for label, _ in by_key if label not in order]
-    labels = list(dict.fromkeys(order))
+    order = (*ranked(results, nearest(results, retain_ratio)), *methods_of(results))
+    labels = dict.fromkeys(row["label"] for row in order)
     rows = [[Cell(label), *(_share(by_key.get((label, ratio))) for ratio in ratios)] for label in labels]
     return Table(["", *(f"{100 * ratio:g}%" for ratio in ratios)], rows)
 
