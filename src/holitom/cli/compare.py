@@ -88,7 +88,7 @@ def compare(
 def _print(found: dict[str, Any], label: str, file: Path) -> None:
     def row(
         head: str, full: float | None, merged: float | None, scale: float = 1, form: str = ",.0f"
-    ) -> tuple[str, str, str, str]:
+    ) -> tuple[str, ...]:
         values = ("-" if value is None else format(value * scale, form) for value in (full, merged))
         return (head, *values, "" if not full or merged is None else f"{merged / full:.1%}")
 

@@ -45,7 +45,7 @@ class Watched(Wrapper):
     seen: list[VideoTokens] = field(kw_only=True, default_factory=list)
 
     @property
-    def needs_importance(self) -> bool:
+    def needs_importance(self) -> bool:  # type: ignore[override]  # as in `Wrapper`
         return self.importance or self.outer.needs_importance
 
     def merge(self, video: VideoTokens) -> MergedTokens:
