@@ -130,6 +130,19 @@ def asked_again(answer: Tensor, mask: Tensor) -> dict[str, Tensor]:
     }
 
 
+@sample
+def test_where_the_device_is_the_default_one(name: str) -> None:
+    """Scripts set `torch.set_default_device`; indices that are made on the host stay there."""
+    one, method = small(name), KINDS["holitom"]
+    inputs = one.inputs("w1 <video> w2", "<video> w9 w8", videos=[one.video(), one.video(1, kind=1)])
+    wanted = generated(one.model, inputs, method, suppress_tokens=one.unspoken)
+    with SecondDevice() as device:
+        model, given = on_device(name), device.inputs(inputs)
+        with device.device:
+            got = generated(model, given, method, suppress_tokens=one.unspoken)
+        check_same(name, got, wanted)
+
+
 @named(METHODS_ON, METHODS_ON[:2])
 @pytest.mark.parametrize("label", METHODS)
 def test_every_method(name: str, label: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from support.reference import attention_weights, reference_logits, videos_of
 from torch import Tensor
 from torch.testing import assert_close
 
-from holitom import HoliTom, Method, UnsupportedModelError
+from holitom import HoliTom, MergedTokens, Method, UnsupportedModelError, VideoTokens
 from holitom.models import adapter_for
 
 PATCHES = {"llava-video": 7, "llava-next-video": 8, "internvl": 6, "smolvlm2": 6}  # a side of a frame
@@ -194,6 +195,31 @@ def test_what_is_dropped_already_is_not_sent(method: Method) -> None:
     (video,) = run.last.videos
     kept = inputs["video_compression_mask"].view(8, 12)[video.frame, video.position]
     assert video.sent == int(kept.sum()) <= video.merged
+
+
+def test_a_token_is_sent_where_all_are_dropped_already() -> None:
+    """An answer about no token is no answer."""
+
+    class Keeps(Method):
+        def merge(self, video: VideoTokens) -> MergedTokens:
+            whole = super().merge(video)
+            at = slice(30, 33)  # of a frame that repeats the first
+            return replace(
+                whole,
+                features=whole.features[at],
+                frame=whole.frame[at],
+                position=whole.position[at],
+                size=whole.size[at],
+            )
+
+    one, inputs = compressed()
+    assert not inputs["video_compression_mask"][30:33].any()
+    method = Keeps(1.0)
+    with method(one.model) as run, torch.no_grad():
+        out = one.model(**inputs).logits[0, -1:]
+    assert_close(out, reference_logits(one.model, inputs, method, []), atol=3e-4, rtol=1e-3)
+    assert run.last is not None
+    assert run.last.videos[0].place.tolist() == [30]
 
 
 # --- refusals ---------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from support.families import Small, small
 from support.reference import reference_logits
 from torch.testing import assert_close
 
-from holitom import HoliTom, Method
+from holitom import HoliTom, Method, UnsupportedUsageError
 from holitom.models import adapter_for
 
 each = pytest.mark.parametrize("name", ["qwen2.5-omni", "qwen3-omni"])
@@ -70,3 +70,29 @@ def test_sound_alone_is_no_video(name: str) -> None:
         with METHOD(one.model) as run:
             assert torch.equal(one.model(**inputs).logits, full)
     assert run.last is None
+
+
+@each
+def test_speech_about_a_merged_video_is_refused(name: str) -> None:
+    """A talker asks for hidden states so, and would read them by the unmerged prompt's columns."""
+    one = small(name)
+    inputs = one.inputs("w1 <video> w2 w3", videos=[one.video()])
+    as_a_talker: dict[str, Any] = {
+        "output_hidden_states": True,
+        "return_dict_in_generate": True,
+        "max_new_tokens": 2,
+        "do_sample": False,
+        "suppress_tokens": one.unspoken,
+    }
+    wanted = one.model.generate(**inputs, **as_a_talker)
+    with METHOD(one.model):
+        with pytest.raises(UnsupportedUsageError, match='generation_mode="text"'):
+            one.model.generate(**inputs, **as_a_talker)
+        one.model.generate(**inputs, **as_a_talker | {"output_hidden_states": False})
+        one.model.generate(**one.inputs("w1 w2"), **as_a_talker)
+        with torch.no_grad():
+            assert one.model(**inputs, output_hidden_states=True).hidden_states is not None
+    with Method(1.0)(one.model):
+        same = one.model.generate(**inputs, **as_a_talker)
+    assert torch.equal(same.sequences, wanted.sequences)
+    assert torch.equal(same.hidden_states[0][-1], wanted.hidden_states[0][-1])

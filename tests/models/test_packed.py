@@ -215,6 +215,36 @@ def test_a_method_without_streams_is_refused() -> None:
         one.model(**inputs)
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_images_of_a_later_turn_keep_their_streams_in_padded_rows(side: str) -> None:
+    """DeepStack adds to an image's own columns, also where the rows of a turn are packed anew."""
+    one = small("qwen3-vl")
+    text = ["w9 <image> w8 w7 w6", "w5 <image> w4"]
+    images = [one.image(), one.image(1)]
+    first = one.inputs("w1 <video> w2", "w3 <video> w4", videos=[one.video(), one.video(1)])
+    columns = first["input_ids"].shape[1]
+
+    def second(inputs: Any, cache: Any, past: Tensor) -> Tensor:
+        own = inputs.pop("attention_mask")
+        positions = (own.cumsum(1) - 1 + columns).clamp_min(0).expand(3, -1, -1)
+        mask = torch.cat([past, own], dim=1)
+        out = one.model(**inputs, attention_mask=mask, position_ids=positions, past_key_values=cache)
+        return out.logits  # type: ignore[no-any-return]
+
+    with HoliTom(0.3, inner_drop=None)(one.model), torch.no_grad():
+        cache = one.model(**first, use_cache=True).past_key_values
+        inputs = one.inputs(*text, images=images, side=side)
+        real = inputs["attention_mask"].bool()
+        got = second(inputs, cache, first["attention_mask"])
+        assert not bool(real.all())
+        for row in range(2):
+            cache = one.model(**first, use_cache=True).past_key_values
+            cache.batch_select_indices(torch.tensor([row]))
+            alone = one.inputs(text[row], images=images[row : row + 1])
+            wanted = second(alone, cache, first["attention_mask"][row : row + 1])
+            assert_close(got[row][real[row]], wanted[0], **one.family.close)
+
+
 def test_sliding_windows_are_refused() -> None:
     model = small("qwen2-vl").model
     config = model.config.text_config

@@ -171,14 +171,17 @@ def test_later_tokens_count_on_from_the_tokens_that_are_left(rows: list[str], st
 
 def test_padded_text_is_packed_again() -> None:
     record = planned("tvvt", "tv.t").record
+    streams = [torch.arange(11.0, 17).view(2, 3, 1), torch.arange(21.0, 27).view(2, 3, 1)]
     new = Columns(
         embeds=torch.tensor([[1.0, 2, 3], [4, 5, 6]])[..., None],
         mask=torch.tensor([[1] * 4 + [0, 1, 1], [1] * 4 + [1, 1, 1]]),
         seen=4,
         record=record,
+        streams=streams,
     )
     plan = proceed(new, keeps_positions=False)
     assert numbers_in(plan) == [[0, 2, 3], [4, 5, 6]]
+    assert [stream[:, 0].tolist() for stream in plan.streams] == [[12, 13, 14, 15, 16], [22, 23, 24, 25, 26]]
     assert plan.positions is not None
     assert plan.positions.tolist() == [[0, 4, 5], [3, 4, 5]]
     assert plan.record.position.tolist() == [6, 6]

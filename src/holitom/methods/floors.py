@@ -11,7 +11,7 @@ import torch
 from holitom.errors import SettingsError
 from holitom.methods.base import Method, require
 from holitom.methods.parts import assemble, unchanged
-from holitom.ops.host import to_device
+from holitom.ops.host import HOST, to_device
 from holitom.tokens import MergedTokens, VideoTokens
 
 
@@ -36,7 +36,8 @@ class Random(Method):
 
     def merge(self, video: VideoTokens) -> MergedTokens:
         frames, tokens, _ = video.features.shape
-        drawn = torch.randperm(frames * tokens, generator=torch.Generator().manual_seed(self.seed))
+        generator = torch.Generator(HOST).manual_seed(self.seed)
+        drawn = torch.randperm(frames * tokens, generator=generator, device=HOST)
         at = drawn[: self.merged_count(frames, tokens)].sort().values
         return assemble(video, [unchanged(at.to(video.features.device))])
 

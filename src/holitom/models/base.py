@@ -153,6 +153,9 @@ class Adapter(ABC):
     """Whether the tower's first layers have the same patches as its last, so that their attention can be
     read."""
 
+    speaks: ClassVar[bool] = False
+    """Whether the model is the thinker of one that speaks, whose talker reads hidden states of `generate`."""
+
     streams: int = 0
     frames_per_step: int = 1
 
@@ -396,6 +399,10 @@ class Adapter(ABC):
         Raises:
             UnsupportedUsageError: the result has other sizes than the arguments say.
         """
+
+    def located_by(self, given: dict[str, Any]) -> list[Tensor]:
+        """Return what `locate` reads of `given`, on the host; here nothing."""
+        return []
 
     def locate(self, encodings: list[Any], given: dict[str, Any]) -> list[VideoTokens]:
         """Return the videos of a prompt, in reading order.

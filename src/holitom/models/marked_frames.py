@@ -21,7 +21,7 @@ from holitom.errors import UnsupportedModelError, UnsupportedUsageError
 from holitom.models.base import EncodedImages
 from holitom.models.framed import FramedTower
 from holitom.models.parts import ImageParts, Parts
-from holitom.ops.host import host_values, sent
+from holitom.ops.host import HOST, host_values, sent
 from holitom.tokens import VideoTokens
 
 # Number of tokens decoded before a frame: enough for the marker of a first frame in any tokenizer.
@@ -93,7 +93,10 @@ class MarkedFrames(FramedTower):
 
     def shown(self, pixels: Tensor) -> Tensor:
         """Whether each image of `pixel_values` is sent, bool on the host; here all are."""
-        return torch.ones(len(pixels), dtype=torch.bool)
+        return torch.ones(len(pixels), dtype=torch.bool, device=HOST)
+
+    def located_by(self, given: dict[str, Any]) -> list[Tensor]:
+        return host_values(given["input_ids"])
 
     def locate(self, encodings: list[Any], given: dict[str, Any]) -> list[VideoTokens]:
         (images,) = encodings
@@ -107,8 +110,9 @@ class MarkedFrames(FramedTower):
         for row in range(0, len(runs), copies):
             frames = self._frames(ids[row], runs[row], each)
             for video in sorted({video for video in frames if video is not None}):
-                at = torch.tensor([start + image for image, belongs in enumerate(frames) if belongs == video])
-                tokens = at[:, None] * each + torch.arange(each)
+                own = [start + image for image, belongs in enumerate(frames) if belongs == video]
+                at = torch.tensor(own, device=HOST)
+                tokens = at[:, None] * each + torch.arange(each, device=HOST)
                 found.append(images.frames(tokens.flatten(), self.grid, len(at)))
             start += counts[row]
         return found

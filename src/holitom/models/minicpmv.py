@@ -21,7 +21,7 @@ from holitom.models.marked_frames import runs_of, times_repeated
 from holitom.models.packed import PackedTower
 from holitom.models.parts import CropParts, Parts
 from holitom.models.qwen3_5 import gated_heads
-from holitom.ops.host import host_values, sent
+from holitom.ops.host import HOST, host_values, sent
 from holitom.tokens import VideoTokens
 
 Size = tuple[int, int]
@@ -129,15 +129,19 @@ class MiniCPMV46(PackedTower):
         row 1, column 2, so its block begins at patch 1 * 2 * 6 + 2 * 2 = 16 and also has 17, 22 and 23.
         """
         up, across = self._block
-        shape = torch.tensor(sizes)
+        shape = torch.tensor(sizes, device=HOST)
         counts = shape.prod(1)
         first = counts.cumsum(0) - counts
-        crop = torch.arange(len(sizes)).repeat_interleave(counts)
-        within, wide = torch.arange(int(counts.sum())) - first[crop], shape[crop, 1]
+        crop = torch.arange(len(sizes), device=HOST).repeat_interleave(counts)
+        within = torch.arange(int(counts.sum()), device=HOST) - first[crop]
+        wide = shape[crop, 1]
         corner = first[crop] * up * across + (within // wide * up * wide + within % wide) * across
-        down = torch.arange(up)[:, None] * wide[:, None, None] * across
-        block = (corner[:, None, None] + down + torch.arange(across)).flatten(1)
+        down = torch.arange(up, device=HOST)[:, None] * wide[:, None, None] * across
+        block = (corner[:, None, None] + down + torch.arange(across, device=HOST)).flatten(1)
         return patches[sent(block, patches.device)].mean(dim=1)
+
+    def located_by(self, given: dict[str, Any]) -> list[Tensor]:
+        return host_values(given["input_ids"])
 
     def locate(self, encodings: list[Any], given: dict[str, Any]) -> list[VideoTokens]:
         (crops,) = encodings
@@ -201,11 +205,11 @@ def _video(crops: EncodedImages, token: int, frames: list[tuple[Size, ...]]) -> 
         )
     counts = [prod(size) for size in frames[0]]
     each = sum(counts)
-    at = token + torch.arange(len(frames) * each)
+    at = token + torch.arange(len(frames) * each, device=HOST)
     grid = frames[0][0] if len(counts) == 1 else (1, each)
     video = crops.frames(at, grid, len(frames))
     if len(counts) == 1:
         return video
-    share = torch.tensor(counts, dtype=video.importance.dtype) / each
-    share = sent(share.repeat_interleave(torch.tensor(counts)), video.importance.device)
+    share = torch.tensor(counts, dtype=video.importance.dtype, device=HOST) / each
+    share = sent(share.repeat_interleave(torch.tensor(counts, device=HOST)), video.importance.device)
     return replace(video, importance=video.importance * share)

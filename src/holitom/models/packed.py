@@ -20,7 +20,7 @@ from holitom.errors import UnsupportedUsageError
 from holitom.models.base import Adapter
 from holitom.models.parts import PackedParts, Parts
 from holitom.ops.attention import frames_per_chunk, received_attention
-from holitom.ops.host import host_values, sent
+from holitom.ops.host import HOST, host_values, sent
 from holitom.tokens import VideoTokens
 
 
@@ -81,7 +81,7 @@ class PackedTower(Adapter):
         # left in this layer. Otherwise stretches are windows, and their bounds are read from the device.
         if lengths and len(lengths) == len(bounds) - 1:
             share = Fraction(len(hidden), sum(lengths))
-            bounds = torch.tensor([0, *accumulate(int(length * share) for length in lengths)])
+            bounds = torch.tensor([0, *accumulate(int(length * share) for length in lengths)], device=HOST)
         for patches in stretches(bounds, hidden.device):
             for at in torch.split(patches, frames_per_chunk(attention.num_heads, patches.shape[1])):
                 rows = at.flatten()
@@ -168,6 +168,6 @@ def stretches(cu_seqlens: Tensor, device: torch.device) -> list[Tensor]:
     (bounds,) = host_values(cu_seqlens)
     starts, lengths = bounds[:-1], bounds.diff()
     return [
-        sent(starts[lengths == length][:, None] + torch.arange(length), device)
+        sent(starts[lengths == length][:, None] + torch.arange(length, device=HOST), device)
         for length in sorted(set(lengths.tolist()) - {0})
     ]

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from holitom.ops.host import host_values, sent
+from holitom.ops.host import HOST, host_values, sent
 
 
 class Parts(Protocol):
@@ -90,7 +90,7 @@ class PackedParts:
             for video, (begin, end) in enumerate(zip(self._first, self._first[1:], strict=False))
             if begin < last and end > first
         ]
-        grids = torch.tensor([[frames, *self._grids[video][1:]] for video, frames in shown])
+        grids = torch.tensor([[frames, *self._grids[video][1:]] for video, frames in shown], device=HOST)
         part = {
             **given,
             "pixel_values_videos": given["pixel_values_videos"][self._patches[first] : self._patches[last]],

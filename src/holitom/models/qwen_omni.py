@@ -22,6 +22,7 @@ class Qwen25Omni(Qwen25VL):
     rotate = staticmethod(omni_2_5.apply_rotary_pos_emb)
     rotate_vision = staticmethod(omni_2_5.apply_rotary_pos_emb_vision)
     projections: ClassVar[dict[str, str]] = {"q": "q", "k": "k"}
+    speaks: ClassVar[bool] = True
 
 
 class Qwen3Omni(Qwen3VL):
@@ -30,3 +31,4 @@ class Qwen3Omni(Qwen3VL):
     family: ClassVar[str] = "Qwen3-Omni"
     rotate = staticmethod(omni_3.apply_rotary_pos_emb)
     rotate_vision = staticmethod(omni_3.apply_rotary_pos_emb_vision)
+    speaks: ClassVar[bool] = True

@@ -1,7 +1,8 @@
 """VideoLLaMA3 (2B, 7B): a packed SigLIP tower, 2x2 pooling behind it, "Time 1.0s:" before each frame, Qwen2.
 
 Its processor drops tokens whose pixels repeat the frame before (`use_token_compression`), and the prompt has
-no placeholder for them. They are merged like all tokens, but a merged token at such a place is not sent.
+no placeholder for them. They are merged like all tokens, but a merged token at such a place is not sent
+(if all are at such places, the first one is).
 """
 
 from __future__ import annotations
@@ -80,6 +81,10 @@ class VideoLlama3(PackedTower):
         pooled: Tensor = self.tower.pixel_unshuffle(patches.view(len(patches), -1), *sizes)
         return pooled
 
+    def located_by(self, given: dict[str, Any]) -> list[Tensor]:
+        mask = given.get("video_compression_mask")
+        return [] if mask is None else host_values(mask)
+
     def locate(self, encodings: list[Any], given: dict[str, Any]) -> list[VideoTokens]:
         mask = given.get("video_compression_mask")
         if mask is None:
@@ -110,5 +115,7 @@ class VideoLlama3(PackedTower):
         assert video.slot is not None
         slot = video.slot[place]
         stays = (slot >= 0).nonzero().squeeze(1)
+        if not len(stays):  # an answer about no token is none: the first one stands at the first placeholder
+            return SentTokens(merged.features[:1], torch.zeros_like(place[:1]), place=place[:1])
         features, slot, place = (each.index_select(0, stays) for each in (merged.features, slot, place))
         return SentTokens(features, slot, place=place)

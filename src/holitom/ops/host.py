@@ -14,6 +14,9 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
+HOST = torch.device("cpu")
+"""Device of index arithmetic on the host. It is named because `torch.set_default_device` may name another."""
+
 
 def to_host(tensor: Tensor) -> np.ndarray[Any, Any]:
     """Copy `tensor` to the host and wait for it: one device synchronisation.

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from holitom.ops.host import to_device, to_host
+from holitom.ops.host import HOST, to_device, to_host
 from holitom.ops.pairs import WORKSPACE
 
 # Largest width at which principal directions are computed from the whole covariance.
@@ -83,7 +83,7 @@ def principal_directions(points: Tensor, rank: int) -> tuple[Tensor, Tensor]:
         centred = points - mean
         return mean, _largest(centred.T @ centred, rank)
     rounds = max(ROUNDS, -(-2 * rank // BLOCK))
-    start = torch.randn(width, BLOCK, generator=torch.Generator().manual_seed(0))
+    start = torch.randn(width, BLOCK, generator=torch.Generator(HOST).manual_seed(0), device=HOST)
     block, blocks = torch.linalg.qr(start.to(points.device)).Q, []
     for _ in range(rounds):
         blocks.append(block)

@@ -15,8 +15,10 @@ thread (call.py), method and model in `Attached`, and the hooks in router.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import ContextDecorator
 from typing import Any
 
 from torch import nn
@@ -27,7 +29,7 @@ from holitom.models.parts import Parts
 from holitom.runtime import refusals
 from holitom.runtime.accounts import Accounts
 from holitom.runtime.attached import Attached
-from holitom.runtime.call import Calls
+from holitom.runtime.call import Calls, Running
 from holitom.runtime.generation import Generation
 from holitom.runtime.report import Report
 from holitom.runtime.router import Router
@@ -39,7 +41,7 @@ class Run:
     """The reports of one run of an attached model."""
 
     def __init__(self) -> None:
-        self._calls = Calls(set())
+        self._calls = Calls(Running())
         self._latest: Report | None = None
 
     @property
@@ -75,8 +77,9 @@ class Handle(Run):
     def __init__(self, method: Merges, model: nn.Module) -> None:
         super().__init__()
         attached = Attached.of(method, model)
-        if any(isinstance(hook, Hook) for hook in attached.adapter.trunk._forward_pre_hooks.values()):
-            raise refusals.TWICE.error()
+        for module in (attached.adapter.trunk, attached.adapter.language_model):
+            if any(isinstance(hook, Hook) for hook in module._forward_pre_hooks.values()):
+                raise refusals.TWICE.error()
         router = Router(attached, self, self._calls, Accounts(self._tell))
         self._tower = router.tower
         self._wrapped = self._wrap(router)
@@ -92,12 +95,20 @@ class Handle(Run):
         Raises:
             UnsupportedUsageError: the method is detached, or the tower has reuse or frame merging.
         """
-        if self._tower is None:
-            raise UnsupportedUsageError("this method is detached; attach it again before encoding videos")
-        return self._tower.encode_parts(self, self._wrapped[0].own, given, parts)
+        with self._calls.running.during(sys._getframe()) as begun:
+            if self._tower is None or not begun:
+                raise UnsupportedUsageError("this method is detached; attach it again before encoding videos")
+            return self._tower.encode_parts(self, self._wrapped[0].own, given, parts)
 
     def detach(self) -> None:
-        """Remove every hook and restore the model. A second call does nothing."""
+        """Remove every hook and restore the model. A second call does nothing.
+
+        Forwards that run in other threads end first, as with the method attached.
+
+        Raises:
+            UnsupportedUsageError: a forward of the model is running in this thread.
+        """
+        self._calls.running.close()
         for hook in self._hooks:
             hook.remove()
         for wrapped in self._wrapped:
@@ -106,6 +117,12 @@ class Handle(Run):
             self._tower.detach()
         self._tower, self._wrapped, self._hooks = None, (), ()
         self._calls.cut(0)  # calls that an interrupt (Ctrl-C) left would hold the model
+
+    def __enter__(self) -> Handle:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.detach()
 
     @staticmethod
     def _wrap(router: Router) -> list[Wrapped]:
@@ -164,11 +181,42 @@ def attach(method: Merges, model: nn.Module) -> Handle:
     return Handle(method, model)
 
 
-@contextmanager
-def attached(method: Merges, model: nn.Module) -> Iterator[Handle]:
-    """Attach `method` to `model` inside a `with` block; an exception detaches too."""
-    handle = attach(method, model)
-    try:
-        yield handle
-    finally:
-        handle.detach()
+class Block(ContextDecorator):
+    """A method that is attached inside a `with` block, or while a decorated function runs; an exception
+    detaches it too.
+
+    It can be entered again after it was left. It warns if nobody enters it.
+    """
+
+    def __init__(self, method: Merges, model: nn.Module) -> None:
+        self._method, self._model = method, model
+        self._handles: list[Handle] = []
+        self._used = False
+
+    def __enter__(self) -> Handle:
+        self._used = True
+        self._handles.append(attach(self._method, self._model))
+        return self._handles[-1]
+
+    def __exit__(self, *_: object) -> None:
+        self._handles[-1].detach()
+        self._handles.pop()
+
+    def __call__(self, function: Any) -> Any:
+        self._used = True
+        return super().__call__(function)
+
+    def __del__(self) -> None:
+        if not self._used:
+            name = type(self._method).__name__
+            warnings.warn(
+                f"{name}(...)(model) attaches inside a with block only, and none was entered; {name}(...)"
+                ".attach(model) attaches until its detach()",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+
+def attached(method: Merges, model: nn.Module) -> Block:
+    """Attach `method` to `model` inside a `with` block; errors are those of `attach`."""
+    return Block(method, model)

@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer, StaticLayer
 
+from holitom.ops.host import HOST
 from holitom.runtime import refusals
 from holitom.runtime.levels import Levels
 
@@ -67,10 +68,14 @@ class Merged(Cache):
     Attributes:
         open: whether the language model is running.
         told: the record, in the form that the class of cache keeps it; None: it holds no merged tokens.
+        before: number of columns that every layer held before the forward that first brought merged tokens.
+        spoilt: whether a forward has ended early, and some layers may hold columns that others lack.
     """
 
     open: bool
     told: Any
+    before: int
+    spoilt: bool
 
     @property
     def holds(self) -> bool:
@@ -100,11 +105,32 @@ class Merged(Cache):
         state: Tensor | None = super().get_conv_state(*args, **kwargs)
         return state
 
+    def abandon(self) -> None:
+        """Close the cache after a forward that has ended early, and remove the columns of that forward.
+
+        A static layer may have written over places, and a recurrent state may have changed, so a cache with
+        one of these is spoilt.
+        """
+        record, self.open = self.record, False
+        for index, layer in enumerate(self.layers):
+            before = self.before if record is None else record.levels.held[record.levels.at(index)]
+            held = self.held(index)
+            if held is None:
+                self.spoilt = True
+            elif held > before:
+                _cut(layer, before)
+
+    def _check_whole(self) -> None:
+        if self.spoilt:
+            raise refusals.SPOILT.error()
+
     def _check_open(self) -> None:
+        self._check_whole()
         if self.holds and not self.open:
             raise refusals.DETACHED.error()
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
+        self._check_whole()
         if self.holds and not self.open:
             return self.seen
         return super().get_seq_length(layer_idx)
@@ -130,9 +156,10 @@ class Merged(Cache):
 
     def reset(self) -> None:
         super().reset()  # type: ignore[no-untyped-call]
-        self.told = None
+        self.told, self.before, self.spoilt = None, 0, False
 
     def crop(self, tokens_to_remove: int) -> None:
+        self._check_whole()
         record = self.record if tokens_to_remove else None  # a static cache would wait for it
         if record is None:
             super().crop(tokens_to_remove)
@@ -158,7 +185,15 @@ class Merged(Cache):
     def batch_repeat_interleave(self, repeats: int) -> None:
         super().batch_repeat_interleave(repeats)
         if self.holds:
-            self.told = self.told.select(torch.arange(self.told.rows).repeat_interleave(repeats))
+            self.told = self.told.select(torch.arange(self.told.rows, device=HOST).repeat_interleave(repeats))
+
+
+def _cut(layer: Any, columns: int) -> None:
+    """Cut a dynamic layer to its first `columns` columns; its keys may have grown without its values."""
+    if columns:
+        layer.keys, layer.values = layer.keys[..., :columns, :], layer.values[..., :columns, :]
+    else:
+        layer.keys, layer.values, layer.is_initialized = None, None, False
 
 
 class MergedCache(Merged, DynamicCache):
@@ -168,7 +203,7 @@ class MergedCache(Merged, DynamicCache):
 def adopt_dynamic(cache: Any) -> MergedCache:
     """Turn `cache`, a plain `DynamicCache`, into a `MergedCache` in place."""
     cache.__class__ = MergedCache
-    cache.told, cache.open = None, False
+    cache.told, cache.open, cache.spoilt = None, False, False
     adopted: MergedCache = cache
     return adopted
 

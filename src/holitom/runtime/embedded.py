@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from holitom.ops.host import sent
+from holitom.ops.host import HOST, sent
 
 CHUNK = 4096
 """Rows of the table that are hashed at once."""
@@ -44,7 +44,7 @@ def ids_of(embeds: Tensor, table: Any) -> Tensor:
 def _hashed(rows: Tensor) -> Tensor:
     """Hash `rows` `[n, D]`: `[n]` int64, the same number for rows that are equal bit for bit."""
     bits = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[rows.element_size()]
-    generator = torch.Generator().manual_seed(0)
-    factors = torch.randint(-(2**62), 2**62, (rows.shape[-1],), generator=generator)
+    generator = torch.Generator(HOST).manual_seed(0)
+    factors = torch.randint(-(2**62), 2**62, (rows.shape[-1],), generator=generator, device=HOST)
     positive = rows.contiguous() + 0.0  # a zero has two signs
     return (positive.view(bits).to(torch.int64) * sent(factors, rows.device)).sum(-1)

@@ -15,6 +15,7 @@ from torch import Tensor
 from holitom.contract import Merges
 from holitom.errors import UnsupportedUsageError
 from holitom.models.base import Adapter, EncodedImages, SentTokens
+from holitom.ops.host import HOST
 from holitom.runtime.layout import Placement
 from holitom.runtime.precision import without_autocast
 from holitom.runtime.report import Mark, Report, VideoReport
@@ -22,34 +23,54 @@ from holitom.tokens import MergedTokens, VideoTokens
 from holitom.tower import ReuseReport
 
 
+@dataclass(frozen=True)
+class MergedVideos:
+    """The videos of one prompt before and after merging.
+
+    Attributes:
+        videos: the videos, in reading order.
+        merged: the merged tokens of each video.
+        sent: the tokens that each video sends into the language model.
+        inference: whether they were merged inside `torch.inference_mode`, whose tensors nothing else can use.
+    """
+
+    videos: list[VideoTokens]
+    merged: list[MergedTokens]
+    sent: list[SentTokens]
+    inference: bool
+
+    @property
+    def serves(self) -> bool:
+        """Whether the present forward can use them: gradients are those of a merge of its own."""
+        return not torch.is_grad_enabled() and (not self.inference or torch.is_inference_mode_enabled())
+
+
 @dataclass
 class Encoded:
-    """The videos of one call of the video encoder, before and after merging.
+    """The videos of one call of the video encoder.
 
     It is a field of the result of `get_video_features` (see `carrying`). `generate` may encode long before
     the forward, and repeats the result for beams, so the first forward of the language model merges the
-    videos, once.
+    videos. Later forwards that bring the same videos use what was merged then. Several threads may share it:
+    what it remembers is replaced as a whole.
 
     Attributes:
         owner: the run that encoded the videos; another run may not use the merged tokens.
         encodings: the adapter's reading of the encoder's result.
-        videos: the videos of `encodings`; empty until a prompt tells where they are.
         vision: beginning and end of each call of the encoder.
-        merged: the merged tokens of each video; empty until the first forward.
-        sent: the tokens that each video sends into the language model; empty until the first forward.
-        report: the report of the videos; None until the first forward.
+        report: the latest report of the videos; None until the first forward.
         reuse: the share that the vision tower computed; None where it ran without reuse.
+        features: the features that the encoder returned, see `versioned`; empty: they are not checked.
     """
 
     owner: object
     encodings: list[VideoTokens]
     vision: list[tuple[Mark, Mark]]
-    videos: list[VideoTokens] = field(default_factory=list)
-    merged: list[MergedTokens] = field(default_factory=list)
-    sent: list[SentTokens] = field(default_factory=list)
     report: Report | None = None
     reuse: ReuseReport | None = None
-    _question: Tensor | None = None
+    features: list[tuple[Tensor, int | None]] = field(default_factory=list)
+    _located: tuple[list[Tensor], list[VideoTokens]] | None = None
+    _merged: MergedVideos | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Encoded:
         """Return itself: a copy of the features shares it, so that their videos are merged once for both."""
@@ -59,39 +80,51 @@ class Encoded:
         """Pickle as None: the run that would merge the videos is not saved with their features."""
         return _nothing, ()
 
-    @property
-    def asked(self) -> int:
-        """Number of columns of the question that came with these videos; 0 before one came."""
-        return 0 if self._question is None else self._question.shape[1]
+    def made(self, output: Any) -> bool:
+        """Whether the features in an encoder's `output` are those that the encoder returned.
 
-    def begins(self, input_ids: Tensor, cached: bool) -> bool:
-        """Whether `input_ids` `[B, L]` are a new question; remembers one that is.
-
-        Without a cache every step of `generate` brings the videos again, with the ids of the question and of
-        the answer so far. The columns that inner merging takes as queries stay those of the question.
+        Copies are compared by their values, which takes a device synchronisation for each. Other numbers or
+        shapes are those of rows that `generate` repeats, or are checked with the prompt's placeholders.
         """
-        if not cached and self._question is not None and input_ids.shape[1] > self.asked:
-            start = input_ids[:, : self.asked]
-            if start.shape == self._question.shape and torch.equal(start, self._question):
+        now = tensors_in(output.pooler_output)
+        if len(now) != len(self.features):
+            return True
+        for (own, version), given in zip(self.features, now, strict=True):
+            if given is own:
+                if version != _version(own):
+                    return False
+            elif given.shape == own.shape and not _equal(own.to(given), given):
                 return False
-        self._question = input_ids
         return True
 
-    def locate(self, adapter: Adapter, given: dict[str, Any]) -> None:
-        """Fill in `videos` where they are empty; `given`: arguments of the language model's forward."""
-        if not self.videos:
-            self.videos = adapter.locate(self.encodings, given)
+    def locate(self, adapter: Adapter, given: dict[str, Any], asked: int) -> list[VideoTokens]:
+        """Find the videos in a prompt, in reading order; none where it shows them as images.
 
-    def merge(self, method: Merges, adapter: Adapter) -> None:
-        """Fill in `merged` and `sent` where they are empty; a video that several rows share is merged once.
+        Args:
+            adapter: the model's adapter.
+            given: arguments of the trunk's forward by name, with `input_ids` `[B, L]`.
+            asked: number of columns up to the end of the question.
+        """
+        ids: Tensor = given["input_ids"]
+        if asked < ids.shape[1]:
+            given = {**given, "input_ids": ids[:, :asked]}
+        read, known = adapter.located_by(given), self._located
+        if known is None or not (len(read) == len(known[0]) and all(map(torch.equal, read, known[0]))):
+            known = [each.clone() for each in read], adapter.locate(self.encodings, given)
+            self._located = known
+        return known[1]
+
+    def merge(self, method: Merges, adapter: Adapter, videos: list[VideoTokens]) -> MergedVideos:
+        """Merge `videos`, a result of `locate`; a video that several rows share is merged once.
 
         Raises:
             UnsupportedUsageError: the model has streams and the method merges none.
         """
-        if self.sent:
-            return
-        distinct = {id(video): video for video in self.videos}
-        with without_autocast(self.videos[0].features.device):
+        known = self._merged
+        if known is not None and known.videos is videos and known.serves:
+            return known
+        distinct = {id(video): video for video in videos}
+        with without_autocast(videos[0].features.device):
             merged = {key: method.merge(video) for key, video in distinct.items()}
         if any(merged[key].streams is None for key, video in distinct.items() if video.streams is not None):
             raise UnsupportedUsageError(
@@ -99,8 +132,13 @@ class Encoded:
                 "merge VideoTokens.streams with the weights of the features (methods.parts.assemble does)"
             )
         sent = {key: adapter.send(video, merged[key]) for key, video in distinct.items()}
-        self.merged = [merged[id(video)] for video in self.videos]
-        self.sent = [sent[id(video)] for video in self.videos]
+        self._merged = MergedVideos(
+            videos,
+            [merged[id(video)] for video in videos],
+            [sent[id(video)] for video in videos],
+            torch.is_inference_mode_enabled(),
+        )
+        return self._merged
 
 
 def with_left(videos: list[Any], stays: Tensor) -> list[Any]:
@@ -111,13 +149,33 @@ def with_left(videos: list[Any], stays: Tensor) -> list[Any]:
         stays: `[F]` bool on the host: which frames and images of the call the tower kept.
     """
     if isinstance(videos[0], EncodedImages):
-        tokens = torch.tensor([prod(size) for size in videos[0].sizes])
+        tokens = torch.tensor([prod(size) for size in videos[0].sizes], device=HOST)
         return [replace(videos[0], left=stays.repeat_interleave(tokens))]
     own = torch.split(stays, [len(video.features) for video in videos])
     return [
         video if bool(left.all()) else replace(video, left=tuple(left.nonzero()[:, 0].tolist()))
         for video, left in zip(videos, own, strict=True)
     ]
+
+
+def versioned(features: Any) -> list[tuple[Tensor, int | None]]:
+    """List the tensors in an encoder's `pooler_output` with their versions."""
+    return [(each, _version(each)) for each in tensors_in(features)]
+
+
+def tensors_in(features: Any) -> list[Tensor]:
+    """List the tensors in an encoder's `pooler_output`: one, or those of a sequence."""
+    return [features] if isinstance(features, Tensor) else list(features)
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors have the same values; NaN equals NaN."""
+    return torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)
+
+
+def _version(tensor: Tensor) -> int | None:
+    """The number of writes to `tensor`; None for a tensor of `torch.inference_mode`, which has none."""
+    return None if tensor.is_inference() else tensor._version
 
 
 def _nothing() -> None:
@@ -259,8 +317,17 @@ def assign(holders: Tensor, slots: list[int]) -> Assignment:
     return Assignment(places, copies)
 
 
-def report_on(encoded: Encoded, assignment: Assignment, frames_per_step: int) -> Report:
-    """Report on newly merged videos; `frames_per_step`: frames that the tower encodes together."""
+def report_on(
+    found: MergedVideos, assignment: Assignment, frames_per_step: int, reuse: ReuseReport | None
+) -> Report:
+    """Report on newly merged videos.
+
+    Args:
+        found: the videos.
+        assignment: their placeholders.
+        frames_per_step: number of frames that the tower encodes together.
+        reuse: the share that the vision tower computed; None where it ran without reuse.
+    """
     rows = {video: row // assignment.copies for row, video, _ in assignment.places}
     return Report(
         [
@@ -282,8 +349,8 @@ def report_on(encoded: Encoded, assignment: Assignment, frames_per_step: int) ->
                 first_number=first,
             )
             for index, (video, merged, sent, first) in enumerate(
-                zip(encoded.videos, encoded.merged, encoded.sent, first_numbers(encoded.sent), strict=True)
+                zip(found.videos, found.merged, found.sent, first_numbers(found.sent), strict=True)
             )
         ],
-        reuse=encoded.reuse,
+        reuse=reuse,
     )

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
-from transformers import StaticCache
+from transformers import Cache, StaticCache
 
 from holitom.models.interface import given_cache
 from holitom.runtime.accounts import Accounts
@@ -32,6 +32,7 @@ class Generation:
     def generate(self, own: Callable[..., Any], args: tuple[Any, ...], kwargs: Kwargs) -> Any:
         """Read and check a prompt, then generate: `generate` encodes videos before any forward runs."""
         adapter, calls = self.attached.adapter, self.calls
+        calls.settle()  # `generate` counts the columns of a cache before any forward
         depth, prompts = len(calls.stack), len(calls.prompts)
         pixels, encoded = kwargs.get(adapter.pixels_name), kwargs.get("mm_encoder_outputs") or {}
         if pixels is not None or encoded.get(adapter.modality) is not None:
@@ -60,6 +61,7 @@ class Generation:
         `[B, seen + L]`, and a step of one token a row gets none.
         """
         inputs = own(*args, **kwargs)
+        self.calls.prepare()
         given = by_name(own, args, kwargs)
         cache = given_cache(given)
         if not isinstance(cache, StaticCache):
@@ -76,14 +78,16 @@ class Generation:
     def _new_ids(self, args: tuple[Any, ...], kwargs: Kwargs) -> Tensor | None:
         """Return the ids `[B, L]` of the part of a prompt that is not in the cache; None without ids."""
         cache = given_cache(kwargs)
-        seen = 0 if cache is None else int(cache.get_seq_length())
+        seen = int(cache.get_seq_length()) if isinstance(cache, Cache) else 0
         ids: Tensor | None = args[0] if args else kwargs.get("inputs", kwargs.get("input_ids"))
         embeds, mask = kwargs.get("inputs_embeds"), kwargs.get("attention_mask")
         if embeds is not None:
             return self.attached.ids_of(embeds[:, seen:])
-        if ids is None or (mask is not None and mask.shape[1] > ids.shape[1]):
-            return ids  # all ids are new; the mask has the columns of the cache too
-        return ids[:, seen:]
+        if ids is None:
+            return None
+        columns = mask.shape[1] if isinstance(mask, Tensor) and mask.dim() == 2 else 0
+        # A wider mask has the columns of the cache too, and all ids are new.
+        return ids if columns > ids.shape[1] else ids[:, seen:]
 
     def _chunked(self, args: tuple[Any, ...], kwargs: Kwargs) -> bool:
         """Tell whether `generate` would run the prompt in chunks."""

@@ -12,68 +12,69 @@ from holitom.models.interface import given_cache
 from holitom.runtime import refusals
 from holitom.runtime.attached import Attached
 from holitom.runtime.cache import CacheRecord, Merged, adopt_dynamic
-from holitom.runtime.call import Call, Calls, Kwargs
-from holitom.runtime.encoded import Assignment, Encoded, assign, report_on
+from holitom.runtime.call import Call, Kwargs
+from holitom.runtime.encoded import Assignment, MergedVideos, assign, report_on
 from holitom.runtime.forward import Forward
 from holitom.runtime.inner import InnerMerge
 from holitom.runtime.plan import Columns, Plan, is_whole, prefill, proceed, whole
 from holitom.runtime.prompt import Prompt
 from holitom.runtime.report import mark
 from holitom.runtime.static import MergedStaticCache, adopt_static
+from holitom.tokens import VideoTokens
 
 
-def merge(
-    attached: Attached, calls: Calls, call: Call, ids: Tensor, encoded: Encoded, kwargs: Kwargs
-) -> Kwargs:
-    """Plan a forward that brings videos, and set `call.forward` and `call.report`.
+def merge(attached: Attached, call: Call, videos: list[VideoTokens], asked: int, kwargs: Kwargs) -> Kwargs:
+    """Plan a forward that brings videos, and set `call.forward`, `call.cache` and `call.report`.
 
     Args:
         attached: method and model.
-        calls: the thread's running calls.
         call: the call that the forward belongs to.
-        ids: `[B, L]`: ids of the forward.
-        encoded: the call's videos.
+        videos: the videos of its prompt, at least one.
+        asked: number of columns up to the end of the question.
         kwargs: arguments of the language model's forward, by name.
 
     Returns:
         The arguments that change.
     """
     adapter, began = attached.adapter, mark(kwargs["inputs_embeds"].device)
+    ids, encoded = call.input_ids, call.encoded
+    assert ids is not None
+    assert encoded is not None
     cache, changed = _cache(attached, kwargs)
-    asked = ids if cache is None else calls.question(ids)
-    new = encoded.begins(asked, cached=cache is not None)
-    encoded.merge(attached.method, adapter)
     columns = _columns(attached, kwargs, cache)
+    new = cache is not None or asked == columns.shape[1]  # else a later step of `generate` without a cache
+    found = encoded.merge(attached.method, adapter, videos)
     prompt = Prompt.read(
         columns.mask,
         adapter.placeholders(ids).to(columns.embeds.device),
         None if adapter.keeps_positions else columns.positions,
         columns.seen,
-        encoded.asked,
+        asked,
     )
-    assignment = assign(prompt.holders, [adapter.slots(video) for video in encoded.videos])
+    assignment = assign(prompt.holders, [adapter.slots(video) for video in found.videos])
     if new:
-        call.report = encoded.report = report_on(encoded, assignment, adapter.frames_per_step)
-    changed |= _prefilled(attached, call, encoded, assignment, columns, prompt, cache)
-    if new and encoded.report is not None:
-        encoded.report.prompt_tokens = (columns.shape[1], changed["inputs_embeds"].shape[1])
+        call.report = report_on(found, assignment, adapter.frames_per_step, encoded.reuse)
+        encoded.report = call.report
+    changed |= _prefilled(attached, call, found, assignment, columns, prompt, cache)
+    if call.report is not None:
+        call.report.prompt_tokens = (columns.shape[1], changed["inputs_embeds"].shape[1])
         for span in encoded.vision:
-            encoded.report.add("vision", *span)
-        encoded.report.add("merging", began, mark(columns.embeds.device))
+            call.report.add("vision", *span)
+        call.report.add("merging", began, mark(columns.embeds.device))
     return changed
 
 
 def _prefilled(
     attached: Attached,
     call: Call,
-    encoded: Encoded,
+    found: MergedVideos,
     assignment: Assignment,
     columns: Columns,
     prompt: Prompt,
     cache: Any,
 ) -> Kwargs:
     """Plan the prefill, set `call.forward` unless the stock forward runs, return changed arguments."""
-    placements = assignment.placements(encoded.sent)
+    placements = assignment.placements(found.sent)
     counts = [-int(asks) for asks in prompt.video_asks]  # the query itself is not merged
     for placement in placements:
         counts[placement.row] += len(placement.slot)
@@ -89,47 +90,47 @@ def _prefilled(
         own_positions=attached.own_positions,
         inner=tuple(attached.stages) if inner else (),
     )
-    merges = _inner(attached, encoded, assignment, plan, call) if inner else None
-    call.forward, changed = _forward(attached, plan, cache, merges)
-    return changed
+    merges = _inner(attached, found, assignment, plan, call) if inner else None
+    return _forward(attached, call, plan, cache, merges)
 
 
 def go_on(attached: Attached, call: Call, cache: Merged, kwargs: Kwargs) -> Kwargs:
-    """Plan a forward without videos over a cache that holds merged tokens, and set `call.forward`.
+    """Plan a forward without videos over a cache that holds merged tokens.
 
-    Arguments and result are those of `merge`. A step over a static cache needs no plan.
+    It sets `call.cache` and `call.forward`, but a step over a static cache needs no plan. Arguments and
+    result are those of `merge`.
     """
     if isinstance(cache, MergedStaticCache) and kwargs["inputs_embeds"].shape[1] == 1:
+        call.cache = cache
         return cache.step(attached.adapter, kwargs)
-    columns = _columns(attached, kwargs, cache)
-    plan = proceed(columns, keeps_positions=attached.adapter.keeps_positions)
-    call.forward, changed = _forward(attached, plan, cache, None)
-    return changed
+    plan = proceed(_columns(attached, kwargs, cache), keeps_positions=attached.adapter.keeps_positions)
+    return _forward(attached, call, plan, cache, None)
 
 
 def _columns(attached: Attached, kwargs: Kwargs, cache: Any) -> Columns:
     """Read the caller's columns from the language model's arguments."""
     embeds: Tensor = kwargs["inputs_embeds"]
     mask = kwargs.get("attention_mask")
-    refusals.check_mask(mask)
+    seen = 0 if cache is None else int(cache.get_seq_length())
+    refusals.check_mask(mask, embeds.shape[0], embeds.shape[1], seen)
     record: CacheRecord | None = cache.record if isinstance(cache, Merged) else None
     return Columns(
         embeds=embeds,
         mask=mask,
         positions=kwargs.get("position_ids"),
-        seen=0 if cache is None else int(cache.get_seq_length()),
+        seen=seen,
         record=record,
         streams=attached.adapter.streamed(kwargs, (embeds.shape[0], embeds.shape[1])),
     )
 
 
 def _inner(
-    attached: Attached, encoded: Encoded, assignment: Assignment, plan: Plan, call: Call
+    attached: Attached, found: MergedVideos, assignment: Assignment, plan: Plan, call: Call
 ) -> InnerMerge:
     """Make the inner stages of the forward of `plan`."""
     rows, device = plan.embeds.shape[0], plan.embeds.device
-    numbers = assignment.numbers(encoded.sent, rows, device)
-    videos = assignment.videos(encoded.sent, rows, device)
+    numbers = assignment.numbers(found.sent, rows, device)
+    videos = assignment.videos(found.sent, rows, device)
     return InnerMerge(
         stages=attached.stages,
         ranked_by=attached.ranked_by,
@@ -137,13 +138,13 @@ def _inner(
         questions=plan.questions,
         numbers=[own[:-1] if asks else own for own, asks in zip(numbers, plan.video_asks, strict=True)],
         videos=[own[:-1] if asks else own for own, asks in zip(videos, plan.video_asks, strict=True)],
-        guarded=assignment.guarded(encoded.sent, rows),
+        guarded=assignment.guarded(found.sent, rows),
         report=call.report,
     )
 
 
-def _forward(attached: Attached, plan: Plan, cache: Any, inner: InnerMerge | None) -> tuple[Forward, Kwargs]:
-    """Make the forward of `plan`, and the changed arguments of the language model."""
+def _forward(attached: Attached, call: Call, plan: Plan, cache: Any, inner: InnerMerge | None) -> Kwargs:
+    """Begin the forward of `plan`: set `call.forward` and `call.cache`, return the changed arguments."""
     adapter, layout = attached.adapter, plan.layout
     if layout is not None:
         refusals.check_no_gap(adapter, layout, 0 if cache is None else int(cache.get_seq_length()))
@@ -162,19 +163,22 @@ def _forward(attached: Attached, plan: Plan, cache: Any, inner: InnerMerge | Non
     forward = Forward(
         adapter=adapter,
         plan=plan,
-        cache=None if cache is None else _adopted(cache),
+        cache=None if cache is None else _adopted(cache, plan.record.seen - plan.columns),
         inner=inner,
         streams={layer: plan.streams[layer] for layer in range(first, len(plan.streams))},
     )
     forward.allot(0)
-    return forward, changed
+    call.forward, call.cache = forward, forward.cache
+    return changed
 
 
-def _adopted(cache: Any) -> Merged:
-    """Turn `cache` into one that can hold merged tokens, unless it is one."""
-    if isinstance(cache, Merged):
-        return cache
-    return adopt_static(cache) if isinstance(cache, StaticCache) else adopt_dynamic(cache)
+def _adopted(cache: Any, seen: int) -> Merged:
+    """Turn `cache`, which holds `seen` columns of the caller's, into one that can hold merged tokens."""
+    if not isinstance(cache, Merged):
+        cache = adopt_static(cache) if isinstance(cache, StaticCache) else adopt_dynamic(cache)
+    cache.before = seen
+    adopted: Merged = cache
+    return adopted
 
 
 def _all_tokens(plan: Plan) -> Tensor:

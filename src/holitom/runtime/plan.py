@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from holitom.runtime import refusals
 from holitom.runtime.cache import CacheRecord
 from holitom.runtime.layout import Layout, Placement, merged_layout, placed, plain_layout
 from holitom.runtime.levels import Levels
@@ -131,8 +132,9 @@ def prefill(
         inner: layers before which video tokens merge in this forward.
 
     Raises:
-        UnsupportedUsageError: the caller's position ids cannot be kept in a merged prompt.
+        UnsupportedUsageError: position ids that cannot be kept, or a mask that hides placeholders.
     """
+    refusals.check_hidden(prompt.holders, prompt.real)
     layout, wide = merged_layout(
         torch.cat([columns.embeds, *columns.streams], dim=-1), prompt.text, placements
     )
@@ -165,7 +167,11 @@ def prefill(
 def _one_axis(columns: Columns, prompt: Prompt, layout: Layout, gaps: bool) -> tuple[Tensor, Tensor]:
     """Return position ids `[B, width]` on one axis and the next ids `[B]`; with `gaps` the unmerged ones."""
     record = columns.record
-    base = prompt.first_positions(columns.seen, columns.embeds.device) if record is None else record.position
+    if record is None:
+        given = columns.positions is not None
+        base = prompt.first_positions(columns.seen, columns.embeds.device, given)
+    else:
+        base = record.position
     if gaps:
         return unmerged_positions(base, prompt, layout)
     positions = layout.numbered(base)
@@ -232,6 +238,7 @@ def _proceed_padded(columns: Columns, record: CacheRecord, real: Tensor, given: 
     host = real.cpu()
     layout = plain_layout(host, embeds.device)
     positions = next_padded_positions(record, given, layout)
+    streams = [stream.flatten(0, 1).index_select(0, layout.home) for stream in columns.streams]
     levels = record.levels.all_grown(layout.mask, layout.width)
     numbered = record.numbered
     return Plan(
@@ -248,4 +255,5 @@ def _proceed_padded(columns: Columns, record: CacheRecord, real: Tensor, given: 
         columns=width,
         layout=layout,
         last_real=last_real(host),
+        streams=streams,
     )

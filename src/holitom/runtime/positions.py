@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from holitom.ops.host import HOST
 from holitom.runtime.cache import CacheRecord
 from holitom.runtime.layout import Layout
 from holitom.runtime.prompt import Prompt
@@ -55,7 +56,9 @@ def kept_positions(
             restarts[row] = True
     behind = given.shape[-1] - prompt.asked
     if behind:  # `generate` without a cache passes the answer so far behind the prompt
-        asks = torch.tensor(prompt.question_ends).to(given.device, non_blocking=True)[None, :, None]
+        asks = torch.tensor(prompt.question_ends, device=HOST).to(given.device, non_blocking=True)[
+            None, :, None
+        ]
         on = given.gather(2, asks.expand(len(given), -1, -1)) + 1 + torch.arange(behind, device=given.device)
         answer = torch.where(restarts[:, None], on, given[..., prompt.asked :])
         given = torch.cat([given[..., : prompt.asked], answer], dim=-1)

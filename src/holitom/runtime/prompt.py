@@ -42,7 +42,7 @@ class Prompt:
         """
         rows, columns = holders.shape
         ones = torch.ones_like(holders, dtype=torch.int64)
-        real = ones if mask is None else mask[:, -columns:].to(ones)
+        real = ones if mask is None else mask[:, -columns:].bool().to(ones)
         if positions is None:
             positions = ones.cumsum(1) - 1 + seen
         table = torch.stack([real, holders.to(ones), positions.expand(rows, columns).to(ones)]).cpu()
@@ -85,10 +85,15 @@ class Prompt:
         found: list[int] = counts.clamp_min(1).tolist()
         return found
 
-    def first_positions(self, seen: int, device: torch.device) -> Tensor:
+    def first_positions(self, seen: int, device: torch.device, given: bool) -> Tensor:
         """Return the position id `[B]` of each row's first token on `device`; 0 where the cache is empty.
 
         Ids behind the question are not checked: `generate` restarts them after padding on the right.
+
+        Args:
+            seen: number of the caller's columns in the cache.
+            device: device of the result.
+            given: whether the caller gave position ids.
 
         Raises:
             UnsupportedUsageError: the ids of a row are not consecutive, so that merging would close gaps.
@@ -97,7 +102,7 @@ class Prompt:
         ranks = real.long().cumsum(1) - 1
         start = positions.gather(1, real.int().argmax(1, keepdim=True))
         if not bool(((positions == start + ranks) | ~real).all()):
-            raise refusals.POSITIONS.error()
+            raise refusals.POSITIONS.error("" if given else "none were given: they are the columns' numbers")
         if not seen:
             return torch.zeros(len(start), dtype=torch.int64, device=device)
         return start.squeeze(1).to(device, non_blocking=True)

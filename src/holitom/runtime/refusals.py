@@ -43,8 +43,8 @@ COMPILED = Refusal(
     "attach first and compile after, or do not compile",
 )
 FEATURES = Refusal(
-    "video features that were encoded before this method was attached",
-    "they carry no importance and no keys of the vision tower",
+    "video features that were encoded before this method was attached, or changed since they were encoded",
+    "merging needs what the vision tower returned, with its importance and keys",
     "pass the pixels, or encode again",
 )
 CACHE = Refusal(
@@ -62,15 +62,32 @@ PAGED = Refusal(
     "its cache holds the same columns in every layer",
     "use generate, or the plugin for vLLM",
 )
+SHORT = Refusal(
+    "a static cache with fewer columns than the unmerged prompt",
+    "it counts the columns that the caller sends",
+    "make it for the unmerged prompt and its answer (max_cache_len)",
+)
+SPOILT = Refusal(
+    "a static cache of merged tokens, or one with recurrent states, whose latest forward has ended early, by "
+    "an error or Ctrl-C",
+    "some of its layers may have taken in what others have not",
+    "start from a new cache, or reset() this one",
+)
 MASK = Refusal(
-    "an attention mask that is not 2D",
-    "its columns are those of the unmerged prompt",
-    "pass a 2D attention_mask, [rows, columns], or none",
+    "an attention mask that is not 2D, or has other rows or columns than the prompt",
+    "merging removes the columns of the unmerged prompt by it",
+    "pass a 2D attention_mask, [rows, columns], with the columns of the cache before those of the prompt, or "
+    "none",
+)
+MASKED = Refusal(
+    "an attention mask that is 0 at video placeholders",
+    "one merged token would stand for hidden and visible ones",
+    "leave the video out of the prompt, or pass 1 at its placeholders",
 )
 POSITIONS = Refusal(
     "position_ids that are not consecutive in each row",
     "on one position axis the remaining tokens are numbered anew, which would close the gaps",
-    "leave position_ids out",
+    "leave position_ids out, or pass consecutive ones where a mask has zeros between tokens",
 )
 GAP = Refusal(
     "rows of several lengths that go on over a cache with recurrent states",
@@ -92,6 +109,11 @@ ROUTER_LOGITS = Refusal(
     "the load balancing loss would read a mask whose columns are not the merged tokens",
     "pass rows one by one, or output_router_logits=False",
 )
+SPEECH = Refusal(
+    "speech about a merged video (a talker asks the thinker's generate for output_hidden_states)",
+    "the talker reads hidden states by the columns of the unmerged prompt",
+    'pass generation_mode="text" to generate of the whole model, or call generate of its thinker',
+)
 CROP = Refusal(
     "cropping a cache to before the end of a merged video, or of the question that ranked its tokens inside "
     "the language model",
@@ -103,14 +125,19 @@ DETACHED = Refusal(
     "the stock model makes masks and position ids for the unmerged length",
     "attach a method again (any will do), or start from a new cache",
 )
+INSIDE = Refusal(
+    "detaching a method inside a forward of its model",
+    "the rest of the forward would run without it",
+    "detach when the forward has ended",
+)
 TWICE = Refusal(
     "a second method where one is attached to this model already",
     "both would plan the same forward",
     "detach the first one",
 )
 REFUSALS = (
-    COMPILED, FEATURES, CACHE, FLASH, PAGED, MASK, POSITIONS, GAP, CHECKPOINTING, LABELS, ROUTER_LOGITS, CROP,
-    DETACHED, TWICE,
+    COMPILED, FEATURES, CACHE, FLASH, PAGED, SHORT, SPOILT, MASK, MASKED, POSITIONS, GAP, CHECKPOINTING,
+    LABELS, ROUTER_LOGITS, SPEECH, CROP, DETACHED, INSIDE, TWICE,
 )  # fmt: skip
 
 
@@ -132,7 +159,7 @@ def check_owner(adapter: Adapter, ids: Tensor, foreign: bool) -> None:
     Args:
         adapter: the model's adapter.
         ids: `[B, L]`: ids of the prompt.
-        foreign: whether the features are another run's.
+        foreign: whether the features are another run's, or changed.
     """
     if foreign and bool(adapter.placeholders(ids).any()):
         raise FEATURES.error()
@@ -159,23 +186,57 @@ def check_no_gap(adapter: Adapter, layout: Layout, seen: int) -> None:
 
 def check_cache(cache: Any, language_model: Any) -> None:
     """Refuse caches whose layers cannot hold different numbers of tokens, or cannot be read."""
-    windows = any(cache.is_sliding)
-    if type(cache) not in (DynamicCache, StaticCache) or windows:
+    known = type(cache) in (DynamicCache, StaticCache)
+    windows = known and any(cache.is_sliding)
+    if not known or windows:
         raise CACHE.error(f"{type(cache).__name__}{' with sliding windows' * windows}")
     if type(cache) is StaticCache and "flash" in str(language_model.config._attn_implementation):
         raise FLASH.error()
 
 
-def check_mask(mask: Any) -> None:
-    """Refuse a mask that is not 2D, `[B, seen + L]`, as packing rows needs."""
-    if mask is not None and (not isinstance(mask, Tensor) or mask.dim() != 2):
+def check_mask(mask: Any, rows: int, columns: int, seen: int) -> None:
+    """Refuse a mask that is not 2D, `[rows, seen + columns]` or `[rows, columns]`, as packing rows needs.
+
+    Args:
+        mask: the caller's mask, or None.
+        rows: rows of the batch.
+        columns: columns of this forward.
+        seen: the caller's columns in the cache.
+    """
+    if mask is None:
+        return
+    if not isinstance(mask, Tensor) or mask.dim() != 2:
         raise MASK.error(f"{mask.dim()}D" if isinstance(mask, Tensor) else type(mask).__name__)
+    if mask.shape[0] != rows or mask.shape[1] not in (columns, seen + columns):
+        raise MASK.error(f"{list(mask.shape)} for {[rows, seen + columns]}")
+
+
+def check_hidden(holders: Tensor, real: Tensor) -> None:
+    """Refuse a mask that hides video placeholders.
+
+    Args:
+        holders: `[B, L]` bool on the host: video placeholders.
+        real: `[B, L]` bool on the host: columns that the mask shows.
+    """
+    if bool((holders & ~real).any()):
+        raise MASKED.error()
 
 
 def check_attention(language_model: Any) -> None:
     """Refuse paged attention, whose cache holds the same tokens in every layer."""
     if str(language_model.config._attn_implementation).startswith("paged"):
         raise PAGED.error()
+
+
+def check_speech(adapter: Adapter, arguments: Kwargs) -> None:
+    """Refuse a forward inside `generate` whose hidden states a talker would read.
+
+    Args:
+        adapter: the model's adapter.
+        arguments: arguments of the model's forward, by name.
+    """
+    if adapter.speaks and arguments.get("output_hidden_states"):
+        raise SPEECH.error()
 
 
 def check_labels(adapter: Adapter, arguments: Kwargs, ids: Tensor, layout: Layout) -> None:

@@ -8,6 +8,7 @@ layers                     enter_layer   leave_attention   leave_layer
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -22,12 +23,13 @@ from holitom.runtime.cache import Merged
 from holitom.runtime.call import Call, Calls, Kwargs
 from holitom.runtime.encoded import carried
 from holitom.runtime.experts import masks_aside, of_real_tokens
-from holitom.runtime.forward import by_name
+from holitom.runtime.forward import Forward, by_name
 from holitom.runtime.merging import go_on, merge
 from holitom.runtime.report import mark
 from holitom.runtime.static import MergedStaticCache
 from holitom.runtime.tower import Tower
 from holitom.runtime.traced import Traced, stepped
+from holitom.tokens import VideoTokens
 
 
 class Router:
@@ -49,7 +51,10 @@ class Router:
 
     def encode(self, own: Callable[..., Any], args: tuple[Any, ...], kwargs: Kwargs) -> Any:
         """Run in the place of `get_video_features`, which the trunk's forward or `generate` calls."""
-        output = self.tower.encode(self._owner, own, args, kwargs)
+        with self.calls.running.during(sys._getframe()) as begun:
+            if not begun and not self.calls.stack:  # the method is being detached
+                return own(*args, **kwargs)
+            output = self.tower.encode(self._owner, own, args, kwargs)
         call = self.calls.current
         if call is not None and call.given is not None and call.encoded is None:
             call.encoded = carried(output)
@@ -59,7 +64,12 @@ class Router:
         if self.traced.stateless(args, kwargs):
             return None
         call = self.calls.begin(module)
+        if call is None:
+            return None
         call.arguments = by_name(module.forward, args, kwargs)
+        if self.calls.prompts:
+            prompted = self.calls.prompts[-1]
+            call.prepared, prompted.prepared = prompted.prepared, False
         return masks_aside(self.attached.adapter, call, args, kwargs)
 
     def leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
@@ -74,6 +84,8 @@ class Router:
         call = self.calls.current
         if call is None or call.given is not None:
             call = self.calls.begin(module)
+            if call is None:
+                return None
             call.arguments = by_name(module.forward, args, kwargs)
         changed = None
         if call.mask is not None and call.module is not module:
@@ -92,7 +104,7 @@ class Router:
             return changed  # the model's own error
         if output is not None:
             encoded = carried(output)
-            foreign = encoded is None or encoded.owner is not self._owner
+            foreign = encoded is None or encoded.owner is not self._owner or not encoded.made(output)
         refusals.check_owner(adapter, ids, foreign)
         if pixels is not None:
             adapter.check_prompt(ids, given)
@@ -108,24 +120,30 @@ class Router:
         merged = isinstance(cache, Merged) and cache.holds
         if call is None or call.decoding:  # a user called the language model
             call = self.calls.begin(module)
+            if call is None:
+                return None
         call.decoding = True
-        ids, encoded = call.input_ids, call.encoded
-        if encoded is not None and ids is not None and call.given is not None:
-            encoded.locate(self.attached.adapter, call.given)
-        brings = encoded is not None and bool(encoded.videos)
-        if not brings and not merged:
+        ids, given, encoded = call.input_ids, call.given, call.encoded
+        asked = 0
+        videos: list[VideoTokens] = []
+        if encoded is not None and ids is not None and given is not None:
+            asked = self.calls.asked(call, ids)
+            videos = encoded.locate(self.attached.adapter, given, asked)
+        if not videos and not merged:
             if self._came(call):
                 refusals.check_encoder(self.attached.adapter, ids)
             return None
         kwargs = by_name(module.forward, args, kwargs)
-        if brings and encoded is not None and ids is not None:
-            changed = merge(self.attached, self.calls, call, ids, encoded, kwargs)
+        if videos:
+            changed = merge(self.attached, call, videos, asked, kwargs)
+            if self.calls.prompts and call.forward is not None:
+                refusals.check_speech(self.attached.adapter, call.arguments)
             if call.report is not None:  # before the layers: a user's hook may end the forward
                 self.accounts.tell(call.report)
         else:
             changed = go_on(self.attached, call, cache, kwargs)
-        if call.forward is not None and call.forward.cache is not None:
-            call.forward.cache.open = True
+        if call.cache is not None:
+            call.cache.open = True
         call.began = mark(kwargs["inputs_embeds"].device)
         if self.attached.cache_name in changed:
             kwargs = {name: value for name, value in kwargs.items() if name not in CACHE_NAMES}
@@ -146,11 +164,14 @@ class Router:
         if call is None:
             return None
         forward, call.forward, call.decoding = call.forward, None, False
-        self.calls.end(module)
-        if forward is not None and forward.cache is not None:
-            forward.cache.open = False
-        if output is None:  # the forward failed
-            return None
+        try:
+            return None if output is None else self._left(call, forward, cache, kwargs, output)
+        finally:
+            call.abandon()
+            self.calls.end(module)
+
+    def _left(self, call: Call, forward: Forward | None, cache: Any, kwargs: Kwargs, output: Any) -> Any:
+        """Return the output of a language model that has not failed, and write what its cache holds."""
         if forward is not None:
             forward.check_cache()
             layout, ids = forward.layout, call.input_ids
@@ -162,6 +183,8 @@ class Router:
             else:
                 output.last_hidden_state = hidden
             forward.remember()
+        if call.cache is not None:
+            call.cache.open, call.cache = False, None
         of_real_tokens(output, forward, call)
         self.accounts.count(call, cache, output[0].device, forward)
         return output

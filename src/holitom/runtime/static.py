@@ -19,6 +19,7 @@ from transformers.masking_utils import create_causal_mask
 
 from holitom.models.base import Adapter
 from holitom.models.interface import mask_cache_name
+from holitom.runtime import refusals
 from holitom.runtime.cache import CacheRecord, Merged
 from holitom.runtime.levels import Levels
 from holitom.runtime.positions import callers_positions
@@ -153,6 +154,8 @@ class MergedStaticCache(Merged, StaticCache):
         self.told = Constants.of(record, record.levels.at(first), allocated)
 
     def allot(self, layers: range, held: int, seen: int) -> None:
+        if seen > self.longest:
+            raise refusals.SHORT.error(f"{self.longest} columns for {seen}")
         wanted = held + self.longest - seen
         for layer in (self.layers[index] for index in layers):
             if isinstance(layer, StaticLayer) and not layer.is_initialized:
@@ -164,6 +167,10 @@ class MergedStaticCache(Merged, StaticCache):
                 layer.keys = layer.values = None
                 layer.is_initialized, layer.max_cache_len = False, self.longest
         super().reset()
+
+    def abandon(self) -> None:
+        super().abandon()
+        self.masks = ()
 
     def level(self, layer: int) -> int:
         """The index of the level that `layer` belongs to."""
@@ -204,7 +211,8 @@ def adopt_static(cache: Any) -> MergedStaticCache:
     """Turn `cache`, a plain `StaticCache`, into a `MergedStaticCache` in place."""
     first = next(layer for layer in cache.layers if isinstance(layer, StaticLayer))
     cache.__class__ = MergedStaticCache
-    cache.told, cache.open, cache.masks, cache.longest = None, False, (), first.max_cache_len
+    cache.told, cache.open, cache.spoilt = None, False, False
+    cache.masks, cache.longest = (), first.max_cache_len
     cache.named = mask_cache_name(create_causal_mask)
     adopted: MergedStaticCache = cache
     return adopted

@@ -17,7 +17,7 @@ from holitom.models.interface import interface_error
 from holitom.models.parts import FIELDS, Parts
 from holitom.runtime.batches import USUAL_BATCH, batches, joined, parts_of, steps_of
 from holitom.runtime.call import Calls, Kwargs, Reading
-from holitom.runtime.encoded import Encoded, carrying, with_left
+from holitom.runtime.encoded import Encoded, carrying, versioned, with_left
 from holitom.runtime.forward import by_name
 from holitom.runtime.report import Mark, mark
 from holitom.tower import MergedFrames, ReusedTower, ReuseReport
@@ -27,6 +27,14 @@ from holitom.tower.session import Planned
 
 def _report(planned: Planned | None) -> ReuseReport | None:
     return None if planned is None else planned.report
+
+
+def _carrying(
+    owner: object, output: Any, videos: list[Any], spans: list[tuple[Mark, Mark]], planned: Planned | None
+) -> Any:
+    """Return the encoder's `output` with an `Encoded` of its `videos`."""
+    features = versioned(output.pooler_output)
+    return carrying(output, Encoded(owner, videos, spans, reuse=_report(planned), features=features))
 
 
 class Tower:
@@ -82,7 +90,7 @@ class Tower:
             return output
         self._check(output, reading)
         videos = self._videos(output, given, reading, merged)
-        return carrying(output, Encoded(owner, videos, [(began, mark(device))], reuse=_report(planned)))
+        return _carrying(owner, output, videos, [(began, mark(device))], planned)
 
     def encode_parts(self, owner: object, encode: Callable[..., Any], given: Kwargs, parts: Parts) -> Any:
         """Encode videos that come in parts; each part is asked for after the part before was encoded.
@@ -130,7 +138,7 @@ class Tower:
         assert kind is not None, "there is a step"
         output = kind(**parts.joined(found))
         videos = self._videos(output, given, joined(readings), None)
-        return carrying(output, Encoded(owner, videos, spans, reuse=_report(planned)))
+        return _carrying(owner, output, videos, spans, planned)
 
     def _check(self, output: Any, reading: Reading) -> None:
         """Raise an `InterfaceError` unless the encoder returned features and the hooks read its attention."""

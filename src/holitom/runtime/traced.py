@@ -24,16 +24,16 @@ class Traced:
 
     Attributes:
         adapter: the model.
-        under_way: `id` of every call, in any thread, whose state is kept.
+        running: the calls, of all threads, whose state is kept.
     """
 
     def __init__(self, adapter: Adapter, calls: Calls) -> None:
-        self.adapter, self.under_way = adapter, calls.under_way
+        self.adapter, self.running = adapter, calls.running
 
     @property
     def idle(self) -> bool:
         """Whether the present forward is traced and keeps no state."""
-        return torch.compiler.is_compiling() and not self.under_way
+        return torch.compiler.is_compiling() and not self.running.frames
 
     def stateless(self, args: tuple[Any, ...], kwargs: Kwargs) -> bool:
         """Tell whether the forward of model, trunk or language model that begins needs no state.

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from holitom.contract import Reuse
 from holitom.errors import UnsupportedModelError
 from holitom.models.base import Adapter, EncodedImages
-from holitom.ops.host import to_host
+from holitom.ops.host import HOST, to_host
 from holitom.tower.kinds import Kind
 from holitom.tower.packing import Packing, Stretches
 from holitom.tower.pixels import cells, changed
@@ -127,8 +127,10 @@ class Tower(ABC):
             return None
         rows, columns = adapter.grid
         count = int(adapter.shown(arguments[adapter.pixels_name]).sum())
-        number = torch.arange(count).repeat_interleave(rows * columns)
-        images = EncodedImages(number[:, None], torch.zeros(len(number)), ((rows, columns),) * count)
+        number = torch.arange(count, device=HOST).repeat_interleave(rows * columns)
+        images = EncodedImages(
+            number[:, None], torch.zeros(len(number), device=HOST), ((rows, columns),) * count
+        )
         videos = adapter.locate([images], {"input_ids": input_ids})
         return [video.features[:, 0, 0].tolist() for video in videos]
 

@@ -21,7 +21,7 @@ from holitom.contract import FrameMerging
 from holitom.errors import SettingsError, UnsupportedModelError
 from holitom.models.base import Adapter
 from holitom.ops.frame_groups import FrameMerge, merge_frames
-from holitom.ops.host import to_device
+from holitom.ops.host import HOST, to_device
 from holitom.tower.base import Ints, Mask
 from holitom.tower.framed import FramedTower
 from holitom.tower.hooks import Arguments, hook_layers
@@ -53,7 +53,7 @@ class Call:
     at: list[Ints]
     rows: Ints
     latest: FrameMerge | None = None
-    grid: Tensor = field(default_factory=lambda: torch.empty(0))
+    grid: Tensor = field(default_factory=lambda: torch.empty(0, device=HOST))
 
     def enter(self, index: int, hidden: Tensor) -> Tensor:
         """The hidden states that enter layer `index`: those of the frames left."""

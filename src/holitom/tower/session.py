@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from holitom.contract import Reuse
 from holitom.errors import UnsupportedUsageError
 from holitom.models.base import Adapter
+from holitom.ops.host import HOST
 from holitom.tower.base import Ints, Mask, Tower
 from holitom.tower.framed import FramedTower
 from holitom.tower.hooks import Arguments, hook_layers
@@ -47,7 +48,7 @@ class Call:
     tower: Tower
     packings: list[Packing]
     reads: frozenset[int]
-    grid: Tensor = field(default_factory=lambda: torch.empty(0))
+    grid: Tensor = field(default_factory=lambda: torch.empty(0, device=HOST))
     _stretches: list[tuple[Any, Packing, Stretches]] = field(default_factory=list)
     _rotary: tuple[Any, tuple[Tensor, Tensor]] | None = None
 
