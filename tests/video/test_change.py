@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import combinations, pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from support.video_files import moving_frames, write_frames
 from holitom import SettingsError, iter_frames, load_video
 from holitom.bench import moving_camera
 from holitom.bench import moving_digits as md
+from holitom.video import choosing
 from holitom.video.change import (
     AROUND,
     LEVELS,
@@ -25,7 +28,10 @@ from holitom.video.change import (
     not_shown,
     thumbnail,
 )
+from holitom.video.decoding import UntrustedError
+from holitom.video.reading import Source
 from holitom.video.sampling import spread
+from holitom.video.upright import Picture
 
 
 @st.composite
@@ -184,6 +190,70 @@ def test_files_whose_packets_do_not_number_frames(tmp_path: Path, name: str) -> 
     assert len(numbers) == 6
     assert np.array_equal(video.frames, whole.frames[numbers])
     assert video.times == pytest.approx([whole.times[number] for number in numbers])
+
+
+def test_nothing_is_decoded_twice(flashing: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Candidates are kept as they were decoded, as many as there is memory for; the others are read again."""
+    kept = load_video(flashing, 8, frames_by="change")
+    candidates = load_video(flashing, 32).reading
+    assert kept.reading == candidates
+    monkeypatch.setattr(choosing, "KEPT_BYTES", 0)
+    again = load_video(flashing, 8, frames_by="change")
+    assert again.reading is not None
+    assert candidates is not None
+    assert again.reading.decoded > candidates.decoded
+    assert np.array_equal(again.frames, kept.frames)
+    assert again.times == kept.times
+    monkeypatch.setattr(choosing, "KEPT_BYTES", 10 * 64 * 48 * 3 // 2)
+    some = load_video(flashing, 8, frames_by="change")
+    assert np.array_equal(some.frames, kept.frames)
+    batches = list(iter_frames(flashing, 8, frames_by="change", batch=3))
+    assert np.array_equal(np.concatenate([batch.frames for batch in batches]), kept.frames)
+
+
+@pytest.mark.parametrize("fails", [1, 2])
+def test_frames_by_change_stay_those_where_the_file_disagrees_with_its_packets(
+    fails: int, flashing: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether that shows while candidates are read or behind them, the frames are chosen by change anew."""
+    wanted = load_video(flashing, 8, frames_by="change")
+    by_table, calls = Source._by_table, []
+
+    def lies(self: Source, *args: Any) -> Iterator[Picture]:
+        calls.append(1)
+        for i, picture in enumerate(by_table(self, *args)):
+            if i == 3 and len(calls) == fails:
+                raise UntrustedError("frames come out otherwise")
+            yield picture
+
+    monkeypatch.setattr(Source, "_by_table", lies)
+    monkeypatch.setattr(choosing, "KEPT_BYTES", 0)
+    video = load_video(flashing, 8, frames_by="change")
+    assert video.reading is not None
+    assert video.reading.note == "frames come out otherwise"
+    assert video.metadata.frames_indices == wanted.metadata.frames_indices
+    assert np.array_equal(video.frames, wanted.frames)
+    assert video.times == wanted.times
+
+
+@pytest.mark.parametrize("kept", [0, choosing.KEPT_BYTES])
+def test_by_change_from_a_file_with_fewer_frames_than_packets(
+    kept: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choosing, "KEPT_BYTES", kept)
+    options = {"g": "12", "preset": "ultrafast", "bf": "3", "x264-params": "open-gop=1:log-level=none"}
+    path = write_frames(tmp_path / "a.ts", moving_frames(72), **options)
+    path.write_bytes(path.read_bytes()[188 * 40 :])  # cut at the front
+    whole = load_video(path, 200).frames
+    for count in (5, 30, 40):
+        candidates = spread(len(whole), 4 * count)
+        expected = [candidates[i] for i in chosen_of(whole[candidates], min(count, len(whole)))]
+        video = load_video(path, count, frames_by="change")
+        assert video.metadata.frames_indices == expected
+        assert np.array_equal(video.frames, whole[expected])
+        batches = list(iter_frames(path, count, frames_by="change", batch=7))
+        assert [n for batch in batches for n in batch.metadata.frames_indices] == expected
+        assert np.array_equal(np.concatenate([batch.frames for batch in batches]), video.frames)
 
 
 def test_an_unknown_way_to_choose(tmp_path: Path) -> None:

@@ -5,13 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 from PIL import Image, features
 from support.video_files import moving_frames, set_display_matrix, write_frames, write_times, write_video
 
-from holitom import SettingsError, VideoError, load_video
-from holitom.video import look_over
+from holitom import SettingsError, VideoError, iter_frames, load_video
+from holitom.video import FramesBy, look_over
+from holitom.video.sampling import spread
+
+OPEN = {"bf": "3", "preset": "veryfast", "x264-params": "open-gop=1:log-level=none"}
 
 ONE = 1 << 16
 # a, b, c, d of the display matrix -> rows and columns swapped, and the corner (y, x) that top left goes to.
@@ -142,6 +146,17 @@ def test_rates_that_vary(tmp_path: Path, name: str, codec: str) -> None:
     assert video.metadata.fps == pytest.approx(6 / 7.3, rel=0.01)
 
 
+def test_an_avi_of_a_varying_rate(tmp_path: Path) -> None:
+    """It has packets without data where a frame is shown longer."""
+    times = [0, 0.1, 0.4, 2, 2.5, 7, 7.3]
+    path = write_times(tmp_path / "a.avi", times, "mpeg4")
+    video = load_video(path, 7)
+    assert video.times == pytest.approx(times, abs=0.05)
+    part = load_video(path, 7, start=1.5, end=6)
+    assert part.times == pytest.approx([2, 2.5], abs=0.05)
+    assert np.array_equal(part.frames, video.frames[3:5])
+
+
 @pytest.mark.parametrize("name", ["a.mkv", "a.webm", "a.nut", "a.wmv", "a.mp4", "a.ts"])
 def test_a_file_that_begins_late_is_not_cut_short(tmp_path: Path, name: str) -> None:
     """Recorders keep the clock of the call: some containers count their duration from 0 all the same."""
@@ -235,3 +250,50 @@ def test_frames_of_a_stretch_are_those_of_the_file(ten_seconds: Path) -> None:
     whole = load_video(ten_seconds, 250).frames
     part = load_video(ten_seconds, 7, start=3.3, end=8.1)
     assert np.array_equal(part.frames, whole[part.metadata.frames_indices])
+
+
+@pytest.mark.parametrize("frames_by", ["time", "change"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"start": 1, "end": 2.5},
+        {"fps": 2, "start": 0.5},
+        {"start": 3},
+        {"end": 1.2},
+        {"fps": 3, "max_frames": 9},
+    ],
+)
+def test_a_stretch_of_a_file_cut_at_the_front(
+    tmp_path: Path, settings: dict[str, Any], frames_by: FramesBy
+) -> None:
+    """Frames before the first whole picture do not come out, so times count from a later frame than packets
+    say, and the rate varies."""
+    steps = [0.5] * 8 + [0.04, 0.2, 0.1] * 20
+    plain = write_times(tmp_path / "plain.mkv", np.cumsum(steps).tolist(), g="12", **OPEN)
+    path = tmp_path / "a.mkv"
+    with av.open(str(plain)) as reader, av.open(str(path), "w") as writer:
+        stream = writer.add_stream_from_template(reader.streams.video[0])
+        for i, packet in enumerate(one for one in reader.demux(video=0) if one.size):
+            packet.stream, packet.dts = stream, i - 72
+            if i:
+                writer.mux(packet)
+    whole = load_video(path, 999)
+    times = np.array(whole.times)
+    assert len(times) < 67
+    part = load_video(path, 5 if "fps" not in settings else None, frames_by=frames_by, **settings)
+    first, end = settings.get("start", 0), settings.get("end", 99)
+    stretch = np.flatnonzero((times >= first) & (times < end))
+    seconds = min(end, whole.metadata.duration) - first
+    count = min(
+        5 if "fps" not in settings else int(seconds * settings["fps"]), settings.get("max_frames", 768)
+    )
+    numbers = list(part.metadata.frames_indices or ())
+    if frames_by == "time":
+        assert numbers == [stretch[i] for i in spread(len(stretch), count)]
+    assert len(numbers) == min(count, len(stretch))
+    assert set(numbers) <= set(stretch.tolist())
+    assert part.times == pytest.approx(times[numbers])
+    assert np.array_equal(part.frames, whole.frames[numbers])
+    again = list(iter_frames(path, 5 if "fps" not in settings else None, frames_by=frames_by, **settings))
+    assert [number for batch in again for number in batch.metadata.frames_indices] == numbers
+    assert np.array_equal(np.concatenate([batch.frames for batch in again]), part.frames)

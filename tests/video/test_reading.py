@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,9 @@ import pytest
 from support.video_files import moving_frames, patch_box, remux, write_frames, write_times
 
 from holitom import SettingsError, Video, VideoError, iter_frames, load_video
+from holitom.video.decoding import UntrustedError
+from holitom.video.reading import Source
+from holitom.video.upright import Picture
 
 X264 = {"g": "12", "preset": "veryfast", "sc_threshold": "0"}
 OPEN = {**X264, "x264-params": "open-gop=1:bframes=3:log-level=none"}
@@ -173,6 +178,88 @@ def wrong_cues(path: Path) -> Path:
     return path
 
 
+def swapped(path: Path, codec: str = "libx264", **options: str) -> Path:
+    """Every fifth frame has the timestamp of the next one, and the other way round."""
+    plain = write_frames(path.with_name(f"plain{path.suffix}"), moving_frames(72), codec, **options or X264)
+    with av.open(str(plain)) as container:
+        stamps = sorted(packet.pts for packet in container.demux(video=0) if packet.size)
+    other = dict(zip(stamps, stamps, strict=True))
+    for i in range(20, 70, 5):
+        other[stamps[i]], other[stamps[i + 1]] = stamps[i + 1], stamps[i]
+
+    def swap(packet: Any, i: int) -> None:
+        packet.pts = other[packet.pts]
+        if path.suffix == ".webm":
+            packet.dts = i - 72
+        else:  # so early that each is decoded before it is shown
+            packet.dts -= 8 * packet.duration
+
+    return remux(plain, path, swap)
+
+
+def swapped_hevc(path: Path) -> Path:
+    return swapped(path, "libx265", g="12", preset="ultrafast", **{"x265-params": "log-level=none:bframes=3"})
+
+
+def swapped_vp9(path: Path) -> Path:
+    return swapped(path, "libvpx-vp9", g="12", **{"cpu-used": "8"})
+
+
+def pieces(path: Path) -> Path:
+    """Parameter sets in a packet of their own, which shows nothing."""
+    options = {"g": "12", "preset": "ultrafast", "x265-params": "log-level=none:open-gop=0:repeat-headers=1"}
+    plain = write_frames(path.with_name("plain.mkv"), moving_frames(72), "libx265", **options)
+    with av.open(str(plain)) as reader, av.open(str(path), "w") as writer:
+        stream = writer.add_stream_from_template(reader.streams.video[0])
+        for i, packet in enumerate(one for one in reader.demux(video=0) if one.size):
+            data = bytes(packet)
+            sets = 0
+            while data[sets + 4] >> 1 & 63 in (32, 33, 34):  # units with lengths of four bytes
+                sets += 4 + int.from_bytes(data[sets : sets + 4], "big")
+            for begin, end in pairwise((0, sets, len(data)) if i == 24 else (0, len(data))):
+                part = av.Packet(data[begin:end])
+                part.stream, part.time_base, part.is_keyframe = stream, packet.time_base, packet.is_keyframe
+                part.pts, part.dts = packet.pts - (end < len(data)), 2 * i - 144 + bool(begin)
+                writer.mux(part)
+    return path
+
+
+def spliced(path: Path) -> Path:
+    """HEVC whose third entry is marked as a broken link: decoders drop the leading pictures behind it."""
+    options = {"g": "12", "preset": "ultrafast", "x265-params": "log-level=none:bframes=3"}
+    write_frames(path, moving_frames(72), "libx265", **options)
+    with av.open(str(path)) as container:
+        entries = [packet for packet in container.demux(video=0) if packet.is_keyframe and packet.size]
+        places = [(packet.pos, bytes(packet)) for packet in entries]
+    data = bytearray(path.read_bytes())
+    begin, packet = places[2]
+    at = 0
+    while packet[at + 4] >> 1 & 63 != 21:  # a CRA picture
+        at += 4 + int.from_bytes(packet[at : at + 4], "big")
+    data[begin + at + 4] = 16 << 1
+    path.write_bytes(data)
+    return path
+
+
+def other_settings(path: Path) -> Path:
+    """Two recordings in one FLV, of which the second has other parameter sets under the same numbers."""
+    parts = [
+        write_frames(path.with_name(f"{i}.flv"), moving_frames(40), **X264, bf="0", **more).read_bytes()
+        for i, more in enumerate(({}, {"coder": "0", "trellis": "0"}))
+    ]
+    data = bytearray(parts[0][:13])
+    for i, part in enumerate(parts):
+        at = 13
+        while at < len(part):  # tags: kind, size (3), time (3 and 1), stream (3), data, size of the tag
+            tag = bytearray(part[at : at + 15 + int.from_bytes(part[at + 1 : at + 4], "big")])
+            tag[4:7] = (int.from_bytes(tag[4:7], "big") + 1600 * i).to_bytes(3, "big")
+            at += len(tag)
+            if tag[12] != 2:  # no end of a sequence
+                data += tag
+    path.write_bytes(data)
+    return path
+
+
 def edited(path: Path) -> Path:
     """An mp4 whose edit list begins at the seventh frame."""
     write_frames(path, moving_frames(72), **X264)
@@ -220,6 +307,12 @@ def shared_times(path: Path) -> Path:
         ("headless.ts", headless, "does not begin with a whole picture"),
         ("twice.ts", twice, "timestamp"),
         ("shared.mkv", shared_times, "share a timestamp"),
+        ("swapped.mp4", swapped, "in another order"),
+        ("swapped_hevc.mp4", swapped_hevc, "in another order"),
+        ("swapped.webm", swapped_vp9, "jump back"),
+        ("pieces.mkv", pieces, None),
+        ("spliced.mp4", spliced, None),
+        ("settings.flv", other_settings, "settings change"),
     ],
 )
 def test_a_file_that_lies(tmp_path: Path, name: str, make: Callable[[Path], Path], note: str | None) -> None:
@@ -229,6 +322,29 @@ def test_a_file_that_lies(tmp_path: Path, name: str, make: Callable[[Path], Path
     reading = load_video(tmp_path / name, 3).reading
     assert reading is not None
     assert reading.note is None if note is None else note in (reading.note or "")
+
+
+def test_batches_that_a_straight_decode_numbers_otherwise_are_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first batch was read by the packets' table, and what comes behind it shows that the table is
+    wrong."""
+    path = write_frames(tmp_path / "a.mp4", moving_frames(72), **X264)
+    by_table = Source._by_table
+
+    def lies(self: Source, *args: Any) -> Iterator[Picture]:
+        for picture in by_table(self, *args):
+            if picture.number > 12:
+                raise UntrustedError("frames come out otherwise")
+            other = replace(picture, frame=av.VideoFrame(64, 48, "yuv420p"))
+            yield picture if picture.number < 12 else other
+
+    monkeypatch.setattr(Source, "_by_table", lies)
+    batches = iter_frames(path, 12, batch=3)
+    assert next(batches).metadata.frames_indices == [0, 6, 12]
+    with pytest.raises(VideoError, match=r"a\.mp4: frames come out otherwise; use load_video"):
+        next(batches)
+    assert load_video(path, 12).metadata.frames_indices == list(range(0, 72, 6))
 
 
 def test_a_stream_that_changes_size(tmp_path: Path) -> None:

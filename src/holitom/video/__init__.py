@@ -20,12 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from holitom.errors import SettingsError, VideoError
-from holitom.video.choosing import choose_by_change
 from holitom.video.decoding import Progress, UntrustedError
 from holitom.video.opening import Opened, open_video
-from holitom.video.reading import TRIES, Picture, Reading, ShortError, Source
+from holitom.video.reading import TRIES, Reading, ShortError, Source
 from holitom.video.sampling import MAX_FRAMES, FramesBy, Sampling
-from holitom.video.upright import Array
+from holitom.video.upright import Array, Picture
 
 if TYPE_CHECKING:
     from transformers.video_utils import VideoMetadata
@@ -160,7 +159,7 @@ def load_sampled(
 
 def read(source: Source, progress: Progress | None = None, fit: Fit | None = None) -> Video:
     """Read the frames that were chosen of an opened file; arguments and errors as in `load_sampled`."""
-    return source.tried(lambda: _whole(source, progress, fit))
+    return source.tried(lambda: _whole(source, progress, fit), progress)
 
 
 def iter_frames(
@@ -215,12 +214,10 @@ def opened_source(
 ) -> Source:
     """Check a file and choose which of its frames to read.
 
-    Frames by change are chosen by decoding the candidates, of which memory holds thumbnails; `progress` is
-    called meanwhile.
+    Frames by change are chosen by decoding the candidates; `progress` is called meanwhile.
     """
     source = Source(_look_over(Path(path), max_seconds), sampling)
-    if sampling.frames_by == "change":
-        choose_by_change(source, sampling, progress)
+    source.tried(lambda: None, progress)
     return source
 
 
@@ -262,28 +259,36 @@ def _batches(
     progress: Progress | None,
     size: int,
 ) -> Iterator[Video]:
-    source = opened_source(path, sampling, max_seconds, progress)
-    if source.doubt is not None:
-        source.recount()
+    source = Source(_look_over(Path(path), max_seconds), sampling)
+    name = source.file.file.name
     kept: list[Picture] = []
-    last, given = -1, False
+    last: Picture | None = None
+    given = False
     for _ in range(TRIES):
         try:
-            for picture in source.pictures(progress, after=last):
-                last = picture.number
+            if not given:
+                kept, last = [], None
+                if source.doubt is not None:
+                    source.recount()
+                source.choose(progress)
+            for picture in source.pictures(progress, after=-1 if last is None else last.number - 1):
+                if last is not None and picture.number == last.number:  # read again after an error
+                    if picture.frame.pts != last.frame.pts:
+                        raise VideoError(f"{name}: {source.doubt}; use load_video")
+                    continue
+                last = picture
                 kept.append(picture)
                 if len(kept) == size:
                     yield _batch(source, kept)
                     kept, given = [], True
             break
         except (UntrustedError, ShortError) as error:
-            if not given:  # no batch was returned yet: count the frames by decoding, and begin anew
-                kept, last = [], -1
-                source.recount()
-            elif isinstance(error, ShortError):
+            if given and isinstance(error, ShortError):
                 raise VideoError(
-                    f"{source.file.file.name}: has fewer frames than its packets state; use load_video"
+                    f"{name}: has fewer frames than its packets state; use load_video"
                 ) from error
+    else:
+        raise VideoError(f"{name}: gives different frames each time it is decoded")
     if kept:
         yield _batch(source, kept)
 

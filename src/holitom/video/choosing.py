@@ -2,32 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import NamedTuple
+
 import numpy as np
 
-from holitom.video.change import CANDIDATES, chosen, thumbnail
-from holitom.video.decoding import Progress
-from holitom.video.reading import Source
-from holitom.video.sampling import Sampling
+from holitom.video.change import chosen, thumbnail
+from holitom.video.upright import Array, Picture
+
+KEPT_BYTES = 256 * 2**20
+"""Largest size of the decoded candidates that are kept until frames are chosen among them."""
 
 
-def choose_by_change(source: Source, sampling: Sampling, progress: Progress | None) -> None:
-    """Set `source.numbers` to the frames of `sampling`, chosen among `CANDIDATES` times as many.
+class Choice(NamedTuple):
+    """Frames chosen among candidates.
 
-    The candidates are decoded one after another, and memory holds their thumbnails.
-
-    Raises:
-        VideoError: the file cannot be decoded.
+    Attributes:
+        numbers: their numbers, rising.
+        kept: the first of them, as decoded; the others have to be decoded again.
     """
-    source.numbers = source.tried(lambda: _chosen(source, sampling, progress))
+
+    numbers: list[int]
+    kept: list[Picture]
 
 
-def _chosen(source: Source, sampling: Sampling, progress: Progress | None) -> list[int]:
-    """Numbers of the chosen frames by what is known of the file; `source.numbers` are the candidates'."""
-    name = source.file.file.name
-    wanted = len(sampling.choose(name, source.timeline))
-    candidates = sampling.choose(name, source.timeline, CANDIDATES)
-    source.numbers = candidates
-    if wanted == len(candidates):
-        return candidates
-    seen = np.stack([thumbnail(picture.image) for picture in source.pictures(progress)])
-    return [candidates[i] for i in chosen(seen, wanted)]
+def choose_by_change(candidates: Iterable[Picture], count: int) -> Choice:
+    """Choose the `count` of the `candidates` that show the most.
+
+    Memory holds a thumbnail of each candidate, and the first candidates as the decoder gave them, up to
+    `KEPT_BYTES`.
+    """
+    numbers: list[int] = []
+    thumbnails: list[Array] = []
+    kept: list[Picture] = []
+    size = 0
+    for picture in candidates:
+        numbers.append(picture.number)
+        thumbnails.append(thumbnail(picture.image))
+        size += picture.size
+        if size <= KEPT_BYTES:
+            kept.append(picture)
+    indices = chosen(np.stack(thumbnails), count)
+    return Choice([numbers[i] for i in indices], [kept[i] for i in indices if i < len(kept)])

@@ -90,7 +90,7 @@ def by_table(
     Raises:
         UntrustedError: a packet or a frame does not agree with the table.
     """
-    rising = packets.pts[packets.display]
+    rising = packets.stamps
     to_go = wanted[-1] + 1
     for run in runs(packets, wanted):
         before = MISSING
@@ -118,10 +118,10 @@ def straight(
     Packets before the first whole picture, with which a file cut at the front begins, give no frames.
     """
     number = 0
-    for packet in container.demux(stream):
-        work.packets += bool(packet.size)
+    for packet in _with_data(container, stream):
+        work.packets += packet is not None
         try:
-            frames = packet.decode()
+            frames = stream.codec_context.decode(packet)
         except av.error.InvalidDataError:
             if number:
                 raise
@@ -129,6 +129,18 @@ def straight(
         for frame in frames:
             yield number, frame
             number += 1
+
+
+def _with_data(
+    container: InputContainer, stream: av.VideoStream
+) -> Iterator[av.Packet[av.VideoStream] | None]:
+    """Yield the packets that have data, then None, which has a decoder give its last frames.
+
+    Files with frames left out, as AVI files of a varying rate, have packets without data. A decoder would
+    take one of them for the end.
+    """
+    yield from (packet for packet in container.demux(stream) if packet.size)
+    yield None
 
 
 def _decoded(

@@ -15,8 +15,11 @@ from dataclasses import dataclass
 
 import av
 
+from holitom.video.picture_order import HEADER, SET, H264Order, HEVCOrder, Order, Ordering
+
 H264_IDR, H264_SETS = 5, frozenset({7, 8})
 HEVC_ENTRIES, HEVC_SETS = range(16, 22), frozenset({32, 33, 34})  # BLA, IDR, CRA; VPS, SPS, PPS
+HEVC_BROKEN, HEVC_LEADING = range(16, 19), frozenset({8, 9})  # BLA; RASL
 AV1_SEQUENCE, AV1_FRAME_HEADER, AV1_FRAME = 1, 3, 6
 
 
@@ -26,11 +29,15 @@ class Kind:
 
     Attributes:
         fresh: whether decoding may begin at it.
-        shown: whether it gives a frame to show. VP8 and VP9 have packets that only later frames refer to.
+        shown: whether it gives a frame to show. VP8 and VP9 have packets that only later frames refer to, and
+            H.264 and HEVC have some without a picture, or with one that decoders drop.
+        order: place of its picture among those that a decoder gives; equal places follow the packets' order.
+            None: not known.
     """
 
     fresh: bool
     shown: bool = True
+    order: Order | None = (0, 0)
 
 
 Reader = Callable[[bytes, bool], Kind]
@@ -76,27 +83,40 @@ class _ParameterSets:
 
     Parameter sets are in the file's header or in the stream. If the stream has some, an entry picture needs
     its own, since those in skipped packets would be missing.
+
+    A packet without a picture (parameter sets or messages alone) gives no frame. Neither does a leading
+    picture of HEVC that refers to pictures before a broken link, where a file was spliced.
     """
 
     def __init__(self, name: str, header: bytes) -> None:
         self._hevc = name == "hevc"
         self._sets = HEVC_SETS if self._hevc else H264_SETS
         self._bytes = _bytes_of_length(header, self._hevc)
-        self._brought = False
+        self._order: Ordering = HEVCOrder() if self._hevc else H264Order()
+        for unit in _header_units(header, self._hevc):
+            self._order.keep(unit)
+        self._brought = self._broken = False
 
     def __call__(self, data: bytes, marked: bool) -> Kind:
-        brought, picture = set(), -1
-        for first in _units(data, self._bytes):
-            kind = first >> 1 & 63 if self._hevc else first & 31
+        brought: set[int] = set()
+        picture, filled, order = -1, False, None
+        for start, end in _units(data, self._bytes):
+            kind = data[start] >> 1 & 63 if self._hevc else data[start] & 31
+            filled = end == len(data)
             if kind in self._sets:
                 brought.add(kind)
+                self._order.keep(data[start : min(end, start + SET)])
             elif kind < 32 if self._hevc else 1 <= kind <= 5:
-                picture = kind
+                picture, order = kind, self._order.of(data[start : start + HEADER])
                 break
         entry = picture in HEVC_ENTRIES if self._hevc else picture == H264_IDR
         fresh = marked and entry and (not (self._brought or brought) or brought == self._sets)
         self._brought = self._brought or bool(brought)
-        return Kind(fresh)
+        if self._hevc and entry:
+            self._broken = picture in HEVC_BROKEN
+        if picture < 0:
+            return Kind(False, shown=False) if filled else Kind(False, order=None)
+        return Kind(fresh, not (self._hevc and self._broken and picture in HEVC_LEADING), order)
 
 
 def _bytes_of_length(header: bytes, hevc: bool) -> int:
@@ -106,16 +126,34 @@ def _bytes_of_length(header: bytes, hevc: bool) -> int:
     return (header[21 if hevc else 4] & 3) + 1
 
 
-def _units(data: bytes, length_bytes: int) -> Iterator[int]:
-    """Yield the first byte of each unit."""
+def _header_units(header: bytes, hevc: bool) -> Iterator[bytes]:
+    """Yield the parameter sets in a file's header."""
+    if not _bytes_of_length(header, hevc):
+        yield from (header[start:end] for start, end in _units(header, 0))
+        return
+    at, wide = (23, 2) if hevc else (5, 1)
+    for _ in range(header[22] if hevc else 2):  # arrays of sets; H.264 has two, without a byte for their kind
+        at += hevc
+        count = int.from_bytes(header[at : at + wide], "big") & (0xFFFF if hevc else 31)
+        at += wide
+        for _ in range(count):
+            end = at + 2 + int.from_bytes(header[at : at + 2], "big")
+            if at + 2 < end <= len(header):
+                yield header[at + 2 : end]
+            at = end
+
+
+def _units(data: bytes, length_bytes: int) -> Iterator[tuple[int, int]]:
+    """Yield where each unit begins and ends; units between start codes are said to end with the data."""
     if not length_bytes:
-        for found in re.finditer(b"\0\0\1(.)", data, re.DOTALL):
-            yield found[1][0]
+        for found in re.finditer(b"\0\0\1(?=.)", data, re.DOTALL):
+            yield found.end(), len(data)
         return
     at = 0
     while at + length_bytes < len(data):
-        yield data[at + length_bytes]
-        at += length_bytes + int.from_bytes(data[at : at + length_bytes], "big")
+        begin = at + length_bytes
+        at = begin + int.from_bytes(data[at:begin], "big")
+        yield begin, at
 
 
 class _AV1:

@@ -176,11 +176,14 @@ def _walk(name: str, container: InputContainer, streams: list[av.VideoStream]) -
     """Read the packets of all `streams`, and the seconds of all packets of the file."""
     walks = {stream.index: Walk(stream) for stream in streams}
     cut, reached, step = False, 0.0, 0.0  # step: estimated duration of a last packet that states none
+    ticks = {stream.index: stream.time_base for stream in container.streams}
+    parts = {index: (tick.numerator, tick.denominator) for index, tick in ticks.items() if tick is not None}
     for packet in container.demux():
         if not packet.size:
             continue
-        if packet.pts is not None and packet.time_base is not None:
-            end = float((packet.pts + (packet.duration or 0)) * packet.time_base)
+        if packet.pts is not None and packet.stream_index in parts:
+            numerator, denominator = parts[packet.stream_index]
+            end = (packet.pts + (packet.duration or 0)) * numerator / denominator
             if end >= reached:
                 step = 0.0 if packet.duration else end - reached or math.inf
                 reached = end

@@ -15,9 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from holitom.video.keyframes import Kind, Reader, reader_for
+from holitom.video.picture_order import Order
 
 MISSING = int(np.iinfo(np.int64).min)
 """Stands for a timestamp that the file does not state."""
+
+
+SETTINGS = frozenset({"new_extradata", "palette", "param_change"})
+"""Data beside a packet that a decoder keeps for later packets; a seek behind it would leave it out."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +36,10 @@ class Packets:
         size: `[P]` int64, in bytes.
         shown: `[P]` bool: whether a packet gives a frame to show.
         discarded: whether the file's edit list leaves packets out.
+        changed: whether packets bring other settings of the decoder than the file's header has.
         checked: whether keyframes of this codec can be checked.
         fresh: `[P]` bool: whether decoding may begin at a packet, by its own data.
+        order: `[P, 2]` int64: place of its picture among those that a decoder gives; None where not known.
     """
 
     codec: str
@@ -43,8 +50,10 @@ class Packets:
     size: NDArray[np.int64]
     shown: NDArray[np.bool_]
     discarded: bool
+    changed: bool
     checked: bool
     fresh: NDArray[np.bool_]
+    order: NDArray[np.int64] | None
 
     @property
     def total(self) -> int:
@@ -58,12 +67,26 @@ class Packets:
         return shown[np.argsort(self.pts[shown], kind="stable")]
 
     @cached_property
+    def stamps(self) -> NDArray[np.int64]:
+        """Timestamp of each frame, `[total]`, in the order in which frames are shown."""
+        return self.pts[self.display]
+
+    @cached_property
     def jumps_back(self) -> bool:
         """Whether decoding timestamps fall, as in concatenated files and after a clock was set back."""
         dts = self.dts[self.dts != MISSING]
         return bool((np.diff(dts) < 0).any())
 
     @property
+    def misordered(self) -> bool:
+        """Whether a decoder gives frames in another order than that of their timestamps."""
+        if self.order is None:
+            return False
+        shown = np.flatnonzero(self.shown)
+        sequence, count = self.order[shown].T
+        return not np.array_equal(shown[np.lexsort((count, sequence))], self.display)
+
+    @cached_property
     def timed(self) -> bool:
         """Whether the sorted timestamps are the times at which frames are shown."""
         return not self.jumps_back and not (self.pts[self.shown] == MISSING).any()
@@ -80,6 +103,10 @@ class Packets:
             return "frames share a timestamp"
         if self.jumps_back:
             return "timestamps jump back"
+        if self.misordered:
+            return "timestamps are in another order than its frames"
+        if self.changed:
+            return "the decoder's settings change"
         if not self.checked:
             return f"keyframes of {self.codec} cannot be checked"
         if not len(self.entries) or self.entries[0] != 0:
@@ -107,7 +134,9 @@ class Walk:
         self.stream = stream
         self._reader: Reader | None = reader_for(stream)
         self._rows: list[tuple[int, int, int, int, bool, bool]] = []
-        self._discarded = False
+        self._orders: list[Order | None] = []
+        self._discarded = self._changed = False
+        self._header = stream.codec_context.extradata or b""
 
     @property
     def shown(self) -> int:
@@ -124,8 +153,10 @@ class Walk:
         if packet.is_discard:
             self._discarded = True
             return
+        self._changed = self._changed or self._brings_others(packet)
         marked = bool(packet.is_keyframe)
-        kind = Kind(marked) if self._reader is None else self._reader(bytes(packet), marked)
+        kind = Kind(marked, order=None) if self._reader is None else self._reader(bytes(packet), marked)
+        self._orders.append(kind.order)
         self._rows.append(
             (
                 MISSING if packet.pts is None else packet.pts,
@@ -137,10 +168,18 @@ class Walk:
             )
         )
 
+    def _brings_others(self, packet: av.Packet[av.VideoStream]) -> bool:
+        """Whether the settings beside a packet are not those of the file's header."""
+        return any(
+            side.data_type in SETTINGS and bytes(side) != self._header for side in packet.iter_sidedata()
+        )
+
     def packets(self) -> Packets:
         """All packets added so far."""
         numbers = np.array([row[:4] for row in self._rows], np.int64).reshape(-1, 4)
         marks = np.array([row[4:] for row in self._rows], bool).reshape(-1, 2)
+        orders = [order for order in self._orders if order is not None]
+        known = np.array(orders, np.int64).reshape(-1, 2) if len(orders) == len(self._rows) else None
         tick = self.stream.time_base or Fraction(1)
         pts, dts, duration, size = numbers.T
         return Packets(
@@ -152,6 +191,8 @@ class Walk:
             size,
             marks[:, 0],
             self._discarded,
+            self._changed,
             self._reader is not None,
             marks[:, 1],
+            known,
         )

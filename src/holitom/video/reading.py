@@ -10,11 +10,13 @@ import av
 import numpy as np
 
 from holitom.errors import VideoError
+from holitom.video.change import CANDIDATES
+from holitom.video.choosing import choose_by_change
 from holitom.video.decoding import Progress, UntrustedError, Work, by_table, straight
 from holitom.video.opening import Opened, opened, reason
 from holitom.video.sampling import Sampling
 from holitom.video.timing import Timeline, settled
-from holitom.video.upright import Array
+from holitom.video.upright import Picture
 
 T = TypeVar("T")
 
@@ -46,11 +48,16 @@ class Reading:
         return f"{self.decoded:,} packets decoded for {self.frames:,} frames, {how}{why}"
 
 
-class Picture(NamedTuple):
-    """A wanted frame: its number, and `[H, W, 3]` uint8 RGB."""
+class Plan(NamedTuple):
+    """What is chosen among.
 
-    number: int
-    image: Array
+    Attributes:
+        candidates: numbers of frames, rising.
+        wanted: number of frames to choose; all candidates, unless frames are chosen by change.
+    """
+
+    candidates: list[int]
+    wanted: int
 
 
 class ShortError(Exception):
@@ -61,7 +68,7 @@ class Source:
     """One file and the frames to read of it.
 
     Attributes:
-        numbers: numbers of the wanted frames, rising.
+        numbers: numbers of the wanted frames, rising; those of the candidates until `choose` was called.
         timeline: times of all its frames.
         doubt: the reason why its packets do not identify frames; None where they do.
     """
@@ -69,9 +76,11 @@ class Source:
     def __init__(self, file: Opened, sampling: Sampling) -> None:
         self.file, self._sampling = file, sampling
         self.timeline: Timeline = file.timeline
-        self.numbers: Sequence[int] = sampling.choose(file.file.name, self.timeline)
         self.doubt = file.packets.doubt
-        self._damaged = False
+        self._plan = self._planned()
+        self.numbers: Sequence[int] = self._plan.candidates
+        self._kept: Sequence[Picture] = ()
+        self._chosen = self._counted = self._damaged = False
         self._work = Work()
 
     @property
@@ -85,33 +94,62 @@ class Source:
         lone = "decoding can begin at its first keyframe only" if len(self.file.packets.entries) < 2 else None
         return Reading(self.total, self._work.packets, self._work.seeks, self.doubt or lone)
 
-    def tried(self, attempt: Callable[[], T]) -> T:
-        """Return what `attempt` reads, and try anew while the file disagrees with what is known of it.
+    def tried(self, attempt: Callable[[], T], progress: Progress | None = None) -> T:
+        """Choose frames, return what `attempt` reads of them, and do both anew while the file disagrees with
+        what is known of it.
 
         Raises:
             VideoError: no try succeeds, or the file cannot be read.
         """
         for _ in range(TRIES):
             try:
+                self.choose(progress)
                 return attempt()
-            except UntrustedError:
+            except (UntrustedError, ShortError):
                 continue
-            except ShortError:
-                self.recount()
         raise VideoError(f"{self.file.file.name}: gives different frames each time it is decoded")
 
+    def choose(self, progress: Progress | None = None) -> None:
+        """Choose the wanted frames by what is known of the file, unless that was done.
+
+        Frames by change are chosen by decoding the candidates. The choice is lost when the file turns out to
+        disagree with what it was made by.
+
+        Raises:
+            UntrustedError, ShortError, VideoError: as `pictures` does.
+        """
+        if self._chosen:
+            return
+        self._plan, self._kept = self._planned(), ()
+        self.numbers = self._plan.candidates
+        if self._plan.wanted < len(self.numbers):
+            self.numbers, self._kept = choose_by_change(self.pictures(progress), self._plan.wanted)
+        self._chosen = True
+
+    def _planned(self) -> Plan:
+        """Candidates and number of frames by what is known of the file."""
+        name, line = self.file.file.name, self.timeline
+        wanted = self._sampling.choose(name, line)
+        if self._sampling.frames_by == "time":
+            return Plan(wanted, len(wanted))
+        return Plan(self._sampling.choose(name, line, CANDIDATES), len(wanted))
+
     def recount(self) -> None:
-        """Decode the file once to count its frames, and choose frames anew if wanted ones are missing."""
+        """Decode the file once to count its frames; `choose` then chooses anew."""
         try:
             seen = [frame.pts for _, frame in self._decoded(Work())]
         except UntrustedError:  # the file is damaged, so it is decoded again by one thread
             seen = [frame.pts for _, frame in self._decoded(Work())]
-        if not seen:
-            raise VideoError(f"{self.file.file.name}: holds no frames that can be decoded")
-        missing = self.numbers[-1] >= len(seen)
-        self._settle(seen, len(seen) if missing else self.total)
-        if missing:
-            self.numbers = self._sampling.choose(self.file.file.name, self.timeline)
+        missing = self._plan.candidates[-1] >= len(seen)
+        sure = not (self.file.packets.timed or self._sampling.by_times)
+        agrees = sure or all(self._agrees(number, pts) for number, pts in enumerate(seen))
+        self._settle(seen, whole=missing or not agrees)
+        self._chosen = False
+
+    def _agrees(self, number: int, pts: int | None) -> bool:
+        """Whether a frame has the timestamp that the packets state for its number."""
+        packets = self.file.packets
+        return packets.timed and number < len(packets.stamps) and pts == packets.stamps[number]
 
     def pictures(
         self, progress: Progress | None = None, after: int = -1, threads: int | None = None
@@ -124,24 +162,26 @@ class Source:
             threads: largest number of threads of the decoder; None: as many as the codec takes.
 
         Raises:
-            UntrustedError: the file does not agree with its packets; `doubt` is set, and the next call
-                decodes every frame.
+            UntrustedError: the file does not agree with its packets, or with what frames were chosen by; the
+                next call decodes every frame.
             ShortError: the file has fewer frames than its packets state.
             VideoError: it cannot be decoded.
         """
-        wanted = [number for number in self.numbers if number > after]
+        yield from (picture for picture in self._kept if picture.number > after)
+        wanted = [number for number in self.numbers[len(self._kept) :] if number > after]
         if not wanted:
             return
-        if self.doubt is None:
-            try:
-                yield from self._by_table(wanted, progress, threads)
-            except (UntrustedError, av.error.FFmpegError) as error:
-                self._damaged = isinstance(error, av.error.InvalidDataError)
-                self.doubt = DAMAGED if self._damaged else _doubt(error)
-                self._work = Work()
-                raise UntrustedError(self.doubt) from error
-        else:
-            yield from self._straight(wanted, progress, threads)
+        way = self._by_table if self.doubt is None else self._straight
+        try:
+            yield from way(wanted, progress, threads)
+        except (UntrustedError, ShortError, av.error.FFmpegError) as error:
+            self._chosen = False
+            if self.doubt is not None:
+                raise
+            self._damaged = isinstance(error, av.error.InvalidDataError)
+            self.doubt = DAMAGED if self._damaged else _doubt(error)
+            self._work = Work()
+            raise UntrustedError(self.doubt) from error
 
     def _by_table(
         self, wanted: list[int], progress: Progress | None, threads: int | None
@@ -149,36 +189,55 @@ class Source:
         file = self.file
         with opened(file.file, file.stream, strict=True, threads=threads) as (container, stream):
             for number, frame in by_table(container, stream, file.packets, wanted, self._work, progress):
-                yield Picture(number, file.view.rgb(frame))
+                yield Picture(number, frame, file.view)
 
     def _straight(
         self, wanted: list[int], progress: Progress | None, threads: int | None
     ) -> Iterator[Picture]:
+        """Decode up to the last wanted frame; or the whole file where the frames that come out have other
+        times than the packets, or none, and the choice may be another by what is known then."""
+        sure = self._counted or not (self.file.packets.timed or self._sampling.by_times)
+        agrees = True
         left, to_go = set(wanted), wanted[-1] + 1
         seen: list[int | None] = []
         for number, frame in self._decoded(self._work, threads):
             seen.append(frame.pts)
+            agrees = agrees and self._agrees(number, frame.pts)
             if progress is not None:
-                progress(number + 1, to_go)
+                progress(min(number + 1, to_go), to_go)
             if number in left:
                 left.discard(number)
-                yield Picture(number, self.file.view.rgb(frame))
-            if not left:
-                self._settle(seen, self.total)
+                yield Picture(number, frame, self.file.view)
+            if not left and (sure or agrees):
+                self._settle(seen, whole=False)
                 return
-        raise ShortError
+        self._settle(seen, whole=True)
+        if left:
+            raise ShortError
+        if self._planned() != self._plan:
+            raise UntrustedError("frames come out otherwise than its packets state")
 
-    def _settle(self, seen: list[int | None], total: int) -> None:
-        """Replace times from the packets by those of the frames that were decoded."""
+    def _settle(self, seen: list[int | None], whole: bool) -> None:
+        """Replace times from the packets by those of the frames that were decoded.
+
+        Args:
+            seen: timestamp of each frame, from the first one on.
+            whole: whether the file has no others.
+        """
+        if not seen:
+            raise VideoError(f"{self.file.file.name}: holds no frames that can be decoded")
+        if self._counted:
+            return
+        total = len(seen) if whole else self.total
         known, rate = self.timeline, self.timeline.rate
         times = settled(seen, self.file.packets, known)[:total]
-        left = known.seconds[len(times) : total]
-        if len(left):
-            left = left + max(0.0, times[-1] + 1 / rate - left[0])
-        seconds = np.concatenate([times, left])
-        end = seconds[-1] + 1 / rate
-        whole = self.file.packets.timed and total == len(known.seconds)
-        self.timeline = Timeline(seconds, max(known.duration, end) if whole else float(end), rate)
+        later = times[-1] - known.seconds[min(len(times), len(known.seconds)) - 1]
+        seconds = np.concatenate([times, known.seconds[len(times) : total] + later])
+        same = total == len(known.seconds)
+        self.timeline = Timeline(
+            seconds, float(known.duration + later if same else seconds[-1] + 1 / rate), rate
+        )
+        self._counted = whole
 
     def _decoded(self, work: Work, threads: int | None = None) -> Iterator[tuple[int, av.VideoFrame]]:
         """Decode all frames, and yield them with their numbers.
@@ -202,5 +261,5 @@ class Source:
             ) from error
 
 
-def _doubt(error: UntrustedError | av.error.FFmpegError) -> str:
-    return str(error) if isinstance(error, UntrustedError) else f"a seek fails: {reason(error)}"
+def _doubt(error: Exception) -> str:
+    return f"a seek fails: {reason(error)}" if isinstance(error, av.error.FFmpegError) else str(error)

@@ -16,7 +16,9 @@ MAX_FRAMES = 768
 """Largest number of frames that `fps` samples, as in qwen-vl-utils."""
 
 FramesBy = Literal["time", "change"]
-"""How frames are chosen: evenly spread, or those that show most of what four times as many show."""
+"""How frames are chosen: evenly spread ("time"), or those that show most of what four times as many show
+("change"; docs/video.md#frames-by-change). Every reader of files in this library takes this setting by the
+name `frames_by`, `--frames-by` on the command line."""
 
 
 def spread(total: int, wanted: int) -> list[int]:
@@ -72,6 +74,11 @@ class Sampling:
         if self.frames_by not in get_args(FramesBy):
             known = " or ".join(get_args(FramesBy))
             raise SettingsError(f"frames_by must be {known}, not {self.frames_by!r}")
+
+    @property
+    def by_times(self) -> bool:
+        """Whether the choice depends on the times of the file's frames, beside their number."""
+        return (self.fps, self.start, self.end) != (None, None, None)
 
     def choose(self, name: str, timeline: Timeline, times: int = 1) -> list[int]:
         """Choose `times` as many frames as wanted, evenly spread; their numbers, rising, each at most once.

@@ -97,6 +97,8 @@ class Stream:
     def _run(self) -> None:
         try:
             for i, picture in enumerate(self._source.pictures(self._progress, threads=self._threads)):
+                if self._stopped:
+                    return
                 self._frames[i] = self._resize(picture.image)
                 with self._change:
                     self._read = i + 1

@@ -35,7 +35,7 @@ def timeline(packets: Packets, stated: Fraction | None, guessed: Fraction | None
         stated: frames per second that the file states; None where it states none.
         guessed: rate that gives the times if timestamps are missing or jump back.
     """
-    shown = packets.pts[packets.display]
+    shown = packets.stamps
     if not packets.timed:
         rate = float(guessed or 1)
         return Timeline(np.arange(len(shown)) / rate, len(shown) / rate, rate)

@@ -44,6 +44,31 @@ class View:
         return image[:: -1 if self.mirror_y else 1, :: -1 if self.mirror_x else 1]
 
 
+@dataclass(frozen=True)
+class Picture:
+    """One decoded frame, which becomes RGB when `image` is requested.
+
+    Attributes:
+        number: number of the frame in its file.
+        frame: the frame as the decoder gave it.
+        view: size and rotation of the file's frames.
+    """
+
+    number: int
+    frame: av.VideoFrame
+    view: View
+
+    @property
+    def image(self) -> Array:
+        """The frame as `[height, width, 3]` uint8 RGB, converted anew each time."""
+        return self.view.rgb(self.frame)
+
+    @property
+    def size(self) -> int:
+        """Bytes of memory that the decoded frame takes."""
+        return sum(plane.buffer_size for plane in self.frame.planes)
+
+
 def view_of(frame: av.VideoFrame) -> View:
     """The view of a file, from its first frame."""
     return View(frame.width, frame.height, *_turn(frame))
