@@ -119,7 +119,7 @@ def memory(server: Server, runs: int) -> None:
         name, ratio, reuse = METHODS_ASKED[number % len(METHODS_ASKED)]
         frames, (question, _) = (4, 8)[number % 2], ASKED[number % len(ASKED)]
         threshold, inner = usual_threshold(name, ratio) or 0.8, merging_inside(name)[0]
-        inputs = (handle_file(DEMO_VIDEO), question, name, ratio, threshold, inner, frames, reuse)
+        inputs = (handle_file(DEMO_VIDEO), question, name, ratio, threshold, inner, frames, reuse, "time")
         answered(person, *inputs, api_name="/ask")
         if not stays:
             answered(person, ["holitom", "evs"], *inputs, api_name="/compare")

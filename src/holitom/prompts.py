@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from holitom.errors import ModelError, SettingsError
-from holitom.video import Fit, Sampling, Video, load_sampled
+from holitom.video import Fit, FramesBy, Sampling, Video, load_sampled
 from holitom.video.fitting import fit_of, fitted
 from holitom.video.metadata import ASSUMED_FPS, TimedMetadata, timed
 
@@ -25,6 +25,7 @@ def prompt(
     *,
     frames: int | None = None,
     fps: float | None = None,
+    frames_by: FramesBy = "time",
 ) -> Any:
     """Make a model's inputs for one question about one video, for any of the model families.
 
@@ -40,6 +41,7 @@ def prompt(
         frames: number of frames to sample from a file. Default: 32, unless `fps` is given.
         fps: frames per second: those to sample from a file, or the rate of given frames. Default for
             given frames: 2.
+        frames_by: how the frames of a file are chosen, "time" or "change", see `holitom.video.FramesBy`.
 
     Returns:
         The processor's output for one row, PyTorch tensors by name.
@@ -50,7 +52,7 @@ def prompt(
         ModelError: the processor takes no videos or has no chat template.
     """
     conversation = asking(processor, question)
-    return prompts(processor, [conversation], [as_video(video, frames, fps, fit_of(processor))])
+    return prompts(processor, [conversation], [as_video(video, frames, fps, fit_of(processor), frames_by)])
 
 
 def asking(processor: Any, question: str) -> list[dict[str, Any]]:
@@ -158,6 +160,7 @@ def as_video(
     frames: int | None = None,
     fps: float | None = None,
     fit: Fit | None = None,
+    frames_by: FramesBy = "time",
 ) -> Video:
     """Turn any video that `prompt` takes into a `Video`; a file's frames are resized by `fit` as they are
     read.
@@ -167,7 +170,9 @@ def as_video(
         VideoError: a file cannot be read.
     """
     if isinstance(video, (str, os.PathLike)):
-        return load_sampled(video, Sampling(frames, fps), fit=fit)
+        return load_sampled(video, Sampling(frames, fps, frames_by=frames_by), fit=fit)
+    if frames_by != "time":
+        raise SettingsError(f"frames_by={frames_by} samples a file; these frames are sampled already")
     if frames is not None:
         raise SettingsError(f"frames={frames} samples a file; these frames are sampled already")
     if isinstance(video, Video):

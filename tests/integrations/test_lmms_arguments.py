@@ -25,7 +25,7 @@ from holitom.integrations.lmms_eval.generation import Generation, Until
 from holitom.integrations.lmms_eval.messages import read_messages
 from holitom.integrations.lmms_eval.task import score, share, write_lossless, write_task
 from holitom.methods import METHODS, PyramidDrop, VisionZip, get_method
-from holitom.video import load_video
+from holitom.video import Sampling, load_video
 
 
 def test_without_arguments_it_is_holitom_on_the_bundled_model() -> None:
@@ -54,6 +54,14 @@ def test_settings_of_the_method_go_to_the_method_and_the_rest_to_the_run() -> No
     assert arguments.method == HoliTom(0.25, similarity_threshold=0.7, inner_layer=12)
     assert arguments.pretrained == "llava-hf/llava-onevision-qwen2-7b-ov-hf"
     assert (arguments.max_frames_num, arguments.dtype, arguments.batch_size) == (64, "float16", 8)
+
+
+def test_frames_by_change() -> None:
+    assert read_arguments({"max_frames_num": 8, "frames_by": "change"}).sampling == Sampling(
+        8, frames_by="change"
+    )
+    with pytest.raises(SettingsError, match="frames_by must be time or change, not 'colour'"):
+        read_arguments({"frames_by": "colour"})
 
 
 def test_full_runs_the_model_as_it_comes() -> None:

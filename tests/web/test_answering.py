@@ -22,6 +22,7 @@ from support.video_files import turn_sideways, write_video
 from holitom import cli
 from holitom.ask import ask, load_model, prompt
 from holitom.bundled import BUNDLED_MODEL, BUNDLED_MODELS, DEMO_QUESTION, DEMO_VIDEO
+from holitom.errors import HolitomError
 from holitom.methods import METHODS, HoliTom, Method, get_method
 from holitom.video import load_video
 from holitom.web.answering import Desk, Request, Update
@@ -341,6 +342,18 @@ def test_what_is_to_be_copied_gives_the_same_answer(
     table = capsys.readouterr().out
     assert f"{answer.visual_tokens:,}" in table
     assert answer.text in table
+
+
+def test_frames_by_change_are_read_and_copied(desk: Desk) -> None:
+    request = Request(DEMO_VIDEO, "Which shape flashes?", frames=4, frames_by="change")
+    video, _ = desk._read(request)
+    assert video.times == load_video(DEMO_VIDEO, 4, frames_by="change").times
+    assert "load_video(DEMO_VIDEO, frames=4, frames_by='change')" in python(request, Loaded())
+    assert "--frames 4 --frames-by change" in command(request, Loaded())
+    assert "frames evenly spread" in vllm(request, Loaded(), desk.model.config)
+    colour = Request(DEMO_VIDEO, "Which shape flashes?", frames=4, frames_by="colour")  # type: ignore[arg-type]
+    with pytest.raises(HolitomError, match="frames_by must be time or change, not 'colour'"):
+        final(desk, colour)
 
 
 def test_the_demo_to_be_copied(tmp_path: Path) -> None:

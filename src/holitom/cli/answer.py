@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -26,6 +26,7 @@ def answer(
     threshold: options.Threshold = None,
     reuse: options.ReuseTower = False,
     frames: options.Frames = None,
+    frames_by: options.FramesBy = "time",
     max_new_tokens: options.MaxNewTokens = 64,
     output: Annotated[Path | None, options.answers_file("QUESTIONS.answers.jsonl, beside QUESTIONS")] = None,
     skip_bad: Annotated[
@@ -66,7 +67,7 @@ def answer(
         from holitom.integrations.vllm.offline import answer as run
 
     name = checkpoint(model)
-    setup = Setup(name, entry, sampled, max_new_tokens, arguments, at_once)
+    setup = Setup(name, entry, sampled, max_new_tokens, arguments, at_once, cast("Any", frames_by))
     check(setup)
     made = {
         "model": model or "bundled",
@@ -76,6 +77,8 @@ def answer(
         "engine": arguments,
         "part": part,
     }
+    if frames_by != "time":
+        made["frames_by"] = frames_by
     cases = read_cases(questions, missing=True)
     cases = cases[len(cases) * (number - 1) // parts : len(cases) * number // parts]
     ending = "" if part is None else f"-{number}-of-{parts}"

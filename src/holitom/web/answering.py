@@ -23,7 +23,7 @@ from holitom.inspect.pictures import Pictured, Pictures
 from holitom.methods import Method
 from holitom.methods.choose import Choice, read_method
 from holitom.prompts import prompt
-from holitom.video import Header, Sampling, Video, load_sampled, look_over
+from holitom.video import FramesBy, Header, Sampling, Video, load_sampled, look_over
 from holitom.video.fitting import fit_of
 from holitom.web.controls import merging_inside, usual_threshold
 
@@ -46,6 +46,7 @@ class Request:
         inner: whether the method merges inside the language model; None: its default, see `merging_inside`.
         frames: number of frames to sample.
         reuse: whether the vision tower computes only what differs from a reference frame.
+        frames_by: how the frames are chosen, "time" or "change", see `holitom.video.FramesBy`.
     """
 
     video: Path
@@ -56,6 +57,12 @@ class Request:
     inner: bool | None = None
     frames: int = 32
     reuse: bool = False
+    frames_by: FramesBy = "time"
+
+    @property
+    def sampling(self) -> Sampling:
+        """The frames to sample."""
+        return Sampling(self.frames, frames_by=self.frames_by)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -251,7 +258,7 @@ class Desk:
                 )
 
         fit = Pictured(fit_of(self.processor))
-        video = load_sampled(request.video, Sampling(request.frames), watch, self.max_seconds, fit)
+        video = load_sampled(request.video, request.sampling, watch, self.max_seconds, fit)
         return video, fit.pictures(video)
 
     @staticmethod

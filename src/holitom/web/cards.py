@@ -206,7 +206,7 @@ def history_table(history: History) -> str:
             str(number),
             method,
             f"{request.retain_ratio:g}",
-            str(request.frames),
+            f"{request.frames}{'' if request.frames_by == 'time' else ' by change'}",
             f"{request.video.name}: {request.question}",
             merged.text,
             "same" if ran.same else full.text,

@@ -49,6 +49,7 @@ def python(request: Request, loaded: Loaded) -> str:
     classes = sorted({kind, "HoliTom"} if request.changed_inner else {kind})
     bundled = ["BUNDLED_MODEL"] * (loaded.model is None) + ["DEMO_VIDEO"] * _is_demo(request)
     how = "".join(f", {name}={value!r}" for name, value in loaded.places.items())
+    chosen = "" if request.frames_by == "time" else f", frames_by={request.frames_by!r}"
     longest = "" if loaded.max_new_tokens == 64 else f", max_new_tokens={loaded.max_new_tokens}"
     lines = [
         "from holitom.ask import ask, load_model, prompt",
@@ -57,7 +58,7 @@ def python(request: Request, loaded: Loaded) -> str:
         "from holitom.video import load_video",
         "",
         f"model, processor = load_model({_python_model(loaded)}{how})",
-        f"video = load_video({_python_video(request)}, frames={request.frames})",
+        f"video = load_video({_python_video(request)}, frames={request.frames}{chosen})",
         f"inputs = prompt(processor, video, {request.question!r})",
         f"method = {kind}({', '.join(f'{k}={v}' for k, v in settings.items())}){inside}",
         f"answer = ask(model, processor, inputs, method{longest})",
@@ -81,6 +82,8 @@ def command(request: Request, loaded: Loaded) -> str:
     asked = "\"$(python -c 'from holitom.bundled import DEMO_VIDEO; print(DEMO_VIDEO)')\""
     video = asked if _is_demo(request) else shlex.quote(request.video.name)
     options = ["--compare", f"--frames {request.frames}"]
+    if request.frames_by != "time":
+        options.append(f"--frames-by {request.frames_by}")
     if loaded.model is not None:
         options.append(f"--model {shlex.quote(loaded.model)}")
     if request.method != "holitom":
@@ -117,6 +120,8 @@ def vllm(request: Request, loaded: Loaded, config: Any) -> str:
     notes = []
     if request.method in ("holitom", "holitom-plus") and request.changed_inner is None:
         notes.append("# Without the merging inside the language model, which a paged cache rules out.")
+    if request.frames_by != "time":
+        notes.append("# vLLM's server reads videos itself, with frames evenly spread.")
     try:
         method_of(SimpleNamespace(holitom=entry, get_text_config=config.get_text_config))
     except HolitomError as error:

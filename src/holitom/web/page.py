@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 try:
     import gradio as gr
@@ -20,6 +20,7 @@ from holitom.bundled import DEMO_QUESTION, DEMO_VIDEO, usual_frames
 from holitom.errors import SettingsError
 from holitom.inspect.draw_compare import comparison_css
 from holitom.inspect.draw_html import element_script
+from holitom.video import FramesBy
 from holitom.web import controls
 from holitom.web.answering import MAX_FRAMES, MOST_COMPARED, Desk, Request
 from holitom.web.cards import answer_card, empty_headline, history_table, method_lines
@@ -119,10 +120,10 @@ def build(desk: Desk, loaded: Loaded, limits: Limits) -> gr.Blocks:
                 )
 
         def request_of(video: str | None, question: str, *settings: Any) -> Request | None:
-            method, retain, threshold, inner, frames, reuse = settings
+            method, retain, threshold, inner, frames, *rest = settings
             if not video:
                 return None
-            return Request(Path(video), question or "", method, retain, threshold, inner, int(frames), reuse)
+            return Request(Path(video), question or "", method, retain, threshold, inner, int(frames), *rest)
 
         def asked(history: History, *values: Any) -> Iterator[dict[Any, Any]]:
             request = request_of(*values)
@@ -214,7 +215,7 @@ def _settings(model: str | None) -> list[Any]:
             usual_frames(model),
             step=1,
             label="Frames",
-            info="Sampled evenly over the video",
+            info="Evenly spread, or by what changes",
             scale=3,
             min_width=240,
             elem_id="frames",
@@ -246,7 +247,15 @@ def _settings(model: str | None) -> list[Any]:
             min_width=240,
             elem_id="reuse",
         )
-    return [method, retain, threshold, inner, frames, reuse]
+        frames_by = gr.Radio(
+            list(get_args(FramesBy)),
+            value="time",
+            label="Frames by",
+            info="time: evenly spread; change: of four times as many, those that show the most",
+            min_width=240,
+            elem_id="frames-by",
+        )
+    return [method, retain, threshold, inner, frames, reuse, frames_by]
 
 
 def _method_select() -> gr.HTML:
@@ -294,7 +303,7 @@ def _examples(examples: list[Example]) -> list[tuple[gr.Button, Example]]:
 
 def _follow(page: gr.Blocks, inputs: list[Any]) -> None:
     """Update controls that depend on others, and mark results once the settings differ from theirs."""
-    _, _, method, retain, threshold, inner, frames, _ = inputs
+    _, _, method, retain, threshold, inner, frames, *_ = inputs
     gr.on(
         [method.change, frames.change],
         inputs=[method, retain, frames],

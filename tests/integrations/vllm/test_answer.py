@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.serving import Transformers, encode, environment, squares
 
+from holitom import load_video
+from holitom.bench.cases import Case
 from holitom.bundled import DEMO_QUESTION, DEMO_VIDEO
 from holitom.cli import main
 from holitom.integrations.vllm import offline
@@ -85,8 +88,6 @@ def records(file: Path) -> list[dict[str, Any]]:
 def test_a_file_is_answered_in_order_as_by_transformers(
     run: Any, folder: Path, transformers_path: Transformers
 ) -> None:
-    from holitom import load_video
-
     (folder / "squares.mp4").write_bytes(encode(squares(1)))
     code, out, err = run(folder / "q.jsonl")
     assert code == 2
@@ -166,6 +167,13 @@ def test_without_vllm_the_error_says_how_to_install_it(
     assert not (folder / "q.answers.jsonl").exists()
 
 
+def test_videos_are_read_by_change_where_that_is_asked() -> None:
+    setup = offline.Setup("model", None, 4, 8, frames_by="change")
+    with ThreadPoolExecutor(1) as pool:
+        video = offline._Videos([Case(DEMO_VIDEO, DEMO_QUESTION)], setup.sampling, pool).take()
+    assert video.times == load_video(DEMO_VIDEO, 4, frames_by="change").times
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
@@ -176,6 +184,7 @@ def test_without_vllm_the_error_says_how_to_install_it(
         (["--engine", "{"], "engine must be a JSON object"),
         (["--at-once", "0"], "at-once must be at least 1"),
         (["--frames", "0"], "frames must be at least 1"),
+        (["--frames-by", "colour"], "frames_by must be time or change, not 'colour'"),
         (["--retain", "2"], "retain_ratio must be a number in (0, 1], got 2"),
     ],
 )

@@ -12,6 +12,7 @@ from holitom.errors import SettingsError
 from holitom.methods.base import Method, require
 from holitom.methods.choose import FULL, read_method
 from holitom.methods.registry import method_class
+from holitom.video import FramesBy, Sampling
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,8 @@ class Arguments:
         pretrained: a checkpoint's folder, Hugging Face id or bundled model's name; by default the first
             bundled one.
         method: method that is attached to the model; None (`method=full`): the model runs without.
-        max_frames_num: frames sampled evenly from each video.
+        max_frames_num: frames sampled from each video.
+        frames_by: how they are chosen, "time" or "change", see `holitom.video.FramesBy`.
         dtype: "auto" (as the checkpoint says) or a torch name such as "float16".
         device: "auto" (this process's GPU, else the CPU) or a torch name.
         device_map: transformers' `device_map` ("auto"), to spread one model over several devices; excludes
@@ -36,6 +38,7 @@ class Arguments:
     pretrained: str = str(BUNDLED_MODEL)
     method: Method | None = None
     max_frames_num: int = 32
+    frames_by: FramesBy = "time"
     dtype: str = "auto"
     device: str = "auto"
     device_map: str | None = None
@@ -49,6 +52,12 @@ class Arguments:
             require(field, getattr(self, field), "a whole number of at least 1", lambda n: n >= 1, whole=True)
         if self.device_map is not None and self.device != "auto":
             raise SettingsError("give either device or device_map, not both")
+        _ = self.sampling  # raises an error for settings out of range
+
+    @property
+    def sampling(self) -> Sampling:
+        """The frames to sample from each video."""
+        return Sampling(self.max_frames_num, frames_by=self.frames_by)
 
 
 def read_arguments(given: Mapping[str, Any]) -> Arguments:

@@ -20,7 +20,7 @@ from holitom.integrations.lmms_eval.generation import Generation, Until
 from holitom.integrations.lmms_eval.messages import Question, read_messages
 from holitom.models import adapter_for
 from holitom.prompts import prompts
-from holitom.video import Sampling, Video, load_sampled
+from holitom.video import Video, load_sampled
 from holitom.video.fitting import fit_of
 
 try:
@@ -162,9 +162,8 @@ class HolitomModel(lmms):  # type: ignore[misc]  # lmms-eval is not typed
 
     def _read(self, question: Question) -> tuple[Question, list[Video]]:
         try:
-            frames = self._arguments.max_frames_num
-            fit = fit_of(self._processor)
-            return question, [load_sampled(path, Sampling(frames), fit=fit) for path in question.videos]
+            sampling, fit = self._arguments.sampling, fit_of(self._processor)
+            return question, [load_sampled(path, sampling, fit=fit) for path in question.videos]
         except VideoError as error:
             raise VideoError(f"{question.name}: {error}") from error
 

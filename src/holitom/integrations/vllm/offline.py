@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from holitom.hub import located
 from holitom.integrations.vllm.settings import method_of
 from holitom.models import config_of
 from holitom.prompts import asking, at_least, rendered
-from holitom.video import Video, load_video
+from holitom.video import FramesBy, Sampling, Video, load_sampled
 
 READERS = 2
 """Number of threads that read videos."""
@@ -44,14 +44,27 @@ class Setup:
         max_new_tokens: longest answer, in tokens.
         engine: more arguments of `vllm.LLM`, by name.
         at_once: largest number of questions that are in the engine, or read and waiting.
+        frames_by: how frames are chosen, "time" or "change", see `holitom.video.FramesBy`.
+
+    Raises:
+        SettingsError: `frames` or `frames_by` is out of range.
     """
 
     model: str
     entry: Mapping[str, Any] | None
     frames: int
     max_new_tokens: int
-    engine: Mapping[str, Any]
+    engine: Mapping[str, Any] = field(default_factory=dict)
     at_once: int = 32
+    frames_by: FramesBy = "time"
+
+    def __post_init__(self) -> None:
+        _ = self.sampling  # raises an error for settings out of range
+
+    @property
+    def sampling(self) -> Sampling:
+        """The frames to sample from each video."""
+        return Sampling(self.frames, frames_by=self.frames_by)
 
 
 def check(setup: Setup) -> None:
@@ -155,7 +168,7 @@ def answers(
     found: dict[int, Record] = {}
     running: set[int] = set()
     pool = ThreadPoolExecutor(READERS)
-    videos = _Videos(cases, setup.frames, pool)
+    videos = _Videos(cases, setup.sampling, pool)
     try:
         while given < len(cases):
             while videos.waiting and len(found) + len(running) < setup.at_once:
@@ -218,9 +231,9 @@ class _Videos:
         taken: number of questions whose videos were taken.
     """
 
-    def __init__(self, cases: Sequence[Case], frames: int, pool: ThreadPoolExecutor) -> None:
+    def __init__(self, cases: Sequence[Case], sampling: Sampling, pool: ThreadPoolExecutor) -> None:
         self.taken = 0
-        self._cases, self._frames, self._pool = cases, frames, pool
+        self._cases, self._sampling, self._pool = cases, sampling, pool
         self._ahead: deque[Future[Video]] = deque()
         self._last: tuple[Path, Future[Video]] | None = None
         self._read_ahead()
@@ -253,7 +266,7 @@ class _Videos:
         while len(self._ahead) < min(2 * READERS, len(self._cases) - self.taken):
             path = self._cases[self.taken + len(self._ahead)].video
             if self._last is None or self._last[0] != path:
-                self._last = path, self._pool.submit(load_video, path, self._frames)
+                self._last = path, self._pool.submit(load_sampled, path, self._sampling)
             self._ahead.append(self._last[1])
 
 
