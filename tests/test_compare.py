@@ -44,6 +44,7 @@ def demo_rows() -> list[dict[str, Any]]:
 
 
 BY_CHANGE = ("--frames-by", "change")
+FEW = ("--frames", 4)  # where it does not matter what is answered
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
@@ -77,28 +78,28 @@ def test_a_run_that_was_stopped_goes_on(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     questions, results = write(folder, demo_rows()), folder / "mine.compare.jsonl"
-    assert run(capsys, questions)[0] == 0
+    assert run(capsys, questions, *FEW)[0] == 0
     lines = results.read_text().splitlines(keepends=True)
     results.write_text("".join(lines[:2]) + lines[2][:40])  # killed while it wrote the second answer
-    code, _, err = run(capsys, questions)
+    code, _, err = run(capsys, questions, *FEW)
     assert code == 0
     assert "3 questions, 1 answered already" in err
     assert results.read_text().splitlines(keepends=True)[:2] == lines[:2]
     assert [json.loads(line)["index"] for line in results.read_text().splitlines()[1:]] == [0, 1, 2]
 
     monkeypatch.setattr("holitom.ask.load_model", lambda *_: pytest.fail("a model is loaded for nothing"))
-    assert run(capsys, questions)[0] == 0
+    assert run(capsys, questions, *FEW)[0] == 0
 
 
 def test_answers_of_other_settings_are_not_mixed_in(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     questions = write(folder, demo_rows()[:1])
-    assert run(capsys, questions)[0] == 0
+    assert run(capsys, questions, *FEW)[0] == 0
     for changed in (("--retain", 0.5), ("--frames", 8), ("--method", "evs"), ("--no-inner",), BY_CHANGE):
-        code, out, err = run(capsys, questions, *changed)
+        code, out, err = run(capsys, questions, *FEW, *changed)
         assert (code, out) == (2, "")
         assert "holds the answers of other settings" in err
     other = write(folder, demo_rows()[1:2])
-    code, _, err = run(capsys, other)
+    code, _, err = run(capsys, other, *FEW)
     assert code == 2
     assert "holds the answers to other questions" in err
 
@@ -109,12 +110,12 @@ def test_a_video_that_cannot_be_read_stops_nothing_and_is_tried_again(
     (folder / "late.mp4").write_text("no video " * 50)
     rows = [{"video": "late.mp4", "question": "Which shape flashes?"}, demo_rows()[0]]
     questions = write(folder, rows)
-    code, out, _ = run(capsys, questions, "--json")
+    code, out, _ = run(capsys, questions, "--json", *FEW)
     found = json.loads(out)
     assert (code, found["answered"]) == (0, 1)
     assert found["errors"][0]["error"].startswith("late.mp4: no readable video")
     write_video(folder / "late.mp4")
-    code, out, _ = run(capsys, questions, "--json")
+    code, out, _ = run(capsys, questions, "--json", *FEW)
     assert (code, json.loads(out)["answered"], json.loads(out)["errors"]) == (0, 2, [])
 
 

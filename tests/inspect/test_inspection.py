@@ -23,6 +23,7 @@ from holitom.inspect.inspection import DARK, readable
 from holitom.inspect.paint import paint_fates, paint_kept
 from holitom.methods import METHODS, get_method
 from holitom.video import Video
+from holitom.video.metadata import TimedMetadata
 
 
 def by_hand(**changes: Any) -> Inspection:
@@ -122,6 +123,15 @@ def test_it_is_the_run_of_the_method_alone(tiny: Tiny) -> None:
     assert inspection.seconds.tolist() == [0, 0.5, 1, 1.5]
 
 
+def test_frames_have_the_times_that_the_file_states(tiny: Tiny) -> None:
+    """At a rate that varies these are not number / rate."""
+    times = [0.0, 0.1, 2.0, 7.5]
+    metadata = TimedMetadata.of(times, range(4), total=4, rate=0.4, duration=10.0, size=(64, 64))
+    inspection = inspect_video(tiny.model, tiny.processor, Video(video(4), metadata), HoliTom(0.25))
+    assert inspection.seconds is not None
+    assert inspection.seconds.tolist() == times
+
+
 def test_costs_are_those_of_the_papers_formula(tiny: Tiny) -> None:
     method = HoliTom(0.25, similarity_threshold=0.8)
     inspection = inspect_video(tiny.model, tiny.processor, a_video(), method, "w1", max_new_tokens=1)
@@ -139,7 +149,7 @@ def test_two_frames_to_a_row_of_tokens_show_the_first(tiny: Tiny) -> None:
         tiny.model(**tiny.inputs("w1 <video>", videos=[video(3)]))
     assert run.last is not None
     frames = np.arange(6, dtype=np.uint8)[:, None, None, None] * np.ones((1, 8, 8, 3), dtype=np.uint8)
-    shown = inspection_of(run.last.videos[0], frames, numbers=np.arange(6) * 10, rate=10.0)
+    shown = inspection_of(run.last.videos[0], frames, numbers=np.arange(6) * 10, seconds=np.arange(6.0))
     assert shown.frames is not None
     assert shown.frames[:, 0, 0, 0].tolist() == [0, 2, 4]
     assert shown.seconds is not None

@@ -123,7 +123,7 @@ def inspection_of_run(
         video.frames if pictures is None else pictures,
         method=describe(method),
         numbers=np.array(video.metadata.frames_indices, dtype=np.int64),
-        rate=video.metadata.fps,
+        seconds=np.array(video.times, dtype=np.float64) if video.metadata.fps else None,
         similarity=similarity,
         threshold=getattr(merges, "threshold", getattr(merges, "similarity_threshold", None)),
         costs=_costs(model),
@@ -150,7 +150,7 @@ def inspection_of(
     method: str = "",
     model: str = "",
     numbers: Places | None = None,
-    rate: float | None = None,
+    seconds: NDArray[np.float64] | None = None,
     similarity: NDArray[np.float32] | None = None,
     threshold: float | None = None,
     costs: Callable[[list[Level]], tuple[int, int]] | None = None,
@@ -169,7 +169,7 @@ def inspection_of(
         method: the method and its settings.
         model: name of the model.
         numbers: `[F]` int64, the index of each frame in the file.
-        rate: frames per second of the file.
+        seconds: `[F]` float64, the time of each frame.
         similarity: `[T - 1, N]`, see `Inspection`.
         threshold: see `Inspection`.
         costs: gives operations and bytes of the KV cache for numbers of visual tokens by layer.
@@ -193,8 +193,6 @@ def inspection_of(
     into = to_host(origins.into)
     into[~np.isin(into, to_host(report.place))] = -1  # a family may send less than the method kept
     importance = to_host(report.importance)
-    if numbers is not None and shown is not None:
-        numbers = numbers[shown]
     return Inspection(
         frames_per_step=report.frames_per_step,
         title=title,
@@ -206,8 +204,8 @@ def inspection_of(
         segments=report.segments,
         stages=_stages(report, costs),
         frames=None if frames is None else np.ascontiguousarray(frames[shown]),
-        numbers=numbers,
-        seconds=None if numbers is None or not rate else numbers / rate,
+        numbers=_at(numbers, shown),
+        seconds=_at(seconds, shown),
         importance=importance if importance.any() else None,
         similarity=similarity,
         threshold=threshold,
@@ -217,6 +215,11 @@ def inspection_of(
         reused=reused,
         banner=banner,
     )
+
+
+def _at(values: Any, shown: Places | None) -> Any:
+    """Take the values of the frames that are shown."""
+    return values if values is None or shown is None else values[shown]
 
 
 def reused_of(plan: Plan, report: VideoReport) -> Reused | None:
