@@ -187,6 +187,8 @@ def _shorten(tokens: int) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         cos, sin = kwargs["position_embeddings"]
         changed = {"position_embeddings": (cos[:, :tokens], sin[:, :tokens]), "position_ids": None}
+        if (mask := kwargs.get("attention_mask")) is not None:
+            changed["attention_mask"] = mask[..., :tokens, :tokens]
         return (args[0][:, :tokens], *args[1:]), {**kwargs, **changed}
 
     return hook
