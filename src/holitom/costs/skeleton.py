@@ -33,7 +33,7 @@ def skeleton(name: str, dtype: torch.dtype = torch.bfloat16) -> Any:
     try:
         config = published_config(name) if name in PUBLISHED else config_of(place)
         with torch.device("meta"):
-            # Eager attention has the products of fused attention, which the meta device runs ten times slower.
+            # Eager attention has the products of fused attention, which is slow on the meta device.
             model: Any = AutoModelForImageTextToText.from_config(
                 config, dtype=dtype, attn_implementation="eager"
             )
