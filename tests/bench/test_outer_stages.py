@@ -32,6 +32,10 @@ def test_the_table_names_who_was_refused_and_why(monkeypatch: pytest.MonkeyPatch
         monkeypatch.setattr(module, name, value)
     run = CliRunner().invoke(app, ["bench", "overhead", "--methods", "vidcom2,dycoke"])
     assert run.exit_code == 0, run.output
+    told = run.stderr.splitlines()
+    assert [line.split(":")[0] for line in told] == ["VidCom2 10%", "VidCom2 10%, long video", "DyCoke 10%"]
+    assert "HoliTom's time" in told[0]
+    assert "refused" in told[2]
     assert "VidCom2 10%" in run.stdout
     assert "Refused: DyCoke 10%" in run.stdout
     assert max(map(len, run.stdout.splitlines())) <= 100

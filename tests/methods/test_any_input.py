@@ -189,6 +189,43 @@ def test_at_least_one_token_of_a_still_video_is_sent(
     is_sound(chosen, VideoTokens(features, torch.ones(frames, tokens), (1, tokens), features))
 
 
+@each
+@pytest.mark.parametrize("value", [0.0, 1.0, *BAD])
+@pytest.mark.parametrize(("frames", "tokens"), [(1, 1), (1, 16), (2, 1), (3, 2), (8, 16)])
+def test_a_video_of_one_value_is_served(name: str, frames: int, tokens: int, value: float) -> None:
+    """Black frames, equal frames, and a tower that overflowed everywhere, its attention too."""
+    for ratio in (0.05, 1.0):
+        chosen = method(name, max(ratio, 1 / frames) if name == "uniform" else ratio)
+        features, scores = torch.full((frames, tokens, 8), value), torch.full((frames, tokens), value)
+        is_sound(chosen, VideoTokens(features, scores, (1, tokens), features, shallow=scores))
+
+
+# Counts that no small video has: neighbours, segments, frames of a group, tokens of a frame, sides of a cell.
+LARGE: dict[str, dict[str, Any]] = {
+    "holitom": {"knn": 99, "contextual_ratio": 0.5},
+    "holitom-plus": {"knn": 99},
+    "prunevid": {"knn": 99},
+    "fastvid": {"knn": 99, "min_segments": 99, "anchor_stride": 99},
+    "flashvid": {"knn": 99, "min_segments": 99},
+    "unified": {"knn": 99},
+    "aot": {"clip": 99},
+    "earlytom": {"max_frames": 99},
+    "gleanvid": {"cell": 99, "rank": 99},
+    "vcast": {"min_tokens": 99},
+    "dycoke": {"window": 99},
+    "simplecluster": {"iterations": 99},
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+@pytest.mark.parametrize(("frames", "tokens"), [(1, 1), (1, 9), (7, 1), (6, 4)])
+def test_counts_beyond_the_video_mean_all_there_is(name: str, frames: int, tokens: int) -> None:
+    for ratio in (0.3, 1.0):
+        chosen = get_method(name, retain_ratio=ratio, **LARGE[name])
+        count = is_sound(chosen, clip(frames, tokens))
+        assert count <= frames * tokens
+
+
 def test_the_largest_still_segment_sends_the_one_token() -> None:
     """Two scenes of 3 and 5 equal frames: of 3 + 3 averages a hundredth rounds to none."""
     features = torch.cat([torch.eye(3).expand(3, -1, -1), -torch.eye(3).expand(5, -1, -1)])

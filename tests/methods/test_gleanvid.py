@@ -12,7 +12,7 @@ from support.videos import clip
 from holitom.errors import SettingsError
 from holitom.methods import GleanVID
 from holitom.methods.gleanvid import debiased, gini
-from holitom.ops import spans
+from holitom.ops import blocks, spans
 from holitom.ops.ragged import unit_range
 from holitom.ops.spans import Cells, Span, past_novelty, principal_directions
 from holitom.tokens import VideoTokens
@@ -25,7 +25,7 @@ def past_by_definition(series: np.ndarray) -> np.ndarray:
         for c in range(cells):
             z, past = series[t, c], series[:t, c]
             left = z @ z
-            if t:
+            if past.any():
                 gram = past @ past.T
                 gram = gram + 1e-4 * np.trace(gram) / t * np.eye(t)
                 b = past @ z
@@ -51,17 +51,47 @@ def test_what_a_past_does_not_span(
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-4, atol=1e-5)
 
 
+@settings(deadline=None, max_examples=30)
+@given(st.integers(1, 40), st.integers(1, 3), st.integers(1, 50), st.sampled_from([1.0, 0.01, 1e-3]))
+def test_late_times_are_interpolated_over_the_ridge(times: int, cells: int, width: int, noise: float) -> None:
+    """As exact as solving each: for noise, still scenes, and videos that begin dark."""
+    rng = torch.Generator().manual_seed(times)
+    series = torch.randn(1, cells, width, generator=rng) + noise * torch.randn(
+        times, cells, width, generator=rng
+    )
+    series[: times // 8] *= 0.1
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(spans, "SOLVED", 4)
+        found = past_novelty(series)
+    expected = past_by_definition(series.double().numpy())
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_video_that_begins_black_is_interpolated_too() -> None:
+    series = torch.randn(40, 2, 9, generator=torch.Generator().manual_seed(0))
+    series[:12] = 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(spans, "SOLVED", 4)
+        found = past_novelty(series)
+    expected = past_by_definition(series.double().numpy())
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-3, atol=1e-5)
+
+
 def test_cells_at_odd_edges_are_smaller() -> None:
     cells = Cells((3, 5), 2, torch.device("cpu"))
     assert cells.size.tolist() == [4, 4, 2, 2, 2, 1]
     features = torch.arange(15.0).view(1, 15, 1)
     means = cells.means(features)
     assert means.flatten().tolist() == [3, 5, 6.5, 10.5, 12.5, 14]
-    assert cells.spread(means).flatten().tolist()[:5] == [3, 3, 5, 5, 6.5]
+    own = cells.own(means.mT.expand(1, 15, 6))
+    assert own.flatten().tolist()[:5] == [3, 3, 5, 5, 6.5]
 
 
-@pytest.mark.parametrize("width", [5, 700])
-def test_the_direction_that_all_share_is_taken_out(width: int) -> None:
+@pytest.mark.parametrize(("width", "block"), [(5, 1 << 21), (700, 1 << 21), (700, 10_000)])
+def test_the_direction_that_all_share_is_taken_out(
+    width: int, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocks, "CACHED", block)
     rng = torch.Generator().manual_seed(0)
     shared = torch.nn.functional.normalize(torch.randn(width, generator=rng), dim=0)
     points = (

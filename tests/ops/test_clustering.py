@@ -92,6 +92,18 @@ def test_little_memory_gives_the_same_clusters(monkeypatch: pytest.MonkeyPatch) 
     torch.testing.assert_close(whole.features, piecewise.features)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_groups_of_unlike_sizes_are_padded_apart(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clustering, "COSTLY", 0)
+    rng = np.random.default_rng(seed)
+    sizes = np.array([2, 40, 9, 1, 21, 11, 39, 3])
+    classes = [alike.tolist() for alike in clustering._size_classes(sizes, 12)]
+    assert classes == [[1, 4, 6], [5], [0, 2, 3, 7]]
+    budgets = np.array([rng.integers(1, size + 1) for size in sizes])
+    tokens = torch.from_numpy(rng.normal(size=(sizes.sum(), 12)).astype(np.float32))
+    check(tokens, sizes, budgets, knn=4, weight=0.6)
+
+
 def test_plain_means_of_clusters() -> None:
     points = torch.tensor([[0.0], [1.0], [2.0], [50.0], [52.0]])
     clusters = dpc_knn(points, np.array([5]), np.array([2]), center_weight=None)

@@ -40,6 +40,13 @@ def test_means_of_strided_runs(dtype: torch.dtype) -> None:
         torch.testing.assert_close(mean, expected)
 
 
+def test_means_of_scaled_rows() -> None:
+    rows, scale = torch.arange(1.0, 9)[:, None], torch.tensor([1.0, 0, 2, 0, 3, 0, 4, 1])
+    means, averaged = run_means(rows, torch.tensor([0, 1]), np.array([4, 2]), stride=2, scale=scale)
+    assert averaged.tolist() == [4, 2]
+    assert means[:, 0].tolist() == [(1 + 6 + 15 + 28) / 4, 0]
+
+
 def test_means_leave_out_skipped_rows() -> None:
     rows, skip = torch.arange(12.0)[:, None], torch.zeros(12, dtype=torch.bool)
     skip[[2, 4, 11]] = True

@@ -67,7 +67,8 @@ def outer_stages(
         settings: methods at budgets; full tokens are left out.
         long: whether to merge the long video too.
         cores: threads of torch.
-        done: called with every result.
+        done: called after every measurement with what is known of the method: after the short video, and
+            again after the long one.
     """
     short = _with_keys(synthetic_video(FRAMES, WIDTH))
     extended = _with_keys(synthetic_video(LONG, NARROW)) if long else None
@@ -76,8 +77,7 @@ def outer_stages(
         for setting in settings:
             if setting.method is None and setting.refused is None:
                 continue
-            found.append(_measured(setting, short, extended))
-            done(found[-1])
+            found.append(_measured(setting, short, extended, done))
     return found
 
 
@@ -92,18 +92,21 @@ def _with_keys(video: VideoTokens) -> VideoTokens:
     )
 
 
-def _measured(setting: Setting, short: VideoTokens, long: VideoTokens | None) -> OuterStage:
+def _measured(
+    setting: Setting, short: VideoTokens, long: VideoTokens | None, done: Callable[[OuterStage], None]
+) -> OuterStage:
     stage = OuterStage(setting.title, setting.refused)
-    if setting.method is None:
-        return stage
-    try:
-        stage = _short(stage, setting.method, short)
-        if long is not None:
-            with peak_memory(torch.device("cpu")) as peak:
-                seconds = seconds_of(partial(setting.method.merge, long))
-            stage = replace(stage, long=Cost(seconds, peak.megabytes))
-    except HolitomError as error:
-        stage = replace(stage, refused=str(error))
+    if setting.method is not None:
+        try:
+            stage = _short(stage, setting.method, short)
+            if long is not None:
+                done(stage)
+                with peak_memory(torch.device("cpu")) as peak:
+                    seconds = seconds_of(partial(setting.method.merge, long))
+                stage = replace(stage, long=Cost(seconds, peak.megabytes))
+        except HolitomError as error:
+            stage = replace(stage, refused=str(error))
+    done(stage)
     return stage
 
 

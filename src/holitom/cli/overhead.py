@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from holitom.cli.app import bench, ratios, working
+from holitom.cli.app import bench, note, progress, ratios, working
 from holitom.cli.options import WRITTEN, Json
 from holitom.cli.tables import print_notes, print_table
 
@@ -75,8 +75,15 @@ def _outer_stages(methods: str, retain: str, long: bool, as_json: bool) -> None:
         from holitom.methods.choose import read_methods
 
     settings = budgets(read_methods(methods), wanted)
-    with working("Measuring") as say:
-        found = outer_stages(settings, long, done=lambda stage: say(f"Measured {stage.title}"))
+    measured = [setting for setting in settings if setting.method is not None or setting.refused]
+    steps = sum(1 + (long and setting.method is not None) for setting in measured)
+    with progress("Measuring", steps) as advance:
+
+        def done(stage: OuterStage) -> None:
+            note(_told(stage))
+            advance(1)
+
+        found = outer_stages(settings, long, done=done)
     if as_json:
         print(json.dumps({"machine": processor(), "methods": [asdict(stage) for stage in found]}))
         return
@@ -92,6 +99,16 @@ def _outer_stages(methods: str, retain: str, long: bool, as_json: bool) -> None:
         f"threads of {processor()}, synthetic video. ms: median of rounds in which method and HoliTom run "
         "in turn. waits: times that the host waits for the device. MB: peak memory above the video's."
     )
+
+
+def _told(stage: OuterStage) -> str:
+    """One line about the last measurement of a method."""
+    if stage.refused:
+        return f"{stage.title}: refused: {stage.refused}"
+    if stage.long is not None:
+        return f"{stage.title}, long video: {stage.long.seconds:,.1f} s, {_whole(stage.long.megabytes)} MB"
+    assert stage.short is not None, "a method that is not refused is measured"
+    return f"{stage.title}: {1e3 * stage.short.seconds:,.1f} ms, {stage.against_holitom:.1f}x HoliTom's time"
 
 
 def _row(stage: OuterStage, long: bool) -> list[str]:

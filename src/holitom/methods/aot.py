@@ -15,10 +15,11 @@ from torch import Tensor
 
 from holitom.methods.base import Method, require
 from holitom.methods.parts import Part, all_of, assemble
+from holitom.ops.blocks import blocks
 from holitom.ops.budgets import apportion, exact_total, largest_remainder
 from holitom.ops.host import to_device
 from holitom.ops.ragged import Sizes, compact, group_sizes, rankable, top_mask
-from holitom.ops.similarity import finite_vectors, unit_vectors
+from holitom.ops.similarity import cosines, finite_vectors, inverse_lengths, unit_vectors
 from holitom.ops.transport import sinkhorn
 from holitom.tokens import MergedTokens, VideoTokens
 
@@ -53,8 +54,9 @@ class AOT(Method):
     A token that is not finite adds nothing to an anchor.
 
     It takes no device synchronisation. Clips of `l` frames take `l` sequential transports, each of
-    `iterations` rounds of some ten operations: 400 rounds for clips of 4 frames. It takes longer than
-    HoliTom, since every token is compared with its frame's anchors and added to them.
+    `iterations` rounds of some ten operations: 400 rounds, one after another, for clips of 4 frames. Every
+    token is compared with its frame's anchors and added to them. For 32 frames of 196 tokens, 3584 wide, it
+    takes several times as long as HoliTom.
 
     Attributes:
         retain_ratio: share of the visual tokens that goes into the language model, in (0, 1].
@@ -187,9 +189,11 @@ class AOT(Method):
             Merged anchors `[T, K, D]` float32, and `[T, K, E]` where the video has streams; `[T, N]` int64:
             the anchor `0..K-1` of its frame that each token is, or is most similar to.
         """
-        unit = unit_vectors(video.features)
-        similarity = torch.bmm(unit, _rows(unit, at).mT)  # [T, N, K]
-        place = _coordinates(video.grid, unit.device)
+        features = video.features.detach().float()
+        inverse, heads = inverse_lengths(features), _rows(features, at)
+        similarity = torch.bmm(features, heads.mT)  # [T, N, K]
+        similarity = cosines(similarity, inverse, inverse.gather(1, at))
+        place = _coordinates(video.grid, features.device)
         apart = torch.cdist(place[None], place[None])[0]  # [N, N]
         plan = self._plan(1 - similarity + self.spatial_weight * apart[at].mT, ~chosen, there)
 
@@ -200,11 +204,10 @@ class AOT(Method):
         beta = self.nearest_weight
         weight = plan.mul_((1 - beta) / total[:, None]).add_(closest.mul_(beta / joined[:, None])).mT
         own = ((1 - beta) / total + beta / joined)[:, :, None]
-        merged = []
-        for values in (video.features, video.streams):  # one at a time: streams must not change rounding
-            if values is not None:
-                taken = torch.bmm(weight, finite_vectors(values))
-                merged.append(own * _rows(values.detach(), at).float() + taken)
+        merged = [own * heads + _weighted_sums(weight, features)]
+        if video.streams is not None:  # apart from the features, since it must not change their rounding
+            streams = video.streams.detach().float()
+            merged.append(own * _rows(streams, at) + _weighted_sums(weight, streams))
         return merged, slot
 
     def _over_time(
@@ -261,7 +264,22 @@ class AOT(Method):
 
 def _rows(values: Tensor, at: Tensor) -> Tensor:
     """Rows `[T, K, D]` of `values` `[T, N, D]` at the positions `at` `[T, K]` of each frame."""
-    return values.gather(1, at[:, :, None].expand(-1, -1, values.shape[2]))
+    frames, tokens, _ = values.shape
+    place = at + torch.arange(0, frames * tokens, tokens, device=at.device)[:, None]
+    return values.flatten(0, 1)[place]
+
+
+def _weighted_sums(weight: Tensor, values: Tensor) -> Tensor:
+    """Sums `[T, K, D]` of `values` `[T, N, D]` weighted by `weight` `[T, K, N]`.
+
+    A vector that is not finite adds 0.
+    """
+    frames, tokens, width = values.shape
+    parts = [
+        torch.bmm(weight[some], finite_vectors(values[some]))
+        for some in blocks(frames, tokens * width, values.device)
+    ]
+    return torch.cat(parts)
 
 
 def _coordinates(grid: tuple[int, int], device: torch.device) -> Tensor:

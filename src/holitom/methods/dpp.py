@@ -19,8 +19,8 @@ from holitom.methods.base import Method, require
 from holitom.methods.parts import all_of, assemble, unchanged
 from holitom.ops.budgets import exact_total, largest_remainder
 from holitom.ops.host import to_device
+from holitom.ops.pairs import cosine_gram
 from holitom.ops.ragged import compact
-from holitom.ops.similarity import unit_vectors
 from holitom.tokens import MergedTokens, VideoTokens
 
 
@@ -38,8 +38,7 @@ class DPP(Method):
 
     It takes no device synchronisation. Picking is sequential: as many steps as a frame keeps tokens, for all
     frames at once, of some ten operations. All tokens of a frame are compared with one another, `2 T N^2 D` =
-    8.8 GFLOP for 32 frames of 196 tokens, 3584 wide, so it takes longer than HoliTom, which compares each
-    token with one other.
+    8.8 GFLOP for 32 frames of 196 tokens, 3584 wide, of which 5/8 are computed, since they are symmetric.
 
     Attributes:
         retain_ratio: share of the visual tokens that goes into the language model, in (0, 1].
@@ -63,10 +62,10 @@ class DPP(Method):
         if count == frames * tokens:
             return all_of(video)
         budget = largest_remainder(np.full(frames, tokens), count)
-        unit = unit_vectors(video.features)
-        kernel = torch.bmm(unit, unit.mT)
+        kernel = cosine_gram(video.features.detach().float())
         # The similarity of a token to itself is exactly 1, so that equal tokens rank by position.
-        kernel.diagonal(dim1=1, dim2=2).copy_(unit.square().sum(-1) > 0.5)
+        itself = kernel.diagonal(dim1=1, dim2=2)
+        itself.copy_(itself > 0.5)
         quality = self._quality(video.importance)
         kernel.mul_(quality[:, :, None]).mul_(quality[:, None, :])
         picks = likeliest(kernel, int(budget.max()))

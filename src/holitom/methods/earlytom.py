@@ -54,8 +54,8 @@ class EarlyTom(Method):
     more, and all but the first frame of a group if frames have newlines.
 
     It takes one device synchronisation, and one more for each video behind each of the tower's layers. Groups
-    take one sequential step on the host for each frame. It takes longer than HoliTom, which compares each
-    frame with the next one, since it compares each with the `max_frames - 2` next ones.
+    take one sequential step on the host for each frame. Each frame is compared with the `max_frames - 2` next
+    ones, position by position.
 
     Attributes:
         retain_ratio: share of the visual tokens that goes into the language model, in (0, 1].

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from holitom.methods.base import Method
 from holitom.methods.parts import Part, assemble, unchanged
+from holitom.ops.blocks import blocks
 from holitom.ops.budgets import exact_total, largest_remainder
-from holitom.ops.clustering import WORKSPACE, density_peaks
+from holitom.ops.clustering import density_peaks
 from holitom.ops.host import to_device
 from holitom.ops.ragged import Sizes, compact, gather_bags, group_sizes, top_mask
 from holitom.ops.segmentation import cut_scenes
@@ -39,7 +40,9 @@ class FastVID(Method):
     Where the anchor frames have too few tokens for `c` anchors (`r` near 1), there are fewer anchors and more
     salient tokens. A frame's anchors follow its salient tokens. `origins` and `size` count each token to the
     most similar of the anchors that it joins, and an anchor to itself. It takes one device synchronisation.
-    Every token is compared with every anchor of its segment, so it takes several times as long as HoliTom.
+    Every token is compared with all anchors of its segment, at most `2 T N A D` operations for `A` anchors,
+    and added to one in each anchor frame, so it takes several times as long as HoliTom for 32 frames of 196
+    tokens, 3584 wide.
 
     Attributes:
         retain_ratio: share of the visual tokens that goes into the language model, in (0, 1].
@@ -116,7 +119,9 @@ class FastVID(Method):
         """Choose anchors among the tokens `rest` (`[T, N]` bool, `sizes` in each frame) and merge `rest`."""
         flat, offers = video.features.flatten(0, 1), anchors > 0
         offered = compact(rest & to_device(offers[:, None], rest.device), int(sizes[offers].sum()))
-        centers, _ = density_peaks(flat[offered], sizes[offers], anchors[offers], knn=self.knn, capped=False)
+        centers, _ = density_peaks(
+            flat.index_select(0, offered), sizes[offers], anchors[offers], knn=self.knn, capped=False
+        )
         heads = offered[centers]
 
         joins = join_every_offer(video.features, rest, heads, sizes, anchors, length)
@@ -183,10 +188,13 @@ def join_every_offer(
     number = first[:, :, None] + slot * exists  # [T, A, c]
 
     directions = unit_vectors(features.flatten(0, 1)[heads])
-    step = max(1, WORKSPACE // (most * widest * max(width, tokens)))
     found = [
-        _most_similar(features[at].detach().float(), directions[number[at]], exists[at])
-        for at in (slice(begin, begin + step) for begin in range(0, frames, step))
+        _most_similar(
+            features[at].detach().float(),
+            directions.index_select(0, number[at].flatten()).view(*number[at].shape, width),
+            exists[at],
+        )
+        for at in blocks(frames, most * widest * max(width, tokens), features.device)
     ]
     similarity, nearest = (torch.cat(parts) for parts in zip(*found, strict=True))  # [T, N, A] each
 

@@ -15,8 +15,8 @@ from holitom.ops.budgets import exact_total, largest_remainder
 from holitom.ops.clustering import density_peaks
 from holitom.ops.host import to_device, to_host
 from holitom.ops.ragged import Sizes, compact, run_means
-from holitom.ops.segmentation import segments_between
-from holitom.ops.similarity import above, unit_vectors
+from holitom.ops.segmentation import frame_means, segments_between
+from holitom.ops.similarity import above, inverse_lengths
 from holitom.tokens import MergedTokens, VideoTokens
 
 
@@ -28,17 +28,15 @@ class PruneVid(Method):
        cluster only its longest runs of consecutive frames remain, and none if these are single frames; frames
        between two runs go to the longer one, ties to the earlier. The runs are the segments.
     2. A position `n` is static in a segment where the mean cosine similarity of `x[t,n]` over all pairs of
-    the
-       segment's frames is above `similarity_threshold`; none is in a one-frame segment. Static tokens are
+       the segment's frames is above `similarity_threshold`; none is in a one-frame segment. Static tokens are
        averaged over time.
     3. The static tokens of each segment and the dynamic tokens of each frame are clustered by DPC-KNN into
        plain means, in proportion to their number and `max(1, round(r T N))` in total (fewer where averaging
        leaves fewer; a group whose share rounds to none is dropped).
 
     A segment's static tokens come first, at its first frame, then its dynamic tokens frame by frame. It takes
-    two device synchronisations. It takes longer than HoliTom, since clustering compares the dynamic tokens of
-    a frame with one another, up to `2 T N^2 D` operations. The paper's third part, selection by the
-    question's attention inside the language model, is not included.
+    two device synchronisations. The paper's third part, selection by the question's attention inside the
+    language model, is not included.
 
     Attributes:
         retain_ratio: share of the visual tokens that goes into the language model, in (0, 1].
@@ -91,7 +89,7 @@ class PruneVid(Method):
     def _segments(self, features: Tensor) -> list[tuple[int, int]]:
         """Step 1: first and last frame (inclusive) of each segment."""
         frames = features.shape[0]
-        means = features.float().mean(1)
+        means = frame_means(features)
         clusters = max(1, int(frames * self.segment_ratio))
         one, budget = np.array([frames]), np.array([clusters])
         _, owner = density_peaks(means, one, budget, knn=self.knn, capped=False)
@@ -186,16 +184,16 @@ def _append(runs: list[tuple[int, int, int]], label: int, first: int, last: int)
 def pair_similarity(features: Tensor, first: Sizes, length: Sizes) -> Tensor:
     """Mean cosine similarity `[S, N]` of each position over all pairs of a segment's frames.
 
-    For `L` unit vectors with mean `m` it is `(L |m|^2 - 1) / (L - 1)`; -inf in a segment of one frame.
+    For `L` unit vectors with mean `m` it is `(L |m|^2 - 1) / (L - 1)`; -inf in a segment of one frame, and
+    not a number where a feature is not finite.
 
     Args:
         features: `[T, N, D]`, any floating dtype; computed with in float32.
         first: `[S]` on the host: first frame of each segment.
         length: `[S]` on the host: number of its frames.
     """
-    tokens = features.shape[1]
-    unit = unit_vectors(features.flatten(0, 1))
+    tokens, flat = features.shape[1], features.detach().float().flatten(0, 1)
     at = to_device((first[:, None] * tokens + np.arange(tokens)).ravel(), features.device)
-    mean, frames = run_means(unit, at, length.repeat(tokens), stride=tokens)
+    mean, frames = run_means(flat, at, length.repeat(tokens), stride=tokens, scale=inverse_lengths(flat))
     pairs = (frames * mean.square().sum(-1) - 1) / (frames - 1)
     return pairs.masked_fill(frames == 1, -torch.inf).view(-1, tokens)

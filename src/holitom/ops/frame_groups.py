@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from holitom.ops.host import to_device, to_host
-from holitom.ops.similarity import unit_vectors
+from holitom.ops.segmentation import neighbour_similarity
 
 Similarities = npt.NDArray[np.float32]
 Groups = list[tuple[int, int]]
@@ -24,7 +24,7 @@ def lagged_similarity(features: Tensor, lags: int) -> Similarities:
     """Mean cosine similarity of each frame's tokens with those at the same positions 1 to `lags` frames
     later.
 
-    One device synchronisation; `lags` products, each over the whole video.
+    One device synchronisation; each distance takes one product over the whole video.
 
     Args:
         features: `[T, S, D]`, any floating dtype; computed with in float32.
@@ -34,12 +34,10 @@ def lagged_similarity(features: Tensor, lags: int) -> Similarities:
         `[lags + 1, T]` float32 on the host: entry `(k, t)` is the similarity of frames `t` and `t + k`; 0 in
         row 0 and where there is no frame `t + k`.
     """
-    frames, tokens, _ = features.shape
-    unit = unit_vectors(features).flatten(1)
-    similarity = unit.new_zeros(lags + 1, frames)
+    frames = len(features)
+    similarity = features.new_zeros((lags + 1, frames), dtype=torch.float32)
     for lag in range(1, min(lags, frames - 1) + 1):
-        product = torch.bmm(unit[:-lag, None], unit[lag:, :, None])
-        similarity[lag, :-lag] = product.flatten() / tokens
+        similarity[lag, :-lag] = neighbour_similarity(features, apart=lag).mean(1)
     return np.asarray(to_host(similarity), dtype=np.float32)
 
 

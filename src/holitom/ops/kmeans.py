@@ -16,19 +16,25 @@ EPSILON = 1e-6  # least norm that a vector is divided by
 
 @dataclass(frozen=True)
 class _Groups:
-    """Tokens by cluster; the prototype of a cluster is their mean, scaled to length 1.
+    """Tokens by cluster; the prototype of a cluster is their weighted sum, scaled to length 1.
 
     Attributes:
         member: `[M]` int64: indices of tokens, cluster after cluster.
+        bag: `[M]` int64: the cluster of each member.
+        weight: `[M]` float32: weight of each member, 0 or 1.
         start: `[C]` int64: index in `member` at which each cluster begins.
-        count: `[C]` int64: number of members of each cluster.
-        stand_in: `[C]` int64: index of the token that is the prototype of the cluster if it has no members.
+        count: `[C]` int64: number of members of each cluster that have a weight, at least 1.
     """
 
     member: Tensor
+    bag: Tensor
+    weight: Tensor
     start: Tensor
     count: Tensor
-    stand_in: Tensor
+
+    def sums(self, rows: Tensor) -> Tensor:
+        """Sum the members' `rows` (`[P, n]`) over each cluster: `[C, n]`."""
+        return F.embedding_bag(self.member, rows, self.start, mode="sum", per_sample_weights=self.weight)
 
 
 def cosine_kmeans(unit: Tensor, count: int, rounds: int) -> Tensor:
@@ -51,7 +57,8 @@ def cosine_kmeans(unit: Tensor, count: int, rounds: int) -> Tensor:
     """
     products = Products(unit)
     seeds = _farthest_first(products, count)
-    groups = _Groups(seeds, torch.arange(count, device=unit.device), torch.ones_like(seeds), seeds)
+    place, ones = torch.arange(count, device=unit.device), torch.ones_like(seeds)
+    groups = _Groups(seeds, place, ones.float(), place, ones)
     for _ in range(rounds):
         best, owner = _nearest(products, groups)
         groups = _grouped(owner, best, count)
@@ -75,12 +82,10 @@ def _nearest(products: Products, groups: _Groups) -> tuple[Tensor, Tensor]:
     int64)."""
     if products.whole is not None:
         return _nearest_by_products(products.whole, groups)
-    points = products.points
-    means = F.embedding_bag(groups.member, points, groups.start, mode="mean")
-    means = torch.where(groups.count[:, None] > 0, means, points[groups.stand_in])
+    means = groups.sums(products.points) / groups.count[:, None]
     prototypes = F.normalize(means, dim=-1, eps=EPSILON)
     step = max(1, WORKSPACE // len(prototypes))
-    found = [(part @ prototypes.T).max(-1) for part in torch.split(points, step)]
+    found = [(part @ prototypes.T).max(-1) for part in torch.split(products.points, step)]
     return torch.cat([best for best, _ in found]), torch.cat([owner for _, owner in found])
 
 
@@ -89,27 +94,32 @@ def _nearest_by_products(whole: Tensor, groups: _Groups) -> tuple[Tensor, Tensor
 
     The scalar product with a sum of tokens is the sum of the scalar products.
     """
-    bag = torch.repeat_interleave(groups.count, output_size=len(groups.member))
-    empty = groups.count == 0
-    sums = F.embedding_bag(groups.member, whole, groups.start, mode="sum")  # [C, P]: z . sum of the cluster
-    sums = torch.where(empty[:, None], whole[groups.stand_in], sums)
-    of_members = sums[bag, groups.member][:, None]
-    square = F.embedding_bag(torch.arange(len(bag), device=bag.device), of_members, groups.start, mode="sum")
-    square = torch.where(empty, whole.diagonal()[groups.stand_in], square[:, 0])  # |sum|^2
-    norm = square.clamp_min(0).sqrt().maximum(EPSILON * groups.count.clamp_min(1))
-    best, owner = (sums / norm[:, None]).max(0)
+    sums = groups.sums(whole)  # [C, P]: z . sum of the cluster
+    own = (sums[groups.bag, groups.member] * groups.weight)[:, None]
+    place = torch.arange(len(own), device=own.device)
+    square = F.embedding_bag(place, own, groups.start, mode="sum")[:, 0]  # |sum|^2
+    norm = square.clamp_min(0).sqrt().maximum(EPSILON * groups.count)
+    best, owner = sums.div_(norm[:, None]).max(0)
     return best, owner
 
 
 def _grouped(owner: Tensor, best: Tensor, count: int) -> _Groups:
-    """Group tokens by cluster; the n-th empty cluster gets the n-th least similar token as its prototype."""
+    """Group tokens by cluster; the n-th empty cluster gets the n-th least similar token as its prototype.
+
+    The last member of every cluster is such a token; it has a weight in empty clusters alone.
+    """
     size = group_sizes(owner, count)
-    nth = ((size == 0).cumsum(0) - 1).clamp_min(0)
+    empty = size == 0
+    stand_in = best.argsort(stable=True)[(empty.cumsum(0) - 1).clamp_min(0)]
+    bag = torch.cat([owner, torch.arange(count, device=owner.device)])
+    order = bag.argsort(stable=True)
+    members = size + 1
     return _Groups(
-        member=owner.argsort(stable=True),
-        start=size.cumsum(0) - size,
-        count=size,
-        stand_in=best.argsort(stable=True)[nth],
+        member=torch.cat([torch.arange(len(owner), device=owner.device), stand_in])[order],
+        bag=bag[order],
+        weight=torch.cat([torch.ones_like(best), empty.to(best.dtype)])[order],
+        start=members.cumsum(0) - members,
+        count=size.clamp_min(1),
     )
 
 

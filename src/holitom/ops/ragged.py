@@ -95,7 +95,13 @@ def rank_within(score: Tensor, group: Tensor) -> Tensor:
 
 
 def run_means(
-    rows: Tensor, first: Tensor, lengths: Sizes, stride: int, skip: Tensor | None = None, skipped: int = 0
+    rows: Tensor,
+    first: Tensor,
+    lengths: Sizes,
+    stride: int,
+    skip: Tensor | None = None,
+    skipped: int = 0,
+    scale: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Average strided runs of rows: run `k` is the `lengths[k]` rows `first[k], first[k] + stride, ...`.
 
@@ -115,6 +121,7 @@ def run_means(
         stride: distance between successive rows of a run.
         skip: `[R]` bool: rows to leave out of the means; never all rows of a run.
         skipped: number of rows of the runs that `skip` leaves out.
+        scale: `[R]`, the dtype of `rows`: factor on each row. None: 1.
 
     Returns:
         `[K, D]`, the dtype of `rows`, and `[K]` int64: number of rows in each mean.
@@ -128,7 +135,10 @@ def run_means(
         index, run = index[kept], run[kept]
         length = group_sizes(run, len(lengths))
         start = length.cumsum(0) - length
-    return F.embedding_bag(index, rows, start, mode="mean"), length
+    if scale is None:
+        return F.embedding_bag(index, rows, start, mode="mean"), length
+    weight = scale[index] / length[run]
+    return F.embedding_bag(index, rows, start, mode="sum", per_sample_weights=weight), length
 
 
 @dataclass(frozen=True)

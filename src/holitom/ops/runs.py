@@ -23,28 +23,30 @@ from torch import Tensor
 from holitom.ops.host import to_host
 from holitom.ops.ragged import compact, top_mask
 from holitom.ops.segmentation import SLICES
-from holitom.ops.similarity import above, finite_similarity
+from holitom.ops.similarity import above, cosines, inverse_lengths
 
 
 def frame_similarity(features: Tensor) -> Tensor:
     """Cosine similarity of every token with every token one frame later.
 
     Args:
-        features: `[T, N, D]`, any floating dtype; computed with in float32, a slice of the width at a time.
+        features: `[T, N, D]`, any floating dtype; other dtypes are converted to float32 a slice of the width
+            at a time.
 
     Returns:
         `[T - 1, N, N]` float32: entry `(t, n, m)` is that of `x[t, n]` and `x[t + 1, m]`; 0 where a
         vector is zero or not finite.
     """
-    frames, tokens, width = features.shape
-    products = features.new_zeros((frames - 1, tokens, tokens), dtype=torch.float32)
-    square = features.new_zeros((frames, tokens), dtype=torch.float32)
-    for part in features.detach().chunk(min(SLICES, width), dim=-1):
+    features = features.detach()
+    slices = 1 if features.dtype == torch.float32 else min(SLICES, features.shape[-1])
+    products: Tensor | None = None
+    for part in features.chunk(slices, dim=-1):
         part = part.float()
-        products += part[:-1] @ part[1:].mT
-        square += part.square().sum(-1)
-    norm = square.sqrt().clamp_min(1e-8)
-    return finite_similarity(products / (norm[:-1, :, None] * norm[1:, None, :]))
+        product = torch.bmm(part[:-1], part[1:].mT)
+        products = product if products is None else products.add_(product)
+    assert products is not None, "features have a width"
+    inverse = inverse_lengths(features)
+    return cosines(products, inverse[:-1], inverse[1:])
 
 
 def comes_and_goes(similarity: Tensor) -> tuple[Tensor, Tensor]:
@@ -124,12 +126,14 @@ def average_runs(rows: Tensor, importance: Tensor, heads: Tensor, count: int) ->
         count: number of true entries of `heads`.
     """
     frames, tokens = heads.shape
-    # In the order of positions, then frames, the tokens of each run are neighbours.
-    place = torch.arange(frames * tokens, device=rows.device).view(frames, tokens).T.flatten()
+    # In the order of positions, then frames, a run ends where the next begins.
     start = compact(heads.T, count)
-    means = F.embedding_bag(place, rows, start, mode="mean")
-    scores = F.embedding_bag(place, importance.reshape(-1, 1), start, mode="mean").squeeze(1)
     size = torch.diff(start, append=start.new_tensor([frames * tokens]))
-    at, order = place[start].sort()
+    at, order = (start % frames * tokens + start // frames).sort()
     size = size[order]
-    return Runs(at, at + (size - 1) * tokens, means[order], scores[order], size)
+    first = size.cumsum(0) - size
+    run = torch.repeat_interleave(size, output_size=frames * tokens)
+    place = at[run] + (torch.arange(frames * tokens, device=rows.device) - first[run]) * tokens
+    means = F.embedding_bag(place, rows, first, mode="mean")
+    scores = F.embedding_bag(place, importance.reshape(-1, 1), first, mode="mean").squeeze(1)
+    return Runs(at, at + (size - 1) * tokens, means, scores, size)

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+EPSILON = 1e-12  # least length that a vector is divided by
+
 
 def unit_vectors(features: Tensor) -> Tensor:
     """Scale features to length 1.
@@ -21,6 +23,38 @@ def unit_vectors(features: Tensor) -> Tensor:
         `[..., D]` float32, finite; zeros for a zero vector, and for one that is not finite in float32.
     """
     return F.normalize(features.detach().float(), dim=-1).nan_to_num_(nan=0.0)
+
+
+def inverse_lengths(features: Tensor) -> Tensor:
+    """Compute `1 / |x|` of each vector, so that scalar products of features become cosine similarities.
+
+    Scaling products takes much less time than scaling features, which writes a copy of them.
+
+    Args:
+        features: `[..., D]`, any floating dtype.
+
+    Returns:
+        `[...]` float32, finite; 0 for a zero vector, and for one that is not finite in float32.
+    """
+    features = features.detach()
+    if features.dtype == torch.float64:
+        features = features.float()
+    length = torch.linalg.vector_norm(features, dim=-1, dtype=torch.float32)
+    return torch.where((length > 0) & (length < torch.inf), 1 / length.clamp_min(EPSILON), 0.0)
+
+
+def cosines(products: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Turn scalar products into cosine similarities, in place.
+
+    Args:
+        products: `[..., n, m]` float32.
+        rows: `[..., n]`: `inverse_lengths` of the vectors of the rows.
+        columns: `[..., m]`: those of the columns.
+
+    Returns:
+        `products`; 0 where a vector is zero or not finite.
+    """
+    return finite_similarity(products.mul_(rows[..., None]).mul_(columns[..., None, :]))
 
 
 def finite_vectors(features: Tensor) -> Tensor:

@@ -5,10 +5,13 @@ These are the parts of GleanVID (arXiv 2609.37042) that do not depend on a budge
 
 from __future__ import annotations
 
+from math import cos, log, pi, sin
+
 import numpy as np
 import torch
 from torch import Tensor
 
+from holitom.ops.blocks import blocks as row_blocks
 from holitom.ops.host import HOST, to_device, to_host
 from holitom.ops.pairs import WORKSPACE
 
@@ -17,6 +20,9 @@ WHOLE_WIDTH = 512
 
 # For wider vectors: rounds of the block Krylov space, and vectors per round. Each round reads the video once.
 ROUNDS, BLOCK = 6, 8
+
+# Times whose systems are solved one by one; nodes from which those of later times are interpolated.
+SOLVED, NODES = 256, 12
 
 RIDGE = 1e-4  # of the mean squared length of the earlier vectors
 
@@ -53,9 +59,9 @@ class Cells:
         """Means `[T, C, D]` of `features` `[T, N, D]` over the cells."""
         return self._share @ features
 
-    def spread(self, means: Tensor) -> Tensor:
-        """Values `[T, N, D]` of each position's cell in `means` `[T, C, D]`."""
-        return means[:, self._of]
+    def own(self, values: Tensor) -> Tensor:
+        """Values `[T, N]` that each position has for its own cell in `values` `[T, N, C]`."""
+        return values.gather(2, self._of[:, None].expand(len(values), -1, 1))[..., 0]
 
 
 def principal_directions(points: Tensor, rank: int) -> tuple[Tensor, Tensor]:
@@ -87,14 +93,24 @@ def principal_directions(points: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     block, blocks = torch.linalg.qr(start.to(points.device)).Q, []
     for _ in range(rounds):
         blocks.append(block)
-        image = points @ block - mean @ block
-        block = points.T @ image - mean[:, None] * image.sum(0)
+        block = _scatter(points, mean, block)
         for earlier in (*blocks, *blocks):  # twice, for rounding
             block = block - earlier @ (earlier.T @ block)
         block = torch.linalg.qr(block).Q
     basis = torch.cat(blocks, dim=1)
     image = points @ basis - mean @ basis
     return mean, _largest(image.T @ image, rank) @ basis.T
+
+
+def _scatter(points: Tensor, mean: Tensor, block: Tensor) -> Tensor:
+    """Product `[D, k]` of the points' scatter matrix about `mean` with `block` `[D, k]`, in one pass."""
+    shift, total, summed = mean @ block, torch.zeros_like(block.T), torch.zeros_like(block[0])
+    for rows in row_blocks(*points.shape, points.device):
+        part = points[rows]
+        image = part @ block - shift
+        total.addmm_(image.T, part)
+        summed += image.sum(0)
+    return total.T - mean[:, None] * summed
 
 
 def _largest(matrix: Tensor, rank: int) -> Tensor:
@@ -113,8 +129,11 @@ def past_novelty(series: Tensor) -> Tensor:
 
     `rho = sqrt(z . z - b^T G^-1 b)` with `b = Z z`, `G = Z Z^T + 1e-4 (trace(Z Z^T) / t) I` and `Z` `[t, D]`
     the vectors before `z`; the first vector has `rho = |z|`. Scalar products and systems are in float64 where
-    the device has it, since in a still scene the difference is a millionth of its terms. The systems of all
-    times are solved at once, or in batches of times that fit `WORKSPACE`.
+    the device has it, since in a still scene the difference is a millionth of its terms.
+
+    The systems of the first `SOLVED` times are solved, as many at once as fit `WORKSPACE`. Those of later
+    times are interpolated (`_interpolated`), since solving each takes the fourth power of the number of
+    times: minutes for 1,024.
 
     Args:
         series: `[T, C, D]` float32: `C` series of `T` vectors.
@@ -127,54 +146,110 @@ def past_novelty(series: Tensor) -> Tensor:
     gram = exact @ exact.mT  # [C, T, T]
     square = gram.diagonal(dim1=1, dim2=2)  # [C, T]
     before = (square.cumsum(1) - square) / torch.arange(times, device=series.device).clamp_min(1)
-    floor = torch.finfo(gram.dtype).tiny
+    ridge = RIDGE * before.clamp_min(torch.finfo(gram.dtype).tiny ** 0.5)
     found, first = [], 0
-    while first < times:
+    while first < min(times, SOLVED):
         # Take as many times as fit the workspace; every system is padded to the size of the batch's last one.
         last = first + 1
-        while last < times and cells * (last + 1 - first) * (last + 1) ** 2 <= WORKSPACE:
+        while last < min(times, SOLVED) and cells * (last + 1 - first) * (last + 1) ** 2 <= WORKSPACE:
             last += 1
-        past = torch.arange(last, device=series.device)
-        now = past[first:]
-        lies_before = past < now[:, None]  # [n, last]
-        both = lies_before[:, :, None] & lies_before[:, None, :]
-        ridge = RIDGE * before[:, first:last, None].clamp_min(floor**0.5)
-        system = torch.where(both, gram[:, None, :last, :last], 0.0)
-        system.diagonal(dim1=2, dim2=3).add_(torch.where(lies_before, ridge, 1.0))
-        known = torch.where(lies_before, gram[:, first:last, :last], 0.0)
-        factor = torch.linalg.cholesky_ex(system).L
-        part = torch.linalg.solve_triangular(factor, known[..., None], upper=False)[..., 0]
-        found.append(square[:, first:last] - part.square().sum(-1))
+        found.append(_solved(gram[:, :last, :last], ridge[:, first:last]))
+        first = last
+    while first < times:
+        last = min(times, 2 * first)
+        found.append(_interpolated(gram[:, :last, :last], ridge[:, first:last]))
         first = last
     return torch.cat(found, 1).nan_to_num_(nan=0.0, posinf=0.0).clamp_min_(0).sqrt_().T.float()
 
 
-class Span:
-    """An orthonormal basis `[D, q]` that grows; columns of rejected directions are zero."""
+def _solved(gram: Tensor, ridge: Tensor) -> Tensor:
+    """Squared distances `[C, n]` at the last `n` of `t` times, from one system for each time.
 
-    def __init__(self, width: int, device: torch.device) -> None:
-        self._basis = torch.zeros(width, 0, device=device)
+    Args:
+        gram: `[C, t, t]`: scalar products of the vectors.
+        ridge: `[C, n]`: the ridge of each time.
+    """
+    last, count = gram.shape[-1], ridge.shape[1]
+    past = torch.arange(last, device=gram.device)
+    lies_before = past < past[last - count :, None]  # [n, t]
+    both = lies_before[:, :, None] & lies_before[:, None, :]
+    system = torch.where(both, gram[:, None], 0.0)
+    system.diagonal(dim1=2, dim2=3).add_(torch.where(lies_before, ridge[:, :, None], 1.0))
+    known = torch.where(lies_before, gram[:, last - count :], 0.0)
+    factor = torch.linalg.cholesky_ex(system).L
+    part = torch.linalg.solve_triangular(factor, known[..., None], upper=False)[..., 0]
+    return gram.diagonal(dim1=1, dim2=2)[:, last - count :] - part.square().sum(-1)
+
+
+def _interpolated(gram: Tensor, ridge: Tensor) -> Tensor:
+    """What `_solved` computes, interpolated over the ridge.
+
+    With one ridge `l` for all times, one Cholesky factor `L` of `G + l I` has the distances of all of them:
+    that of time `t` is `L[t, t]^2 - l`. As a function of `log l` a distance is smooth, so it is interpolated
+    from `NODES` Chebyshev nodes between the smallest and the largest ridge of the series. The relative error
+    is below 1e-5 where the largest is 100 times the smallest. A ridge below a millionth of the largest counts
+    as that.
+    """
+    count = ridge.shape[1]
+    level = ridge.log()
+    high = level.amax(1, keepdim=True)
+    level = level.maximum(high - log(1e6))
+    low = level.amin(1, keepdim=True)
+    centre, half = (low + high) / 2, ((high - low) / 2).clamp_min(1e-3)
+    total, weights, least = torch.zeros_like(level), torch.zeros_like(level), torch.finfo(level.dtype).eps
+    for node in range(NODES):
+        angle = (2 * node + 1) * pi / (2 * NODES)
+        at = (centre + half * cos(angle)).exp()  # [C, 1]
+        system = gram.clone()
+        system.diagonal(dim1=1, dim2=2).add_(at)
+        length = torch.linalg.cholesky_ex(system).L.diagonal(dim1=1, dim2=2)[:, -count:]
+        apart = level - at.log()
+        weight = (-1) ** node * sin(angle) / torch.where(apart.abs() < least, least, apart)
+        total += weight * (length.square() - at) / at.sqrt()
+        weights += weight
+    return total / weights * level.div(2).exp()
+
+
+class Span:
+    """An orthonormal basis of `q` rows `[q, D]` that grows; rows of rejected directions are zero.
+
+    Args:
+        width: `D`.
+        most: largest number of vectors that are added in all.
+        device: the device of the vectors.
+    """
+
+    def __init__(self, width: int, device: torch.device, most: int | None = None) -> None:
+        # It holds `D` directions, and those of one call of `add` before the least are taken out.
+        self._rows = torch.zeros(2 * width if most is None else min(most, 2 * width), width, device=device)
+        self._held = 0
 
     def residual(self, vectors: Tensor) -> Tensor:
         """Components `[n, D]` of `vectors` `[n, D]` orthogonal to the basis.
 
         A component below `ENERGY` of its vector's squared length is zero.
         """
-        left = vectors - (vectors @ self._basis) @ self._basis.T
-        energy = left.square().sum(-1, keepdim=True)
-        return left.masked_fill(energy <= ENERGY * vectors.square().sum(-1, keepdim=True), 0.0)
+        left = self._without(vectors)
+        length, whole = (torch.linalg.vector_norm(each, dim=-1, keepdim=True) for each in (left, vectors))
+        return left.masked_fill_(length <= ENERGY**0.5 * whole, 0.0)
 
     def add(self, residual: Tensor, tolerance: float) -> None:
         """Add the directions of `residual` `[n, D]`, in order, whose length exceeds `tolerance` of the
         largest."""
         # A short residual holds rounding errors of its vector that point into the basis: they are taken out.
-        residual = residual - (residual @ self._basis) @ self._basis.T
-        directions, factor = torch.linalg.qr(residual.T)
+        directions, factor = torch.linalg.qr(self._without(residual).T)
         length = factor.diagonal().abs()
         joins = length > tolerance * length.max()
-        basis = torch.cat([self._basis, torch.where(joins, directions, 0.0)], dim=1)
-        width = len(basis)
-        if basis.shape[1] > width:  # at most `D` columns are not zero
-            order = basis.square().sum(0).argsort(descending=True, stable=True)
-            basis = basis[:, order[:width]]
-        self._basis = basis
+        last = self._held + directions.shape[1]
+        self._rows[self._held : last] = torch.where(joins, directions, 0.0).T
+        width = self._rows.shape[1]
+        if last > width:  # at most `D` rows are not zero
+            order = self._rows[:last].square().sum(1).argsort(descending=True, stable=True)
+            self._rows[:width] = self._rows[order[:width]]
+            last = width
+        self._held = last
+
+    def _without(self, vectors: Tensor) -> Tensor:
+        """`vectors` `[n, D]` without their components in the basis, a new tensor."""
+        rows = self._rows[: self._held]
+        return torch.addmm(vectors, vectors @ rows.T, rows, alpha=-1)
