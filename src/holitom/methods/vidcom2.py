@@ -70,7 +70,7 @@ def steady_channels(features: Tensor) -> Tensor:
     """
     flat = features.flatten(0, 1)
     mean, square = flat.mean(0), flat.new_zeros(flat.shape[1])
-    for rows in blocks(*flat.shape, flat.device):
+    for rows in blocks(len(flat), flat.shape[1], flat.device):
         square += (flat[rows] - mean).square_().sum(0)
     return square.argsort(stable=True)[: max(1, len(square) // 2)].sort().values
 

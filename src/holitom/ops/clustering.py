@@ -21,7 +21,7 @@ from holitom.ops.similarity import unit_vectors
 FARTHEST = torch.finfo(torch.float32).max
 
 # Multiplications of one group's products from which groups of unlike sizes are padded apart.
-COSTLY = 1 << 27
+COSTLY = 100_000_000
 
 # Float32 elements that one batch of padded groups may hold (256 MiB).
 WORKSPACE = 1 << 26
@@ -149,7 +149,8 @@ def _size_classes(sizes: Sizes, width: int) -> list[Sizes]:
 def _places(sizes: Sizes, groups: Sizes) -> Sizes:
     """Indices of the tokens of `groups`, group after group in that order."""
     size, first = sizes[groups], (sizes.cumsum() - sizes)[groups]
-    return (first - size.cumsum() + size).repeat(size) + np.arange(int(size.sum()), dtype=np.int64)
+    places: Sizes = (first - size.cumsum() + size).repeat(size) + np.arange(int(size.sum()))
+    return places
 
 
 def _batches(sizes: Sizes, width: int) -> Iterator[slice]:

@@ -105,7 +105,7 @@ def principal_directions(points: Tensor, rank: int) -> tuple[Tensor, Tensor]:
 def _scatter(points: Tensor, mean: Tensor, block: Tensor) -> Tensor:
     """Product `[D, k]` of the points' scatter matrix about `mean` with `block` `[D, k]`, in one pass."""
     shift, total, summed = mean @ block, torch.zeros_like(block.T), torch.zeros_like(block[0])
-    for rows in row_blocks(*points.shape, points.device):
+    for rows in row_blocks(len(points), points.shape[1], points.device):
         part = points[rows]
         image = part @ block - shift
         total.addmm_(image.T, part)
@@ -204,7 +204,7 @@ def _interpolated(gram: Tensor, ridge: Tensor) -> Tensor:
         system.diagonal(dim1=1, dim2=2).add_(at)
         length = torch.linalg.cholesky_ex(system).L.diagonal(dim1=1, dim2=2)[:, -count:]
         apart = level - at.log()
-        weight = (-1) ** node * sin(angle) / torch.where(apart.abs() < least, least, apart)
+        weight = (sin(angle) if node % 2 else -sin(angle)) / torch.where(apart.abs() < least, least, apart)
         total += weight * (length.square() - at) / at.sqrt()
         weights += weight
     return total / weights * level.div(2).exp()
