@@ -182,8 +182,7 @@ def _assign(
     real = slot < size  # [G, m]
     padding = ~real[:, None, :]
     # Padding repeats its group's first token, which changes no maximum; its columns are masked.
-    at = first_token + slot * real
-    padded = points.detach().index_select(0, at.flatten()).view(*at.shape, -1)
+    padded = points.detach()[first_token + slot * real]
 
     # dist^2 = ||u - v||^2 / D, norms from the same product: exactly 0 from a token to itself.
     gram = torch.bmm(padded, padded.mT)

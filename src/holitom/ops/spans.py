@@ -177,7 +177,7 @@ def _solved(gram: Tensor, ridge: Tensor) -> Tensor:
     system.diagonal(dim1=2, dim2=3).add_(torch.where(lies_before, ridge[:, :, None], 1.0))
     known = torch.where(lies_before, gram[:, last - count :], 0.0)
     factor = torch.linalg.cholesky_ex(system).L
-    part = torch.linalg.solve_triangular(factor, known[..., None], upper=False)[..., 0]
+    part: Tensor = torch.linalg.solve_triangular(factor, known[..., None], upper=False)[..., 0]
     return gram.diagonal(dim1=1, dim2=2)[:, last - count :] - part.square().sum(-1)
 
 
@@ -204,7 +204,8 @@ def _interpolated(gram: Tensor, ridge: Tensor) -> Tensor:
         system.diagonal(dim1=1, dim2=2).add_(at)
         length = torch.linalg.cholesky_ex(system).L.diagonal(dim1=1, dim2=2)[:, -count:]
         apart = level - at.log()
-        weight = (sin(angle) if node % 2 else -sin(angle)) / torch.where(apart.abs() < least, least, apart)
+        sign = 1 - 2 * (node % 2)
+        weight = torch.where(apart.abs() < least, least, apart).reciprocal() * (sign * sin(angle))
         total += weight * (length.square() - at) / at.sqrt()
         weights += weight
     return total / weights * level.div(2).exp()
