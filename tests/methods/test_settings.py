@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from torch import nn
 
 from holitom.errors import SettingsError
 from holitom.methods import METHODS, Combined, HoliTom, HoliTomPlus, get_method, method_class
@@ -26,6 +27,13 @@ def test_what_no_setting_can_be_is_refused_by_name(name: str, setting: str, valu
     with pytest.raises(SettingsError, match=setting) as error:
         get_method(name, **{setting: value})
     assert repr(value) in str(error.value)
+
+
+def test_a_model_in_the_place_of_a_setting_is_named_in_one_line() -> None:
+    """`HoliTom(model)` is near `HoliTom()(model)`, and a model prints as hundreds of lines."""
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    with pytest.raises(SettingsError, match=r"retain_ratio must be a number in \(0, 1\], got a Sequential$"):
+        HoliTom(model)  # type: ignore[arg-type]
 
 
 @each_setting

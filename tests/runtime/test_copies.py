@@ -288,7 +288,10 @@ def test_models_that_accelerate_dispatches(tiny: Tiny, inputs: Any, where: str, 
             .eval()
         )
         model.generation_config.eos_token_id = None
-    with METHOD(model) as run:
+    with METHOD(model) as run, torch.no_grad():
         assert say(model, inputs) == wanted
+        embedded = dict(inputs) | {"inputs_embeds": model.get_input_embeddings()(inputs["input_ids"])}
+        del embedded["input_ids"]
+        assert torch.equal(model(**embedded).logits[:, -1], model(**inputs).logits[:, -1])
     assert run.last is not None
     assert run.last.videos[0].visual < run.last.videos[0].tokens

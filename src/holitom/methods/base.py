@@ -279,7 +279,9 @@ def require(
     """
     number = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
     if not number or not abs(cast(float, value)) < 2**63 or not holds(value):
-        raise SettingsError(f"{field} must be {allowed}, got {value!r}")
+        # Of a value that prints as many lines (a model, which `HoliTom(model)` gives), the class is enough.
+        got = f"a {type(value).__name__}" if "\n" in repr(value) else repr(value)
+        raise SettingsError(f"{field} must be {allowed}, got {got}")
 
 
 def require_layer(layer: int, num_layers: int) -> None:

@@ -29,15 +29,18 @@ def ids_of(embeds: Tensor, table: Any) -> Tensor:
         table: the model's input embeddings: a module that takes ids, with the table `[V, D]` as `weight`.
     """
     size, device = table.weight.shape[0], embeds.device
+    home = table.weight.device
+    if home.type == "meta":  # accelerate loads an offloaded table when it is called
+        home = device
     flat = embeds.detach().flatten(0, -2)
     with torch.no_grad():
-        every = torch.split(torch.arange(size, device=table.weight.device), CHUNK)
+        every = torch.split(torch.arange(size, device=home), CHUNK)
         rows = [table(ids).to(flat) for ids in every]
         known = torch.cat([_hashed(each) for each in rows])
         known, order = known.sort(stable=True)
         at = torch.searchsorted(known, _hashed(flat)).clamp_max(size - 1)
         ids = order[at]
-        found = table(ids.to(table.weight.device)).to(flat)
+        found = table(ids.to(home)).to(flat)
         return torch.where((found == flat).all(-1), ids, 0).view(embeds.shape[:-1]).to(device)
 
 

@@ -35,6 +35,9 @@ def served(
 def test_no_entry_is_no_method() -> None:
     assert method_of(config()) is None
     assert check(served(), "0.1") is None
+    empty = served()
+    empty.hf_config.holitom = None
+    assert check(empty, "0.1") is None
     assert check(served(architecture="LlamaForCausalLM"), "9.9") is None
 
 
@@ -136,6 +139,22 @@ def test_what_cannot_work_is_refused_with_its_reason(entry: object, says: str) -
     with pytest.raises(SettingsError) as refused:
         check(served(entry), "0.32.0")
     assert says in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["HoliTom", "holi_tom", "holitm", "holitome", "holi-tom", "holitom_"])
+def test_an_entry_by_another_name_is_not_served_with_full_tokens(name: str) -> None:
+    """vLLM takes any name among the overrides."""
+    model_config = served()
+    setattr(model_config.hf_config, name, {"retain_ratio": 0.1})
+    with pytest.raises(SettingsError, match=rf'an entry {name!r}; the name of the entry is "holitom"'):
+        check(model_config, "0.32.0")
+
+
+def test_an_entry_in_another_place_is_not_served_with_full_tokens() -> None:
+    model_config = served()
+    model_config.hf_config.text_config.holitom = {"retain_ratio": 0.1}
+    with pytest.raises(SettingsError, match=r'"holitom" inside .*text_config.; it belongs beside it'):
+        check(model_config, "0.32.0")
 
 
 def test_a_model_that_is_not_known_is_not_served_with_full_tokens() -> None:

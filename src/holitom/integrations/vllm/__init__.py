@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from holitom.contract import Reuse
 from holitom.errors import UnsupportedModelError, UnsupportedUsageError
 from holitom.integrations.vllm.contract import check_interfaces, check_version, known
-from holitom.integrations.vllm.settings import method_of
+from holitom.integrations.vllm.settings import check_spelling, method_of
 from holitom.tower.kinds import kind_named
 
 if TYPE_CHECKING:
@@ -75,9 +75,10 @@ def check(model_config: Any, version: str) -> Method | None:
     Raises:
         UnsupportedUsageError: vLLM's `version` was neither tested nor read, or vLLM is to prune videos too.
         UnsupportedModelError: the architecture is none of `FAMILIES`, or its vision tower cannot reuse.
-        SettingsError: the settings are wrong, or the method cannot work in vLLM.
+        SettingsError: the settings are wrong, the method cannot work in vLLM, or the entry has another name.
     """
     if getattr(model_config.hf_config, "holitom", None) is None:
+        check_spelling(model_config.hf_config)
         return None
     check_version(version)
     if model_config.architecture not in FAMILIES:

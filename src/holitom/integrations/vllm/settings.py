@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from difflib import SequenceMatcher
 from typing import Any
 
 from holitom.contract import Reuse
@@ -65,6 +66,25 @@ def method_of(hf_config: Any) -> Method | None:
     # A method that refuses its settings for every video refuses them for this one, longer than any.
     method.merged_count(2**14, 2**8)
     return method
+
+
+def check_spelling(hf_config: Any) -> None:
+    """Refuse a config without a `holitom` entry that has one by another name, or in another place.
+
+    vLLM takes any name in `--hf-overrides`, so such an entry would lead to full tokens without an error.
+
+    Raises:
+        SettingsError: there is such an entry.
+    """
+    for name, value in vars(hf_config).items():
+        plain = name.lower().replace("_", "").replace("-", "")
+        if name != "holitom" and SequenceMatcher(None, plain, "holitom").ratio() > 0.8:
+            raise SettingsError(f'--hf-overrides has an entry {name!r}; the name of the entry is "holitom"')
+        if getattr(value, "holitom", None) is not None or (isinstance(value, dict) and "holitom" in value):
+            raise SettingsError(
+                f'--hf-overrides has "holitom" inside {name!r}; it belongs beside it: '
+                '{"holitom": {"retain_ratio": 0.1}}'
+            )
 
 
 def _reuse(given: dict[str, Any]) -> Reuse:
