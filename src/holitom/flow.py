@@ -71,7 +71,7 @@ def ask_file(
     sampling, conversation = sampling or Sampling(), asking(processor, question)
     fit = fit_of(processor)
     cores = Cores.of(model.device)
-    source = opened_source(path, sampling, progress=progress)
+    source = opened_source(path, sampling, progress=progress, fit=fit)
     stream = stream_of(source, fit, progress, cores.decoder) if _flows(method) else None
     flowing = None if stream is None else Flowing.of(adapter_for(model), processor, stream, conversation)
     if stream is not None and flowing is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from PIL import Image
 from support.video_files import moving_frames, write_frames
 
 from holitom import SettingsError, iter_frames, load_video
 from holitom.bench import moving_camera
 from holitom.bench import moving_digits as md
-from holitom.video import choosing
+from holitom.video import choosing, opened_source, read
 from holitom.video.change import (
     AROUND,
     LEVELS,
@@ -30,8 +31,8 @@ from holitom.video.change import (
 )
 from holitom.video.decoding import UntrustedError
 from holitom.video.reading import Source
-from holitom.video.sampling import spread
-from holitom.video.upright import Picture
+from holitom.video.sampling import Sampling, spread
+from holitom.video.upright import Array, Picture, Resize
 
 
 @st.composite
@@ -192,6 +193,13 @@ def test_files_whose_packets_do_not_number_frames(tmp_path: Path, name: str) -> 
     assert video.times == pytest.approx([whole.times[number] for number in numbers])
 
 
+def square(side: int) -> Callable[[int, int, int], Resize]:
+    def resize(frame: Array) -> Array:
+        return np.asarray(Image.fromarray(frame).resize((side, side)))
+
+    return lambda frames, height, width: resize
+
+
 def test_nothing_is_decoded_twice(flashing: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Candidates are kept as they were decoded, as many as there is memory for; the others are read again."""
     kept = load_video(flashing, 8, frames_by="change")
@@ -207,6 +215,13 @@ def test_nothing_is_decoded_twice(flashing: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(choosing, "KEPT_BYTES", 10 * 64 * 48 * 3 // 2)
     some = load_video(flashing, 8, frames_by="change")
     assert np.array_equal(some.frames, kept.frames)
+    for side in (12, 99):  # resized frames are kept where they are smaller
+        fit = square(side)
+        small = read(opened_source(flashing, Sampling(8, frames_by="change"), fit=fit), fit=fit)
+        assert small.times == kept.times
+        assert np.array_equal(small.frames, [fit(8, 48, 64)(frame) for frame in kept.frames])
+        assert small.reading is not None
+        assert (small.reading == candidates) is (side == 12)
     batches = list(iter_frames(flashing, 8, frames_by="change", batch=3))
     assert np.array_equal(np.concatenate([batch.frames for batch in batches]), kept.frames)
 

@@ -10,7 +10,7 @@ describes the reading.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -24,7 +24,7 @@ from holitom.video.decoding import Progress, UntrustedError
 from holitom.video.opening import Opened, open_video
 from holitom.video.reading import TRIES, Reading, ShortError, Source
 from holitom.video.sampling import MAX_FRAMES, FramesBy, Sampling
-from holitom.video.upright import Array, Picture
+from holitom.video.upright import Array, Fit, Resize, Shown
 
 if TYPE_CHECKING:
     from transformers.video_utils import VideoMetadata
@@ -45,13 +45,6 @@ __all__ = [
     "load_video",
     "look_over",
 ]
-
-Resize = Callable[[Array], Array]
-"""From a frame `[H, W, 3]` uint8 RGB to the size in which a processor takes it, `[h, w, 3]` uint8."""
-
-Fit = Callable[[int, int, int], Resize | None]
-"""From a video's number of frames, height and width to the `Resize` of one of its frames; None where frames
-cannot be resized one at a time. `holitom.video.fitting.fit_of(processor)` returns a `Fit`."""
 
 MAX_SAMPLED_BYTES = 8 * 2**30
 
@@ -211,12 +204,15 @@ def opened_source(
     sampling: Sampling,
     max_seconds: float | None = None,
     progress: Progress | None = None,
+    fit: Fit | None = None,
 ) -> Source:
     """Check a file and choose which of its frames to read.
 
-    Frames by change are chosen by decoding the candidates; `progress` is called meanwhile.
+    Frames by change are chosen by decoding the candidates; `progress` is called meanwhile. Candidates are
+    kept resized by `fit`, if it is given, so that more of them are kept; all candidates are then resized, and
+    the frames have to be read with the same `fit`.
     """
-    source = Source(_look_over(Path(path), max_seconds), sampling)
+    source = Source(_look_over(Path(path), max_seconds), sampling, fit)
     source.tried(lambda: None, progress)
     return source
 
@@ -228,7 +224,7 @@ def _whole(source: Source, progress: Progress | None, fit: Fit | None) -> Video:
     resize = None if fit is None else fit(count, height, width)
     frames = np.empty((0, height, width, 3), np.uint8)
     for i, picture in enumerate(source.pictures(progress)):
-        image = picture.image if resize is None else resize(picture.image)
+        image = picture.fitted(resize)
         if not i:
             frames = room(source, image.shape)
         frames[i] = image
@@ -261,8 +257,8 @@ def _batches(
 ) -> Iterator[Video]:
     source = Source(_look_over(Path(path), max_seconds), sampling)
     name = source.file.file.name
-    kept: list[Picture] = []
-    last: Picture | None = None
+    kept: list[Shown] = []
+    last: Shown | None = None
     given = False
     for _ in range(TRIES):
         try:
@@ -273,7 +269,7 @@ def _batches(
                 source.choose(progress)
             for picture in source.pictures(progress, after=-1 if last is None else last.number - 1):
                 if last is not None and picture.number == last.number:  # read again after an error
-                    if picture.frame.pts != last.frame.pts:
+                    if picture.pts != last.pts:
                         raise VideoError(f"{name}: {source.doubt}; use load_video")
                     continue
                 last = picture
@@ -293,8 +289,8 @@ def _batches(
         yield _batch(source, kept)
 
 
-def _batch(source: Source, pictures: list[Picture]) -> Video:
-    frames = np.stack([picture.image for picture in pictures])
+def _batch(source: Source, pictures: list[Shown]) -> Video:
+    frames = np.stack([picture.fitted(None) for picture in pictures])
     return Video(frames, metadata_of(source, [picture.number for picture in pictures]), source.reading)
 
 

@@ -16,7 +16,7 @@ from holitom.video.decoding import Progress, UntrustedError, Work, by_table, str
 from holitom.video.opening import Opened, opened, reason
 from holitom.video.sampling import Sampling
 from holitom.video.timing import Timeline, settled
-from holitom.video.upright import Picture
+from holitom.video.upright import Fit, Picture, Shown
 
 T = TypeVar("T")
 
@@ -73,13 +73,13 @@ class Source:
         doubt: the reason why its packets do not identify frames; None where they do.
     """
 
-    def __init__(self, file: Opened, sampling: Sampling) -> None:
-        self.file, self._sampling = file, sampling
+    def __init__(self, file: Opened, sampling: Sampling, fit: Fit | None = None) -> None:
+        self.file, self._sampling, self._fit = file, sampling, fit
         self.timeline: Timeline = file.timeline
         self.doubt = file.packets.doubt
         self._plan = self._planned()
         self.numbers: Sequence[int] = self._plan.candidates
-        self._kept: Sequence[Picture] = ()
+        self._kept: Sequence[Shown] = ()
         self._chosen = self._counted = self._damaged = False
         self._work = Work()
 
@@ -123,7 +123,10 @@ class Source:
         self._plan, self._kept = self._planned(), ()
         self.numbers = self._plan.candidates
         if self._plan.wanted < len(self.numbers):
-            self.numbers, self._kept = choose_by_change(self.pictures(progress), self._plan.wanted)
+            width, height = self.file.view.size
+            resize = None if self._fit is None else self._fit(self._plan.wanted, height, width)
+            candidates = self._read(self._plan.candidates, progress)
+            self.numbers, self._kept = choose_by_change(candidates, self._plan.wanted, resize)
         self._chosen = True
 
     def _planned(self) -> Plan:
@@ -153,7 +156,7 @@ class Source:
 
     def pictures(
         self, progress: Progress | None = None, after: int = -1, threads: int | None = None
-    ) -> Iterator[Picture]:
+    ) -> Iterator[Shown]:
         """Yield the wanted frames with numbers above `after`; `timeline` has their times afterwards.
 
         Args:
@@ -169,8 +172,12 @@ class Source:
         """
         yield from (picture for picture in self._kept if picture.number > after)
         wanted = [number for number in self.numbers[len(self._kept) :] if number > after]
-        if not wanted:
-            return
+        if wanted:
+            yield from self._read(wanted, progress, threads)
+
+    def _read(
+        self, wanted: list[int], progress: Progress | None, threads: int | None = None
+    ) -> Iterator[Picture]:
         way = self._by_table if self.doubt is None else self._straight
         try:
             yield from way(wanted, progress, threads)

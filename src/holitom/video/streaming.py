@@ -99,7 +99,7 @@ class Stream:
             for i, picture in enumerate(self._source.pictures(self._progress, threads=self._threads)):
                 if self._stopped:
                     return
-                self._frames[i] = self._resize(picture.image)
+                self._frames[i] = picture.fitted(self._resize)
                 with self._change:
                     self._read = i + 1
                     self._change.notify_all()

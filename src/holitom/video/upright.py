@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import av
 import numpy as np
@@ -11,6 +13,13 @@ from av.video.reformatter import Interpolation
 from numpy.typing import NDArray
 
 Array = NDArray[np.uint8]
+
+Resize = Callable[[Array], Array]
+"""From a frame `[H, W, 3]` uint8 RGB to the size in which a processor takes it, `[h, w, 3]` uint8."""
+
+Fit = Callable[[int, int, int], Resize | None]
+"""From a video's number of frames, height and width to the `Resize` of one of its frames; None where frames
+cannot be resized one at a time. `holitom.video.fitting.fit_of(processor)` returns a `Fit`."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +53,24 @@ class View:
         return image[:: -1 if self.mirror_y else 1, :: -1 if self.mirror_x else 1]
 
 
+class Shown(Protocol):
+    """One frame of a file."""
+
+    @property
+    def number(self) -> int:
+        """Number of the frame in its file."""
+
+    @property
+    def pts(self) -> int | None:
+        """The frame's timestamp from the decoder."""
+
+    def fitted(self, resize: Resize | None) -> Array:
+        """The frame as `[h, w, 3]` uint8 RGB, resized by `resize`."""
+
+
 @dataclass(frozen=True)
 class Picture:
-    """One decoded frame, which becomes RGB when `image` is requested.
+    """One decoded frame, which becomes RGB when that is requested.
 
     Attributes:
         number: number of the frame in its file.
@@ -59,14 +83,47 @@ class Picture:
     view: View
 
     @property
+    def pts(self) -> int | None:
+        """The frame's timestamp from the decoder."""
+        return self.frame.pts
+
+    @property
     def image(self) -> Array:
         """The frame as `[height, width, 3]` uint8 RGB, converted anew each time."""
         return self.view.rgb(self.frame)
+
+    def fitted(self, resize: Resize | None) -> Array:
+        """The frame as `[h, w, 3]` uint8 RGB, resized by `resize`."""
+        return self.image if resize is None else resize(self.image)
 
     @property
     def size(self) -> int:
         """Bytes of memory that the decoded frame takes."""
         return sum(plane.buffer_size for plane in self.frame.planes)
+
+
+@dataclass(frozen=True)
+class Resized:
+    """One frame of which only the resized form was kept.
+
+    Attributes:
+        number: number of the frame in its file.
+        pts: its timestamp from the decoder.
+        image: `[h, w, 3]` uint8 RGB.
+    """
+
+    number: int
+    pts: int | None
+    image: Array
+
+    @property
+    def size(self) -> int:
+        """Bytes of memory that the frame takes."""
+        return self.image.nbytes
+
+    def fitted(self, resize: Resize | None) -> Array:
+        """The frame as it is, which `resize` has made."""
+        return self.image
 
 
 def view_of(frame: av.VideoFrame) -> View:
