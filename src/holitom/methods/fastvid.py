@@ -120,7 +120,7 @@ class FastVID(Method):
         flat, offers = video.features.flatten(0, 1), anchors > 0
         offered = compact(rest & to_device(offers[:, None], rest.device), int(sizes[offers].sum()))
         centers, _ = density_peaks(
-            flat.index_select(0, offered), sizes[offers], anchors[offers], knn=self.knn, capped=False
+            flat, sizes[offers], anchors[offers], knn=self.knn, capped=False, at=offered
         )
         heads = offered[centers]
 

@@ -126,7 +126,10 @@ class FlashVID(Method):
         chosen = diverse(features, scale, count, int(picks.max()))
         parts = [unchanged(compact(chosen, int(picks.sum())))]
 
-        root = tree_roots(features, chosen, opens, self.link_threshold, links)
+        if length.max() > 1:
+            root = tree_roots(features, chosen, opens, self.link_threshold, links)
+        else:  # no frame has another one before it in its segment
+            root = torch.arange(frames * tokens, device=chosen.device).view_as(chosen)
         heads = ~chosen & (root == torch.arange(frames * tokens, device=root.device).view_as(root))
         roots = to_host(heads.sum(1))
         shares = largest_remainder_within(roots, of_segment - np.add.reduceat(picks, start), length)

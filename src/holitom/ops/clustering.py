@@ -13,7 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from holitom.ops.blocks import block_size
 from holitom.ops.host import to_device
+from holitom.ops.pairs import gram
 from holitom.ops.ragged import Sizes, compact, gather_bags, top_mask
 from holitom.ops.similarity import unit_vectors
 
@@ -79,9 +81,11 @@ def dpc_knn(
 
 
 def density_peaks(
-    tokens: Tensor, sizes: Sizes, budgets: Sizes, *, knn: int, capped: bool
+    tokens: Tensor, sizes: Sizes, budgets: Sizes, *, knn: int, capped: bool, at: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Find the centres and owners of `dpc_knn` without merging; arguments as there.
+
+    With `at`, `[P]` int64, the groups' tokens are those at these indices in `tokens`, group after group.
 
     Returns:
         `centers` and `owner` of `Clusters`.
@@ -90,9 +94,9 @@ def density_peaks(
     batches = [
         alike[batch]
         for alike in _size_classes(sizes, points.shape[1])
-        for batch in _batches(sizes[alike], points.shape[1])
+        for batch in _batches(sizes[alike], points.shape[1], _workspace(sizes, points))
     ]
-    found = [_assign(points, sizes, budgets, batch, knn, capped) for batch in batches]
+    found = [_assign(points, at, sizes, budgets, batch, knn, capped) for batch in batches]
     is_center, owner = (torch.cat(parts) for parts in zip(*found, strict=True))
     groups = np.concatenate(batches)
     if (np.diff(groups) < 0).any():  # bring the tokens back into the order of the groups
@@ -153,15 +157,27 @@ def _places(sizes: Sizes, groups: Sizes) -> Sizes:
     return places
 
 
-def _batches(sizes: Sizes, width: int) -> Iterator[slice]:
-    """Split the groups into batches whose padded tensors fit `WORKSPACE`; one batch where all of them fit."""
+def _workspace(sizes: Sizes, points: Tensor) -> int:
+    """Elements of a batch: few enough to be read fast where a group takes longer than a batch's launches."""
+    costly = int(sizes.max()) ** 2 * points.shape[1] >= COSTLY
+    return min(WORKSPACE, 2 * block_size(points.device)) if costly else WORKSPACE
+
+
+def _batches(sizes: Sizes, width: int, workspace: int | None = None) -> Iterator[slice]:
+    """Split the groups into batches whose padded tensors fit `workspace` elements (None: `WORKSPACE`)."""
     largest = int(sizes.max())
-    step = max(1, WORKSPACE // (largest * max(largest, width)))
+    step = max(1, (workspace or WORKSPACE) // (largest * max(largest, width)))
     return (slice(first, first + step) for first in range(0, len(sizes), step))
 
 
 def _assign(
-    points: Tensor, sizes: Sizes, budgets: Sizes, batch: Sizes, knn: int, capped: bool
+    points: Tensor,
+    at: Tensor | None,
+    sizes: Sizes,
+    budgets: Sizes,
+    batch: Sizes,
+    knn: int,
+    capped: bool,
 ) -> tuple[Tensor, Tensor]:
     """Choose the centres and owners in a batch of groups, given by their numbers, padded to the largest's
     size `m`.
@@ -182,12 +198,13 @@ def _assign(
     real = slot < size  # [G, m]
     padding = ~real[:, None, :]
     # Padding repeats its group's first token, which changes no maximum; its columns are masked.
-    padded = points.detach()[first_token + slot * real]
+    place = first_token + slot * real
+    padded = points.detach()[place if at is None else at[place]]
 
     # dist^2 = ||u - v||^2 / D, norms from the same product: exactly 0 from a token to itself.
-    gram = torch.bmm(padded, padded.mT)
-    norm = gram.diagonal(dim1=1, dim2=2)
-    square = (norm[:, :, None] + norm[:, None, :] - 2 * gram).clamp_min(0) / padded.shape[-1]
+    products = gram(padded)
+    norm = products.diagonal(dim1=1, dim2=2)
+    square = (norm[:, :, None] + norm[:, None, :] - 2 * products).clamp_min(0) / padded.shape[-1]
     square = square.nan_to_num_(nan=FARTHEST, posinf=FARTHEST)
     farthest = square.amax((1, 2)).sqrt()[:, None]
     square = square.masked_fill(padding, torch.inf)

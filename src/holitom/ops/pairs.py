@@ -21,7 +21,7 @@ WORKSPACE = 1 << 26
 
 # Products of points from `WIDE` on that take `BANDED` multiplications a group are computed in bands of `BAND`
 # rows or more, at most `BANDS` of them. Smaller ones take less time than the copies that bands add.
-WIDE, BANDED, BAND, BANDS = 512, 1 << 27, 48, 16
+WIDE, BANDED, BAND, BANDS = 512, 100_000_000, 48, 16
 
 # Squared distance that stands for one that is not finite.
 FARTHEST = torch.finfo(torch.float32).max
@@ -43,7 +43,7 @@ def gram(points: Tensor) -> Tensor:
     pays = width >= WIDE and count * count * width >= BANDED
     bands = min(BANDS, count // BAND) if pays else 1
     if bands <= 1:
-        return points @ points.mT
+        return torch.bmm(points, points.mT) if points.dim() == 3 else points @ points.mT
     found = points.new_empty(*points.shape[:-1], count)
     step = -(-count // bands)
     for first in range(0, count, step):
