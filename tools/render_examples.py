@@ -42,6 +42,7 @@ CHOSEN = {
         INDEX: ("Three scenes:", 3, moving_digits.TASKS),
         1: ("Four scenes:", 3, moving_digits.TASKS),
         9: ("Two scenes:", 2, HURT),
+        5: ("Three other scenes:", 2, HURT),
     },
 }
 RATIO = 0.1
