@@ -84,6 +84,21 @@ def test_a_label_that_no_token_predicts_is_an_error(tiny: Tiny) -> None:
         tiny.model(**inputs, labels=inputs["input_ids"])
 
 
+@each_method
+def test_the_models_forward_called_by_its_name(tiny: Tiny, method: Method) -> None:
+    """It passes by the hooks of the model; labels are looked over all the same."""
+    inputs = tiny.inputs("w1 <video> w2 w3 w4 w5", videos=[video()])
+    labels = inputs["input_ids"].clone()
+    with method(tiny.model), torch.no_grad():
+        for given in ({"labels": labels}, {"labels": labels, "shift_labels": labels}):
+            with pytest.raises(UnsupportedUsageError, match="-100"):
+                tiny.model.forward(**inputs, **given)
+        labels[:, :-3] = -100
+        out, wanted = tiny.model.forward(**inputs, labels=labels), tiny.model(**inputs, labels=labels)
+    assert torch.equal(out.logits, wanted.logits)
+    assert torch.equal(out.loss, wanted.loss)
+
+
 def test_gradients_flow_through_merging(processor: Any) -> None:
     tiny = Tiny(build_model().train(), processor)
     inputs = tiny.inputs("w1 <video> w2 w3", videos=[video()])

@@ -275,6 +275,23 @@ class Calls(threading.local):
             self.running.end(call)
 
 
+def forward_around(call: Call, model: nn.Module) -> dict[str, Any]:
+    """Return the arguments of the `forward` of `model` that has called the trunk; empty where none has.
+
+    A user who calls `model.forward(...)`, not `model(...)`, passes by the hooks of `model`.
+
+    Args:
+        call: a call that the trunk's forward has begun.
+        model: the whole model.
+    """
+    frame = None if call.frame is None else call.frame.f_back
+    while frame is not None and frame.f_globals.get("__name__", "").startswith(("torch.", "accelerate.")):
+        frame = frame.f_back
+    if frame is None or frame.f_locals.get("self") is not model:
+        return {}
+    return {**frame.f_locals, **frame.f_locals.get("kwargs", {})}
+
+
 def _frames() -> Iterator[FrameType]:
     """Yield the frames of the functions that are running in this thread."""
     frame: FrameType | None = sys._getframe(1)

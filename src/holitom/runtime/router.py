@@ -20,7 +20,7 @@ from holitom.runtime import refusals
 from holitom.runtime.accounts import Accounts
 from holitom.runtime.attached import Attached
 from holitom.runtime.cache import Merged
-from holitom.runtime.call import Call, Calls, Kwargs
+from holitom.runtime.call import Call, Calls, Kwargs, forward_around
 from holitom.runtime.encoded import carried
 from holitom.runtime.experts import masks_aside, of_real_tokens
 from holitom.runtime.forward import Forward, by_name
@@ -86,7 +86,8 @@ class Router:
             call = self.calls.begin(module)
             if call is None:
                 return None
-            call.arguments = by_name(module.forward, args, kwargs)
+            around = forward_around(call, self.attached.adapter.model)
+            call.arguments = around or by_name(module.forward, args, kwargs)
         changed = None
         if call.mask is not None and call.module is not module:
             kwargs = {**kwargs, "attention_mask": call.mask}
