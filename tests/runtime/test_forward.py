@@ -10,7 +10,7 @@ from support.methods import EveryOther
 from support.reference import reference_logits
 from support.tiny import Tiny, build_model, video
 from torch.testing import assert_close
-from transformers import DynamicCache
+from transformers import DynamicCache, LlavaOnevisionForConditionalGeneration
 
 from holitom import HoliTom, Method, UnsupportedUsageError
 
@@ -97,6 +97,38 @@ def test_the_models_forward_called_by_its_name(tiny: Tiny, method: Method) -> No
         out, wanted = tiny.model.forward(**inputs, labels=labels), tiny.model(**inputs, labels=labels)
     assert torch.equal(out.logits, wanted.logits)
     assert torch.equal(out.loss, wanted.loss)
+
+
+def test_the_forward_of_the_model_inside_called_by_its_name_is_refused(tiny: Tiny) -> None:
+    """No hook would see its videos, and full tokens would run without a word."""
+    inputs = tiny.inputs("w1 <video> w2 w3", videos=[video()])
+    text = {"input_ids": torch.tensor([[12, 13, 14]])}
+    trunk = tiny.model.model
+    with torch.no_grad():
+        stock = trunk(**text).last_hidden_state
+        with INNER(tiny.model):
+            with pytest.raises(UnsupportedUsageError, match=r"call the module itself, model\.model"):
+                trunk.forward(**inputs)
+            assert torch.equal(trunk.forward(**text).last_hidden_state, stock)
+            cache = tiny.model(**inputs, use_cache=True).past_key_values
+            with pytest.raises(UnsupportedUsageError, match=r"call the module itself, model\.model"):
+                trunk.forward(**inputs | {"attention_mask": None}, past_key_values=cache)
+            wanted = tiny.model(**inputs).logits
+            assert torch.equal(tiny.model.lm_head(trunk(**inputs).last_hidden_state), wanted)
+
+
+def test_a_class_of_ones_own_that_calls_the_model_inside_by_its_name_is_refused(processor: Any) -> None:
+    class Own(LlavaOnevisionForConditionalGeneration):  # type: ignore[misc]
+        def forward(self, *args: Any, **kwargs: Any) -> Any:
+            return self.model.forward(*args, **kwargs)
+
+    model = build_model()
+    model.__class__ = Own
+    tiny = Tiny(model, processor)
+    with INNER(model), torch.no_grad():
+        with pytest.raises(UnsupportedUsageError, match=r"call the module itself, model\.model"):
+            model(**tiny.inputs("w1 <video> w2 w3", videos=[video()]))
+        assert model(**tiny.inputs("w1 w2")).last_hidden_state is not None
 
 
 def test_gradients_flow_through_merging(processor: Any) -> None:

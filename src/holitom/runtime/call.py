@@ -276,13 +276,13 @@ class Calls(threading.local):
 
 
 def forward_around(call: Call, model: nn.Module) -> dict[str, Any]:
-    """Return the arguments of the `forward` of `model` that has called the trunk; empty where none has.
+    """Return the arguments of the `forward` of `model` that has begun a call; empty where none has.
 
     A user who calls `model.forward(...)`, not `model(...)`, passes by the hooks of `model`.
 
     Args:
-        call: a call that the trunk's forward has begun.
-        model: the whole model.
+        call: a call that a part of `model` has begun.
+        model: the whole model, or its trunk.
     """
     frame = None if call.frame is None else call.frame.f_back
     while frame is not None and frame.f_globals.get("__name__", "").startswith(("torch.", "accelerate.")):

@@ -125,6 +125,11 @@ DETACHED = Refusal(
     "the stock model makes masks and position ids for the unmerged length",
     "attach a method again (any will do), or start from a new cache",
 )
+BY_NAME = Refusal(
+    "a forward of the model inside that is called by its name (model.model.forward(...))",
+    "it passes by the hooks that merge",
+    "call the module itself, model.model(...)",
+)
 INSIDE = Refusal(
     "detaching a method inside a forward of its model",
     "the rest of the forward would run without it",
@@ -137,7 +142,7 @@ TWICE = Refusal(
 )
 REFUSALS = (
     COMPILED, FEATURES, CACHE, FLASH, PAGED, SHORT, SPOILT, MASK, MASKED, POSITIONS, GAP, CHECKPOINTING,
-    LABELS, ROUTER_LOGITS, SPEECH, CROP, DETACHED, INSIDE, TWICE,
+    LABELS, ROUTER_LOGITS, SPEECH, CROP, DETACHED, BY_NAME, INSIDE, TWICE,
 )  # fmt: skip
 
 
@@ -176,6 +181,20 @@ def check_encoder(adapter: Adapter, ids: Tensor | None) -> None:
         raise interface_error(
             f"{type(adapter.trunk).__name__} has filled in its videos without what {adapter.encoder} returns"
         )
+
+
+def check_called(adapter: Adapter, arguments: Kwargs) -> None:
+    """Refuse videos in a forward of the trunk that no hook has seen.
+
+    Args:
+        adapter: the model's adapter.
+        arguments: arguments of that forward, by name; empty where there is none.
+    """
+    encoded = (arguments.get("mm_encoder_outputs") or {}).get(adapter.modality)
+    ids = arguments.get("input_ids")
+    brings = arguments.get(adapter.pixels_name) is not None or encoded is not None
+    if brings and (ids is None or bool(adapter.placeholders(ids).any())):
+        raise BY_NAME.error()
 
 
 def check_no_gap(adapter: Adapter, layout: Layout, seen: int) -> None:

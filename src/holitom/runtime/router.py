@@ -123,6 +123,9 @@ class Router:
             call = self.calls.begin(module)
             if call is None:
                 return None
+            call.arguments = forward_around(call, self.attached.adapter.trunk)
+        if call.given is None:  # no hook of the trunk has run
+            refusals.check_called(self.attached.adapter, call.arguments)
         call.decoding = True
         ids, given, encoded = call.input_ids, call.given, call.encoded
         asked = 0
