@@ -130,7 +130,7 @@ def asked_again(answer: Tensor, mask: Tensor) -> dict[str, Tensor]:
     }
 
 
-@sample
+@named(FAMILIES, ("internvl", "qwen2.5-vl", "videollama3"))
 def test_where_the_device_is_the_default_one(name: str) -> None:
     """Scripts set `torch.set_default_device`; indices that are made on the host stay there."""
     one, method = small(name), KINDS["holitom"]
