@@ -14,6 +14,7 @@ import pytest
 from support.video_files import moving_frames, patch_box, remux, write_frames, write_times
 
 from holitom import SettingsError, Video, VideoError, iter_frames, load_video
+from holitom.video import packets
 from holitom.video.decoding import UntrustedError
 from holitom.video.reading import Source
 from holitom.video.upright import Picture
@@ -322,6 +323,17 @@ def test_a_file_that_lies(tmp_path: Path, name: str, make: Callable[[Path], Path
     reading = load_video(tmp_path / name, 3).reading
     assert reading is not None
     assert reading.note is None if note is None else note in (reading.note or "")
+
+
+def test_a_pyav_that_shows_no_settings_reads_straight_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PyAV before 16; containers that hold no settings beside packets are read as ever."""
+    monkeypatch.setattr(packets, "SHOWN", False)
+    for video in check(other_settings(tmp_path / "a.flv")):
+        assert video.reading is not None
+        assert "need PyAV 16" in (video.reading.note or "")
+    assert all(not (video.reading and video.reading.note) for video in check(wrong_marks(tmp_path / "a.mkv")))
 
 
 def test_batches_that_a_straight_decode_numbers_otherwise_are_an_error(

@@ -17,12 +17,18 @@ from numpy.typing import NDArray
 from holitom.video.keyframes import Kind, Reader, reader_for
 from holitom.video.picture_order import Order
 
+SHOWN = hasattr(av.Packet, "iter_sidedata")
+"""Whether this PyAV shows the data beside a packet."""
+
 MISSING = int(np.iinfo(np.int64).min)
 """Stands for a timestamp that the file does not state."""
 
 
 SETTINGS = frozenset({"new_extradata", "palette", "param_change"})
 """Data beside a packet that a decoder keeps for later packets; a seek behind it would leave it out."""
+
+WITH_SETTINGS = frozenset({"flv", "avi"})
+"""Containers that may hold `SETTINGS`. PyAV shows them from version 16 on; lmms-eval needs an older one."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +42,8 @@ class Packets:
         size: `[P]` int64, in bytes.
         shown: `[P]` bool: whether a packet gives a frame to show.
         discarded: whether the file's edit list leaves packets out.
-        changed: whether packets bring other settings of the decoder than the file's header has.
+        changed: the reason why packets bring, or may bring, other settings of the decoder than the header's;
+            None where they do not.
         checked: whether keyframes of this codec can be checked.
         fresh: `[P]` bool: whether decoding may begin at a packet, by its own data.
         order: `[P, 2]` int64: place of its picture among those that a decoder gives; None where not known.
@@ -50,7 +57,7 @@ class Packets:
     size: NDArray[np.int64]
     shown: NDArray[np.bool_]
     discarded: bool
-    changed: bool
+    changed: str | None
     checked: bool
     fresh: NDArray[np.bool_]
     order: NDArray[np.int64] | None
@@ -105,8 +112,8 @@ class Packets:
             return "timestamps jump back"
         if self.misordered:
             return "timestamps are in another order than its frames"
-        if self.changed:
-            return "the decoder's settings change"
+        if self.changed is not None:
+            return self.changed
         if not self.checked:
             return f"keyframes of {self.codec} cannot be checked"
         if not len(self.entries) or self.entries[0] != 0:
@@ -135,7 +142,7 @@ class Walk:
         self._reader: Reader | None = reader_for(stream)
         self._rows: list[tuple[int, int, int, int, bool, bool]] = []
         self._orders: list[Order | None] = []
-        self._discarded = self._changed = False
+        self._discarded, self._changed = False, None if SHOWN else self._hidden()
         self._header = stream.codec_context.extradata or b""
 
     @property
@@ -153,7 +160,8 @@ class Walk:
         if packet.is_discard:
             self._discarded = True
             return
-        self._changed = self._changed or self._brings_others(packet)
+        if SHOWN and self._brings_others(packet):
+            self._changed = "the decoder's settings change"
         marked = bool(packet.is_keyframe)
         kind = Kind(marked, order=None) if self._reader is None else self._reader(bytes(packet), marked)
         self._orders.append(kind.order)
@@ -167,6 +175,11 @@ class Walk:
                 kind.fresh,
             )
         )
+
+    def _hidden(self) -> str | None:
+        """Doubt a container whose packets may have settings beside them that this PyAV does not show."""
+        name = self.stream.container.format.name
+        return f"settings beside packets of {name} need PyAV 16" if name in WITH_SETTINGS else None
 
     def _brings_others(self, packet: av.Packet[av.VideoStream]) -> bool:
         """Whether the settings beside a packet are not those of the file's header."""
