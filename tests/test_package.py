@@ -120,11 +120,13 @@ def test_the_package_is_typed() -> None:
 
 def test_the_demo_video_is_what_its_tool_renders() -> None:
     pytest.importorskip("sklearn")
+    from render_demo import enlarged
+
     from holitom.bench import moving_digits
     from holitom.video import load_video
 
     frames = load_video(PACKAGE / "assets" / "demo.mp4", frames=16).frames
-    made = moving_digits.sample("test", 35, frames=16, scale=4).frames
+    made = enlarged(moving_digits.sample("test", 35, frames=16).frames, 4)
     assert abs(frames.astype(int) - made).mean() < 3
 
 
