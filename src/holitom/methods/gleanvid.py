@@ -160,7 +160,7 @@ def debiased(features: Tensor, mean: Tensor, directions: Tensor) -> Tensor:
 
 def along(features: Tensor, mean: Tensor, directions: Tensor) -> Tensor:
     """Lengths `[..., rank]` of features `[..., D]` along `directions` (`[rank, D]`), about `mean` (`[D]`)."""
-    return features @ directions.T - mean @ directions.T
+    return features @ directions.T - directions @ mean
 
 
 def contrasts(features: Tensor, cells: Cells, means: Tensor) -> Tensor:
