@@ -401,15 +401,19 @@ class Adapter(ABC):
         """
 
     def located_by(self, given: dict[str, Any]) -> list[Tensor]:
-        """Return what `locate` reads of `given`, on the host; here nothing."""
+        """Return what `locate` reads of a prompt, on the host; here nothing.
+
+        Args:
+            given: arguments of `trunk`'s forward by name, with `input_ids`.
+        """
         return []
 
-    def locate(self, encodings: list[Any], given: dict[str, Any]) -> list[VideoTokens]:
+    def locate(self, encodings: list[Any], read: list[Tensor]) -> list[VideoTokens]:
         """Return the videos of a prompt, in reading order.
 
         Args:
             encodings: what `videos` returned when they were encoded.
-            given: arguments of `trunk`'s forward by name, with `input_ids`.
+            read: what `located_by` returned for the prompt.
 
         Raises:
             UnsupportedUsageError: the prompt's placeholders are not those of the encoded videos.

@@ -98,9 +98,9 @@ class MarkedFrames(FramedTower):
     def located_by(self, given: dict[str, Any]) -> list[Tensor]:
         return host_values(given["input_ids"])
 
-    def locate(self, encodings: list[Any], given: dict[str, Any]) -> list[VideoTokens]:
+    def locate(self, encodings: list[Any], read: list[Tensor]) -> list[VideoTokens]:
         (images,) = encodings
-        (ids,) = host_values(given["input_ids"])
+        (ids,) = read
         each = prod(self.grid)
         runs = runs_of(self._holders(ids))
         counts = [sum(length for _, length in row) // each for row in runs]

@@ -143,9 +143,9 @@ class MiniCPMV46(PackedTower):
     def located_by(self, given: dict[str, Any]) -> list[Tensor]:
         return host_values(given["input_ids"])
 
-    def locate(self, encodings: list[Any], given: dict[str, Any]) -> list[VideoTokens]:
+    def locate(self, encodings: list[Any], read: list[Tensor]) -> list[VideoTokens]:
         (crops,) = encodings
-        (ids,) = host_values(given["input_ids"])
+        (ids,) = read
         runs = runs_of(self.placeholders(ids))
         copies = times_repeated(sum(map(len, runs)), len(crops.sizes), "crops")
         found: list[VideoTokens] = []

@@ -85,13 +85,10 @@ class VideoLlama3(PackedTower):
         mask = given.get("video_compression_mask")
         return [] if mask is None else host_values(mask)
 
-    def locate(self, encodings: list[Any], given: dict[str, Any]) -> list[VideoTokens]:
-        mask = given.get("video_compression_mask")
-        if mask is None:
+    def locate(self, encodings: list[Any], read: list[Tensor]) -> list[VideoTokens]:
+        if all(bool(mask.all()) for mask in read):
             return encodings
-        (mask,) = host_values(mask)
-        if bool(mask.all()):
-            return encodings
+        (mask,) = read
         sizes = [prod(video.features.shape[:2]) for video in encodings]
         return [
             CompressedVideo(

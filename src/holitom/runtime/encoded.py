@@ -110,7 +110,7 @@ class Encoded:
             given = {**given, "input_ids": ids[:, :asked]}
         read, known = adapter.located_by(given), self._located
         if known is None or not (len(read) == len(known[0]) and all(map(torch.equal, read, known[0]))):
-            known = [each.clone() for each in read], adapter.locate(self.encodings, given)
+            known = [each.clone() for each in read], adapter.locate(self.encodings, read)
             self._located = known
         return known[1]
 

@@ -131,7 +131,7 @@ class Tower(ABC):
         images = EncodedImages(
             number[:, None], torch.zeros(len(number), device=HOST), ((rows, columns),) * count
         )
-        videos = adapter.locate([images], {"input_ids": input_ids})
+        videos = adapter.locate([images], adapter.located_by({"input_ids": input_ids}))
         return [video.features[:, 0, 0].tolist() for video in videos]
 
     def plans(self, reuse: Reuse, layout: Layout) -> list[Plan]:
