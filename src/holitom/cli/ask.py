@@ -7,7 +7,7 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -25,6 +25,22 @@ if TYPE_CHECKING:
 
 ROUNDS = 3
 """Number of timed runs of each column with `--compare`, after one untimed run of each."""
+
+
+class Request(NamedTuple):
+    """A question about a video file.
+
+    Attributes:
+        file: the video file.
+        sampling: the frames to sample.
+        question: the question.
+        tokens: longest answer, in tokens.
+    """
+
+    file: Path
+    sampling: Sampling
+    question: str
+    tokens: int
 
 
 @app.command()
@@ -62,13 +78,14 @@ def ask(
         from holitom.video import look_over
 
         look_over(file)  # report a file that is no video before a model is loaded
+    request = Request(file, sampling, asked, max_new_tokens)
     loaded = _loaded(asked, model, dtype, device)
     rounds: dict[str, list[Timed]] = {}
     if compare:
-        rounds, clip = _in_rounds(runs, *loaded, file, sampling, asked, max_new_tokens)
+        rounds, clip = _in_rounds(runs, request, *loaded)
         answers = {label: timed[-1].answer for label, timed in rounds.items()}
     else:
-        answers, clip = _once(runs, *loaded, file, sampling, asked, max_new_tokens)
+        answers, clip = _once(runs, request, *loaded)
 
     if as_json:
         record = _record(file, clip, asked, checkpoint(model), answers)
@@ -113,39 +130,26 @@ def _loaded(question: str, name: str | None, dtype: str, device: str) -> tuple[A
 
 
 def _once(
-    runs: dict[str, Method],
-    model: Any,
-    processor: Any,
-    file: Path,
-    sampling: Sampling,
-    question: str,
-    max_new_tokens: int,
+    runs: dict[str, Method], request: Request, model: Any, processor: Any
 ) -> tuple[dict[str, Answer], Video]:
     """Answer once with the one method; frames are encoded while others are read."""
     from holitom.flow import ask_file
 
     ((label, method),) = runs.items()
+    file, sampling, question, tokens = request
     with working(f"Answering ({label})") as say:
 
         def tell(done: int, of: int) -> None:
             if done * 100 // of != (done - 1) * 100 // of:
                 say(f"Answering ({label}): {done * 100 // of}% of {file.name} decoded")
 
-        answer, clip = ask_file(
-            model, processor, file, question, method, sampling, max_new_tokens, progress=tell
-        )
+        answer, clip = ask_file(model, processor, file, question, method, sampling, tokens, progress=tell)
     tell_frames(file, clip)
     return {label: answer}, clip
 
 
 def _in_rounds(
-    runs: dict[str, Method],
-    model: Any,
-    processor: Any,
-    file: Path,
-    sampling: Sampling,
-    question: str,
-    max_new_tokens: int,
+    runs: dict[str, Method], request: Request, model: Any, processor: Any
 ) -> tuple[dict[str, list[Timed]], Video]:
     """Answer with every method; read, preprocess and answer in turn, so that each can be timed."""
     from holitom.ask import Timed, ask
@@ -153,6 +157,7 @@ def _in_rounds(
     from holitom.video import load_sampled
     from holitom.video.fitting import fit_of
 
+    file, sampling, question, most = request
     fit = fit_of(processor)
     clip = read_video(file, sampling, fit)
 
@@ -172,7 +177,7 @@ def _in_rounds(
             order = list(runs) if number % 2 == 0 else list(runs)[::-1]
             for label in order:
                 say(f"Answering ({label}, round {number + 1} of {ROUNDS})")
-                found[label].append(run(runs[label], max_new_tokens))
+                found[label].append(run(runs[label], most))
     return found, clip
 
 
