@@ -51,6 +51,15 @@ def test_what_a_past_does_not_span(
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-4, atol=1e-5)
 
 
+def check_interpolated(series: torch.Tensor, rtol: float, atol: float) -> None:
+    """Solve four times of `series` and interpolate the others; compare all with the definition."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(spans, "SOLVED", 4)
+        found = past_novelty(series)
+    expected = past_by_definition(series.double().numpy())
+    np.testing.assert_allclose(found.numpy(), expected, rtol=rtol, atol=atol)
+
+
 @settings(deadline=None, max_examples=30)
 @given(st.integers(1, 40), st.integers(1, 3), st.integers(1, 50), st.sampled_from([1.0, 0.01, 1e-3]))
 def test_late_times_are_interpolated_over_the_ridge(times: int, cells: int, width: int, noise: float) -> None:
@@ -60,21 +69,13 @@ def test_late_times_are_interpolated_over_the_ridge(times: int, cells: int, widt
         times, cells, width, generator=rng
     )
     series[: times // 8] *= 0.1
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(spans, "SOLVED", 4)
-        found = past_novelty(series)
-    expected = past_by_definition(series.double().numpy())
-    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-4, atol=1e-6)
+    check_interpolated(series, rtol=1e-4, atol=1e-6)
 
 
 def test_a_video_that_begins_black_is_interpolated_too() -> None:
     series = torch.randn(40, 2, 9, generator=torch.Generator().manual_seed(0))
     series[:12] = 0
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(spans, "SOLVED", 4)
-        found = past_novelty(series)
-    expected = past_by_definition(series.double().numpy())
-    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-3, atol=1e-5)
+    check_interpolated(series, rtol=1e-3, atol=1e-5)
 
 
 def test_cells_at_odd_edges_are_smaller() -> None:

@@ -23,5 +23,10 @@ def block_size(device: torch.device) -> int:
 
 def blocks(rows: int, width: int, device: torch.device) -> Iterator[slice]:
     """Divide `rows` rows of `width` elements into slices of one block each, of a row at least."""
-    step = max(1, block_size(device) // width)
+    return slices(rows, block_size(device) // width)
+
+
+def slices(rows: int, step: int) -> Iterator[slice]:
+    """Divide `rows` rows into slices of `step` rows, of one at least; the last may be shorter."""
+    step = max(1, step)
     return (slice(first, min(rows, first + step)) for first in range(0, rows, step))

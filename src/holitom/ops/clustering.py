@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from holitom.ops.blocks import block_size
+from holitom.ops.blocks import block_size, slices
 from holitom.ops.host import to_device
 from holitom.ops.pairs import gram
 from holitom.ops.ragged import Sizes, compact, gather_bags, top_mask
@@ -166,8 +166,7 @@ def _workspace(sizes: Sizes, points: Tensor) -> int:
 def _batches(sizes: Sizes, width: int, workspace: int | None = None) -> Iterator[slice]:
     """Split the groups into batches whose padded tensors fit `workspace` elements (None: `WORKSPACE`)."""
     largest = int(sizes.max())
-    step = max(1, (workspace or WORKSPACE) // (largest * max(largest, width)))
-    return (slice(first, first + step) for first in range(0, len(sizes), step))
+    return slices(len(sizes), (workspace or WORKSPACE) // (largest * max(largest, width)))
 
 
 def _assign(

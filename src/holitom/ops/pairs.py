@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from holitom.ops.blocks import slices
 from holitom.ops.ragged import compact, top_mask
 from holitom.ops.similarity import cosines
 
@@ -94,8 +95,7 @@ class Products:
     def blocks(self) -> list[slice]:
         """Divide the tokens into slices whose products with all tokens fit `WORKSPACE`."""
         total = len(self.points)
-        step = max(1, WORKSPACE // total)
-        return [slice(first, min(total, first + step)) for first in range(0, total, step)]
+        return list(slices(total, WORKSPACE // total))
 
 
 def density_peaks(products: Products, offered: Tensor, count: int, knn: int) -> tuple[Tensor, Tensor]:

@@ -144,10 +144,14 @@ class Source:
         except UntrustedError:  # the file is damaged, so it is decoded again by one thread
             seen = [frame.pts for _, frame in self._decoded(Work())]
         missing = self._plan.candidates[-1] >= len(seen)
-        sure = not (self.file.packets.timed or self._sampling.by_times)
-        agrees = sure or all(self._agrees(number, pts) for number, pts in enumerate(seen))
+        agrees = not self._by_times or all(self._agrees(number, pts) for number, pts in enumerate(seen))
         self._settle(seen, whole=missing or not agrees)
         self._chosen = False
+
+    @property
+    def _by_times(self) -> bool:
+        """Whether times of frames are stated by the packets, or matter for the choice."""
+        return self.file.packets.timed or self._sampling.by_times
 
     def _agrees(self, number: int, pts: int | None) -> bool:
         """Whether a frame has the timestamp that the packets state for its number."""
@@ -203,8 +207,7 @@ class Source:
     ) -> Iterator[Picture]:
         """Decode up to the last wanted frame; or the whole file where the frames that come out have other
         times than the packets, or none, and the choice may be another by what is known then."""
-        sure = self._counted or not (self.file.packets.timed or self._sampling.by_times)
-        agrees = True
+        sure, agrees = self._counted or not self._by_times, True
         left, to_go = set(wanted), wanted[-1] + 1
         seen: list[int | None] = []
         for number, frame in self._decoded(self._work, threads):
