@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.holitom-installed
 OLDEST := .venv-oldest
 LMMS   := .venv-lmms-eval
 VLLM   := .venv-vllm
-FAST   := not slow and not vllm and not lmms_eval and not browser and not device
+FAST   := not slow and not vllm and not lmms_eval and not browser and not device and not gpu
 
 .DEFAULT_GOAL := help
 # Tests run in as many processes as there are cores, one thread each: small models gain nothing from more.
@@ -15,7 +15,7 @@ WORKERS ?= auto
 PYTEST := -m pytest -n $(WORKERS) --dist worksteal
 test test-oldest test-device: export OMP_NUM_THREADS = 1
 
-.PHONY: help setup demo test test-oldest test-device test-browser test-lmms-eval test-vllm check docs clean
+.PHONY: help setup demo test test-oldest test-device test-gpu test-browser test-lmms-eval test-vllm check docs clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -63,6 +63,9 @@ test-oldest: $(OLDEST)/.holitom-installed  ## runtime, models, reference data an
 
 test-device: $(STAMP)  ## every family, and every method, on a pretended device that is not the CPU
 	$(BIN)/python $(PYTEST) tests/device
+
+test-gpu: $(STAMP)  ## the tests of models, methods and runtime on an NVIDIA GPU, and what exists on a GPU alone
+	$(BIN)/python $(PYTEST) --device cuda -m '($(FAST)) or gpu' tests/gpu tests/families tests/runtime tests/golden tests/golden2
 
 # Without a Chromium (Playwright's, or the system's where that cannot be downloaded) the tests fail; none is skipped.
 test-browser: $(STAMP)  ## the pages of inspect and web in Chromium, by Playwright (a system Chromium will do)

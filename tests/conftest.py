@@ -7,10 +7,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 sys.path.append(str(Path(__file__).parent))  # `support`, for every test that imports it
 
 from support.tiny import Tiny, build_model, build_processor
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--device", default="cpu", help="where models run: cpu, or cuda (`make test-gpu`)")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let tests make models and tensors on `--device`; convolutions keep float32's precision there."""
+    device = config.getoption("--device")
+    if device != "cpu":
+        torch.set_default_device(device)
+        torch.backends.cudnn.allow_tf32 = False
 
 
 @pytest.fixture(scope="session")

@@ -26,7 +26,7 @@ def cases(kind: str) -> Any:
 
 @cases("outer")
 def test_outer_stage_is_exact(case: dict[str, Any]) -> None:
-    data = load_file(HERE / case["file"])
+    data = load_file(HERE / case["file"], str(torch.get_default_device()))
     names = ["retain_ratio", "similarity_threshold", "contextual_ratio", "knn", "center_weight"]
     method = HoliTom(**{name: case[name] for name in names})
     grid = (case["grid"], case["grid"])
@@ -48,7 +48,7 @@ def test_outer_stage_is_exact(case: dict[str, Any]) -> None:
 
 @cases("inner")
 def test_inner_merge_is_exact(case: dict[str, Any]) -> None:
-    data = load_file(HERE / case["file"])
+    data = load_file(HERE / case["file"], str(torch.get_default_device()))
     begin, count = case["visual_start"], case["visual_tokens"]
     stage = MergeInside(layer=1, drop=case["drop_ratio"])
     hidden, attention = data["hidden"], data["last_query_attention"]

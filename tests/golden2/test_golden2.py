@@ -22,7 +22,7 @@ FACTS = {"segments", "left_after_time", "equal_to_corrected_reference", "frame_f
 
 @pytest.mark.parametrize("case", CASES, ids=[case["file"].split(".")[0] for case in CASES])
 def test_what_is_sent_is_exact(case: dict[str, Any]) -> None:
-    data = load_file(HERE / case["file"])
+    data = load_file(HERE / case["file"], str(torch.get_default_device()))
     settings = {name: value for name, value in case["parameters"].items() if name not in FACTS}
     if case["method"] == "dycoke":  # the ratio of the case is what `prune` comes to
         assert settings.keys() <= {field.name for field in fields(method_class("dycoke"))}

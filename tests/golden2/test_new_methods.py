@@ -32,7 +32,7 @@ def cases(**of: str) -> Any:
 
 
 def read(case: dict[str, Any]) -> tuple[VideoTokens, dict[str, Tensor]]:
-    data = load_file(HERE / case["file"])
+    data = load_file(HERE / case["file"], str(torch.get_default_device()))
     video = VideoTokens(
         data["features"], data["importance"], tuple(case["grid"]), shallow=data.get("shallow")
     )
@@ -110,7 +110,7 @@ def test_aot_anchors(case: dict[str, Any]) -> None:
 
 @cases(method="earlytom_tower")
 def test_earlytom_in_the_tower(case: dict[str, Any]) -> None:
-    data, settings = load_file(HERE / case["file"]), case["parameters"]
+    data, settings = load_file(HERE / case["file"], str(torch.get_default_device())), case["parameters"]
     found = merge_frames(data["hidden"], **settings)
     assert found.groups == [tuple(group) for group in data["groups"].tolist()]
     assert_close(torch.from_numpy(found.weights).float(), data["weights"], atol=1e-5, rtol=0)
@@ -131,7 +131,7 @@ def settings_of(settings: dict[str, Any]) -> tuple[float, int, float]:
 
 @cases(method="unified_inner")
 def test_unified_inside_is_exact(case: dict[str, Any]) -> None:
-    data, settings = load_file(HERE / case["file"]), case["parameters"]
+    data, settings = load_file(HERE / case["file"], str(torch.get_default_device())), case["parameters"]
     stage = TextAwareMerge(18, settings["keep_ratio"], settings["text_weight"])
     score = stage.score(data["visual"], data["attention"], data["text"])
     assert_close(score, data["score"], atol=1e-5, rtol=0)
@@ -143,7 +143,7 @@ def test_unified_inside_is_exact(case: dict[str, Any]) -> None:
 
 @cases(method="aks")
 def test_frames_from_scores(case: dict[str, Any]) -> None:
-    data, settings = load_file(HERE / case["file"]), case["parameters"]
+    data, settings = load_file(HERE / case["file"], str(torch.get_default_device())), case["parameters"]
     chosen = choose_frames(
         data["scores"].numpy(),
         settings["frames"],

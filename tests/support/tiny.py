@@ -49,9 +49,11 @@ class Tiny:
     def inputs(self, *prompts: str, videos: Any = None, images: Any = None, side: str = "left") -> Any:
         """What the processor makes of ready prompts (with `<video>` and `<image>`), padded on `side`."""
         self.processor.tokenizer.padding_side = side
-        return self.processor(
-            text=list(prompts), videos=videos, images=images, padding=True, return_tensors="pt"
-        )
+        with torch.device("cpu"):  # where processors work, whatever the default is
+            inputs = self.processor(
+                text=list(prompts), videos=videos, images=images, padding=True, return_tensors="pt"
+            )
+        return inputs.to(self.model.device)
 
 
 def build_processor() -> Any:
@@ -112,6 +114,12 @@ def build_config(layers: int = 4) -> LlavaOnevisionConfig:
 
 
 def build_model(attention: str = "sdpa", dtype: torch.dtype = torch.float32, layers: int = 4) -> Any:
+    device = torch.get_default_device()
+    with torch.device("cpu"):  # the same weights on every device
+        return _model(attention, layers).to(device, dtype).eval()
+
+
+def _model(attention: str, layers: int) -> Any:
     torch.manual_seed(0)
     config = build_config(layers)
     model = LlavaOnevisionForConditionalGeneration._from_config(config, attn_implementation=attention)
@@ -124,7 +132,7 @@ def build_model(attention: str = "sdpa", dtype: torch.dtype = torch.float32, lay
         model.model.image_newline.normal_(0, 1)
     model.generation_config.eos_token_id = None  # every generation runs to its full length
     model.generation_config.pad_token_id = 0
-    return model.to(dtype).eval()
+    return model
 
 
 def video(frames: int = 4, seed: int = 0) -> np.ndarray[Any, Any]:

@@ -1,7 +1,7 @@
 """Cost of every method's outer stage, beside HoliTom's on the same video: time, operations, memory.
 
 Videos are those of `bench.overhead`: 32 frames of LLaVA-OneVision-7B's shape, and a long one of 1,024 frames
-of its 0.5B sibling's.
+of its 0.5B sibling's. On a GPU a call's seconds are the GPU's own, from the call's first kernel to its last.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from statistics import median
 import torch
 
 from holitom.bench.machine import peak_memory, threads
-from holitom.bench.overhead import NARROW, WIDTH, Count, count_operations, seconds_of, synthetic_video
+from holitom.bench.overhead import CPU, NARROW, WIDTH, Count, count_operations, seconds_of, synthetic_video
 from holitom.bench.settings import Setting
 from holitom.errors import HolitomError
 from holitom.methods.base import Method
@@ -36,7 +36,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class OuterStage:
-    """What one method's outer stage takes, on the CPU in float32.
+    """What one method's outer stage takes.
 
     Attributes:
         title: the method and its budget.
@@ -59,6 +59,8 @@ def outer_stages(
     settings: Sequence[Setting],
     long: bool = True,
     cores: int = 2,
+    device: torch.device = CPU,
+    dtype: torch.dtype = torch.float32,
     done: Callable[[OuterStage], None] = lambda stage: None,
 ) -> list[OuterStage]:
     """Measure the outer stage of every setting that holds a method with one.
@@ -67,11 +69,13 @@ def outer_stages(
         settings: methods at budgets; full tokens are left out.
         long: whether to merge the long video too.
         cores: threads of torch.
+        device: device that merges.
+        dtype: dtype of the features.
         done: called after every measurement with what is known of the method: after the short video, and
             again after the long one.
     """
-    short = _with_keys(synthetic_video(FRAMES, WIDTH))
-    extended = _with_keys(synthetic_video(LONG, NARROW)) if long else None
+    short = _ready(synthetic_video(FRAMES, WIDTH, dtype), device)
+    extended = _ready(synthetic_video(LONG, NARROW, dtype), device) if long else None
     found = []
     with threads(cores), torch.no_grad():
         for setting in settings:
@@ -81,14 +85,18 @@ def outer_stages(
     return found
 
 
-def _with_keys(video: VideoTokens) -> VideoTokens:
-    """Add what some methods read beside importance: keys, and importance of an early layer."""
+def _ready(video: VideoTokens, device: torch.device) -> VideoTokens:
+    """The video on `device`, with what some methods read: keys, and importance of an early layer."""
     frames, tokens, _ = video.features.shape
     rng = torch.Generator().manual_seed(1)
+    keys = torch.randn(frames, tokens, KEY_WIDTH, generator=rng)
+    shallow = torch.rand(frames, tokens, generator=rng)
     return replace(
         video,
-        keys=torch.randn(frames, tokens, KEY_WIDTH, generator=rng),
-        shallow=torch.rand(frames, tokens, generator=rng),
+        features=video.features.to(device),
+        importance=video.importance.to(device),
+        keys=keys.to(device, video.features.dtype),
+        shallow=shallow.to(device),
     )
 
 
@@ -101,8 +109,9 @@ def _measured(
             stage = _short(stage, setting.method, short)
             if long is not None:
                 done(stage)
-                with peak_memory(torch.device("cpu")) as peak:
-                    seconds = seconds_of(partial(setting.method.merge, long))
+                device = long.features.device
+                with peak_memory(device) as peak:
+                    seconds = seconds_of(partial(setting.method.merge, long), device)
                 stage = replace(stage, long=Cost(seconds, peak.megabytes))
         except HolitomError as error:
             stage = replace(stage, refused=str(error))
@@ -113,11 +122,12 @@ def _measured(
 def _short(stage: OuterStage, method: Method, video: VideoTokens) -> OuterStage:
     """Time the method and HoliTom at the same budget in turn, after a warm-up, and count once."""
     holitom = HoliTom(retain_ratio=method.retain_ratio)
+    device = video.features.device
     calls = [partial(method.merge, video), partial(holitom.merge, video)]
-    with peak_memory(torch.device("cpu")) as peak:
+    with peak_memory(device) as peak:
         calls[0]()
     calls[1]()
-    rounds = [[seconds_of(call) for call in calls] for _ in range(ROUNDS)]
+    rounds = [[seconds_of(call, device) for call in calls] for _ in range(ROUNDS)]
     return replace(
         stage,
         short=Cost(median(own for own, _ in rounds), peak.megabytes),

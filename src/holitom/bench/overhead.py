@@ -6,7 +6,6 @@ sensor noise, and a quarter of the tokens moving.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -23,8 +22,11 @@ from holitom.bench.synchronisations import added_synchronisations
 from holitom.bundled import BUNDLED_FRAMES, BUNDLED_MODEL, DEMO_QUESTION, DEMO_VIDEO
 from holitom.methods.holitom import HoliTom
 from holitom.ops.segmentation import best_segments, neighbour_similarity, static_counts, static_until
+from holitom.runtime.report import mark, seconds_between
 from holitom.tokens import VideoTokens
 from holitom.video import load_video
+
+CPU = torch.device("cpu")
 
 # LLaVA-OneVision-7B: 14 x 14 pooled tokens a frame, 3584 wide; its 0.5B sibling is 896 wide.
 GRID, WIDTH, NARROW = 14, 3584, 896
@@ -156,15 +158,15 @@ def _seconds(call: Callable[[], object], repeats: int) -> float:
     return min(seconds_of(call) for _ in range(repeats))
 
 
-def seconds_of(call: Callable[[], object]) -> float:
-    """Seconds of one call."""
-    begin = time.perf_counter()
+def seconds_of(call: Callable[[], object], device: torch.device = CPU) -> float:
+    """Seconds of one call on `device`."""
+    begin = mark(device)
     call()
-    return time.perf_counter() - begin
+    return seconds_between(begin, mark(device))
 
 
 def _extra_megabytes(call: Callable[[], object]) -> float | None:
     """Peak memory of `call` in MB above its level before (Linux; else None)."""
-    with peak_memory(torch.device("cpu")) as peak:
+    with peak_memory(CPU) as peak:
         call()
     return peak.megabytes

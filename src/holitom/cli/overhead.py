@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from holitom.cli.app import bench, note, progress, ratios, working
-from holitom.cli.options import WRITTEN, Json
+from holitom.cli.options import WRITTEN, Json, check_run
 from holitom.cli.tables import print_notes, print_table
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ def bench_overhead(
     long: Annotated[
         bool, typer.Option("--long/--no-long", help="With --methods: also merge a video of 1,024 frames.")
     ] = True,
+    device: Annotated[str, typer.Option(help="With --methods: auto, cpu (two threads), cuda, ...")] = "cpu",
+    dtype: Annotated[str, typer.Option(help="With --methods: dtype of the features.")] = "float32",
     as_json: Json = False,
 ) -> None:
     """Measure the cost of merging itself: tensor operations, device synchronisations, memory, time.
@@ -35,7 +37,7 @@ def bench_overhead(
     Without --methods, HoliTom's figures beside their limits; with it, methods' outer stages beside HoliTom's.
     """
     if methods is not None:
-        _outer_stages(methods, retain, long, as_json)
+        _outer_stages(methods, retain, long, device, dtype, as_json)
         return
     from holitom.bench.imports import import_seconds
     from holitom.bench.overhead import overhead
@@ -64,16 +66,19 @@ def print_overhead(figures: dict[str, Any]) -> None:
     )
 
 
-def _outer_stages(methods: str, retain: str, long: bool, as_json: bool) -> None:
+def _outer_stages(methods: str, retain: str, long: bool, device: str, dtype: str, as_json: bool) -> None:
     """Print the cost of each method's outer stage."""
     wanted = ratios(retain)
+    check_run(dtype, device)
     with working("Loading PyTorch"):
-        from holitom.bench.machine import processor
+        from holitom.ask import device_named, dtype_named
+        from holitom.bench.machine import describe
         from holitom.bench.outer_stages import FRAMES, LONG, outer_stages
         from holitom.bench.overhead import GRID, NARROW, WIDTH
         from holitom.bench.settings import budgets
         from holitom.methods.choose import read_methods
 
+    where, precision = device_named(device), dtype_named(dtype)
     settings = budgets(read_methods(methods), wanted)
     measured = [setting for setting in settings if setting.method is not None or setting.refused]
     steps = sum(1 + (long and setting.method is not None) for setting in measured)
@@ -83,9 +88,10 @@ def _outer_stages(methods: str, retain: str, long: bool, as_json: bool) -> None:
             note(_told(stage))
             advance(1)
 
-        found = outer_stages(settings, long, done=done)
+        found = outer_stages(settings, long, device=where, dtype=precision, done=done)
+    machine = describe(where)
     if as_json:
-        print(json.dumps({"machine": processor(), "methods": [asdict(stage) for stage in found]}))
+        print(json.dumps({"machine": machine, "dtype": dtype, "methods": [asdict(stage) for stage in found]}))
         return
     heads = ["", "ms", "of\nHoliTom", "operations", "waits", "MB"]
     heads += ["long\ns", "long\nMB"] if long else []
@@ -94,10 +100,12 @@ def _outer_stages(methods: str, retain: str, long: bool, as_json: bool) -> None:
     print_notes("", *(f"Refused: {stage.title}: {stage.refused}" for stage in found if stage.refused))
     size = GRID * GRID
     extended = f", long on {LONG:,} x {size} x {NARROW}" if long else ""
+    processor = machine["device"] if where.type == "cuda" else f"two threads of {machine['processor']}"
     print_notes(
-        f"Outer stages on {FRAMES} x {size} x {WIDTH} (frames, tokens, width){extended}, float32, two "
-        f"threads of {processor()}, synthetic video. ms: median of rounds in which method and HoliTom run "
-        "in turn. waits: times that the host waits for the device. MB: peak memory above the video's."
+        f"Outer stages on {FRAMES} x {size} x {WIDTH} (frames, tokens, width){extended}, {dtype}, on "
+        f"{processor}, torch {machine['torch']}, synthetic video. ms: median of rounds in which method and "
+        "HoliTom run in turn. waits: times that the host waits for the device. MB: peak memory above the "
+        "video's."
     )
 
 

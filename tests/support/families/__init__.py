@@ -128,8 +128,9 @@ class Small:
             ]
         if images:
             given["images"] = list(images)
-        inputs = self.processor(text=texts, padding=True, return_tensors="pt", **given, **settings)
-        return inputs.to(self.model.dtype)
+        with torch.device("cpu"):  # where processors work, whatever the default is
+            inputs = self.processor(text=texts, padding=True, return_tensors="pt", **given, **settings)
+        return inputs.to(self.model.device, self.model.dtype)
 
     @property
     def unspoken(self) -> list[int]:
@@ -148,7 +149,10 @@ def _small(name: str, attention: str, dtype: torch.dtype) -> Small:
     if Version(transformers.__version__) < Version(family.since):
         pytest.skip(f"{name} needs transformers {family.since}")
     torch.manual_seed(0)
-    return Small(family, ready(family.model(attention, dtype)).to(dtype), family.processor())
+    device = torch.get_default_device()
+    with torch.device("cpu"):  # the same weights on every device
+        model, processor = ready(family.model(attention, dtype)), family.processor()
+    return Small(family, model.to(device, dtype), processor)
 
 
 def ready(model: Any) -> Any:
