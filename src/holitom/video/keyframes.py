@@ -15,9 +15,9 @@ from dataclasses import dataclass
 
 import av
 
-from holitom.video.picture_order import HEADER, SET, H264Order, HEVCOrder, Order, Ordering
+from holitom.video.picture_order import HEADER, SET, Field, H264Order, HEVCOrder, Order, Ordering
 
-H264_IDR, H264_SETS = 5, frozenset({7, 8})
+H264_IDR, H264_SLICES, H264_SETS = 5, frozenset({1, 2, 5}), frozenset({7, 8})  # 2: with its data apart
 HEVC_ENTRIES, HEVC_SETS = range(16, 22), frozenset({32, 33, 34})  # BLA, IDR, CRA; VPS, SPS, PPS
 HEVC_BROKEN, HEVC_LEADING = range(16, 19), frozenset({8, 9})  # BLA; RASL
 AV1_SEQUENCE, AV1_FRAME_HEADER, AV1_FRAME = 1, 3, 6
@@ -30,14 +30,17 @@ class Kind:
     Attributes:
         fresh: whether decoding may begin at it.
         shown: whether it gives a frame to show. VP8 and VP9 have packets that only later frames refer to, and
-            H.264 and HEVC have some without a picture, or with one that decoders drop.
+            H.264 and HEVC have some without a picture, with the second field of one, or with one that
+            decoders drop.
         order: place of its picture among those that a decoder gives; equal places follow the packets' order.
             None: not known.
+        whole: whether it holds whole frames, rather than one of the two fields of a frame.
     """
 
     fresh: bool
     shown: bool = True
     order: Order | None = (0, 0)
+    whole: bool = True
 
 
 Reader = Callable[[bytes, bool], Kind]
@@ -84,8 +87,9 @@ class _ParameterSets:
     Parameter sets are in the file's header or in the stream. If the stream has some, an entry picture needs
     its own, since those in skipped packets would be missing.
 
-    A packet without a picture (parameter sets or messages alone) gives no frame. Neither does a leading
-    picture of HEVC that refers to pictures before a broken link, where a file was spliced.
+    A packet without a picture (parameter sets or messages alone) gives no frame. Neither does the second
+    field of a frame in a packet of its own, nor a leading picture of HEVC that refers to pictures before a
+    broken link, where a file was spliced.
     """
 
     def __init__(self, name: str, header: bytes) -> None:
@@ -96,19 +100,27 @@ class _ParameterSets:
         for unit in _header_units(header, self._hevc):
             self._order.keep(unit)
         self._brought = self._broken = False
+        self._first: Field | None = None  # of a frame whose second field may be in the next packet
 
     def __call__(self, data: bytes, marked: bool) -> Kind:
         brought: set[int] = set()
         picture, filled, order = -1, False, None
+        fields: set[Field] = set()
         for start, end in _units(data, self._bytes):
             kind = data[start] >> 1 & 63 if self._hevc else data[start] & 31
             filled = end == len(data)
             if kind in self._sets:
                 brought.add(kind)
                 self._order.keep(data[start : min(end, start + SET)])
-            elif kind < 32 if self._hevc else 1 <= kind <= 5:
-                picture, order = kind, self._order.of(data[start : start + HEADER])
-                break
+            elif kind < 32 if self._hevc else kind in H264_SLICES:
+                head = data[start : start + HEADER]
+                if picture < 0:
+                    picture, order = kind, self._order.of(head)
+                field = self._order.field(head)
+                if field is None or len(fields | {field}) > 1:
+                    fields.clear()
+                    break
+                fields.add(field)
         entry = picture in HEVC_ENTRIES if self._hevc else picture == H264_IDR
         fresh = marked and entry and (not (self._brought or brought) or brought == self._sets)
         self._brought = self._brought or bool(brought)
@@ -116,7 +128,19 @@ class _ParameterSets:
             self._broken = picture in HEVC_BROKEN
         if picture < 0:
             return Kind(False, shown=False) if filled else Kind(False, order=None)
-        return Kind(fresh, not (self._hevc and self._broken and picture in HEVC_LEADING), order)
+        dropped = self._hevc and self._broken and picture in HEVC_LEADING
+        return Kind(fresh, not dropped and not self._completes(fields), order, not fields)
+
+    def _completes(self, fields: set[Field]) -> bool:
+        """Whether a packet holds the second field of the frame that the packet before began.
+
+        `fields` has the only field in the packet; it is empty if the packet holds a whole frame.
+        """
+        first, self._first = self._first, next(iter(fields), None)
+        second = first is not None and self._first == (first[0], not first[1])
+        if second:
+            self._first = None
+        return second
 
 
 def _bytes_of_length(header: bytes, hevc: bool) -> int:

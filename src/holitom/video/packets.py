@@ -44,6 +44,7 @@ class Packets:
         discarded: whether the file's edit list leaves packets out.
         changed: the reason why packets bring, or may bring, other settings of the decoder than the header's;
             None where they do not.
+        whole: whether no packet holds one of the two fields of a frame alone.
         checked: whether keyframes of this codec can be checked.
         fresh: `[P]` bool: whether decoding may begin at a packet, by its own data.
         order: `[P, 2]` int64: place of its picture among those that a decoder gives; None where not known.
@@ -58,6 +59,7 @@ class Packets:
     shown: NDArray[np.bool_]
     discarded: bool
     changed: str | None
+    whole: bool
     checked: bool
     fresh: NDArray[np.bool_]
     order: NDArray[np.int64] | None
@@ -114,8 +116,12 @@ class Packets:
             return "timestamps are in another order than its frames"
         if self.changed is not None:
             return self.changed
+        if not self.whole:
+            return "packets hold single fields of frames"
         if not self.checked:
             return f"keyframes of {self.codec} cannot be checked"
+        if self.order is None:
+            return "the order of its frames cannot be read"
         if not len(self.entries) or self.entries[0] != 0:
             return "it does not begin with a whole picture"
         return None
@@ -144,6 +150,7 @@ class Walk:
         self._orders: list[Order | None] = []
         self._discarded, self._changed = False, None if SHOWN else self._hidden()
         self._header = stream.codec_context.extradata or b""
+        self._whole = True
 
     @property
     def shown(self) -> int:
@@ -164,6 +171,7 @@ class Walk:
             self._changed = "the decoder's settings change"
         marked = bool(packet.is_keyframe)
         kind = Kind(marked, order=None) if self._reader is None else self._reader(bytes(packet), marked)
+        self._whole = self._whole and kind.whole
         self._orders.append(kind.order)
         self._rows.append(
             (
@@ -205,6 +213,7 @@ class Walk:
             marks[:, 0],
             self._discarded,
             self._changed,
+            self._whole,
             self._reader is not None,
             marks[:, 1],
             known,

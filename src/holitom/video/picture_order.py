@@ -13,6 +13,9 @@ from typing import Protocol
 Order = tuple[int, int]
 """Place of a picture: its sequence (from an IDR or BLA picture to the next), and its count in it."""
 
+Field = tuple[int, bool]
+"""A field: number of its frame, which both of its fields have, and whether it is the bottom one."""
+
 HEADER = 64
 """Bytes of a slice that hold the fields in question."""
 
@@ -28,6 +31,10 @@ class Ordering(Protocol):
 
     def of(self, unit: bytes) -> Order | None:
         """The place of the picture whose first slice is `unit`; None where the headers do not tell it."""
+
+    def field(self, unit: bytes) -> Field | None:
+        """The field that slice `unit` belongs to, where a decoder makes one frame of two fields; None where
+        it belongs to a frame, or the headers do not tell it."""
 
 
 class _UnreadableError(Exception):
@@ -88,13 +95,15 @@ class _Sequence:
 
     Attributes:
         number_bits: bits of a frame's number.
-        count_bits: bits of a picture's count; None where pictures are shown in the order of decoding.
+        count_bits: bits of a picture's count; None where slice headers hold none.
+        ordered: whether pictures without a count are shown in the order of decoding.
         fields: whether pictures may be fields.
         planes: whether the three colours are coded apart.
     """
 
     number_bits: int
     count_bits: int | None
+    ordered: bool
     fields: bool
     planes: bool
 
@@ -135,14 +144,18 @@ class H264Order:
             if bits.fixed(1):
                 _skip_scaling(bits, 12 if chroma == 3 else 8)
         number_bits, kind = bits.coded() + 4, bits.coded()
-        if kind == 1:
-            raise _UnreadableError
         count_bits = bits.coded() + 4 if kind == 0 else None
+        if kind == 1:
+            bits.fixed(1)
+            bits.coded()
+            bits.coded()
+            for _ in range(bits.coded()):
+                bits.coded()
         bits.coded()
         bits.fixed(1)
         bits.coded()
         bits.coded()
-        self._sequences[number] = _Sequence(number_bits, count_bits, not bits.fixed(1), planes)
+        self._sequences[number] = _Sequence(number_bits, count_bits, kind == 2, not bits.fixed(1), planes)
 
     def of(self, unit: bytes) -> Order | None:
         try:
@@ -150,19 +163,30 @@ class H264Order:
         except (_UnreadableError, KeyError):
             return None
 
-    def _order(self, first: bool, reference: bool, bits: _Bits) -> Order:
+    def field(self, unit: bytes) -> Field | None:
+        try:
+            return self._begin(_Bits(unit[1:HEADER]))[1]
+        except (_UnreadableError, KeyError):
+            return None
+
+    def _begin(self, bits: _Bits) -> tuple[_Sequence, Field | None]:
+        """Read a slice's header up to its field, and return what its sequence says, and the field."""
         bits.coded()
         bits.coded()
         sequence = self._sequences[self._pictures[bits.coded()]]
         bits.fixed(2 * sequence.planes)
-        bits.fixed(sequence.number_bits)
-        if sequence.fields and bits.fixed(1):
-            bits.fixed(1)
+        number = bits.fixed(sequence.number_bits)
+        return sequence, (number, bool(bits.fixed(1))) if sequence.fields and bits.fixed(1) else None
+
+    def _order(self, first: bool, reference: bool, bits: _Bits) -> Order:
+        sequence, _ = self._begin(bits)
         if first:
             bits.coded()
             self._counts.begin()
-        if sequence.count_bits is None:
+        if sequence.ordered:
             return self._counts.of(0, 4, True)
+        if sequence.count_bits is None:
+            raise _UnreadableError
         return self._counts.of(bits.fixed(sequence.count_bits), sequence.count_bits, reference)
 
 
@@ -259,3 +283,6 @@ class HEVCOrder:
         low = 0 if kind in HEVC_IDR else bits.fixed(count_bits)
         leading, unreferenced = 6 <= kind <= 9, kind < 16 and kind % 2 == 0
         return self._counts.of(low, count_bits, layer == 0 and not leading and not unreferenced)
+
+    def field(self, unit: bytes) -> Field | None:
+        return None  # decoders give each field as a frame

@@ -206,8 +206,10 @@ class Source:
         self, wanted: list[int], progress: Progress | None, threads: int | None
     ) -> Iterator[Picture]:
         """Decode up to the last wanted frame; or the whole file where the frames that come out have other
-        times than the packets, or none, and the choice may be another by what is known then."""
-        sure, agrees = self._counted or not self._by_times, True
+        times than the packets, or none, and the choice may be another by what is known then. So is a file
+        that has single fields in packets, since some of them may have no second one."""
+        agrees = self.file.packets.whole
+        sure = self._counted or (agrees and not self._by_times)
         left, to_go = set(wanted), wanted[-1] + 1
         seen: list[int | None] = []
         for number, frame in self._decoded(self._work, threads):
@@ -258,7 +260,8 @@ class Source:
         """
         file = self.file
         try:
-            threads = 1 if self._damaged else threads
+            # With several threads FFmpeg gives other frames where a packet holds one field.
+            threads = 1 if self._damaged or not file.packets.whole else threads
             with opened(file.file, file.stream, threads=threads) as (container, stream):
                 for number, frame in straight(container, stream, work):
                     if frame.is_corrupt and not self._damaged:
