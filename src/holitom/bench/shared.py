@@ -25,7 +25,8 @@ from holitom.contract import FrameMerging, Reuse
 from holitom.errors import UnsupportedUsageError
 from holitom.methods.base import Method
 from holitom.models import adapter_for
-from holitom.runtime.encoded import Encoded, carrying
+from holitom.runtime.encoded import Encoded
+from holitom.runtime.encoder_output import carrying
 
 if TYPE_CHECKING:
     from holitom.runtime.attach import Run

@@ -44,6 +44,11 @@ class SentTokens:
     streams: Tensor | None = None
     place: Tensor | None = None
 
+    @property
+    def carried(self) -> Tensor:
+        """Features and streams side by side, `[S, D + E]`."""
+        return self.features if self.streams is None else torch.cat([self.features, self.streams], dim=-1)
+
 
 @dataclass(frozen=True)
 class EncodedImages:

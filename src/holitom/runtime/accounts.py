@@ -1,4 +1,4 @@
-"""Find the report of each forward; a prefill announces it, and every forward updates it."""
+"""Make a report of merged videos, find the report of each forward, and update it."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from weakref import WeakKeyDictionary
 
 import torch
 
+from holitom.runtime.assignment import Assignment
 from holitom.runtime.cache import layer_bytes, unmerged_bytes
 from holitom.runtime.call import Call
+from holitom.runtime.encoded import MergedVideos
 from holitom.runtime.forward import Forward
-from holitom.runtime.report import Report, mark
+from holitom.runtime.report import Report, VideoReport, mark
+from holitom.tower import ReuseReport
 
 
 class Accounts:
@@ -60,3 +63,41 @@ class Accounts:
         report = self._reports.get(cache)
         if report is not None:
             report.decoded(mark(device))
+
+
+def report_on(
+    found: MergedVideos, assignment: Assignment, frames_per_step: int, reuse: ReuseReport | None
+) -> Report:
+    """Report on newly merged videos.
+
+    Args:
+        found: the videos.
+        assignment: their placeholders.
+        frames_per_step: number of frames that the tower encodes together.
+        reuse: the share that the vision tower computed; None where it ran without reuse.
+    """
+    return Report(
+        [
+            VideoReport(
+                row=row,
+                steps=video.features.shape[0],
+                tokens_per_step=video.features.shape[1],
+                frames_per_step=frames_per_step,
+                sent=sent.slot.shape[0],
+                outer=dict(merged.stages),
+                segments=list(merged.segments),
+                frame=merged.frame,
+                position=merged.position,
+                size=merged.size,
+                grid=video.grid,
+                importance=video.importance,
+                origins=merged.origins,
+                place=sent.slot if sent.place is None else sent.place,
+                first_number=first,
+            )
+            for row, video, merged, sent, first in zip(
+                assignment.rows, found.videos, found.merged, found.sent, found.borders[:-1], strict=True
+            )
+        ],
+        reuse=reuse,
+    )

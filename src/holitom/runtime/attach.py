@@ -29,10 +29,11 @@ from holitom.models.parts import Parts
 from holitom.runtime import refusals
 from holitom.runtime.accounts import Accounts
 from holitom.runtime.attached import Attached
-from holitom.runtime.call import Calls, Running
+from holitom.runtime.call import Calls
 from holitom.runtime.generation import Generation
 from holitom.runtime.report import Report
 from holitom.runtime.router import Router
+from holitom.runtime.running import Running
 from holitom.runtime.tower import Tower
 from holitom.wrapping import Hook, Wrapped
 

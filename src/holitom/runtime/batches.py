@@ -1,17 +1,13 @@
-"""Divide a call of the vision tower into batches of frames, and join what was read in each batch."""
+"""Divide a call of the vision tower into batches of frames."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from holitom.models.base import Adapter
 from holitom.models.parts import Parts
-from holitom.runtime.call import Kwargs, Reading
+from holitom.runtime.call import Kwargs
 
 USUAL_BATCH = 32
 """Number of frames of a batch where videos are encoded while they are read and `tower_batch` is None."""
@@ -56,18 +52,3 @@ def batches(steps: int, size: int, borders: npt.NDArray[np.bool_] | None = None)
         found.append((begin, end))
         begin = end
     return found
-
-
-def joined(readings: Sequence[Reading]) -> Reading:
-    """Join the readings of all batches, in order."""
-
-    def together(parts: list[Tensor | None]) -> Tensor | None:
-        there = [part for part in parts if part is not None]
-        return torch.cat(there) if len(there) == len(parts) else None
-
-    return Reading(
-        [length for reading in readings for length in reading.lengths],
-        together([reading.importance for reading in readings]),
-        together([reading.keys for reading in readings]),
-        together([reading.shallow for reading in readings]),
-    )

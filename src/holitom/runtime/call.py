@@ -6,11 +6,7 @@ stack of its running calls, the innermost last; hooks work on the innermost call
 
 from __future__ import annotations
 
-import sys
 import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -18,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from holitom.runtime import refusals
 from holitom.runtime.cache import Merged
 from holitom.runtime.encoded import Encoded
+from holitom.runtime.reading import Reading
 from holitom.runtime.report import Mark, Report
+from holitom.runtime.running import Running, frames
 
 if TYPE_CHECKING:
     from holitom.runtime.forward import Forward
@@ -67,6 +64,19 @@ class Call:
         """The trunk's `input_ids` `[B, L]`, or the ids of its embeddings; None where they were not needed."""
         return None if self.given is None else self.given.get("input_ids")
 
+    def forward_of(self, model: nn.Module) -> Kwargs:
+        """Return the arguments of the `forward` of `model` that has begun this call; empty where none has.
+
+        A user who calls `model.forward(...)`, not `model(...)`, passes by the hooks of `model`.
+
+        Args:
+            model: the whole model, or its trunk, of which a part has begun this call.
+        """
+        frame = None if self.frame is None else _outside(self.frame.f_back, "torch.", "accelerate.")
+        if frame is None or frame.f_locals.get("self") is not model:
+            return {}
+        return {**frame.f_locals, **frame.f_locals.get("kwargs", {})}
+
     def abandon(self) -> None:
         """Close the cache of a call whose forward has not ended as it should."""
         if self.cache is not None:
@@ -74,96 +84,24 @@ class Call:
             self.cache = None
 
 
-class Running:
-    """Calls of an attached model, and of its video encoder, that are running in any thread.
-
-    Attributes:
-        frames: for each of them, by `id`, its thread and the function that runs as long as it does.
-        closed: whether the method is being detached, so that no further call begins.
-    """
-
-    def __init__(self) -> None:
-        self.frames: dict[int, tuple[int, FrameType | None]] = {}
-        self.closed = False
-
-    def begin(self, call: object, frame: FrameType | None) -> bool:
-        """Enter `call` of this thread; False if none begins any more."""
-        self.frames[id(call)] = threading.get_ident(), frame
-        if self.closed:  # asked after entering, so that `close` misses no call
-            self.end(call)
-            return False
-        return True
-
-    def end(self, call: object) -> None:
-        """Remove `call`."""
-        self.frames.pop(id(call), None)
-
-    @contextmanager
-    def during(self, frame: FrameType) -> Iterator[bool]:
-        """Enter a call by the function of `frame` for the block; gives what `begin` returns."""
-        call = object()
-        try:
-            yield self.begin(call, frame)
-        finally:
-            self.end(call)
-
-    def close(self) -> None:
-        """Let no further call begin, and wait until those of other threads have ended.
-
-        Raises:
-            UnsupportedUsageError: a call of this thread is running.
-        """
-        own, executing = threading.get_ident(), set(_frames())
-        if any(thread == own and frame in executing for thread, frame in list(self.frames.values())):
-            raise refusals.INSIDE.error()
-        self.closed = True
-        while any(thread != own and _executes(frame) for thread, frame in list(self.frames.values())):
-            time.sleep(0.001)
-        self.frames.clear()  # what an interrupt (Ctrl-C) has left
-
-
-def _executes(frame: FrameType | None) -> bool:
-    """Whether another thread executes the function of `frame`."""
-    try:
-        if frame is not None:
-            frame.clear()
-    except RuntimeError:  # Python clears no frame that executes
-        return True
-    return False
-
-
 @dataclass
-class Prompted:
-    """The prompt that `generate` was called with.
+class Generating:
+    """One call of `generate`.
 
     Attributes:
-        ids: `[B, L]`: ids of the part of the prompt that is not in the cache.
+        ids: `[B, L]`: ids of the part of its prompt that is not in the cache; None where it brings no videos.
         holds: whether the prompt may hold videos.
         prepares: whether `generate` prepares the arguments of its forwards.
         prepared: whether it has prepared those of a forward that has not begun.
+        stepping: the static cache of the forward that it has prepared last, where that is a step of one token
+            a row over merged tokens; else None.
     """
 
-    ids: Tensor
-    holds: bool
+    ids: Tensor | None = None
+    holds: bool = True
     prepares: bool = False
     prepared: bool = False
-
-
-@dataclass
-class Reading:
-    """Importance and keys of the vision tower in one call of the encoder.
-
-    Attributes:
-        lengths: numbers of patches that attend to each other, see `Adapter.attention_lengths`.
-        importance: importance of every patch, see `Adapter.importance`; None until a hook reads it.
-        keys: keys of every patch, see `Adapter.keys`; None until a hook reads them.
-        shallow: importance at the early layer; None until a hook reads it.
-    """
-
-    lengths: list[int] = field(default_factory=list)
-    importance: Tensor | None = None
-    keys: Tensor | None = None
-    shallow: Tensor | None = None
+    stepping: Any = None
 
 
 @dataclass
@@ -174,8 +112,7 @@ class Calls(threading.local):
         stack: its calls, the innermost last.
         readings: readings of its calls of the encoder, the innermost last.
         report: the thread's latest report.
-        prompts: prompts of its calls of `generate`, the innermost last.
-        stepping: the cache of the latest step over a static cache that `generate` has begun.
+        generating: its calls of `generate`, the innermost last.
         running: the calls of all threads.
     """
 
@@ -183,25 +120,19 @@ class Calls(threading.local):
     stack: list[Call] = field(default_factory=list)
     readings: list[Reading] = field(default_factory=list)
     report: Report | None = None
-    prompts: list[Prompted] = field(default_factory=list)
-    stepping: Any = None
+    generating: list[Generating] = field(default_factory=list)
 
     @property
     def prompt(self) -> Tensor | None:
         """The ids `[B, L]` of the prompt whose videos are being encoded; None where they are not known."""
         if self.current is not None and self.current.input_ids is not None:
             return self.current.input_ids
-        return self.prompts[-1].ids if self.prompts else None
+        return self.around.ids
 
     @property
-    def holds_videos(self) -> bool:
-        """Whether the prompt of the innermost `generate` may hold videos."""
-        return not self.prompts or self.prompts[-1].holds
-
-    def prepare(self) -> None:
-        """Note that `generate` has prepared the arguments of its next forward."""
-        if self.prompts:
-            self.prompts[-1].prepares = self.prompts[-1].prepared = True
+    def around(self) -> Generating:
+        """The innermost call of `generate`; outside of one, a call that nothing is known of."""
+        return self.generating[-1] if self.generating else Generating()
 
     def asked(self, call: Call, ids: Tensor) -> int:
         """Return the number of columns of the `ids` `[B, L]` of `call` up to the end of the question.
@@ -211,9 +142,10 @@ class Calls(threading.local):
         rows. A forward that a user calls while `generate` runs is another's.
         """
         rows, columns = ids.shape
-        if not self.prompts or (self.prompts[-1].prepares and not call.prepared):
+        around = self.around
+        prompt = around.ids
+        if prompt is None or (around.prepares and not call.prepared):
             return columns
-        prompt = self.prompts[-1].ids
         copies, rest = divmod(rows, len(prompt))
         if prompt.shape[1] >= columns or rest or not copies:
             return columns
@@ -236,7 +168,7 @@ class Calls(threading.local):
     def settle(self) -> None:
         """Remove calls from the stack that an interrupt (Ctrl-C) has ended, since it runs no hooks."""
         if self.stack:
-            executing = set(_frames())
+            executing = set(frames())
             ended = [call for call in self.stack if call.frame not in executing]
             self.stack = [call for call in self.stack if call.frame in executing]
             self._remove(ended)
@@ -248,9 +180,7 @@ class Calls(threading.local):
         it is inside another call, which goes on to its end.
         """
         self.settle()
-        frame: FrameType | None = sys._getframe(1)
-        while frame is not None and frame.f_globals.get("__name__", "").startswith("holitom."):
-            frame = frame.f_back
+        frame = _outside(next(frames()), "holitom.")
         call = Call(module, {}, frame=frame)
         if not self.running.begin(call, frame) and not self.stack:
             return None
@@ -275,26 +205,8 @@ class Calls(threading.local):
             self.running.end(call)
 
 
-def forward_around(call: Call, model: nn.Module) -> dict[str, Any]:
-    """Return the arguments of the `forward` of `model` that has begun a call; empty where none has.
-
-    A user who calls `model.forward(...)`, not `model(...)`, passes by the hooks of `model`.
-
-    Args:
-        call: a call that a part of `model` has begun.
-        model: the whole model, or its trunk.
-    """
-    frame = None if call.frame is None else call.frame.f_back
-    while frame is not None and frame.f_globals.get("__name__", "").startswith(("torch.", "accelerate.")):
+def _outside(frame: FrameType | None, *packages: str) -> FrameType | None:
+    """Return `frame` or the nearest caller of it whose function is in none of `packages` ("torch.")."""
+    while frame is not None and frame.f_globals.get("__name__", "").startswith(packages):
         frame = frame.f_back
-    if frame is None or frame.f_locals.get("self") is not model:
-        return {}
-    return {**frame.f_locals, **frame.f_locals.get("kwargs", {})}
-
-
-def _frames() -> Iterator[FrameType]:
-    """Yield the frames of the functions that are running in this thread."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        yield frame
-        frame = frame.f_back
+    return frame

@@ -13,7 +13,7 @@ from holitom.models.interface import given_cache
 from holitom.runtime.accounts import Accounts
 from holitom.runtime.attached import Attached
 from holitom.runtime.cache import Merged
-from holitom.runtime.call import Calls, Kwargs, Prompted
+from holitom.runtime.call import Calls, Generating, Kwargs
 from holitom.runtime.forward import by_name
 
 
@@ -33,7 +33,8 @@ class Generation:
         """Read and check a prompt, then generate: `generate` encodes videos before any forward runs."""
         adapter, calls = self.attached.adapter, self.calls
         calls.settle()  # `generate` counts the columns of a cache before any forward
-        depth, prompts = len(calls.stack), len(calls.prompts)
+        depth, outer = len(calls.stack), len(calls.generating)
+        this = Generating()
         pixels, encoded = kwargs.get(adapter.pixels_name), kwargs.get("mm_encoder_outputs") or {}
         if pixels is not None or encoded.get(adapter.modality) is not None:
             ids = self._new_ids(args, kwargs)
@@ -41,18 +42,17 @@ class Generation:
                 if pixels is not None:
                     adapter.check_prompt(ids, kwargs)
                 chunked = self._chunked(args, kwargs)
-                holds = not chunked or bool(adapter.placeholders(ids).any())
-                calls.prompts.append(Prompted(ids, holds))
-                if chunked and holds:
+                this.ids, this.holds = ids, not chunked or bool(adapter.placeholders(ids).any())
+                if chunked and this.holds:
                     args, kwargs = _whole(args, kwargs)
+        calls.generating.append(this)
         try:
             return own(*args, **kwargs)
         finally:
-            del calls.prompts[prompts:]
+            del calls.generating[outer:]
             calls.cut(depth)  # an interrupt (Ctrl-C) runs no hooks
-            cache, calls.stepping = calls.stepping, None
-            if cache is not None:
-                self.accounts.stepped(cache, cache.told.offset.device)
+            if this.stepping is not None:
+                self.accounts.stepped(this.stepping, this.stepping.told.offset.device)
 
     def prepare(self, own: Callable[..., Any], args: tuple[Any, ...], kwargs: Kwargs) -> Any:
         """Prepare the inputs of a forward without the 4D mask that transformers makes for static caches.
@@ -61,7 +61,8 @@ class Generation:
         `[B, seen + L]`, and a step of one token a row gets none.
         """
         inputs = own(*args, **kwargs)
-        self.calls.prepare()
+        around = self.calls.around
+        around.prepares = around.prepared = True
         given = by_name(own, args, kwargs)
         cache = given_cache(given)
         if not isinstance(cache, StaticCache):
@@ -70,7 +71,7 @@ class Generation:
             ids = inputs.get("input_ids")
             step = ids is not None and ids.shape[1] == 1
             inputs["attention_mask"] = None if step else given.get("attention_mask")
-            self.calls.stepping = cache if step else None
+            around.stepping = cache if step else None
         elif inputs.get(self.attached.adapter.pixels_name) is not None or inputs.get("mm_encoder_outputs"):
             inputs["attention_mask"] = given.get("attention_mask")
         return inputs

@@ -25,11 +25,13 @@ class InnerMerge:
         ranked_by: for each of these layers, the layer whose attention ranks: itself or one before it.
         query_offset: see `Plan`.
         questions: see `Plan`.
-        numbers: for each row `[V]` int64: number of each of its video tokens among all sent tokens of the
-            batch; -1 in rows that `generate` repeats.
-        videos: for each row `[V]` int64: the row's video that each token is of; -1 for a separator.
+        numbers: for each row `[V]` int64: number of each of its video tokens among the sent tokens of all
+            videos.
+        videos: `[S]` int64: the video, counted in its row, that each sent token of all videos is of; -1 for a
+            separator.
         guarded: for each row, number of videos that a ranking could drop completely; see
             `Assignment.guarded`.
+        copies: number of times that `generate` repeats each row.
         report: report that gets the survivors; None where the videos are in an earlier report.
         attention: `[B, width, Q]`: attention that each token gets from the row's last `asking` tokens, in the
             latest layer that ranks.
@@ -41,8 +43,9 @@ class InnerMerge:
     query_offset: int
     questions: list[int]
     numbers: list[Tensor]
-    videos: list[Tensor]
+    videos: Tensor
     guarded: list[int]
+    copies: int
     report: Report | None
     attention: Tensor | None = None
     spans: list[tuple[Mark, Mark]] = field(default_factory=list)
@@ -102,11 +105,10 @@ class InnerMerge:
         turned = tuple(left.pad(layout.unpad(part).index_select(0, order)) for part in rotary)
         self.attention = left.pad(scores.index_select(0, order))  # the next stage may rank by it too
         self.numbers = [own.index_select(0, chosen) for own, chosen in zip(self.numbers, kept, strict=True)]
-        self.videos = [own.index_select(0, chosen) for own, chosen in zip(self.videos, kept, strict=True)]
         hidden = left.pad(ragged.index_select(0, order))
         self.spans.append((began, mark(hidden.device)))
         if self.report is not None:
-            numbers = torch.cat(self.numbers)
+            numbers = torch.cat(self.numbers[:: self.copies])
             for video in self.report.videos:
                 video.inner[layer] = numbers
         return left, hidden, turned, order
@@ -158,7 +160,7 @@ class InnerMerge:
         count = min(self.guarded[row], len(hidden))
         if not count:
             return kept, merged
-        video = self.videos[row]
+        video = self.videos.index_select(0, self.numbers[row])
         stays = torch.zeros_like(video, dtype=torch.bool).index_fill(0, kept, True)
         order = marked_first(by_attention(attention), stays)
         order = marked_first(order, first_of_each(order, video, count))

@@ -10,10 +10,12 @@ from transformers import DynamicCache, StaticCache
 
 from holitom.models.interface import given_cache
 from holitom.runtime import refusals
+from holitom.runtime.accounts import report_on
+from holitom.runtime.assignment import Assignment, assign
 from holitom.runtime.attached import Attached
 from holitom.runtime.cache import CacheRecord, Merged, adopt_dynamic
 from holitom.runtime.call import Call, Kwargs
-from holitom.runtime.encoded import Assignment, MergedVideos, assign, report_on
+from holitom.runtime.encoded import MergedVideos
 from holitom.runtime.forward import Forward
 from holitom.runtime.inner import InnerMerge
 from holitom.runtime.plan import Columns, Plan, is_whole, prefill, proceed, whole
@@ -128,17 +130,19 @@ def _inner(
     attached: Attached, found: MergedVideos, assignment: Assignment, plan: Plan, call: Call
 ) -> InnerMerge:
     """Make the inner stages of the forward of `plan`."""
-    rows, device = plan.embeds.shape[0], plan.embeds.device
-    numbers = assignment.numbers(found.sent, rows, device)
-    videos = assignment.videos(found.sent, rows, device)
+    borders = found.borders
     return InnerMerge(
         stages=attached.stages,
         ranked_by=attached.ranked_by,
         query_offset=plan.query_offset,
         questions=plan.questions,
-        numbers=[own[:-1] if asks else own for own, asks in zip(numbers, plan.video_asks, strict=True)],
-        videos=[own[:-1] if asks else own for own, asks in zip(videos, plan.video_asks, strict=True)],
-        guarded=assignment.guarded(found.sent, rows),
+        numbers=[
+            torch.arange(borders[own.start], borders[own.stop] - int(asks), device=plan.embeds.device)
+            for own, asks in zip(assignment.videos, plan.video_asks, strict=True)
+        ],
+        videos=assignment.number_in_row(found.sent),
+        guarded=assignment.guarded(found.sent),
+        copies=assignment.copies,
         report=call.report,
     )
 

@@ -20,8 +20,8 @@ from holitom.runtime import refusals
 from holitom.runtime.accounts import Accounts
 from holitom.runtime.attached import Attached
 from holitom.runtime.cache import Merged
-from holitom.runtime.call import Call, Calls, Kwargs, forward_around
-from holitom.runtime.encoded import carried
+from holitom.runtime.call import Call, Calls, Kwargs
+from holitom.runtime.encoded import Encoded
 from holitom.runtime.experts import masks_aside, of_real_tokens
 from holitom.runtime.forward import Forward, by_name
 from holitom.runtime.merging import go_on, merge
@@ -57,7 +57,7 @@ class Router:
             output = self.tower.encode(self._owner, own, args, kwargs)
         call = self.calls.current
         if call is not None and call.given is not None and call.encoded is None:
-            call.encoded = carried(output)
+            call.encoded = Encoded.of(output)
         return output
 
     def enter_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: Kwargs) -> Any:
@@ -67,9 +67,8 @@ class Router:
         if call is None:
             return None
         call.arguments = by_name(module.forward, args, kwargs)
-        if self.calls.prompts:
-            prompted = self.calls.prompts[-1]
-            call.prepared, prompted.prepared = prompted.prepared, False
+        around = self.calls.around
+        call.prepared, around.prepared = around.prepared, False
         return masks_aside(self.attached.adapter, call, args, kwargs)
 
     def leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
@@ -86,7 +85,7 @@ class Router:
             call = self.calls.begin(module)
             if call is None:
                 return None
-            around = forward_around(call, self.attached.adapter.model)
+            around = call.forward_of(self.attached.adapter.model)
             call.arguments = around or by_name(module.forward, args, kwargs)
         changed = None
         if call.mask is not None and call.module is not module:
@@ -96,7 +95,7 @@ class Router:
         adapter, encoded, foreign = self.attached.adapter, None, False
         output = (given.get("mm_encoder_outputs") or {}).get(adapter.modality)
         pixels = given.get(adapter.pixels_name)
-        if (output is None and pixels is None) or not self.calls.holds_videos:
+        if (output is None and pixels is None) or not self.calls.around.holds:
             return changed
         if given.get("input_ids") is None and given.get("inputs_embeds") is not None:
             call.given = given = {**given, "input_ids": self.attached.ids_of(given["inputs_embeds"])}
@@ -104,8 +103,8 @@ class Router:
         if ids is None:
             return changed  # the model's own error
         if output is not None:
-            encoded = carried(output)
-            foreign = encoded is None or encoded.owner is not self._owner or not encoded.made(output)
+            encoded = Encoded.of(output)
+            foreign = encoded is None or not encoded.serves(self._owner, output)
         refusals.check_owner(adapter, ids, foreign)
         if pixels is not None:
             adapter.check_prompt(ids, given)
@@ -123,7 +122,7 @@ class Router:
             call = self.calls.begin(module)
             if call is None:
                 return None
-            call.arguments = forward_around(call, self.attached.adapter.trunk)
+            call.arguments = call.forward_of(self.attached.adapter.trunk)
         if call.given is None:  # no hook of the trunk has run
             refusals.check_called(self.attached.adapter, call.arguments)
         call.decoding = True
@@ -140,7 +139,7 @@ class Router:
         kwargs = by_name(module.forward, args, kwargs)
         if videos:
             changed = merge(self.attached, call, videos, asked, kwargs)
-            if self.calls.prompts and call.forward is not None:
+            if self.calls.around.ids is not None and call.forward is not None:
                 refusals.check_speech(self.attached.adapter, call.arguments)
             if call.report is not None:  # before the layers: a user's hook may end the forward
                 self.accounts.tell(call.report)
@@ -158,7 +157,7 @@ class Router:
         adapter, given = self.attached.adapter, call.given or {}
         outputs = given.get("mm_encoder_outputs") or {}
         brings = given.get(adapter.pixels_name) is not None or outputs.get(adapter.modality) is not None
-        return brings and call.encoded is None and self.calls.holds_videos
+        return brings and call.encoded is None and self.calls.around.holds
 
     def leave_language(self, module: nn.Module, args: tuple[Any, ...], kwargs: Kwargs, output: Any) -> Any:
         cache = given_cache(kwargs)

@@ -5,36 +5,53 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import is_dataclass, replace
+from math import prod
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from holitom.contract import Merges, Reuse
 from holitom.errors import UnsupportedUsageError
-from holitom.models.base import Adapter
+from holitom.models.base import Adapter, EncodedImages
 from holitom.models.interface import interface_error
 from holitom.models.parts import FIELDS, Parts
-from holitom.runtime.batches import USUAL_BATCH, batches, joined, parts_of, steps_of
-from holitom.runtime.call import Calls, Kwargs, Reading
-from holitom.runtime.encoded import Encoded, carrying, versioned, with_left
+from holitom.ops.host import HOST
+from holitom.runtime.batches import USUAL_BATCH, batches, parts_of, steps_of
+from holitom.runtime.call import Calls, Kwargs
+from holitom.runtime.encoded import Encoded
+from holitom.runtime.encoder_output import carrying, features_of
 from holitom.runtime.forward import by_name
+from holitom.runtime.reading import Reading
 from holitom.runtime.report import Mark, mark
-from holitom.tower import MergedFrames, ReusedTower, ReuseReport
+from holitom.tower import MergedFrames, ReusedTower
 from holitom.tower.merged_frames import Call as MergedCall
 from holitom.tower.session import Planned
-
-
-def _report(planned: Planned | None) -> ReuseReport | None:
-    return None if planned is None else planned.report
 
 
 def _carrying(
     owner: object, output: Any, videos: list[Any], spans: list[tuple[Mark, Mark]], planned: Planned | None
 ) -> Any:
     """Return the encoder's `output` with an `Encoded` of its `videos`."""
-    features = versioned(output.pooler_output)
-    return carrying(output, Encoded(owner, videos, spans, reuse=_report(planned), features=features))
+    reuse, features = None if planned is None else planned.report, features_of(output)
+    return carrying(output, Encoded(owner, videos, spans, reuse=reuse, features=features))
+
+
+def _with_left(videos: list[Any], stays: Tensor) -> list[Any]:
+    """Mark the frames that the tower kept after merging frames.
+
+    Args:
+        videos: the result of an adapter's `videos`: `VideoTokens`, or one `EncodedImages`.
+        stays: `[F]` bool on the host: which frames and images of the call the tower kept.
+    """
+    if isinstance(videos[0], EncodedImages):
+        tokens = torch.tensor([prod(size) for size in videos[0].sizes], device=HOST)
+        return [replace(videos[0], left=stays.repeat_interleave(tokens))]
+    own = torch.split(stays, [len(video.features) for video in videos])
+    return [
+        video if bool(left.all()) else replace(video, left=tuple(left.nonzero()[:, 0].tolist()))
+        for video, left in zip(videos, own, strict=True)
+    ]
 
 
 class Tower:
@@ -137,7 +154,7 @@ class Tower:
             spans.append((began, mark(device)))
         assert kind is not None, "there is a step"
         output = kind(**parts.joined(found))
-        videos = self._videos(output, given, joined(readings), None)
+        videos = self._videos(output, given, Reading.joined(readings), None)
         return _carrying(owner, output, videos, spans, planned)
 
     def _check(self, output: Any, reading: Reading) -> None:
@@ -182,7 +199,7 @@ class Tower:
             videos = [
                 replace(video, shallow=other.importance) for video, other in zip(videos, early, strict=True)
             ]
-        return videos if merged is None else with_left(videos, torch.from_numpy(merged.stays))
+        return videos if merged is None else _with_left(videos, torch.from_numpy(merged.stays))
 
     def _planned(self, given: Kwargs) -> Planned | None:
         """Plan which patches a call of the encoder with arguments `given` computes; None without reuse."""
