@@ -49,9 +49,32 @@ def test_equal_frames_give_the_logits_of_the_stock_tower(name: str, method: Meth
     assert plain.reuse is None
     assert report.reuse.computed_share == 1 / report.videos[0].steps
     assert report.reuse.to_dict()["references"] == [[0]]
+    assert report.reuse.to_dict()["stock"] is None
     assert "vision tower:" in str(report)
     assert report.to_dict()["reuse"]["groups"] == 1
     assert pickle.loads(pickle.dumps(report)).reuse.computed_share == report.reuse.computed_share
+
+
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing_enable:FutureWarning")
+@pytest.mark.parametrize("cause", ["output_hidden_states", "gradient checkpointing"])
+def test_the_report_says_why_the_stock_tower_ran(cause: str) -> None:
+    """Either is a setting of the whole model, so the caller may not know that it reaches the tower."""
+    own = small("qwen3-vl")
+    inputs, settings = own.inputs("w1 <video> w2 w3", videos=[still(own)]), {}
+    if cause == "output_hidden_states":
+        settings = {cause: True}
+    else:
+        own.model.train().gradient_checkpointing_enable({"use_reentrant": False})
+    try:
+        with Method(0.5, reuse=EQUAL)(own.model) as run:
+            own.model(**inputs, **settings)
+    finally:
+        own.model.eval().gradient_checkpointing_disable()
+    assert run.last is not None
+    assert run.last.reuse is not None
+    assert cause in str(run.last)
+    assert cause in run.last.to_dict()["reuse"]["stock"]
+    assert run.last.reuse.computed_share == 1
 
 
 @pytest.mark.parametrize("name", FAMILIES)

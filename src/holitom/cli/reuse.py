@@ -98,7 +98,7 @@ def _print_drift(question: str, found: Drift) -> None:
     references = found.report.references[0] if found.report.references else ()
     note(f"Reference frames: {', '.join(map(str, references)) or 'none'}")
     if found.report.stock:
-        note("Less than a tenth of the tower could be reused, so the stock tower ran")
+        note(f"The stock tower ran: {found.report.stock}")
 
 
 @bench.command("reuse")

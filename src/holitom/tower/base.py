@@ -110,14 +110,15 @@ class Tower(ABC):
         """Indices of the layers whose output other modules read, for `arguments` of the trunk's encoder."""
         return frozenset({len(self.layers) - 1})
 
-    def wants_all(self, arguments: dict[str, Any]) -> bool:
-        """Whether a call needs the whole tower: for all layers' states, attention weights or
-        recomputation."""
+    def wants_all(self, arguments: dict[str, Any]) -> str | None:
+        """The reason why a call needs the whole tower; None where it does not."""
         for name in ("output_hidden_states", "output_attentions"):
             if arguments.get(name) or getattr(self.module.config, name, False):
-                return True
+                return f"{name} asks for those of every layer"
         first: Any = self.layers[0]
-        return bool(first.training and getattr(first, "gradient_checkpointing", False))
+        if first.training and getattr(first, "gradient_checkpointing", False):
+            return "gradient checkpointing would run its layers again"
+        return None
 
     def frames_of(self, arguments: dict[str, Any], input_ids: Tensor | None) -> list[list[int]] | None:
         """For each video that comes as images, the indices of its frames; None without `input_ids` to

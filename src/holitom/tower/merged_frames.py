@@ -171,7 +171,7 @@ class MergedFrames:
             because they cannot be told from images or the caller wants the states of all layers.
         """
         found = None
-        if not self.tower.wants_all(arguments):
+        if self.tower.wants_all(arguments) is None:
             found = self.tower.batch(arguments, self.tower.frames_of(arguments, input_ids))
         call = None
         if found is not None and found.at:

@@ -16,13 +16,13 @@ class ReuseReport:
         plans: one for each video of the call, in order.
         others: number of images of the call that belong to no video; they are always computed.
         seconds: host seconds of planning, which are part of the tower's time.
-        stock: whether the stock tower ran, because less than a tenth of the videos is reusable.
+        stock: the reason why the stock tower ran; None where it did not.
     """
 
     plans: tuple[Plan, ...] = ()
     others: int = 0
     seconds: float = 0.0
-    stock: bool = True
+    stock: str | None = None
 
     @property
     def computed_share(self) -> float:
@@ -46,11 +46,13 @@ class ReuseReport:
             "computed_share": self.computed_share,
             "groups": self.groups,
             "references": [list(frames) for frames in self.references],
+            "stock": self.stock,
             "planning_seconds": self.seconds,
         }
 
     def __str__(self) -> str:
+        why = "" if self.stock is None else f" ({self.stock})"
         return (
-            f"vision tower: {100 * self.computed_share:.1f}% computed, {self.groups} reference frames, "
+            f"vision tower: {100 * self.computed_share:.1f}% computed{why}, {self.groups} reference frames, "
             f"planned in {self.seconds:.3f} s"
         )

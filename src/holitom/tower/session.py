@@ -194,19 +194,27 @@ class ReusedTower:
         """Plan a call of the trunk's encoder; arguments as in `call`."""
         tower, began = self.tower, time.perf_counter()
         with torch.no_grad():
-            layout = (
-                None
-                if tower.wants_all(arguments)
-                else tower.lay_out(arguments, tower.frames_of(arguments, input_ids))
-            )
-            plans = [] if layout is None else tower.plans(reuse, layout)
-            report = ReuseReport(tuple(plans), 0 if layout is None else layout.others)
-            tokens = None
-            if layout is not None and not all(plan.whole for plan in plans):
-                report.stock = False
-                tokens = (*layout.tokens(plans), layout.bounds)
+            report, tokens = self._planned(reuse, arguments, input_ids)
         report.seconds = time.perf_counter() - began
         return Planned(report, tower.reads(arguments), tokens)
+
+    def _planned(
+        self, reuse: Reuse, arguments: Arguments, input_ids: Tensor | None
+    ) -> tuple[ReuseReport, tuple[Mask, Ints, Ints] | None]:
+        """The report and the `tokens` of a `Planned`."""
+        tower = self.tower
+        why = tower.wants_all(arguments)
+        if why is not None:
+            return ReuseReport(stock=why), None
+        layout = tower.lay_out(arguments, tower.frames_of(arguments, input_ids))
+        if layout is None:
+            return ReuseReport(stock="frames cannot be told from images, or are padded"), None
+        plans = tower.plans(reuse, layout)
+        report = ReuseReport(tuple(plans), layout.others)
+        if all(plan.whole for plan in plans):
+            report.stock = "less than a tenth could be reused"
+            return report, None
+        return report, (*layout.tokens(plans), layout.bounds)
 
     @contextmanager
     def run(
