@@ -103,7 +103,7 @@ def test_aot_anchors(case: dict[str, Any]) -> None:
     mask = chosen.anchors(video, anchors)
     assert mask.flatten().nonzero()[:, 0].tolist() == data["anchors"].tolist()
     at = (~mask).byte().argsort(dim=1, stable=True)[:, : int(anchors.max())]
-    there = torch.arange(at.shape[1]) < torch.from_numpy(anchors)[:, None]
+    there = torch.arange(at.shape[1]) < torch.from_numpy(anchors).to(at.device)[:, None]
     merged, _ = chosen.in_space(video, mask, at, there)
     assert_close(merged[0][there], data["anchors_after_space"], atol=1e-5, rtol=0)
 
@@ -113,7 +113,7 @@ def test_earlytom_in_the_tower(case: dict[str, Any]) -> None:
     data, settings = load_file(HERE / case["file"], str(torch.get_default_device())), case["parameters"]
     found = merge_frames(data["hidden"], **settings)
     assert found.groups == [tuple(group) for group in data["groups"].tolist()]
-    assert_close(torch.from_numpy(found.weights).float(), data["weights"], atol=1e-5, rtol=0)
+    assert_close(torch.from_numpy(found.weights).float(), data["weights"].cpu(), atol=1e-5, rtol=0)
     hidden = found(data["hidden"])
     assert_close(hidden, data["merged"], atol=1e-5, rtol=0)
     assert_close(found(data["importance"]), data["merged_importance"], atol=1e-5, rtol=0)
@@ -145,7 +145,7 @@ def test_unified_inside_is_exact(case: dict[str, Any]) -> None:
 def test_frames_from_scores(case: dict[str, Any]) -> None:
     data, settings = load_file(HERE / case["file"], str(torch.get_default_device())), case["parameters"]
     chosen = choose_frames(
-        data["scores"].numpy(),
+        data["scores"].cpu().numpy(),
         settings["frames"],
         threshold=settings["threshold"],
         spread=settings["spread"],

@@ -7,6 +7,7 @@ one, so that a zero stands for nothing.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +23,13 @@ from holitom.runtime.layout import Placement
 from holitom.runtime.levels import Levels
 from holitom.runtime.plan import Columns, Plan, is_whole, prefill, proceed, whole
 from holitom.runtime.prompt import Prompt
+
+
+@pytest.fixture(autouse=True, scope="module")
+def on_the_host() -> Iterator[None]:
+    """A plan is made of what the host knows."""
+    with torch.device("cpu"):
+        yield
 
 
 def columns_of(*rows: str, **more: Any) -> tuple[Columns, Prompt, list[Placement]]:
