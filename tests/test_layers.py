@@ -19,7 +19,7 @@ PACKAGE = Path(holitom.__file__).parent
 
 # Lowest first. A file or package may import those of its own row and of the rows before it.
 LAYERS = [
-    {"version", "tokens", "errors", "cores", "ops", "bundled", "hub", "wrapping"},
+    {"version", "tokens", "errors", "cores", "ops", "bundled", "hub", "lazy", "wrapping"},
     {"contract", "video"},
     {"models"},
     {"tower"},

@@ -12,84 +12,50 @@ Names are imported on first use, so that `import holitom` and the command line's
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
-from holitom.version import __version__
+from holitom.lazy import on_first_use
+from holitom.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from holitom.contract import Reuse
-    from holitom.errors import (
-        HolitomError,
-        InterfaceError,
-        ModelError,
-        OutputError,
-        SettingsError,
-        UnsupportedModelError,
-        UnsupportedUsageError,
-        VideoError,
-    )
-    from holitom.methods.base import Method
-    from holitom.methods.holitom import HoliTom
-    from holitom.methods.registry import get_method
-    from holitom.prompts import prompt
-    from holitom.runtime import Handle, Report, Run, VideoReport, attach
-    from holitom.tokens import MergedTokens, VideoTokens
-    from holitom.video import Video, iter_frames, load_video
-
-_HOME = {
-    name: module
-    for module, names in {
-        "holitom.contract": ["Reuse"],
-        "holitom.errors": [
+    from holitom.contract import Reuse as Reuse
+    from holitom.errors import HolitomError as HolitomError
+    from holitom.errors import InterfaceError as InterfaceError
+    from holitom.errors import ModelError as ModelError
+    from holitom.errors import OutputError as OutputError
+    from holitom.errors import SettingsError as SettingsError
+    from holitom.errors import UnsupportedModelError as UnsupportedModelError
+    from holitom.errors import UnsupportedUsageError as UnsupportedUsageError
+    from holitom.errors import VideoError as VideoError
+    from holitom.methods.base import Method as Method
+    from holitom.methods.holitom import HoliTom as HoliTom
+    from holitom.methods.registry import get_method as get_method
+    from holitom.prompts import prompt as prompt
+    from holitom.runtime import Handle as Handle
+    from holitom.runtime import Report as Report
+    from holitom.runtime import Run as Run
+    from holitom.runtime import VideoReport as VideoReport
+    from holitom.runtime import attach as attach
+    from holitom.tokens import MergedTokens as MergedTokens
+    from holitom.tokens import VideoTokens as VideoTokens
+    from holitom.video import Video as Video
+    from holitom.video import iter_frames as iter_frames
+    from holitom.video import load_video as load_video
+else:
+    __getattr__, __dir__, __all__ = on_first_use(
+        __name__,
+        ("holitom.contract", "Reuse"),
+        (
+            "holitom.errors",
             *("HolitomError", "InterfaceError", "ModelError", "OutputError", "SettingsError"),
             *("UnsupportedModelError", "UnsupportedUsageError", "VideoError"),
-        ],
-        "holitom.methods.base": ["Method"],
-        "holitom.methods.holitom": ["HoliTom"],
-        "holitom.methods.registry": ["get_method"],
-        "holitom.prompts": ["prompt"],
-        "holitom.runtime": ["Handle", "Report", "Run", "VideoReport", "attach"],
-        "holitom.tokens": ["MergedTokens", "VideoTokens"],
-        "holitom.video": ["Video", "iter_frames", "load_video"],
-    }.items()
-    for name in names
-}
-
-__all__ = [
-    "Handle",
-    "HoliTom",
-    "HolitomError",
-    "InterfaceError",
-    "MergedTokens",
-    "Method",
-    "ModelError",
-    "OutputError",
-    "Report",
-    "Reuse",
-    "Run",
-    "SettingsError",
-    "UnsupportedModelError",
-    "UnsupportedUsageError",
-    "Video",
-    "VideoError",
-    "VideoReport",
-    "VideoTokens",
-    "__version__",
-    "attach",
-    "get_method",
-    "iter_frames",
-    "load_video",
-    "prompt",
-]
-
-
-def __getattr__(name: str) -> object:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(_HOME[name]), name)
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+        ),
+        ("holitom.methods.base", "Method"),
+        ("holitom.methods.holitom", "HoliTom"),
+        ("holitom.methods.registry", "get_method"),
+        ("holitom.prompts", "prompt"),
+        ("holitom.runtime", "Handle", "Report", "Run", "VideoReport", "attach"),
+        ("holitom.tokens", "MergedTokens", "VideoTokens"),
+        ("holitom.video", "Video", "iter_frames", "load_video"),
+        own=["__version__"],
+    )

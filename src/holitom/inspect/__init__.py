@@ -6,51 +6,31 @@ arrays; they import neither torch nor models.
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
+from holitom.lazy import on_first_use
+
 if TYPE_CHECKING:
-    from holitom.inspect.collect import inspect_video, inspection_of, plot
-    from holitom.inspect.draw_compare import Column, comparison_page
-    from holitom.inspect.draw_html import embed, page
-    from holitom.inspect.draw_mp4 import write_clip
-    from holitom.inspect.draw_png import comparison_map, token_map
-    from holitom.inspect.inspection import Fate, Inspection, Stage
-
-_HOME = {
-    "Column": "draw_compare",
-    "Fate": "inspection",
-    "Inspection": "inspection",
-    "Stage": "inspection",
-    "comparison_map": "draw_png",
-    "comparison_page": "draw_compare",
-    "embed": "draw_html",
-    "inspect_video": "collect",
-    "inspection_of": "collect",
-    "page": "draw_html",
-    "plot": "collect",
-    "token_map": "draw_png",
-    "write_clip": "draw_mp4",
-}
-
-__all__ = [
-    "Column",
-    "Fate",
-    "Inspection",
-    "Stage",
-    "comparison_map",
-    "comparison_page",
-    "embed",
-    "inspect_video",
-    "inspection_of",
-    "page",
-    "plot",
-    "token_map",
-    "write_clip",
-]
-
-
-def __getattr__(name: str) -> object:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    from holitom.inspect.collect import inspect_video as inspect_video
+    from holitom.inspect.collect import inspection_of as inspection_of
+    from holitom.inspect.collect import plot as plot
+    from holitom.inspect.draw_compare import Column as Column
+    from holitom.inspect.draw_compare import comparison_page as comparison_page
+    from holitom.inspect.draw_html import embed as embed
+    from holitom.inspect.draw_html import page as page
+    from holitom.inspect.draw_mp4 import write_clip as write_clip
+    from holitom.inspect.draw_png import comparison_map as comparison_map
+    from holitom.inspect.draw_png import token_map as token_map
+    from holitom.inspect.inspection import Fate as Fate
+    from holitom.inspect.inspection import Inspection as Inspection
+    from holitom.inspect.inspection import Stage as Stage
+else:
+    __getattr__, __dir__, __all__ = on_first_use(
+        __name__,
+        ("holitom.inspect.collect", "inspect_video", "inspection_of", "plot"),
+        ("holitom.inspect.draw_compare", "Column", "comparison_page"),
+        ("holitom.inspect.draw_html", "embed", "page"),
+        ("holitom.inspect.draw_mp4", "write_clip"),
+        ("holitom.inspect.draw_png", "comparison_map", "token_map"),
+        ("holitom.inspect.inspection", "Fate", "Inspection", "Stage"),
+    )

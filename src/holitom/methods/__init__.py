@@ -5,69 +5,40 @@ Names are imported on first use, so that listing the methods imports none of the
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
-from holitom.methods.registry import METHODS, get_method, method_class
+from holitom.lazy import on_first_use
+from holitom.methods.registry import METHODS as METHODS
+from holitom.methods.registry import get_method as get_method
+from holitom.methods.registry import method_class as method_class
 
 if TYPE_CHECKING:
-    from holitom.methods.aot import AOT
-    from holitom.methods.base import Combined, Method
-    from holitom.methods.dpp import DPP
-    from holitom.methods.dycoke import DyCoke
-    from holitom.methods.earlytom import EarlyTom
-    from holitom.methods.evs import EVS
-    from holitom.methods.fastv import FastV
-    from holitom.methods.fastvid import FastVID
-    from holitom.methods.flashvid import FlashVID
-    from holitom.methods.floors import Random, Uniform
-    from holitom.methods.gleanvid import GleanVID
-    from holitom.methods.holitom import HoliTom
-    from holitom.methods.holitom_plus import HoliTomPlus
-    from holitom.methods.pdrop import PyramidDrop
-    from holitom.methods.prunevid import PruneVid
-    from holitom.methods.simplecluster import SimpleCluster
-    from holitom.methods.unified import Unified
-    from holitom.methods.vcast import VCAST
-    from holitom.methods.vidcom2 import VidCom2
-    from holitom.methods.visionzip import VisionZip
-
-_HOME = {
-    "Combined": "holitom.methods.base",
-    "Method": "holitom.methods.base",
-} | {name: module for module, _, name in (row.path.partition(":") for row in METHODS.values())}
-
-__all__ = [
-    "AOT",
-    "DPP",
-    "EVS",
-    "METHODS",
-    "VCAST",
-    "Combined",
-    "DyCoke",
-    "EarlyTom",
-    "FastV",
-    "FastVID",
-    "FlashVID",
-    "GleanVID",
-    "HoliTom",
-    "HoliTomPlus",
-    "Method",
-    "PruneVid",
-    "PyramidDrop",
-    "Random",
-    "SimpleCluster",
-    "Unified",
-    "Uniform",
-    "VidCom2",
-    "VisionZip",
-    "get_method",
-    "method_class",
-]
-
-
-def __getattr__(name: str) -> object:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(_HOME[name]), name)
-    return value
+    from holitom.methods.aot import AOT as AOT
+    from holitom.methods.base import Combined as Combined
+    from holitom.methods.base import Method as Method
+    from holitom.methods.dpp import DPP as DPP
+    from holitom.methods.dycoke import DyCoke as DyCoke
+    from holitom.methods.earlytom import EarlyTom as EarlyTom
+    from holitom.methods.evs import EVS as EVS
+    from holitom.methods.fastv import FastV as FastV
+    from holitom.methods.fastvid import FastVID as FastVID
+    from holitom.methods.flashvid import FlashVID as FlashVID
+    from holitom.methods.floors import Random as Random
+    from holitom.methods.floors import Uniform as Uniform
+    from holitom.methods.gleanvid import GleanVID as GleanVID
+    from holitom.methods.holitom import HoliTom as HoliTom
+    from holitom.methods.holitom_plus import HoliTomPlus as HoliTomPlus
+    from holitom.methods.pdrop import PyramidDrop as PyramidDrop
+    from holitom.methods.prunevid import PruneVid as PruneVid
+    from holitom.methods.simplecluster import SimpleCluster as SimpleCluster
+    from holitom.methods.unified import Unified as Unified
+    from holitom.methods.vcast import VCAST as VCAST
+    from holitom.methods.vidcom2 import VidCom2 as VidCom2
+    from holitom.methods.visionzip import VisionZip as VisionZip
+else:
+    __getattr__, __dir__, __all__ = on_first_use(
+        __name__,
+        ("holitom.methods.base", "Combined", "Method"),
+        *(row.path.split(":") for row in METHODS.values()),
+        own=["METHODS", "get_method", "method_class"],
+    )
