@@ -69,25 +69,77 @@ def test_a_forward_of_another_thread_ends_with_the_method(
         assert torch.equal(logits(model, inputs), wanted)
 
 
-def test_what_another_thread_generates_is_not_gone_on_with(tiny: Tiny, inputs: Any) -> None:
-    model, seen = tiny.model, Event()
-    detached = Event()
+class Waiting:
+    """A streamer that waits in the middle of an answer, or at its end."""
 
-    class Streamer:
-        def put(self, ids: Any) -> None:
-            if ids.dim() == 1:  # of the answer
-                seen.set()
-                assert detached.wait(20)
+    def __init__(self, at_end: bool = False) -> None:
+        self.seen, self.on, self._at_end = Event(), Event(), at_end
 
-        def end(self) -> None: ...
+    def put(self, ids: Any) -> None:
+        if ids.dim() == 1 and not self._at_end:  # of the answer
+            self._wait()
 
+    def end(self) -> None:
+        if self._at_end:
+            self._wait()
+
+    def _wait(self) -> None:
+        self.seen.set()
+        assert self.on.wait(20)
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [({}, "no method attached"), ({"use_cache": False}, "before it ended")],
+    ids=["cache", "no cache"],
+)
+def test_what_another_thread_generates_is_not_gone_on_with(
+    tiny: Tiny, inputs: Any, settings: dict[str, Any], why: str
+) -> None:
+    model, streamer = tiny.model, Waiting()
     with ThreadPoolExecutor(1) as pool:
         with INNER(model):
-            running = pool.submit(model.generate, **inputs, max_new_tokens=5, streamer=Streamer())
-            assert seen.wait(20)
-        detached.set()
-        with pytest.raises(UnsupportedUsageError, match="no method attached"):
+            running = pool.submit(model.generate, **inputs, max_new_tokens=5, streamer=streamer, **settings)
+            assert streamer.seen.wait(20)
+        streamer.on.set()
+        with pytest.raises(UnsupportedUsageError, match=why):
             running.result(20)
+
+
+def test_a_method_detached_between_encoding_and_prefill_is_told(
+    tiny: Tiny, inputs: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`generate` encodes first; the language model would run full tokens."""
+    model, here, on = tiny.model, Event(), Event()
+    own = model._prepare_cache_for_generation
+
+    def waiting(*args: Any, **kwargs: Any) -> Any:
+        here.set()
+        assert on.wait(20)
+        return own(*args, **kwargs)
+
+    monkeypatch.setattr(model, "_prepare_cache_for_generation", waiting)
+    with ThreadPoolExecutor(1) as pool:
+        with OUTER(model):
+            running = pool.submit(model.generate, **inputs, max_new_tokens=5)
+            assert here.wait(20)
+        on.set()
+        with pytest.raises(UnsupportedUsageError, match="before it ended"):
+            running.result(20)
+
+
+@pytest.mark.parametrize("settings", [{}, {"use_cache": False}], ids=["cache", "no cache"])
+def test_an_answer_that_has_ended_is_returned(tiny: Tiny, inputs: Any, settings: dict[str, Any]) -> None:
+    """Who reads a streamer to its end and detaches may be faster than `generate` returns."""
+    model, settings = tiny.model, {"max_new_tokens": 5, "suppress_tokens": [3, 4], **settings}
+    streamer = Waiting(at_end=True)
+    with ThreadPoolExecutor(1) as pool:
+        with INNER(model):
+            wanted = model.generate(**inputs, **settings)
+            running = pool.submit(model.generate, **inputs, **settings, streamer=streamer)
+            assert streamer.seen.wait(20)
+        streamer.on.set()
+        assert torch.equal(running.result(20), wanted)
 
 
 def test_inside_a_forward_nothing_is_detached(tiny: Tiny, inputs: Any) -> None:

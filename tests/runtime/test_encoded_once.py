@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 from typing import Any
@@ -160,3 +161,28 @@ def test_frames_are_the_videos_that_a_prompt_makes_of_them(name: str) -> None:
             got = one.model(**text, mm_encoder_outputs={kind: features}).logits
             assert_close(got, own)
     assert counts == 2
+
+
+@pytest.mark.parametrize("name", ["llava-onevision", "internvl", "qwen3-vl"])
+def test_beams_leave_features_as_they_were(name: str) -> None:
+    """transformers repeats rows in the outputs that it is given: a greedy answer then failed."""
+    one = small(name)
+    inputs = one.inputs("w1 <video> w2", "w3 <video> w4", videos=[one.video(), one.video()])
+    encoder = "get_image_features" if "pixel_values" in inputs else "get_video_features"
+    taken = inspect.signature(getattr(one.model, encoder)).parameters
+    pixels = {key: value for key, value in inputs.items() if key in taken}
+    text = {key: value for key, value in inputs.items() if "pixel" not in key}
+
+    def answers(**given: Any) -> list[Any]:
+        settings = {"max_new_tokens": 3, "do_sample": False, "suppress_tokens": one.unspoken}
+        ways: list[dict[str, Any]] = [{"num_beams": 2, "num_return_sequences": 2}, {}, {"num_beams": 3}, {}]
+        return [one.model.generate(**given, **settings, **way).tolist() for way in ways]
+
+    with INNER(one.model), torch.no_grad():
+        wanted = answers(**inputs)
+        features = getattr(one.model, encoder)(**pixels, return_dict=True)
+        given = {encoder.split("_")[1]: features}
+        rows = len(features.pooler_output)
+        assert answers(**text, mm_encoder_outputs=given) == wanted
+    assert list(given) == [encoder.split("_")[1]]
+    assert len(features.pooler_output) == rows

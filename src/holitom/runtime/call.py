@@ -93,6 +93,8 @@ class Generating:
         holds: whether the prompt may hold videos.
         prepares: whether `generate` prepares the arguments of its forwards.
         prepared: whether it has prepared those of a forward that has not begun.
+        steps: number of its forwards that have begun with the method attached.
+        cached: whether they fill a cache.
         stepping: the static cache of the forward that it has prepared last, where that is a step of one token
             a row over merged tokens; else None.
     """
@@ -101,6 +103,8 @@ class Generating:
     holds: bool = True
     prepares: bool = False
     prepared: bool = False
+    steps: int = 0
+    cached: bool = False
     stepping: Any = None
 
 

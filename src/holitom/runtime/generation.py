@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import Cache, StaticCache
 
 from holitom.models.interface import given_cache
+from holitom.runtime import refusals
 from holitom.runtime.accounts import Accounts
 from holitom.runtime.attached import Attached
 from holitom.runtime.cache import Merged
@@ -36,6 +37,11 @@ class Generation:
         depth, outer = len(calls.stack), len(calls.generating)
         this = Generating()
         pixels, encoded = kwargs.get(adapter.pixels_name), kwargs.get("mm_encoder_outputs") or {}
+        if encoded:  # transformers repeats rows in these, and the caller's serve later questions too
+            kwargs = {
+                **kwargs,
+                "mm_encoder_outputs": {kind: copy.copy(each) for kind, each in encoded.items()},
+            }
         if pixels is not None or encoded.get(adapter.modality) is not None:
             ids = self._new_ids(args, kwargs)
             if ids is not None:
@@ -47,7 +53,10 @@ class Generation:
                     args, kwargs = _whole(args, kwargs)
         calls.generating.append(this)
         try:
-            return own(*args, **kwargs)
+            output = own(*args, **kwargs)
+            if calls.running.closed and this.ids is not None and this.holds:
+                _check_attached(this, output, _ids(args, kwargs))
+            return output
         finally:
             del calls.generating[outer:]
             calls.cut(depth)  # an interrupt (Ctrl-C) runs no hooks
@@ -62,9 +71,10 @@ class Generation:
         """
         inputs = own(*args, **kwargs)
         around = self.calls.around
-        around.prepares = around.prepared = True
         given = by_name(own, args, kwargs)
         cache = given_cache(given)
+        around.prepares = around.prepared = True
+        around.cached = cache is not None
         if not isinstance(cache, StaticCache):
             return inputs
         if isinstance(cache, Merged) and cache.holds:
@@ -80,7 +90,7 @@ class Generation:
         """Return the ids `[B, L]` of the part of a prompt that is not in the cache; None without ids."""
         cache = given_cache(kwargs)
         seen = int(cache.get_seq_length()) if isinstance(cache, Cache) else 0
-        ids: Tensor | None = args[0] if args else kwargs.get("inputs", kwargs.get("input_ids"))
+        ids = _ids(args, kwargs)
         embeds, mask = kwargs.get("inputs_embeds"), kwargs.get("attention_mask")
         if embeds is not None:
             return self.attached.ids_of(embeds[:, seen:])
@@ -97,6 +107,23 @@ class Generation:
         if "prefill_chunk_size" not in kwargs:
             sizes = [getattr(each, "prefill_chunk_size", None) for each in (config, model.generation_config)]
         return any(size is not None for size in sizes)
+
+
+def _check_attached(this: Generating, output: Any, ids: Tensor | None) -> None:
+    """Refuse the `output` of a call of `generate` if a step of it ran without the method.
+
+    A cache of merged tokens refuses such a step itself. Without one, a step adds at most a token to each row,
+    so that not all steps had the method where there are more new tokens.
+    """
+    new = getattr(output, "sequences", output).shape[1] - (0 if ids is None else ids.shape[1])
+    if new > this.steps and not (this.cached and this.steps):
+        raise refusals.MEANWHILE.error()
+
+
+def _ids(args: tuple[Any, ...], kwargs: Kwargs) -> Tensor | None:
+    """Return the ids `[B, L]` among the arguments of `generate`; None without ids."""
+    ids: Tensor | None = args[0] if args else kwargs.get("inputs", kwargs.get("input_ids"))
+    return ids
 
 
 def _config(args: tuple[Any, ...], kwargs: Kwargs) -> Any:

@@ -135,6 +135,11 @@ INSIDE = Refusal(
     "the rest of the forward would run without it",
     "detach when the forward has ended",
 )
+MEANWHILE = Refusal(
+    "a generate in another thread whose method was detached before it ended",
+    "its later steps ran without the method",
+    "detach when generate has returned",
+)
 TWICE = Refusal(
     "a second method where one is attached to this model already",
     "both would plan the same forward",
@@ -142,7 +147,7 @@ TWICE = Refusal(
 )
 REFUSALS = (
     COMPILED, FEATURES, CACHE, FLASH, PAGED, SHORT, SPOILT, MASK, MASKED, POSITIONS, GAP, CHECKPOINTING,
-    LABELS, ROUTER_LOGITS, SPEECH, CROP, DETACHED, BY_NAME, INSIDE, TWICE,
+    LABELS, ROUTER_LOGITS, SPEECH, CROP, DETACHED, BY_NAME, INSIDE, MEANWHILE, TWICE,
 )  # fmt: skip
 
 

@@ -69,6 +69,7 @@ class Router:
         call.arguments = by_name(module.forward, args, kwargs)
         around = self.calls.around
         call.prepared, around.prepared = around.prepared, False
+        around.steps += call.prepared
         return masks_aside(self.attached.adapter, call, args, kwargs)
 
     def leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
