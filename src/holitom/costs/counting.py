@@ -9,7 +9,7 @@ interpolation, look-ups, or any other elementwise work.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,8 @@ from transformers.cache_utils import DynamicLayer
 from holitom.contract import Merges
 from holitom.costs.decoder import Level, spans
 from holitom.costs.probe import probe_of
-from holitom.models.base import Adapter, EncodedImages
+from holitom.models.base import Adapter
+from holitom.models.values import EncodedImages
 from holitom.runtime.cache import layer_bytes
 from holitom.runtime.forward import by_name
 from holitom.tokens import VideoTokens
@@ -169,16 +170,11 @@ def _experts(tokens: tuple[int, ...], experts: tuple[int, ...], *args: Any, **kw
 @contextmanager
 def _shortened(layers: nn.ModuleList, levels: Sequence[Level]) -> Iterator[None]:
     """Make each level's first layer, and all layers after it, run on the level's number of tokens."""
-    hooks = [
-        layer.register_forward_pre_hook(_shorten(level.tokens), with_kwargs=True)
-        for level in levels
-        for layer in list(layers)[level.start :]
-    ]
-    try:
+    with ExitStack() as hooks:
+        for level in levels:
+            for layer in list(layers)[level.start :]:
+                hooks.enter_context(layer.register_forward_pre_hook(_shorten(level.tokens), with_kwargs=True))
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _shorten(tokens: int) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], Any]:

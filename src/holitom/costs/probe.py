@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -219,12 +219,10 @@ def _following(modules: Iterable[nn.Module]) -> Iterator[None]:
     def follow(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         return tuple(each.to("meta") if isinstance(each, Tensor) else each for each in args)
 
-    hooks = [module.register_forward_pre_hook(follow) for module in modules]
-    try:
+    with ExitStack() as hooks:
+        for module in modules:
+            hooks.enter_context(module.register_forward_pre_hook(follow))
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 @contextmanager
@@ -243,9 +241,7 @@ def _bounds_on_the_host(tower: Any, target_sizes: Tensor) -> Iterator[None]:
         return args, {**kwargs, "cu_seqlens": at}
 
     attentions = [layer.self_attn for layer in tower.encoder.layers] + [tower.vit_merger.self_attn]
-    hooks = [m.register_forward_pre_hook(bounds, with_kwargs=True, prepend=True) for m in attentions]
-    try:
+    with ExitStack() as hooks:
+        for each in attentions:
+            hooks.enter_context(each.register_forward_pre_hook(bounds, with_kwargs=True, prepend=True))
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()

@@ -7,7 +7,9 @@ stage, inside the language model, merges half of the visual tokens into the othe
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -207,7 +209,7 @@ class HoliTom(Method):
         budgeted = plan.contextual > 0
         sizes = (plan.dynamic - plan.important)[budgeted]
         at = compact(rest, int(sizes.sum()))
-        return self._clustered_part(video, video.carried[at], at, sizes, plan.contextual[budgeted])
+        return self._clustered(video)(video.carried[at], at, sizes, plan.contextual[budgeted])
 
     def _static(self, video: VideoTokens, heads: Tensor, unmerged: Tensor | None, plan: Plan) -> Part:
         """Stages 3 and 4 for static tokens: average them over each segment, then cluster the averages."""
@@ -223,28 +225,12 @@ class HoliTom(Method):
             skip=None if unmerged is None else unmerged.flatten(),
             skipped=plan.unmerged,
         )
-        return self._clustered_part(video, means, at, sizes, plan.centers[budgeted], averaged)
+        return self._clustered(video)(means, at, sizes, plan.centers[budgeted], standing_for=averaged)
 
-    def _clustered_part(
-        self,
-        video: VideoTokens,
-        tokens: Tensor,
-        at: Tensor,
-        sizes: Sizes,
-        budgets: Sizes,
-        standing_for: Tensor | None = None,
-    ) -> Part:
-        """Cluster groups of tokens by the method's settings; arguments as in `clustered`."""
-        return clustered(
-            tokens,
-            at,
-            sizes,
-            budgets,
-            knn=self.knn,
-            center_weight=self.center_weight,
-            width=video.features.shape[-1],
-            standing_for=standing_for,
-        )
+    def _clustered(self, video: VideoTokens) -> Callable[..., Part]:
+        """`clustered` with the method's settings, for tokens of `video`."""
+        width = video.features.shape[-1]
+        return partial(clustered, knn=self.knn, center_weight=self.center_weight, width=width)
 
 
 @dataclass(frozen=True)

@@ -103,8 +103,8 @@ class HoliTomPlus(HoliTom):
         budgets = largest_remainder(sizes, budget)
         budgeted = budgets > 0
         at = compact(rest & to_device(budgeted, rest.device)[frame], int(sizes[budgeted].sum()))
-        return self._clustered_part(
-            video, runs.means[at], runs.at[at], sizes[budgeted], budgets[budgeted], runs.size[at]
+        return self._clustered(video)(
+            runs.means[at], runs.at[at], sizes[budgeted], budgets[budgeted], standing_for=runs.size[at]
         )
 
 

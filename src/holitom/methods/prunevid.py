@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -106,7 +108,7 @@ class PruneVid(Method):
         at = to_device(first * tokens, static.device)[heads // tokens] + heads % tokens
         lengths = length[budgeted].repeat(sizes)
         means, averaged = run_means(video.carried, at, lengths, stride=tokens)
-        return self._clustered(video, means, at, sizes, budgets[budgeted], averaged)
+        return self._clustered(video)(means, at, sizes, budgets[budgeted], standing_for=averaged)
 
     def _dynamic(
         self, video: VideoTokens, static: Tensor, segment: Sizes, sizes: Sizes, budgets: Sizes
@@ -116,29 +118,12 @@ class PruneVid(Method):
         sizes = sizes[budgeted]
         of, shown = to_device(np.stack([segment, budgeted]), static.device).unbind()
         at = compact(~static[of] & (shown > 0)[:, None], int(sizes.sum()))
-        return self._clustered(video, video.carried[at], at, sizes, budgets[budgeted])
+        return self._clustered(video)(video.carried[at], at, sizes, budgets[budgeted])
 
-    def _clustered(
-        self,
-        video: VideoTokens,
-        tokens: Tensor,
-        at: Tensor,
-        sizes: Sizes,
-        budgets: Sizes,
-        standing_for: Tensor | None = None,
-    ) -> Part:
-        """Cluster groups of tokens by the method's settings; arguments as in `clustered`."""
-        return clustered(
-            tokens,
-            at,
-            sizes,
-            budgets,
-            knn=self.knn,
-            center_weight=None,
-            width=video.features.shape[-1],
-            capped=False,
-            standing_for=standing_for,
-        )
+    def _clustered(self, video: VideoTokens) -> Callable[..., Part]:
+        """`clustered` with the method's settings, for tokens of `video`."""
+        width = video.features.shape[-1]
+        return partial(clustered, knn=self.knn, center_weight=None, width=width, capped=False)
 
 
 def longest_runs(labels: Sizes) -> list[tuple[int, int]]:

@@ -4,93 +4,27 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from itertools import accumulate
 from math import prod
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb
 
-from holitom.errors import SettingsError, UnsupportedModelError, UnsupportedUsageError
+from holitom.errors import UnsupportedModelError, UnsupportedUsageError
+from holitom.models.decoder import DecoderAdapter
 from holitom.models.interface import check_interface, interface_error
 from holitom.models.parts import Parts
-from holitom.ops.host import host_values, sent
+from holitom.models.values import SentTokens
+from holitom.ops.host import host_values
 from holitom.tokens import MergedTokens, VideoTokens
-
-if TYPE_CHECKING:
-    from holitom.contract import AnyStage
 
 # Decoders that use `sliding_window` even where `layer_types` lists full attention.
 READ_WINDOW = ("mistral", "qwen3_moe")
 
 
-@dataclass(frozen=True)
-class SentTokens:
-    """Tokens that replace one video's placeholders, in the order in which they are sent.
-
-    Attributes:
-        features: `[S, D]`: merged tokens and the family's own separators (newlines).
-        slot: `[S]` int64: the placeholder (0-based, within its video) that each token stands at.
-        streams: `[S, E]`: the merged tokens' streams; None where the family has none.
-        place: `[S]` int64: the place `t * N + n` of each token in the video, -1 for a separator. None: the
-            same as `slot`.
-    """
-
-    features: Tensor
-    slot: Tensor
-    streams: Tensor | None = None
-    place: Tensor | None = None
-
-    @property
-    def carried(self) -> Tensor:
-        """Features and streams side by side, `[S, D + E]`."""
-        return self.features if self.streams is None else torch.cat([self.features, self.streams], dim=-1)
-
-
-@dataclass(frozen=True)
-class EncodedImages:
-    """Encoded images, some of which are frames of videos; only the prompt tells which.
-
-    Attributes:
-        features: `[S, D]`: the tokens of all images, one image after the other.
-        importance: `[S]` float32, as in `VideoTokens`.
-        sizes: rows and columns of each image's tokens.
-        keys: `[S, d]`, as in `VideoTokens`; None where the method needs none.
-        shallow: `[S]` float32, as in `VideoTokens`; None where the method needs none.
-        left: `[S]` bool on the host: whether the tower has left the token's image, where it merges whole
-            frames; None: all are left.
-        timed: as in `VideoTokens`.
-    """
-
-    features: Tensor
-    importance: Tensor
-    sizes: tuple[tuple[int, int], ...]
-    keys: Tensor | None = None
-    shallow: Tensor | None = None
-    left: Tensor | None = None
-    timed: bool = False
-
-    def frames(self, tokens: Tensor, grid: tuple[int, int], count: int) -> VideoTokens:
-        """Select the tokens `tokens` `[T * N]` int64 as a video of `count` frames with `grid` each."""
-        at = sent(tokens, self.features.device)
-        keys = None if self.keys is None else self.keys[at].view(count, -1, self.keys.shape[-1])
-        features = self.features[at].view(count, -1, self.features.shape[-1])
-        left = None if self.left is None else self.left[tokens.view(count, -1)[:, 0]].nonzero()[:, 0]
-        return VideoTokens(
-            features,
-            self.importance[at].view(count, -1),
-            grid,
-            keys,
-            shallow=None if self.shallow is None else self.shallow[at].view(count, -1),
-            left=None if left is None or len(left) == count else tuple(left.tolist()),
-            timed=self.timed,
-        )
-
-
-class Adapter(ABC):
+class Adapter(DecoderAdapter, ABC):
     """One model of one family: its modules, and the computations that differ between families.
 
     Attributes:
@@ -99,12 +33,9 @@ class Adapter(ABC):
         trunk: module whose `forward` takes `input_ids`, fills in visual features and calls `language_model`;
             its `encoder` encodes videos.
         language_model: decoder that takes `inputs_embeds`.
-        layers: the decoder's layers. Layers that attend have `self_attn`; others (gated delta nets) carry a
-            state from token to token.
         tower: the vision tower.
         vision_layers: the tower's layers.
         vision_attention: attention module of the tower's layer whose output becomes the features.
-        streams: number of the first decoder layers whose output gets further visual features added.
         frames_per_step: frames that become one grid of tokens.
     """
 
@@ -140,12 +71,6 @@ class Adapter(ABC):
     encoder_arguments: ClassVar[tuple[str, ...]] = ()
     """Arguments of `encoder`, besides the pixels, that describe videos."""
 
-    language_arguments: tuple[str, ...] = ()
-    """Arguments of `language_model`, besides those of every family, that `stream_arguments` replaces."""
-
-    rotate: ClassVar[Callable[..., tuple[Tensor, Tensor]]] = staticmethod(apply_rotary_pos_emb)
-    """The decoder's `apply_rotary_pos_emb`."""
-
     keeps_positions: ClassVar[bool] = False
     """Whether a token keeps the position ids of the column it stands at (multi-axis rotary positions); else
     the columns left of a row get new ids, without gaps."""
@@ -161,7 +86,6 @@ class Adapter(ABC):
     speaks: ClassVar[bool] = False
     """Whether the model is the thinker of one that speaks, whose talker reads hidden states of `generate`."""
 
-    streams: int = 0
     frames_per_step: int = 1
 
     def __init__(self, model: nn.Module) -> None:
@@ -177,7 +101,7 @@ class Adapter(ABC):
         tower, layers, attention = self.places
         self.trunk: Any = self._at(model, "model")
         self.language_model: Any = self._at(self.trunk, self.decoder)
-        self.layers: Any = self._at(self.language_model, "layers")
+        self.layers = self._at(self.language_model, "layers")
         self.tower: Any = self._at(self.trunk, tower)
         # In some versions of transformers LLaVA's tower is inside a module `vision_model`.
         blocks = self.vision_layers = self._at(getattr(self.tower, "vision_model", self.tower), layers)
@@ -262,29 +186,6 @@ class Adapter(ABC):
         token: int | None = getattr(self.config, self.token)
         return token
 
-    def attends(self, layer: int) -> bool:
-        """Whether decoder layer `layer` (0-based) attends to keys; else it carries a recurrent state."""
-        return hasattr(self.layers[layer], "self_attn")
-
-    def ranked_by(self, stage: AnyStage) -> int:
-        """The layer whose attention ranks tokens for `stage`: `stage.layer` itself or a layer before it.
-
-        Where the stage's own choice is a layer without attention, the nearest attention layer before it
-        ranks.
-
-        Raises:
-            SettingsError: there is no attention layer before it.
-        """
-        wanted = stage.layer if stage.own_attention else stage.layer - 1
-        for layer in range(wanted, -1, -1):
-            if self.attends(layer):
-                return layer
-        first = next((layer for layer in range(len(self.layers)) if self.attends(layer)), len(self.layers))
-        raise SettingsError(
-            f"inner merging at layer {stage.layer}: this model's layers before {first} do not attend, so "
-            f"there is nothing to rank tokens by; merge at layer {first + 1} or later"
-        )
-
     def check(self) -> None:
         """Check what a live run needs and cost counting does not. Called on attach.
 
@@ -304,7 +205,7 @@ class Adapter(ABC):
         held: Tensor = torch.zeros_like(input_ids, dtype=torch.bool) if token is None else input_ids == token
         return held
 
-    def check_prompt(self, input_ids: Tensor, arguments: dict[str, Any]) -> None:  # noqa: B027
+    def check_prompt(self, input_ids: Tensor, arguments: dict[str, Any]) -> None:
         """Check a prompt with new videos before anything is computed.
 
         Args:
@@ -437,52 +338,6 @@ class Adapter(ABC):
     def slots(self, video: VideoTokens) -> int:
         """Number of placeholders of `video` in the prompt, separators included; here one for each token."""
         return prod(video.features.shape[:2])
-
-    def attention_input(self, layer: nn.Module, hidden: Tensor) -> Tensor:
-        """Input `[B, S, D]` of the attention of decoder `layer` when `hidden` `[B, S, D]` enters the
-        layer."""
-        decoder_layer: Any = layer
-        normed: Tensor = decoder_layer.input_layernorm(hidden)
-        return normed
-
-    def query(self, attention: nn.Module, hidden: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
-        """Rotated queries `[B, heads, S, d]` of decoder attention `attention` for its input `[B, S, D]`."""
-        return self._rotated(self.decoder_heads(attention, "q", hidden), rotary)
-
-    def key(self, attention: nn.Module, hidden: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
-        """Rotated keys `[B, kv_heads, S, d]`, likewise."""
-        return self._rotated(self.decoder_heads(attention, "k", hidden), rotary)
-
-    def decoder_heads(self, attention: Any, which: str, hidden: Tensor) -> Tensor:
-        """Queries ("q") or keys ("k") `[B, S, heads, d]` of decoder attention `attention`, unrotated."""
-        heads: Tensor = getattr(attention, f"{which}_proj")(hidden).unflatten(-1, (-1, attention.head_dim))
-        norm = getattr(attention, f"{which}_norm", None)  # Qwen3 normalises each head
-        return heads if norm is None else norm(heads)
-
-    def _rotated(self, heads: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
-        heads = heads.transpose(1, 2)
-        return type(self).rotate(heads, heads, *rotary)[0]
-
-    def streamed(self, arguments: dict[str, Any], columns: tuple[int, int]) -> list[Tensor]:
-        """Visual features that are added to the output of the first `streams` decoder layers.
-
-        Args:
-            arguments: arguments of `language_model`'s forward, by name.
-            columns: `(B, L)`.
-
-        Returns:
-            `[B, L, D]` for each of these layers, zero where nothing is added.
-        """
-        return []
-
-    def stream_arguments(self, streams: list[Tensor], stands: Tensor) -> dict[str, Any]:
-        """Arguments of `language_model` with which it adds `streams` to packed tokens.
-
-        Args:
-            streams: `[n, D]` for each of the first layers, for the tokens of all rows, row after row.
-            stands: `[B, width]` bool: whether a token has streams; `n` entries are true.
-        """
-        return {}
 
     @staticmethod
     def no_importance(features: Tensor) -> Tensor:

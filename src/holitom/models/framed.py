@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from holitom.errors import UnsupportedUsageError
-from holitom.models.base import Adapter, SentTokens
+from holitom.models.base import Adapter
 from holitom.models.parts import Parts, StackedParts
+from holitom.models.values import SentTokens
 from holitom.ops.attention import frames_per_chunk, received_attention
 from holitom.tokens import MergedTokens, VideoTokens
 

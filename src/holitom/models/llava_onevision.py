@@ -8,8 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from holitom.models.base import SentTokens
 from holitom.models.framed import StackedFrames
+from holitom.models.values import SentTokens
 from holitom.tokens import MergedTokens, VideoTokens
 
 

@@ -6,9 +6,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from holitom.models.base import SentTokens
 from holitom.models.llava_onevision import LlavaOnevision
 from holitom.models.newlines import grid_order
+from holitom.models.values import SentTokens
 from holitom.tokens import MergedTokens, VideoTokens
 
 

@@ -18,9 +18,9 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from holitom.errors import UnsupportedModelError, UnsupportedUsageError
-from holitom.models.base import EncodedImages
 from holitom.models.framed import FramedTower
 from holitom.models.parts import ImageParts, Parts
+from holitom.models.values import EncodedImages
 from holitom.ops.host import HOST, host_values, sent
 from holitom.tokens import VideoTokens
 

@@ -16,11 +16,11 @@ from torch import Tensor
 from transformers.models.qwen3_5.modeling_qwen3_5 import apply_rotary_pos_emb
 
 from holitom.errors import UnsupportedModelError, UnsupportedUsageError
-from holitom.models.base import EncodedImages
 from holitom.models.marked_frames import runs_of, times_repeated
 from holitom.models.packed import PackedTower
 from holitom.models.parts import CropParts, Parts
 from holitom.models.qwen3_5 import gated_heads
+from holitom.models.values import EncodedImages
 from holitom.ops.host import HOST, host_values, sent
 from holitom.tokens import VideoTokens
 

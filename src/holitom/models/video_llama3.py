@@ -16,8 +16,8 @@ from torch import Tensor
 from transformers.models.video_llama_3.modeling_video_llama_3 import apply_rotary_pos_emb_vision
 
 from holitom.errors import UnsupportedUsageError
-from holitom.models.base import SentTokens
 from holitom.models.packed import PackedTower
+from holitom.models.values import SentTokens
 from holitom.ops.host import host_values, sent
 from holitom.tokens import MergedTokens, VideoTokens
 

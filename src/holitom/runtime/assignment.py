@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from holitom.errors import UnsupportedUsageError
-from holitom.models.base import SentTokens
+from holitom.models.values import SentTokens
 from holitom.runtime.layout import Placement
 
 

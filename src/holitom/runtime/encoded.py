@@ -12,7 +12,8 @@ from torch import Tensor
 
 from holitom.contract import Merges
 from holitom.errors import UnsupportedUsageError
-from holitom.models.base import Adapter, SentTokens
+from holitom.models.base import Adapter
+from holitom.models.values import SentTokens
 from holitom.runtime.encoder_output import FIELD, Features, unchanged
 from holitom.runtime.precision import without_autocast
 from holitom.runtime.report import Mark, Report

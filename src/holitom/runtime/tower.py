@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from holitom.contract import Merges, Reuse
 from holitom.errors import UnsupportedUsageError
-from holitom.models.base import Adapter, EncodedImages
+from holitom.models.base import Adapter
 from holitom.models.interface import interface_error
 from holitom.models.parts import FIELDS, Parts
+from holitom.models.values import EncodedImages
 from holitom.ops.host import HOST
 from holitom.runtime.batches import USUAL_BATCH, batches, parts_of, steps_of
 from holitom.runtime.call import Calls, Kwargs

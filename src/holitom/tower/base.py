@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from holitom.contract import Reuse
 from holitom.errors import UnsupportedModelError
-from holitom.models.base import Adapter, EncodedImages
+from holitom.models.base import Adapter
+from holitom.models.values import EncodedImages
 from holitom.ops.host import HOST, to_host
 from holitom.tower.kinds import Kind
 from holitom.tower.packing import Packing, Stretches
