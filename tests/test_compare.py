@@ -113,7 +113,7 @@ def test_a_video_that_cannot_be_read_stops_nothing_and_is_tried_again(
     questions = write(folder, rows)
     code, out, _ = run(capsys, questions, "--json", *FEW)
     found = json.loads(out)
-    assert (code, found["answered"]) == (0, 1)
+    assert (code, found["answered"]) == (1, 1)
     assert found["errors"][0]["error"].startswith("late.mp4: no readable video")
     write_video(folder / "late.mp4")
     code, out, _ = run(capsys, questions, "--json", *FEW)
@@ -147,6 +147,12 @@ def test_the_exit_code_says_whether_enough_is_the_same(
         (['{"video": "demo.mp4", "question": " "}'], "line 1: the question is empty"),
         (['{"video": "demo.mp4", "question": "a", "answer": 3}'], 'line 1: "answer" is no text'),
         (["", '{"video": "gone.mp4", "question": "a"}'], "line 2: .*gone.mp4: no such file"),
+        (
+            ['{"video": "demo.mp4", "question": "a", "anwser": "b"}'],
+            '"anwser" is not read; is "answer" meant',
+        ),
+        (['{"Video": "demo.mp4", "question": "a"}'], '"Video" is not read; is "video" meant'),
+        (['{"video": "demo.mp4", "question": "a", "start": 3}'], '"start" cannot be set for one question'),
     ],
 )
 def test_a_file_of_questions_that_is_not_written_so(folder: Path, lines: list[str], says: str) -> None:
@@ -154,6 +160,14 @@ def test_a_file_of_questions_that_is_not_written_so(folder: Path, lines: list[st
     path.write_text("\n".join(lines) + "\n")
     with pytest.raises(SettingsError, match=says):
         read_cases(path)
+
+
+def test_a_file_of_questions_from_another_program(folder: Path) -> None:
+    """A byte order mark, line ends of two characters, a line separator inside a text, fields of its own."""
+    path = folder / "q.jsonl"
+    row = '{"id": 7, "task": "count", "video": "demo.mp4", "question": "a\u2028b"}\r\n'
+    path.write_text(2 * row, encoding="utf-8-sig", newline="")
+    assert [case.question for case in read_cases(path)] == ["a\u2028b"] * 2
 
 
 @pytest.mark.parametrize(
@@ -173,6 +187,11 @@ def test_what_is_alike() -> None:
     assert alike("", " ")
     assert not alike("a red ring", "a ring")
     assert not alike("3", "three")
+    assert alike("“ring”。", "*Ring*")
+    assert alike("(-5).", "-5!")
+    assert alike("red .", "red")
+    for one, other in (("-5", "5"), (".5", "5"), ("5%", "5"), ("C++", "C"), ("?", "!"), ("-", "")):
+        assert not alike(one, other), (one, other)
 
 
 def test_a_summary_of_nothing(folder: Path) -> None:

@@ -8,12 +8,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from holitom.bundled import check_question
 from holitom.errors import OutputError, SettingsError
+from holitom.video import Sampling
 
 Record = dict[str, Any]
 
@@ -36,7 +38,8 @@ class Case:
 def read_cases(path: Path, missing: bool = False) -> list[Case]:
     """Read a JSONL file of questions: on each line an object with `video`, `question` and maybe `answer`.
 
-    A relative `video` is relative to the file's folder.
+    A relative `video` is relative to the file's folder. Other fields, such as an id, are passed over, unless
+    their names are nearly those of the three or those of settings of `Sampling`, which are the command's.
 
     Args:
         path: path of the file.
@@ -46,7 +49,7 @@ def read_cases(path: Path, missing: bool = False) -> list[Case]:
         SettingsError: the file cannot be read, or a line has another form (the message gives its number).
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except OSError as error:
         raise SettingsError(f"{path}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
@@ -71,6 +74,7 @@ def _case(where: str, line: str, folder: Path, missing: bool) -> Case:
         raise SettingsError(f"{where}: no JSON; it must be {example}") from error
     if not isinstance(given, dict):
         raise SettingsError(f"{where}: it must be {example}")
+    _check_others(where, given)
     for name in ("video", "question"):
         if not isinstance(given.get(name), str):
             raise SettingsError(f'{where}: "{name}" is missing or no text; it must be {example}')
@@ -84,6 +88,20 @@ def _case(where: str, line: str, folder: Path, missing: bool) -> Case:
     if not missing and not video.is_file():
         raise SettingsError(f"{where}: {video}: no such file")
     return Case(video, given["question"], given.get("answer"))
+
+
+def _check_others(where: str, given: Mapping[str, Any]) -> None:
+    """Refuse fields that are not read though they look as if they were."""
+    known = [each.name for each in fields(Case)]
+    settings = [each.name for each in fields(Sampling)]
+    for name in given:
+        if name in settings:
+            raise SettingsError(
+                f'{where}: "{name}" cannot be set for one question; it is an option of the command, if any'
+            )
+        near = [] if name in known else get_close_matches(name.strip().lower(), known, 1, 0.75)
+        if near:
+            raise SettingsError(f'{where}: "{name}" is not read; is "{near[0]}" meant?')
 
 
 class Results:

@@ -8,11 +8,11 @@ Results are appended to the file, so that a run that was stopped can continue.
 from __future__ import annotations
 
 import statistics
-import string
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from unicodedata import category
 
 import torch
 
@@ -92,12 +92,30 @@ def _record(full: Answer, merged: Answer, case: Case) -> Record:
 
 
 def alike(one: str, other: str) -> bool:
-    """Whether two answers are the same apart from case, white space and punctuation around words."""
+    """Whether two answers are the same apart from case, white space and punctuation around words.
 
-    def plain(text: str) -> list[str]:
-        return [word for word in (part.strip(string.punctuation) for part in text.casefold().split()) if word]
+    What makes another number of one (-5, .5, 5%) is no punctuation, and neither is an answer of nothing else.
+    """
+    return _words(one) == _words(other)
 
-    return plain(one) == plain(other)
+
+def _words(text: str) -> list[str]:
+    parts = text.casefold().split()
+    return [word for word in map(_bare, parts) if word] or parts
+
+
+def _bare(word: str) -> str:
+    """A word without punctuation around it."""
+    marks = [category(sign).startswith("P") or sign == "`" for sign in word]
+    if all(marks):
+        return ""
+    first, end = marks.index(False), len(marks) - marks[::-1].index(False)
+    if word[first].isdigit():
+        first -= word[:first].endswith(".")
+        first -= word[:first].endswith("-")
+    if word[end - 1].isdigit():
+        end += word[end:].startswith("%")
+    return word[first:end]
 
 
 def summary(results: Results) -> dict[str, Any]:

@@ -83,6 +83,8 @@ def compare(
     if at_least is not None and not (found["agreement"] or 0) >= at_least:
         note(f"Fewer than {at_least:.1%} of the answers are the same")
         raise typer.Exit(1)
+    if found["errors"]:
+        raise typer.Exit(1)
 
 
 def _print(found: dict[str, Any], label: str, file: Path) -> None:
