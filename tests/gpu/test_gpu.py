@@ -7,6 +7,7 @@ import warnings
 from collections import Counter
 from functools import cache
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from holitom.ask import load_model
 from holitom.bundled import BUNDLED_FRAMES, BUNDLED_MODELS, DEMO_VIDEO
 from holitom.cli.app import app
 from holitom.methods import METHODS, get_method
+from holitom.models.llava_onevision import pool_channels_last
 from holitom.prompts import prompt
 from holitom.tower import Reuse
 from holitom.video import load_video
@@ -74,7 +76,7 @@ def waits(one: Small, inputs: Any, tokens: int) -> Counter[str]:
     """The lines at which CUDA says that the host waits while `tokens` are generated, counted."""
     torch.cuda.set_sync_debug_mode("warn")
     try:
-        with warnings.catch_warnings(record=True) as said:
+        with HOST, warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             one.model.generate(
                 **inputs,
@@ -100,6 +102,17 @@ def test_cuda_itself_counts_no_more_waits_than_the_pretended_device(name: str) -
     prefill, whole = (own.total() - other.total() for own, other in zip(attached, stock, strict=True))
     assert prefill <= 4, attached[0] - stock[0]
     assert whole <= prefill, attached[1] - stock[1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("side", [7, 16, 27])
+def test_pooling_with_channels_last_is_the_stock_models_to_the_bit(dtype: torch.dtype, side: int) -> None:
+    trunk = small("llava-onevision").model.model
+    vision = trunk.config.vision_config
+    patches = torch.randn(5, side * side, 896, dtype=dtype)
+    with mock.patch.multiple(vision, image_size=side * vision.patch_size):
+        stock = trunk.apply_pooling(patches)
+    assert torch.equal(pool_channels_last(patches, side), stock)
 
 
 @each_family

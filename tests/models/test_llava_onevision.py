@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ import holitom.ops.attention
 from holitom import HoliTom, MergedTokens, Method, VideoTokens
 from holitom.models import adapter_for
 from holitom.models.llava_onevision import LlavaOnevision
+from holitom.wrapping import Wrapped
 
 
 class Looks(Method):
@@ -167,3 +169,27 @@ def test_subclasses_are_the_same_family(tiny: Tiny) -> None:
 
     model = Mine(tiny.model.config)
     assert isinstance(adapter_for(model), LlavaOnevision)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("side", [7, 16, 27])
+def test_pooling_is_the_stock_models_to_the_bit(tiny: Tiny, dtype: torch.dtype, side: int) -> None:
+    """While a method is attached; another model's own pooling is left alone."""
+    trunk = tiny.model.model
+    vision = trunk.config.vision_config
+    patches = torch.randn(3, side * side, 64, dtype=dtype)
+    with mock.patch.multiple(vision, image_size=side * vision.patch_size):
+        stock = trunk.apply_pooling(patches)
+        with HoliTom()(tiny.model):
+            assert torch.equal(trunk.apply_pooling(image_features=patches), stock)
+            assert isinstance(trunk.apply_pooling, Wrapped)
+    assert "apply_pooling" not in trunk.__dict__
+
+    class Own(type(trunk)):  # type: ignore[misc]
+        def apply_pooling(self, image_features: Any) -> Any:
+            return super().apply_pooling(image_features) + 1
+
+    other = build_model()
+    other.model.__class__ = Own
+    with HoliTom()(other):
+        assert not isinstance(other.model.apply_pooling, Wrapped)

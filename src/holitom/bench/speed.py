@@ -29,6 +29,7 @@ from holitom.methods import Method
 from holitom.models import adapter_for
 from holitom.runtime import Report
 from holitom.runtime.report import mark, seconds_between
+from holitom.wrapping import Wrapped
 
 MOST_ROUNDS = 7
 WORTH_WARMING = 3  # rounds for which there must still be time, or the first one counts
@@ -256,17 +257,17 @@ def measure(
     speed = Speed(machine, new_tokens, rows, refused, stock_loader())
 
     notify("warm-up on one frame")
-    encoding = Encoding(model, short)
+    encoding = Encodings(model, short)
     for row in rows:
         with suppress(SettingsError):  # one frame may be too few; a whole video decides
             _run(model, encoding, short, row.setting, 2, Load(0.0, 0.0))
 
-    def encode() -> Encoding:
+    def encode() -> Encodings:
         notify("vision tower")
-        encoding = Encoding(model, inputs)
+        encodings = Encodings(model, inputs)
         speed.encodings += 1
-        speed.vision_peak = encoding.peak
-        return encoding
+        speed.vision_peak = encodings.stock.peak
+        return encodings
 
     def load(number: int) -> tuple[Load, Load]:
         """Seconds of loading by transformers' loader and by this library, which begin in turn."""
@@ -304,7 +305,7 @@ def measure(
 
     def ends_in_time(rounds: int, again: bool) -> bool:
         """Whether `rounds` more rounds end before the deadline, with the vision tower `again` in each."""
-        one = longest + (encoding.seconds if again else 0)
+        one = longest + (encoding.stock.seconds + encoding.attached.seconds if again else 0)
         return deadline is None or time.monotonic() + rounds * one <= deadline
 
     speed.warm_up_round = ends_in_time(repeats or WORTH_WARMING, again=True)
@@ -319,6 +320,29 @@ def measure(
             encoding = encode()
         longest = max(longest, take_round())
     return speed
+
+
+class Encodings:
+    """The runs of the vision tower on a prompt's video that settings share.
+
+    Attributes:
+        stock: the stock model's.
+        attached: with a method attached; the same run where nothing of the encoder is replaced then.
+    """
+
+    def __init__(self, model: Any, inputs: Mapping[str, Any]) -> None:
+        self.stock = self.attached = Encoding(model, inputs)
+        adapter = adapter_for(model)
+        replaced = adapter.replaced() if model.device.type == "cuda" else {}
+        if replaced:
+            wrapped = [Wrapped(adapter.trunk, name, instead) for name, instead in replaced.items()]
+            self.attached = Encoding(model, inputs)
+            for each in wrapped:
+                each.release()
+
+    def of(self, setting: Setting) -> Encoding:
+        """The run that `setting` uses."""
+        return self.stock if setting.method is None else self.attached
 
 
 class Encoding:
@@ -383,12 +407,13 @@ class Encoding:
 
 def _run(
     model: Any,
-    encoding: Encoding,
+    encodings: Encodings,
     inputs: Mapping[str, Any],
     setting: Setting,
     new_tokens: int,
     load: Load,
 ) -> tuple[Timing, Report]:
+    encoding = encodings.of(setting)
     method = setting.method or Method(retain_ratio=1)  # full tokens through the same hooks, on the same clock
     # A tower in batches is not replayed: it would be given the whole output for each batch.
     shares = run_of_tower(method) == run_of_tower(None) and method.tower_batch is None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from math import prod
 from typing import Any, ClassVar
@@ -22,6 +22,10 @@ from holitom.tokens import MergedTokens, VideoTokens
 
 # Decoders that use `sliding_window` even where `layer_types` lists full attention.
 READ_WINDOW = ("mistral", "qwen3_moe")
+
+
+Instead = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
+"""What runs in the place of a module's function, given that function, its arguments and keyword arguments."""
 
 
 class Adapter(DecoderAdapter, ABC):
@@ -266,6 +270,10 @@ class Adapter(DecoderAdapter, ABC):
             arguments: of the call, by name.
         """
         return None
+
+    def replaced(self) -> dict[str, Instead]:
+        """Functions of `trunk`, by name, that equal ones replace while a method is attached."""
+        return {}
 
     @abstractmethod
     def keys(self, arguments: dict[str, Any]) -> Tensor:

@@ -129,6 +129,7 @@ class Handle(Run):
     def _wrap(router: Router) -> list[Wrapped]:
         adapter = router.attached.adapter
         wrapped = [Wrapped(adapter.trunk, adapter.encoder, router.encode)]
+        wrapped += [Wrapped(adapter.trunk, name, instead) for name, instead in adapter.replaced().items()]
         if hasattr(adapter.model, "generate"):
             generation = Generation(router.attached, router.calls, router.accounts)
             wrapped.append(Wrapped(adapter.model, "generate", generation.generate))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import av
 import numpy as np
 from av.sidedata.sidedata import SideData, Type
-from av.video.reformatter import Interpolation
+from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
 Array = NDArray[np.uint8]
@@ -30,6 +30,7 @@ class View:
         width, height: size of the first decoded frame in pixels; other frames are scaled to it, as by ffmpeg.
         swap: whether rows become columns, before mirroring.
         mirror_x, mirror_y: whether left and right, and top and bottom, are exchanged.
+        reformatter: converts the frames; a frame's own would be set up anew for each frame.
     """
 
     width: int
@@ -37,6 +38,7 @@ class View:
     swap: bool = False
     mirror_x: bool = False
     mirror_y: bool = False
+    reformatter: VideoReformatter = field(default_factory=VideoReformatter, compare=False, repr=False)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -45,9 +47,12 @@ class View:
 
     def rgb(self, frame: av.VideoFrame) -> Array:
         """Convert a frame to `[height, width, 3]` uint8 as shown."""
-        if (frame.width, frame.height) != (self.width, self.height):
-            frame = frame.reformat(self.width, self.height, "rgb24", interpolation=Interpolation.BICUBIC)
-        image: Array = frame.to_ndarray(format="rgb24")  # type: ignore[assignment]
+        if (frame.width, frame.height) == (self.width, self.height):
+            frame = self.reformatter.reformat(frame, format="rgb24")
+        else:
+            size = self.width, self.height
+            frame = self.reformatter.reformat(frame, *size, "rgb24", interpolation=Interpolation.BICUBIC)
+        image: Array = frame.to_ndarray()  # type: ignore[assignment]
         if self.swap:
             image = image.transpose(1, 0, 2)
         return image[:: -1 if self.mirror_y else 1, :: -1 if self.mirror_x else 1]
