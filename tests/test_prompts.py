@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from PIL import Image
 from support.families import FAMILIES, small
 from support.video_files import write_times, write_video
 
 import holitom
-from holitom import SettingsError, Video
+from holitom import SettingsError, Video, VideoError
 from holitom.errors import ModelError
 from holitom.prompts import placeholders, prompts
 from holitom.video import Sampling, load_sampled, load_video
@@ -245,13 +246,24 @@ def test_a_path_is_sampled(tmp_path: Path) -> None:
         (np.zeros((0, 8, 8, 3), np.uint8), {}, "uint8 RGB"),
         ([], {}, "frames must be"),
         ([np.zeros((8, 8, 3), np.uint8), np.zeros((4, 8, 3), np.uint8)], {}, "of one size"),
+        ([Image.new("HSV", (8, 8))], {}, "not of mode HSV: convert"),
+        ([Image.new("RGBA", (8, 8))], {}, "not of mode RGBA"),
+        (3, {}, "frames must be"),
         (np.zeros((2, 8, 8, 3), np.uint8), {"fps": 0}, "fps must be above 0, not 0"),
+        (np.zeros((2, 8, 8, 3), np.uint8), {"fps": "4"}, "fps must be a number above 0, not '4'"),
         (np.zeros((2, 8, 8, 3), np.uint8), {"frames": 1}, "frames=1 samples a file"),
     ],
 )
 def test_frames_that_are_none(frames: Any, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         holitom.prompt(processor_of("llava-onevision"), frames, "w1", **settings)
+
+
+def test_a_shape_that_the_processor_refuses_is_a_bad_video() -> None:
+    """So that `holitom compare` goes on with the next question."""
+    thin = np.zeros((4, 800, 2, 3), np.uint8)
+    with pytest.raises(VideoError, match="absolute aspect ratio must be smaller than 200"):
+        holitom.prompt(processor_of("qwen3-vl"), thin, "w1")
 
 
 def test_plain_metadata_will_do() -> None:

@@ -9,7 +9,7 @@ from typing import Any, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
-from holitom.errors import ModelError, SettingsError
+from holitom.errors import ModelError, SettingsError, VideoError
 from holitom.video import Fit, FramesBy, Sampling, Video, load_sampled
 from holitom.video.fitting import fit_of, fitted
 from holitom.video.metadata import ASSUMED_FPS, TimedMetadata, timed
@@ -48,7 +48,7 @@ def prompt(
 
     Raises:
         SettingsError: the question contains one of the model's placeholders, or a setting is out of range.
-        VideoError: the file cannot be read.
+        VideoError: the file cannot be read, or the processor refuses its frames.
         ModelError: the processor takes no videos or has no chat template.
     """
     conversation = asking(processor, question)
@@ -84,6 +84,7 @@ def prompts(
 
     Raises:
         SettingsError: a text contains one of the model's placeholders.
+        VideoError: the processor refuses the videos or images.
         ModelError: the processor takes no videos or has no chat template.
     """
     _check(processor, conversations)
@@ -114,6 +115,9 @@ def inputs_of(
         metadata: metadata of each video.
         images: as in `prompts`.
         fitted: whether the frames have the size that the processor resizes them to.
+
+    Raises:
+        VideoError: the processor refuses the videos or images.
     """
     text = _texts_of(processor, conversations)
     seen: dict[str, Any] = {}
@@ -130,7 +134,10 @@ def inputs_of(
             seen["stack_frames"] = 1
     if images:
         seen["images"] = [list(row) for row in images]
-    inputs = processor(text=text, **seen, padding=True, padding_side="left", return_tensors="pt")
+    try:
+        inputs = processor(text=text, **seen, padding=True, padding_side="left", return_tensors="pt")
+    except ValueError as error:  # such as an aspect ratio beyond the model's
+        raise VideoError(f"the model's processor refuses what it is given to see: {error}") from error
     for name in SECONDS_PER_GRID:
         if name in inputs:  # the Omni processors have one rate for all videos, and not the videos' own
             patch = processor.video_processor.temporal_patch_size
@@ -182,8 +189,7 @@ def as_video(
     pictures = _stacked(video)
     count, height, width = pictures.shape[:3]
     rate = ASSUMED_FPS if fps is None else fps
-    if not np.isfinite(rate) or rate <= 0:
-        raise SettingsError(f"fps must be above 0, not {rate:g}")
+    _ = Sampling(fps=rate)  # raises an error for a rate out of range
     times = [i / rate for i in range(count)]
     return Video(pictures, TimedMetadata.of(times, range(count), count, rate, count / rate, (width, height)))
 
@@ -202,12 +208,18 @@ def at_least(video: Video, wanted: int) -> Video:
 
 def _stacked(frames: NDArray[np.uint8] | Sequence[Any]) -> NDArray[np.uint8]:
     takes = "frames must be [F, H, W, 3] uint8 RGB, or a list of F pictures of one size"
+    modes: set[str] = set()
     try:
-        pictures = (
-            np.asarray(frames) if hasattr(frames, "shape") else np.stack([np.asarray(x) for x in frames])
-        )
+        if hasattr(frames, "shape"):
+            pictures = np.asarray(frames)
+        else:
+            listed = list(frames)
+            modes = {getattr(picture, "mode", "RGB") for picture in listed}
+            pictures = np.stack([np.asarray(picture) for picture in listed])
     except (TypeError, ValueError) as error:
         raise SettingsError(f"{takes}, not {type(frames).__name__} ({error})") from error
+    if modes - {"RGB"}:  # of which some have three bytes a pixel too
+        raise SettingsError(f"{takes}, not of mode {', '.join(sorted(modes - {'RGB'}))}: convert('RGB')")
     if pictures.ndim != 4 or pictures.shape[-1] != 3 or pictures.dtype != np.uint8 or not pictures.size:
         raise SettingsError(f"{takes}, not {list(pictures.shape)} {pictures.dtype}")
     return pictures
