@@ -15,7 +15,7 @@ from support.towers import Encoder, features, mixed, still
 from torch import Tensor
 from torch.testing import assert_close
 
-from holitom import HoliTom, Method, UnsupportedModelError
+from holitom import HoliTom, Method, UnsupportedModelError, UnsupportedUsageError
 from holitom.contract import FrameMerging
 from holitom.errors import SettingsError
 from holitom.methods import EarlyTom
@@ -229,6 +229,33 @@ def test_detaching_leaves_nothing_and_the_tower_is_the_stock_one() -> None:
     assert before == {name: dict(module._forward_hooks) for name, module in own.model.named_modules()}
     for one, other in zip(encoder.stock(moving(own)), stock, strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing_enable:FutureWarning")
+def test_checkpointing_and_all_layers_states_are_refused() -> None:
+    """The frames did not merge, and nothing said so. A prompt without a video is the stock model's."""
+    own = small("llava-onevision")
+    encoder = Encoder(own)
+    method = EarlyTom(0.5, in_tower=True).without_inner()
+    inputs, text = own.inputs("w1 <video> w2", videos=[moving(own)]), own.inputs("w1 w2")
+    arguments, ids = encoder.arguments(moving(own))
+    tower = MergedFrames(encoder.adapter, ALIKE)
+    try:
+        with (
+            pytest.raises(UnsupportedUsageError, match="output_hidden_states asks"),
+            tower.call({**arguments, "output_hidden_states": True}, ids),
+        ):
+            pass
+    finally:
+        tower.detach()
+    own.model.train().gradient_checkpointing_enable({"use_reentrant": False})
+    try:
+        with method(own.model):
+            assert own.model(**text).logits.isfinite().all()
+            with pytest.raises(UnsupportedUsageError, match="gradient checkpointing"):
+                own.model(**inputs)
+    finally:
+        own.model.eval().gradient_checkpointing_disable()
 
 
 def test_two_threads_do_not_meet() -> None:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from holitom.contract import FrameMerging
-from holitom.errors import SettingsError, UnsupportedModelError
+from holitom.errors import SettingsError, UnsupportedModelError, UnsupportedUsageError
 from holitom.models.base import Adapter
 from holitom.ops.frame_groups import FrameMerge, merge_frames
 from holitom.ops.host import HOST, to_device
@@ -168,13 +168,18 @@ class MergedFrames:
 
         Yields:
             The call, which knows the frames left once the tower has run; None where frames do not merge,
-            because they cannot be told from images or the caller wants the states of all layers.
+            because they cannot be told from images.
+
+        Raises:
+            UnsupportedUsageError: there are frames, and the call needs all of them in every layer.
         """
-        found = None
-        if self.tower.wants_all(arguments) is None:
-            found = self.tower.batch(arguments, self.tower.frames_of(arguments, input_ids))
+        found = self.tower.batch(arguments, self.tower.frames_of(arguments, input_ids))
         call = None
         if found is not None and found.at:
+            if (why := self.tower.wants_all(arguments)) is not None:
+                raise UnsupportedUsageError(
+                    f"frames cannot merge inside the vision tower: {why}; set in_tower=False or drop that"
+                )
             reads = self.tower.reads(arguments)
             rows = np.arange(len(found.pixels))
             call = Call(self.tower, self.merging, frozenset(self.behind), reads, found.at, rows)
