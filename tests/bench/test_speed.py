@@ -14,6 +14,7 @@ from support.families import FAMILIES, small
 from support.tiny import build_model, video
 from transformers import AutoModelForImageTextToText
 
+from holitom.bench.encoding import Encoding
 from holitom.bench.loading import Load, Loading
 from holitom.bench.machine import peak_memory
 from holitom.bench.random_weights import (
@@ -24,7 +25,8 @@ from holitom.bench.random_weights import (
     random_prompt,
 )
 from holitom.bench.settings import FULL, Setting, budgets
-from holitom.bench.speed import Encoding, Ratio, Row, Speed, Timing, measure
+from holitom.bench.speed import measure
+from holitom.bench.timings import Ratio, Row, Speed, Timing
 from holitom.bundled import DEMO_VIDEO
 from holitom.cli import main
 from holitom.costs import skeleton

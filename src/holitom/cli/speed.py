@@ -18,7 +18,7 @@ from holitom.cli.tables import print_notes, print_table
 from holitom.errors import SettingsError
 
 if TYPE_CHECKING:
-    from holitom.bench.speed import Ratio, Row, Speed, Timing
+    from holitom.bench.timings import Ratio, Row, Speed, Timing
     from holitom.video import Fit, Video
 
     Loaded = tuple[Any, Callable[[Video], Any], Fit | None]
