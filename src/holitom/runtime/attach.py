@@ -99,7 +99,7 @@ class Handle(Run):
         with self._calls.running.during(sys._getframe()) as begun:
             if self._tower is None or not begun:
                 raise UnsupportedUsageError("this method is detached; attach it again before encoding videos")
-            return self._tower.encode_parts(self, self._wrapped[0].own, given, parts)
+            return self._tower.encode_parts(self._wrapped[0].own, given, parts)
 
     def detach(self) -> None:
         """Remove every hook and restore the model. A second call does nothing.

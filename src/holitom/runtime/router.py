@@ -45,8 +45,8 @@ class Router:
 
     def __init__(self, attached: Attached, owner: object, calls: Calls, accounts: Accounts) -> None:
         """Make the hooks; `owner`: the run that encoded videos belong to."""
-        self.attached, self.calls, self.accounts, self._owner = attached, calls, accounts, owner
-        self.tower = Tower(attached.adapter, attached.method, calls)
+        self.attached, self.calls, self.accounts = attached, calls, accounts
+        self.tower = Tower(attached.adapter, attached.method, calls, owner)
         self.traced = Traced(attached.adapter, calls)
 
     def encode(self, own: Callable[..., Any], args: tuple[Any, ...], kwargs: Kwargs) -> Any:
@@ -54,7 +54,7 @@ class Router:
         with self.calls.running.during(sys._getframe()) as begun:
             if not begun and not self.calls.stack:  # the method is being detached
                 return own(*args, **kwargs)
-            output = self.tower.encode(self._owner, own, args, kwargs)
+            output = self.tower.encode(own, args, kwargs)
         call = self.calls.current
         if call is not None and call.given is not None and call.encoded is None:
             call.encoded = Encoded.of(output)
@@ -105,7 +105,7 @@ class Router:
             return changed  # the model's own error
         if output is not None:
             encoded = Encoded.of(output)
-            foreign = encoded is None or not encoded.serves(self._owner, output)
+            foreign = encoded is None or not encoded.serves(self.tower.owner, output)
         refusals.check_owner(adapter, ids, foreign)
         if pixels is not None:
             adapter.check_prompt(ids, given)

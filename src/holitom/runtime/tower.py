@@ -30,14 +30,6 @@ from holitom.tower.merged_frames import Call as MergedCall
 from holitom.tower.session import Planned
 
 
-def _carrying(
-    owner: object, output: Any, videos: list[Any], spans: list[tuple[Mark, Mark]], planned: Planned | None
-) -> Any:
-    """Return the encoder's `output` with an `Encoded` of its `videos`."""
-    reuse, features = None if planned is None else planned.report, features_of(output)
-    return carrying(output, Encoded(owner, videos, spans, reuse=reuse, features=features))
-
-
 def _with_left(videos: list[Any], stays: Tensor) -> list[Any]:
     """Mark the frames that the tower kept after merging frames.
 
@@ -62,14 +54,15 @@ class Tower:
         adapter: the model's adapter.
         method: the method, which says what is read from the tower.
         calls: the open calls of each thread.
+        owner: the run that the encoded videos belong to.
         reuse: settings of reuse; None: the tower computes every patch.
         reads: the adapter that reads importance and keys.
         early: the adapter that reads importance at an early layer; None where the method needs none, or where
             the tower merges patches or frames inside.
     """
 
-    def __init__(self, adapter: Adapter, method: Merges, calls: Calls) -> None:
-        self.adapter, self.method, self.calls = adapter, method, calls
+    def __init__(self, adapter: Adapter, method: Merges, calls: Calls, owner: object) -> None:
+        self.adapter, self.method, self.calls, self.owner = adapter, method, calls, owner
         self.reuse, merging = Reuse.of(method.reuse), method.frame_merging
         shallow = method.needs_shallow and adapter.early and merging is None
         self.early = adapter.reading(adapter.shallow_layer) if shallow else None
@@ -84,11 +77,10 @@ class Tower:
             if each is not None:
                 each.detach()
 
-    def encode(self, owner: object, encode: Callable[..., Any], args: tuple[Any, ...], kwargs: Kwargs) -> Any:
+    def encode(self, encode: Callable[..., Any], args: tuple[Any, ...], kwargs: Kwargs) -> Any:
         """Call the model's video encoder, and add an `Encoded` to its result.
 
         Args:
-            owner: the run that the `Encoded` belongs to.
             encode: `get_video_features` (or `get_image_features`) of the model.
             args: positional arguments of `encode`.
             kwargs: arguments of `encode` by name.
@@ -101,20 +93,19 @@ class Tower:
         if self.method.tower_batch is not None and self._merged is None:
             parts = parts_of(self.adapter, given, self.method.tower_batch)
         if parts is not None:
-            return self._in_batches(owner, encode, given, parts, planned, [(began, mark(device))])
+            return self._in_batches(encode, given, parts, planned, [(began, mark(device))])
         with self._reading(given) as reading, self._driven(given, planned) as merged:
             output = encode(*args, **kwargs)
         if isinstance(output, tuple):  # return_dict=False: a user's own call; no forward passes it
             return output
         self._check(output, reading)
         videos = self._videos(output, given, reading, merged)
-        return _carrying(owner, output, videos, [(began, mark(device))], planned)
+        return self._carrying(output, videos, [(began, mark(device))], planned)
 
-    def encode_parts(self, owner: object, encode: Callable[..., Any], given: Kwargs, parts: Parts) -> Any:
+    def encode_parts(self, encode: Callable[..., Any], given: Kwargs, parts: Parts) -> Any:
         """Encode videos that come in parts; each part is asked for after the part before was encoded.
 
         Args:
-            owner: the run that the `Encoded` belongs to.
             encode: as in `encode`.
             given: arguments of the encoder for all parts, by name; pixels may be on the meta device.
             parts: the parts, which make the encoder's arguments for a range of steps.
@@ -127,11 +118,10 @@ class Tower:
                 "reuse and frame merging in the vision tower compare frames before the first is encoded; "
                 "give all pixels at once"
             )
-        return self._in_batches(owner, encode, given, parts, None, [])
+        return self._in_batches(encode, given, parts, None, [])
 
     def _in_batches(
         self,
-        owner: object,
         encode: Callable[..., Any],
         given: Kwargs,
         parts: Parts,
@@ -156,7 +146,14 @@ class Tower:
         assert kind is not None, "there is a step"
         output = kind(**parts.joined(found))
         videos = self._videos(output, given, Reading.joined(readings), None)
-        return _carrying(owner, output, videos, spans, planned)
+        return self._carrying(output, videos, spans, planned)
+
+    def _carrying(
+        self, output: Any, videos: list[Any], spans: list[tuple[Mark, Mark]], planned: Planned | None
+    ) -> Any:
+        """Return the encoder's `output` with an `Encoded` of its `videos`."""
+        reuse, features = None if planned is None else planned.report, features_of(output)
+        return carrying(output, Encoded(self.owner, videos, spans, reuse=reuse, features=features))
 
     def _check(self, output: Any, reading: Reading) -> None:
         """Raise an `InterfaceError` unless the encoder returned features and the hooks read its attention."""
