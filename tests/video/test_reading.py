@@ -249,6 +249,21 @@ def twice(path: Path) -> Path:
     return path
 
 
+def cuts(path: Path) -> Path:
+    """Two recordings that were cut at an open group of pictures, joined: a decoder drops frames."""
+    options = {"g": "12", "preset": "ultrafast", "x265-params": "log-level=none:bframes=3:open-gop=1"}
+    plain = write_frames(path.with_name("plain.ts"), moving_frames(72), "libx265", **options)
+    with av.open(str(plain)) as reader, av.open(str(path), "w") as writer:
+        stream, keyframes = writer.add_stream_from_template(reader.streams.video[0]), 0
+        for packet in (one for one in reader.demux(video=0) if one.size):
+            keyframes += packet.is_keyframe
+            if keyframes > 2:
+                packet.stream = stream
+                writer.mux(packet)
+    path.write_bytes(path.read_bytes() * 2)
+    return path
+
+
 def shared_times(path: Path) -> Path:
     """Pairs of frames with one timestamp."""
 
@@ -270,6 +285,7 @@ def shared_times(path: Path) -> Path:
         ("edited.mp4", edited, "edit list"),
         ("headless.ts", headless, "does not begin with a whole picture"),
         ("twice.ts", twice, "timestamp"),
+        ("cuts.ts", cuts, "share a timestamp"),
         ("shared.mkv", shared_times, "share a timestamp"),
         ("swapped.mp4", swapped, "in another order"),
         ("swapped_hevc.mp4", swapped_hevc, "in another order"),

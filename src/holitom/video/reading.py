@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
 import av
-import numpy as np
 
 from holitom.errors import VideoError
 from holitom.video.change import CANDIDATES
@@ -143,20 +142,8 @@ class Source:
             seen = [frame.pts for _, frame in self._decoded(Work())]
         except UntrustedError:  # the file is damaged, so it is decoded again by one thread
             seen = [frame.pts for _, frame in self._decoded(Work())]
-        missing = self._plan.candidates[-1] >= len(seen)
-        agrees = not self._by_times or all(self._agrees(number, pts) for number, pts in enumerate(seen))
-        self._settle(seen, whole=missing or not agrees)
+        self._settle(seen)
         self._chosen = False
-
-    @property
-    def _by_times(self) -> bool:
-        """Whether times of frames are stated by the packets, or matter for the choice."""
-        return self.file.packets.timed or self._sampling.by_times
-
-    def _agrees(self, number: int, pts: int | None) -> bool:
-        """Whether a frame has the timestamp that the packets state for its number."""
-        packets = self.file.packets
-        return packets.timed and number < len(packets.stamps) and pts == packets.stamps[number]
 
     def pictures(
         self, progress: Progress | None = None, after: int = -1, threads: int | None = None
@@ -205,51 +192,44 @@ class Source:
     def _straight(
         self, wanted: list[int], progress: Progress | None, threads: int | None
     ) -> Iterator[Picture]:
-        """Decode up to the last wanted frame; or the whole file where the frames that come out have other
-        times than the packets, or none, and the choice may be another by what is known then. So is a file
-        that has single fields in packets, since some of them may have no second one."""
-        agrees = self.file.packets.whole
-        sure = self._counted or (agrees and not self._by_times)
+        """Decode the whole file and count its frames, or up to the last wanted frame where that was done.
+
+        The choice depends on the number of frames and on their times. Packets do not tell either: decoders
+        drop frames where recordings were cut and joined, behind the last wanted frame too.
+        """
         left, to_go = set(wanted), wanted[-1] + 1
         seen: list[int | None] = []
         for number, frame in self._decoded(self._work, threads):
             seen.append(frame.pts)
-            agrees = agrees and self._agrees(number, frame.pts)
             if progress is not None:
                 progress(min(number + 1, to_go), to_go)
             if number in left:
                 left.discard(number)
                 yield Picture(number, frame, self.file.view)
-            if not left and (sure or agrees):
-                self._settle(seen, whole=False)
+            if not left and self._counted:
                 return
-        self._settle(seen, whole=True)
+        self._settle(seen)
         if left:
             raise ShortError
         if self._planned() != self._plan:
             raise UntrustedError("frames come out otherwise than its packets state")
 
-    def _settle(self, seen: list[int | None], whole: bool) -> None:
-        """Replace times from the packets by those of the frames that were decoded.
+    def _settle(self, seen: list[int | None]) -> None:
+        """Replace number and times from the packets by those of the frames that were decoded.
 
         Args:
-            seen: timestamp of each frame, from the first one on.
-            whole: whether the file has no others.
+            seen: timestamp of each frame of the file.
         """
         if not seen:
             raise VideoError(f"{self.file.file.name}: holds no frames that can be decoded")
         if self._counted:
             return
-        total = len(seen) if whole else self.total
         known, rate = self.timeline, self.timeline.rate
-        times = settled(seen, self.file.packets, known)[:total]
+        times = settled(seen, self.file.packets, known)
         later = times[-1] - known.seconds[min(len(times), len(known.seconds)) - 1]
-        seconds = np.concatenate([times, known.seconds[len(times) : total] + later])
-        same = total == len(known.seconds)
-        self.timeline = Timeline(
-            seconds, float(known.duration + later if same else seconds[-1] + 1 / rate), rate
-        )
-        self._counted = whole
+        same = len(times) == len(known.seconds)
+        self.timeline = Timeline(times, float(known.duration + later if same else times[-1] + 1 / rate), rate)
+        self._counted = True
 
     def _decoded(self, work: Work, threads: int | None = None) -> Iterator[tuple[int, av.VideoFrame]]:
         """Decode all frames, and yield them with their numbers.

@@ -75,11 +75,6 @@ class Sampling:
             known = " or ".join(get_args(FramesBy))
             raise SettingsError(f"frames_by must be {known}, not {self.frames_by!r}")
 
-    @property
-    def by_times(self) -> bool:
-        """Whether the choice depends on the times of the file's frames, beside their number."""
-        return (self.fps, self.start, self.end) != (None, None, None)
-
     def choose(self, name: str, timeline: Timeline, times: int = 1) -> list[int]:
         """Choose `times` as many frames as wanted, evenly spread; their numbers, rising, each at most once.
 
