@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -336,6 +336,28 @@ def test_batches_that_a_straight_decode_numbers_otherwise_are_an_error(
     with pytest.raises(VideoError, match=r"a\.mp4: frames come out otherwise; use load_video"):
         next(batches)
     assert load_video(path, 12).metadata.frames_indices == list(range(0, 72, 6))
+
+
+def test_batches_of_a_file_that_turns_out_shorter_are_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The wanted frames are all there, but of fewer frames others would have been chosen."""
+    path = write_frames(tmp_path / "a.mp4", moving_frames(72), **X264)
+    by_table, decoded = Source._by_table, Source._decoded
+
+    def ends(self: Source, *args: Any) -> Iterator[Picture]:
+        for picture in by_table(self, *args):
+            if picture.number > 12:
+                raise UntrustedError("frames come out otherwise")
+            yield picture
+
+    monkeypatch.setattr(Source, "_by_table", ends)
+    monkeypatch.setattr(Source, "_decoded", lambda self, *args: islice(decoded(self, *args), 67))
+    batches = iter_frames(path, 12, batch=3)
+    assert next(batches).metadata.frames_indices == [0, 6, 12]
+    with pytest.raises(VideoError, match=r"a\.mp4: has other frames than its packets state; use load_video"):
+        list(batches)
+    assert load_video(path, 12).metadata.frames_indices == [i * 67 // 12 for i in range(12)]
 
 
 def test_a_stream_that_changes_size(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from holitom.errors import SettingsError, VideoError
 from holitom.video.decoding import Progress, UntrustedError
 from holitom.video.opening import Opened, open_video
-from holitom.video.reading import TRIES, Reading, ShortError, Source
+from holitom.video.reading import TRIES, MiscountError, Reading, Source
 from holitom.video.sampling import MAX_FRAMES, FramesBy, Sampling
 from holitom.video.upright import Array, Fit, Resize, Shown
 
@@ -278,10 +278,10 @@ def _batches(
                     yield _batch(source, kept)
                     kept, given = [], True
             break
-        except (UntrustedError, ShortError) as error:
-            if given and isinstance(error, ShortError):
+        except (UntrustedError, MiscountError) as error:
+            if given and isinstance(error, MiscountError):
                 raise VideoError(
-                    f"{name}: has fewer frames than its packets state; use load_video"
+                    f"{name}: has other frames than its packets state; use load_video"
                 ) from error
     else:
         raise VideoError(f"{name}: gives different frames each time it is decoded")

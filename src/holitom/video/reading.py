@@ -59,8 +59,8 @@ class Plan(NamedTuple):
     wanted: int
 
 
-class ShortError(Exception):
-    """The file has fewer frames than its packets state."""
+class MiscountError(Exception):
+    """The file has other frames than its packets state, so that others are to be chosen."""
 
 
 class Source:
@@ -104,7 +104,7 @@ class Source:
             try:
                 self.choose(progress)
                 return attempt()
-            except (UntrustedError, ShortError):
+            except (UntrustedError, MiscountError):
                 continue
         raise VideoError(f"{self.file.file.name}: gives different frames each time it is decoded")
 
@@ -115,7 +115,7 @@ class Source:
         disagree with what it was made by.
 
         Raises:
-            UntrustedError, ShortError, VideoError: as `pictures` does.
+            UntrustedError, MiscountError, VideoError: as `pictures` does.
         """
         if self._chosen:
             return
@@ -158,7 +158,7 @@ class Source:
         Raises:
             UntrustedError: the file does not agree with its packets, or with what frames were chosen by; the
                 next call decodes every frame.
-            ShortError: the file has fewer frames than its packets state.
+            MiscountError: the file has other frames than its packets state.
             VideoError: it cannot be decoded.
         """
         yield from (picture for picture in self._kept if picture.number > after)
@@ -172,7 +172,7 @@ class Source:
         way = self._by_table if self.doubt is None else self._straight
         try:
             yield from way(wanted, progress, threads)
-        except (UntrustedError, ShortError, av.error.FFmpegError) as error:
+        except (UntrustedError, MiscountError, av.error.FFmpegError) as error:
             self._chosen = False
             if self.doubt is not None:
                 raise
@@ -209,10 +209,8 @@ class Source:
             if not left and self._counted:
                 return
         self._settle(seen)
-        if left:
-            raise ShortError
-        if self._planned() != self._plan:
-            raise UntrustedError("frames come out otherwise than its packets state")
+        if left or self._planned() != self._plan:
+            raise MiscountError
 
     def _settle(self, seen: list[int | None]) -> None:
         """Replace number and times from the packets by those of the frames that were decoded.

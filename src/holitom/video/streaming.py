@@ -10,7 +10,7 @@ import numpy as np
 from holitom.video import Fit, Progress, Resize, Video, metadata_of, room
 from holitom.video.decoding import UntrustedError
 from holitom.video.metadata import TimedMetadata
-from holitom.video.reading import ShortError, Source
+from holitom.video.reading import MiscountError, Source
 from holitom.video.upright import Array
 
 
@@ -79,7 +79,7 @@ class Stream:
         with self._change:
             self._change.wait_for(lambda: self._read >= last or self._error is not None)
             if self._read < last and self._error is not None:
-                if isinstance(self._error, (UntrustedError, ShortError)):
+                if isinstance(self._error, (UntrustedError, MiscountError)):
                     raise AnewError from self._error
                 raise self._error
         return self._frames[first:last]
