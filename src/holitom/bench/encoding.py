@@ -30,10 +30,10 @@ class Encodings:
         adapter = adapter_for(model)
         replaced = adapter.replaced() if model.device.type == "cuda" else {}
         if replaced:
-            wrapped = [Wrapped(adapter.trunk, name, instead) for name, instead in replaced.items()]
-            self.attached = Encoding(model, inputs)
-            for each in wrapped:
-                each.release()
+            with ExitStack() as wrapped:
+                for name, instead in replaced.items():
+                    wrapped.callback(Wrapped(adapter.trunk, name, instead).release)
+                self.attached = Encoding(model, inputs)
 
     def of(self, setting: Setting) -> Encoding:
         """The run that `setting` uses."""
