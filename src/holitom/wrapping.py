@@ -36,6 +36,10 @@ class Hook:
         return _no_hook, ()
 
 
+Instead = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
+"""What runs in the place of a function, given that function, its arguments and its keyword arguments."""
+
+
 class Wrapped:
     """A replacement for a function of a module (such as `generate`), set on the one module object.
 
@@ -43,16 +47,14 @@ class Wrapped:
         module: the module.
         name: name of the function.
         own: the stock function: bound to the module, or what had been set on the module before.
-        instead: called with the stock function, its arguments and its keyword arguments; None once released.
+        instead: what is called in its place; None once released.
     """
 
-    def __init__(
-        self, module: nn.Module, name: str, instead: Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
-    ) -> None:
+    def __init__(self, module: nn.Module, name: str, instead: Instead) -> None:
         self.module, self.name = module, name
         self.had_own = name in module.__dict__
         self.own = getattr(module, name)
-        self.instead: Callable[..., Any] | None = instead
+        self.instead: Instead | None = instead
         update_wrapper(self, self.own, updated=())
         module.__dict__[name] = self
 

@@ -24,14 +24,14 @@ from holitom.ask import load_model
 from holitom.bundled import BUNDLED_FRAMES, BUNDLED_MODELS, DEMO_VIDEO
 from holitom.cli.app import app
 from holitom.methods import METHODS, get_method
-from holitom.models.llava_onevision import pool_channels_last
+from holitom.ops.host import HOST
+from holitom.ops.pooling import pool
 from holitom.prompts import prompt
 from holitom.tower import Reuse
 from holitom.video import load_video
 
 pytestmark = pytest.mark.gpu
 
-HOST = torch.device("cpu")  # where processors and commands work; the default device of these tests is the GPU
 HOLITOM = HoliTom(retain_ratio=0.4, similarity_threshold=0.8)
 ASKED = ("Which shape flashes?", "How many digits are there?")
 BUNDLED: dict[str, Method] = {
@@ -118,7 +118,7 @@ def test_pooling_with_channels_last_is_the_stock_models_to_the_bit(dtype: torch.
     patches = torch.randn(5, side * side, 896, dtype=dtype)
     with mock.patch.multiple(vision, image_size=side * vision.patch_size):
         stock = trunk.apply_pooling(patches)
-    assert torch.equal(pool_channels_last(patches, side), stock)
+    assert torch.equal(pool(patches, side, "bilinear", 2), stock)
 
 
 @each_family

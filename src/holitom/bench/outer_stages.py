@@ -14,11 +14,12 @@ from statistics import median
 import torch
 
 from holitom.bench.machine import peak_memory, threads
-from holitom.bench.overhead import CPU, NARROW, WIDTH, Count, count_operations, seconds_of, synthetic_video
+from holitom.bench.overhead import NARROW, WIDTH, Count, count_operations, seconds_of, synthetic_video
 from holitom.bench.settings import Setting
 from holitom.errors import HolitomError
 from holitom.methods.base import Method
 from holitom.methods.holitom import HoliTom
+from holitom.ops.host import HOST
 from holitom.tokens import VideoTokens
 
 FRAMES, LONG = 32, 1024
@@ -59,7 +60,7 @@ def outer_stages(
     settings: Sequence[Setting],
     long: bool = True,
     cores: int = 2,
-    device: torch.device = CPU,
+    device: torch.device = HOST,
     dtype: torch.dtype = torch.float32,
     done: Callable[[OuterStage], None] = lambda stage: None,
 ) -> list[OuterStage]:

@@ -21,12 +21,11 @@ from holitom.bench.second_device import reads_values
 from holitom.bench.synchronisations import added_synchronisations
 from holitom.bundled import BUNDLED_FRAMES, BUNDLED_MODEL, DEMO_QUESTION, DEMO_VIDEO
 from holitom.methods.holitom import HoliTom
+from holitom.ops.host import HOST
 from holitom.ops.segmentation import best_segments, neighbour_similarity, static_counts, static_until
 from holitom.runtime.report import mark, seconds_between
 from holitom.tokens import VideoTokens
 from holitom.video import load_video
-
-CPU = torch.device("cpu")
 
 # LLaVA-OneVision-7B: 14 x 14 pooled tokens a frame, 3584 wide; its 0.5B sibling is 896 wide.
 GRID, WIDTH, NARROW = 14, 3584, 896
@@ -158,7 +157,7 @@ def _seconds(call: Callable[[], object], repeats: int) -> float:
     return min(seconds_of(call) for _ in range(repeats))
 
 
-def seconds_of(call: Callable[[], object], device: torch.device = CPU) -> float:
+def seconds_of(call: Callable[[], object], device: torch.device = HOST) -> float:
     """Seconds of one call on `device`."""
     begin = mark(device)
     call()
@@ -167,6 +166,6 @@ def seconds_of(call: Callable[[], object], device: torch.device = CPU) -> float:
 
 def _extra_megabytes(call: Callable[[], object]) -> float | None:
     """Peak memory of `call` in MB above its level before (Linux; else None)."""
-    with peak_memory(CPU) as peak:
+    with peak_memory(HOST) as peak:
         call()
     return peak.megabytes

@@ -38,10 +38,11 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
 
+from holitom.ops.host import HOST
+
 aten: Any = torch.ops.aten
 
 NAME = "second"
-HOST = torch.device("cpu")
 
 # Operations whose value, or shape of the result, the host waits for.
 READS = {

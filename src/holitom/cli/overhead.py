@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from holitom.cli.app import bench, note, progress, ratios, working
-from holitom.cli.options import WRITTEN, Json, check_run
+from holitom.cli.options import WRITTEN, Json
 from holitom.cli.tables import print_notes, print_table
 
 if TYPE_CHECKING:
@@ -69,7 +69,6 @@ def print_overhead(figures: dict[str, Any]) -> None:
 def _outer_stages(methods: str, retain: str, long: bool, device: str, dtype: str, as_json: bool) -> None:
     """Print the cost of each method's outer stage."""
     wanted = ratios(retain)
-    check_run(dtype, device)
     with working("Loading PyTorch"):
         from holitom.ask import device_named, dtype_named
         from holitom.bench.machine import describe

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import accumulate
 from math import prod
 from typing import Any, ClassVar
@@ -19,13 +19,10 @@ from holitom.models.parts import Parts
 from holitom.models.values import SentTokens
 from holitom.ops.host import host_values
 from holitom.tokens import MergedTokens, VideoTokens
+from holitom.wrapping import Instead
 
 # Decoders that use `sliding_window` even where `layer_types` lists full attention.
 READ_WINDOW = ("mistral", "qwen3_moe")
-
-
-Instead = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
-"""What runs in the place of a module's function, given that function, its arguments and keyword arguments."""
 
 
 class Adapter(DecoderAdapter, ABC):

@@ -7,13 +7,13 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
 from transformers import LlavaOnevisionModel
 
-from holitom.models.base import Instead
 from holitom.models.framed import StackedFrames
 from holitom.models.values import SentTokens
+from holitom.ops.pooling import pool
 from holitom.tokens import MergedTokens, VideoTokens
+from holitom.wrapping import Instead
 
 
 class LlavaOnevision(StackedFrames):
@@ -43,7 +43,7 @@ class LlavaOnevision(StackedFrames):
     def _apply_pooling(self, own: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         (patches,) = (*args, *kwargs.values())
         vision = self.config.vision_config
-        return pool_channels_last(patches, vision.image_size // vision.patch_size)
+        return pool(patches, vision.image_size // vision.patch_size, "bilinear", 2)
 
     def features(self, sent: Tensor) -> Tensor:
         return sent[:, :-1]  # the last one is the newline
@@ -60,21 +60,3 @@ class LlavaOnevision(StackedFrames):
             slot=torch.cat([sent.slot, last]),
             place=torch.cat([sent.slot, torch.full_like(last, -1)]),
         )
-
-
-def pool_channels_last(patches: Tensor, side: int) -> Tensor:
-    """Pool frames of `side * side` patches bilinearly to half the side, rounded up.
-
-    The stock code makes channels come first. PyTorch's kernels for that are slower: on a GPU one has a thread
-    for each token of a frame, which goes through all frames and channels.
-
-    Args:
-        patches: `[F, side * side, D]`.
-        side: rows and columns of a frame's patches.
-
-    Returns:
-        `[F, N, D]`: what `LlavaOnevisionModel.apply_pooling` gives.
-    """
-    half = math.ceil(side / 2)
-    grid = patches.view(len(patches), side, side, -1).permute(0, 3, 1, 2)
-    return interpolate(grid, size=(half, half), mode="bilinear").permute(0, 2, 3, 1).flatten(1, 2)

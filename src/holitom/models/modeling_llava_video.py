@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers import (
@@ -33,6 +32,7 @@ from transformers import (
 )
 
 from holitom.errors import ModelError, UnsupportedModelError
+from holitom.ops.pooling import pool
 
 FAMILY = "LLaVA-Video"
 KNOWN_TOWER = "google/siglip-so400m-patch14-384"
@@ -94,15 +94,7 @@ class LlavaVideoModel(LlavaOnevisionModel):
     def apply_pooling(self, image_features: Tensor) -> Tensor:
         """Pool patches `[F, P, D]` of square frames to `[F, N, D]`."""
         mode, stride = self.config.video_pool_mode, self.config.video_pool_stride
-        side = math.isqrt(image_features.shape[1])
-        grid = image_features.view(len(image_features), side, side, -1).permute(0, 3, 1, 2)
-        if mode == "average":
-            grid = F.avg_pool2d(grid, stride)
-        elif mode == "max":
-            grid = F.max_pool2d(grid, stride)
-        else:
-            grid = F.interpolate(grid, size=2 * (math.ceil(side / stride),), mode="bilinear")
-        return grid.flatten(2).transpose(1, 2)
+        return pool(image_features, math.isqrt(image_features.shape[1]), mode, stride)
 
     def get_video_features(self, pixel_values_videos: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Encode videos `[videos, frames, channels, height, width]`, with a newline token behind every grid
