@@ -249,13 +249,18 @@ def device_named(name: str) -> torch.device:
     return device
 
 
-def dtype_named(name: str) -> torch.dtype:
+def dtype_named(name: str, auto: bool = True) -> torch.dtype:
     """The precision called `name`: float32, bfloat16 or float16.
+
+    Args:
+        name: the name.
+        auto: whether the caller takes "auto" too, which the error then names.
 
     Raises:
         SettingsError: `name` is another.
     """
     if name not in DTYPES:
-        raise SettingsError(f"dtype must be auto, {', '.join(DTYPES[:-1])} or {DTYPES[-1]}, not {name!r}")
+        known = ("auto", *DTYPES) if auto else DTYPES
+        raise SettingsError(f"dtype must be {', '.join(known[:-1])} or {known[-1]}, not {name!r}")
     found: torch.dtype = getattr(torch, name)
     return found

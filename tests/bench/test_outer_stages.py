@@ -39,3 +39,8 @@ def test_the_table_names_who_was_refused_and_why(monkeypatch: pytest.MonkeyPatch
     assert "VidCom2 10%" in run.stdout
     assert "Refused: DyCoke 10%" in run.stdout
     assert max(map(len, run.stdout.splitlines())) <= 100
+
+
+def test_precision_is_one_that_the_command_takes() -> None:
+    run = CliRunner().invoke(app, ["bench", "overhead", "--methods", "holitom", "--dtype", "auto"])
+    assert str(run.exception) == "dtype must be float32, bfloat16 or float16, not 'auto'"

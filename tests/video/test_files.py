@@ -224,6 +224,7 @@ def test_every_frame_at_its_rate(ten_seconds: Path) -> None:
     [
         ({"frames": 2.5}, "frames must be a whole number, not 2.5"),
         ({"frames": True}, "frames must be a whole number, not True"),
+        ({"max_frames": None, "fps": 1}, "max_frames must be a whole number, not None"),
         ({"fps": 0}, "fps must be above 0, not 0"),
         ({"fps": -1}, "fps must be above 0, not -1"),
         ({"fps": float("nan")}, "fps must be above 0, not nan"),

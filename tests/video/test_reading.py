@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import islice, pairwise
@@ -205,6 +206,45 @@ def spliced(path: Path) -> Path:
     return path
 
 
+def hidden(path: Path) -> Path:
+    """HEVC in which every fifth picture is decoded and never shown (pic_output_flag is 0)."""
+    options = {
+        "preset": "ultrafast",
+        "x265-params": "log-level=none:keyint=1:no-sao=1:no-deblock=1:no-wpp=1:pools=none:repeat-headers=1",
+    }
+    plain = write_frames(path.with_name("plain.ts"), moving_frames(72), "libx265", **options)
+
+    with av.open(str(plain)) as reader, av.open(str(path), "w") as writer:
+        stream = writer.add_stream_from_template(reader.streams.video[0])
+        for i, packet in enumerate(one for one in reader.demux(video=0) if one.size):
+            part = av.Packet(_with_output_flag(bytes(packet), i % 5 != 3))
+            part.stream, part.time_base, part.is_keyframe = stream, packet.time_base, packet.is_keyframe
+            part.pts, part.dts = packet.pts, packet.dts
+            writer.mux(part)
+    return path
+
+
+def _with_output_flag(packet: bytes, shown: bool) -> bytes:
+    """Add pic_output_flag to the slice header of an IDR picture, and what announces it to its parameter
+    set."""
+    units = [bytearray(unit) for unit in re.split(b"\0\0\0?\1", packet)[1:]]
+    for unit in units:
+        kind = unit[0] >> 1 & 63
+        if kind == 34:
+            unit[2] |= 0x10  # output_flag_present_flag
+        if kind in (19, 20):
+            data = bytes(unit[2:]).replace(b"\0\0\3", b"\0\0")
+            head = f"{int.from_bytes(data[:4], 'big'):032b}"
+            assert head.startswith("101011")  # first slice, parameter set 0, an I slice
+            end = 7 + 2 * head[6:].index("1")  # the quality in Exp-Golomb code is all that follows
+            assert head[end] == "1"  # and fills up the byte
+            bits = head[:6] + str(int(shown)) + head[6:end] + "1"
+            bits += "0" * (-len(bits) % 8)
+            coded = int(bits, 2).to_bytes(len(bits) // 8, "big") + data[end // 8 + 1 :]
+            unit[2:] = re.sub(rb"\0\0(?=[\0-\3])", b"\0\0\3", coded)
+    return b"".join(b"\0\0\0\1" + bytes(unit) for unit in units)
+
+
 def other_settings(path: Path) -> Path:
     """Two recordings in one FLV, of which the second has other parameter sets under the same numbers."""
     parts = [
@@ -292,6 +332,7 @@ def shared_times(path: Path) -> Path:
         ("swapped.webm", swapped_vp9, "jump back"),
         ("pieces.mkv", pieces, None),
         ("spliced.mp4", spliced, None),
+        ("hidden.ts", hidden, "order of its frames cannot be read"),
         ("settings.flv", other_settings, "settings change"),
     ],
 )

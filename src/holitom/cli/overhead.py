@@ -29,7 +29,7 @@ def bench_overhead(
         bool, typer.Option("--long/--no-long", help="With --methods: also merge a video of 1,024 frames.")
     ] = True,
     device: Annotated[str, typer.Option(help="With --methods: auto, cpu (two threads), cuda, ...")] = "cpu",
-    dtype: Annotated[str, typer.Option(help="With --methods: dtype of the features.")] = "float32",
+    dtype: Annotated[str, typer.Option(help="With --methods: float32, bfloat16 or float16.")] = "float32",
     as_json: Json = False,
 ) -> None:
     """Measure the cost of merging itself: tensor operations, device synchronisations, memory, time.
@@ -77,7 +77,7 @@ def _outer_stages(methods: str, retain: str, long: bool, device: str, dtype: str
         from holitom.bench.settings import budgets
         from holitom.methods.choose import read_methods
 
-    where, precision = device_named(device), dtype_named(dtype)
+    where, precision = device_named(device), dtype_named(dtype, auto=False)
     settings = budgets(read_methods(methods), wanted)
     measured = [setting for setting in settings if setting.method is not None or setting.refused]
     steps = sum(1 + (long and setting.method is not None) for setting in measured)

@@ -271,13 +271,15 @@ class HEVCOrder:
 
     def _order(self, kind: int, layer: int, bits: _Bits) -> Order:
         bits.fixed(1)
-        if kind in HEVC_ENTRY:
-            bits.fixed(1)
+        if kind in HEVC_ENTRY and bits.fixed(1):  # it drops earlier pictures that were not shown yet
+            raise _UnreadableError
         picture = self._pictures[bits.coded()]
         count_bits, planes = self._sequences[picture.sequence]
         bits.fixed(picture.extra_bits)
         bits.coded()
-        bits.fixed(picture.hidden + 2 * planes)
+        if picture.hidden and not bits.fixed(1):  # this one is never shown
+            raise _UnreadableError
+        bits.fixed(2 * planes)
         if kind in HEVC_BEGINNING:
             self._counts.begin()
         low = 0 if kind in HEVC_IDR else bits.fixed(count_bits)

@@ -52,9 +52,11 @@ class Sampling:
     def __post_init__(self) -> None:
         for name in ("frames", "max_frames"):
             value = getattr(self, name)
-            if value is not None and (not isinstance(value, (int, np.integer)) or isinstance(value, bool)):
+            if value is None and name == "frames":
+                continue
+            if not isinstance(value, (int, np.integer)) or isinstance(value, bool):
                 raise SettingsError(f"{name} must be a whole number, not {value!r}")
-            if value is not None and value < 1:
+            if value < 1:
                 raise SettingsError(f"{name} must be at least 1, not {value}")
         for name, least in (("fps", "above 0"), ("start", "at least 0"), ("end", "above 0")):
             value = getattr(self, name)
