@@ -202,10 +202,12 @@ def test_a_single_frame_is_a_video(name: str) -> None:
 
 
 @each_family
+@pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("shape", [(6, 38, 66), (5, 150, 90)], ids=str)
 def test_frames_are_resized_as_they_are_read_to_the_bytes_of_the_whole_video(
-    name: str, shape: tuple[int, int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, shape: tuple[int, int, int], threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     file = write_video(tmp_path / "a.mp4", frames=shape[0], size=shape[:0:-1])
     processor = processor_of(name)
     inputs = holitom.prompt(processor, file, "w1 w2")
@@ -214,18 +216,20 @@ def test_frames_are_resized_as_they_are_read_to_the_bytes_of_the_whole_video(
     assert kept.times == whole.times
     assert kept.fitted is not name.startswith("minicpm")  # which cuts frames first
     assert kept.fitted or np.array_equal(kept.frames, whole.frames)
+    later = holitom.prompt(processor, whole, "w1 w2")  # frames that were read in full size
     monkeypatch.setattr("holitom.prompts.fit_of", lambda processor: lambda *size: None)
     wanted = holitom.prompt(processor, whole, "w1 w2")
-    assert inputs.keys() == wanted.keys()
+    assert inputs.keys() == later.keys() == wanted.keys()
     for key, value in wanted.items():
         assert torch.equal(torch.as_tensor(inputs[key]), torch.as_tensor(value)), key
+        assert torch.equal(torch.as_tensor(later[key]), torch.as_tensor(value)), key
 
 
 def test_the_number_of_frames_decides_their_size(tmp_path: Path) -> None:
     """Where a video has a budget of pixels for all of its frames."""
     processor = processor_of("qwen3-vl")
     sizes = {
-        fit_of(processor)(count, 720, 1280)(np.zeros((720, 1280, 3), np.uint8)).shape for count in (2, 64)
+        fit_of(processor)(count, 720, 1280)(np.zeros((720, 1280, 3), np.uint8), 0).shape for count in (2, 64)
     }
     assert len(sizes) == 2
 

@@ -19,6 +19,7 @@ from holitom.bench.loading import Load, Loading
 from holitom.bench.machine import peak_memory
 from holitom.bench.random_weights import (
     TEXT_TOKENS,
+    FramesProcessor,
     TooLittleMemoryError,
     needed_bytes,
     random_model,
@@ -34,6 +35,7 @@ from holitom.errors import SettingsError, VideoError
 from holitom.methods import METHODS, Method, get_method
 from holitom.methods.choose import read_methods
 from holitom.video import Sampling, load_sampled
+from holitom.video.fitting import fit_of
 
 CPU = torch.device("cpu")
 
@@ -304,6 +306,15 @@ def test_peak_memory_is_what_a_call_takes_and_gives_back() -> None:
 
 
 # --- random weights ---------------------------------------------------------------------------------
+
+
+def test_frames_that_were_resized_as_they_were_read_give_the_same_pixels(config: Path) -> None:
+    model = random_model(str(config), 6, torch.float32, CPU)
+    resized = load_sampled(DEMO_VIDEO, Sampling(6), fit=fit_of(FramesProcessor(model)))
+    assert resized.fitted
+    whole = random_prompt(model, load_sampled(DEMO_VIDEO, Sampling(6)).frames)
+    found = random_prompt(model, resized.frames, do_resize=False)
+    assert all(torch.equal(found[name], value) for name, value in whole.items())
 
 
 def test_random_weights_compute_what_is_finite_and_differs(config: Path) -> None:

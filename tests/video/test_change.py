@@ -194,7 +194,7 @@ def test_files_whose_packets_do_not_number_frames(tmp_path: Path, name: str) -> 
 
 
 def square(side: int) -> Callable[[int, int, int], Resize]:
-    def resize(frame: Array) -> Array:
+    def resize(frame: Array, number: int) -> Array:
         return np.asarray(Image.fromarray(frame).resize((side, side)))
 
     return lambda frames, height, width: resize
@@ -219,7 +219,7 @@ def test_nothing_is_decoded_twice(flashing: Path, monkeypatch: pytest.MonkeyPatc
         fit = square(side)
         small = read(opened_source(flashing, Sampling(8, frames_by="change"), fit=fit), fit=fit)
         assert small.times == kept.times
-        assert np.array_equal(small.frames, [fit(8, 48, 64)(frame) for frame in kept.frames])
+        assert np.array_equal(small.frames, [fit(8, 48, 64)(frame, 0) for frame in kept.frames])
         assert small.reading is not None
         assert (small.reading == candidates) is (side == 12)
     batches = list(iter_frames(flashing, 8, frames_by="change", batch=3))

@@ -141,16 +141,30 @@ def _repeat(flat: Tensor, block: Tensor) -> None:
     rest.copy_(block[: len(rest)])
 
 
-def random_prompt(model: Any, frames: NDArray[Any]) -> dict[str, Tensor]:
+class FramesProcessor:
+    """LLaVA-OneVision's own video processor, for `fit_of` in the place of a model's whole processor.
+
+    Args:
+        model: the model whose vision tower's size frames are resized to.
+    """
+
+    def __init__(self, model: Any) -> None:
+        from transformers import LlavaOnevisionVideoProcessor
+
+        side = model.config.vision_config.image_size
+        self.video_processor = LlavaOnevisionVideoProcessor(size={"height": side, "width": side})
+
+    def __call__(self, text: Any = None, **settings: Any) -> Any:
+        return self.video_processor(**settings)
+
+
+def random_prompt(model: Any, frames: NDArray[Any], do_resize: bool = True) -> dict[str, Tensor]:
     """Make the model's inputs: `TEXT_TOKENS` arbitrary ids around the video `frames` `[F, H, W, 3]`.
 
-    Frames are resized by LLaVA-OneVision's own video processor.
+    `do_resize` says whether the frames are still to be resized.
     """
-    from transformers import LlavaOnevisionVideoProcessor
-
-    side = model.config.vision_config.image_size
-    processor = LlavaOnevisionVideoProcessor(size={"height": side, "width": side})
-    pixels = processor(videos=[frames], do_sample_frames=False, return_tensors="pt").pixel_values_videos
+    settings = {"do_sample_frames": False, "do_resize": do_resize, "return_tensors": "pt"}
+    pixels = FramesProcessor(model)(videos=[frames], **settings).pixel_values_videos
     config = model.config
     words = torch.arange(config.get_text_config().vocab_size)
     words = words[(words != config.video_token_id) & (words != config.image_token_id)]

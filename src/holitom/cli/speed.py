@@ -135,11 +135,13 @@ def _checkpoint(name: str, dtype: str, device: str) -> Loaded:
 def _random(name: str, frames: int, dtype: str, device: str, share_layers: bool) -> Loaded:
     """The same for a model of random weights with room for so many frames."""
     from holitom.ask import device_named, dtype_named
-    from holitom.bench.random_weights import random_model, random_prompt
+    from holitom.bench.random_weights import FramesProcessor, random_model, random_prompt
+    from holitom.video.fitting import fit_of
 
     precision = dtype_named("bfloat16" if dtype == "auto" else dtype)
     live = random_model(name, frames, precision, device_named(device), share_layers)
-    return live, lambda clip: random_prompt(live, clip.frames), None
+    fit = fit_of(FramesProcessor(live))
+    return live, lambda clip: random_prompt(live, clip.frames, do_resize=not clip.fitted), fit
 
 
 def _print_speed(speed: Speed, title: str, video: str) -> None:

@@ -30,17 +30,17 @@ class Pictured:
 
     def __init__(self, fit: Fit) -> None:
         self._fit = fit
-        self._kept: list[Pictures] = []
+        self._kept: dict[int, Pictures] = {}
 
     def __call__(self, frames: int, height: int, width: int) -> Resize | None:
         resize = self._fit(frames, height, width)
-        kept = self._kept = []  # a file that is read again gives all its frames again
+        kept = self._kept = {}  # a file that is read again gives all its frames again
         if resize is None:
             return None
 
-        def keep_and_resize(frame: Pictures) -> Pictures:
-            kept.append(small(frame))
-            return resize(frame)
+        def keep_and_resize(frame: Pictures, number: int) -> Pictures:
+            kept[number] = small(frame)
+            return resize(frame, number)
 
         return keep_and_resize
 
@@ -50,7 +50,7 @@ class Pictured:
         Returns:
             `[F, h, w, 3]` uint8; the frames themselves where they could not be resized one at a time.
         """
-        return np.stack(self._kept) if self._kept else video.frames
+        return np.stack([self._kept[i] for i in sorted(self._kept)]) if self._kept else video.frames
 
 
 def small(frame: Pictures) -> Pictures:

@@ -24,6 +24,7 @@ from holitom.video.decoding import Progress, UntrustedError
 from holitom.video.opening import Opened, open_video
 from holitom.video.reading import TRIES, MiscountError, Reading, Source
 from holitom.video.sampling import MAX_FRAMES, FramesBy, Sampling
+from holitom.video.threads import mapped
 from holitom.video.upright import Array, Fit, Resize, Shown
 
 if TYPE_CHECKING:
@@ -223,8 +224,9 @@ def _whole(source: Source, progress: Progress | None, fit: Fit | None) -> Video:
     count = len(source.numbers)
     resize = None if fit is None else fit(count, height, width)
     frames = np.empty((0, height, width, 3), np.uint8)
-    for i, picture in enumerate(source.pictures(progress)):
-        image = picture.fitted(resize)
+    threads = 1 if resize is None else None  # converting a frame to RGB takes several threads by itself
+    shown = mapped(lambda picture: picture.fitted(resize), source.pictures(progress), threads)
+    for i, image in enumerate(shown):
         if not i:
             frames = room(source, image.shape)
         frames[i] = image

@@ -38,12 +38,15 @@ def choose_by_change(candidates: Iterable[Picture], count: int, resize: Resize |
     size = 0
     for picture in candidates:
         image = picture.image
-        if resize is not None and not kept and resize(image).nbytes >= picture.size:
+        if resize is not None and not kept and resize(image, picture.number).nbytes >= picture.size:
             resize = None
         numbers.append(picture.number)
         thumbnails.append(thumbnail(image))
         if size <= KEPT_BYTES:
-            kept.append(picture if resize is None else Resized(picture.number, picture.pts, resize(image)))
+            if resize is None:
+                kept.append(picture)
+            else:
+                kept.append(Resized(picture.number, picture.pts, resize(image, picture.number)))
             size += kept[-1].size
     if size > KEPT_BYTES:
         kept.pop()

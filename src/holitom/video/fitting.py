@@ -20,6 +20,7 @@ from transformers.image_utils import SizeDict
 from transformers.video_processing_utils import BaseVideoProcessor
 
 from holitom.video import Fit, Resize, Video
+from holitom.video.threads import mapped
 from holitom.video.upright import Array
 
 
@@ -52,7 +53,16 @@ def fitted(video: Video, fit: Fit) -> Video:
     resize = None if video.fitted else fit(count, height, width)
     if resize is None:
         return video
-    return replace(video, frames=np.stack([resize(frame) for frame in video.frames]), fitted=True)
+    first = resize(video.frames[0], 0)
+    frames = np.empty((count, *first.shape), np.uint8)
+    frames[0] = first
+
+    def put(number: int) -> None:
+        frames[number] = resize(video.frames[number], number)
+
+    for _ in mapped(put, range(1, count)):
+        pass
+    return replace(video, frames=frames, fitted=True)
 
 
 def _resize(processor: Any, frames: int, height: int, width: int) -> Resize | None:
@@ -70,7 +80,7 @@ def _resize(processor: Any, frames: int, height: int, width: int) -> Resize | No
         goal, how = SizeDict(height=size[0], width=size[1]), step.keywords.get("resample")
         step = partial(BaseVideoProcessor.resize, processor.video_processor, size=goal, resample=how)
 
-    def resize(frame: Array) -> Array:
+    def resize(frame: Array, number: int) -> Array:
         # A view whose channels come last in memory is resized several times as fast, to the same bytes.
         video = torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1)[None, None]
         found: Array = step(video)[0, 0].permute(1, 2, 0).numpy()

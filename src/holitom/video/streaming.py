@@ -11,6 +11,7 @@ from holitom.video import Fit, Progress, Resize, Video, metadata_of, room
 from holitom.video.decoding import UntrustedError
 from holitom.video.metadata import TimedMetadata
 from holitom.video.reading import MiscountError, Source
+from holitom.video.threads import mapped
 from holitom.video.upright import Array
 
 
@@ -40,7 +41,7 @@ class Stream:
     ) -> None:
         width, height = source.file.view.size
         self._source, self._resize, self._told, self._threads = source, resize, progress, threads
-        self._frames = room(source, resize(np.zeros((height, width, 3), np.uint8)).shape)
+        self._frames = room(source, resize(np.zeros((height, width, 3), np.uint8), 0).shape)
         self.shape: tuple[int, ...] = self._frames.shape
         self._read = 0
         self._error: BaseException | None = None
@@ -96,10 +97,12 @@ class Stream:
 
     def _run(self) -> None:
         try:
-            for i, picture in enumerate(self._source.pictures(self._progress, threads=self._threads)):
+            pictures = self._source.pictures(self._progress, threads=self._threads)
+            images = mapped(lambda picture: picture.fitted(self._resize), pictures, self._threads)
+            for i, image in enumerate(images):
                 if self._stopped:
                     return
-                self._frames[i] = picture.fitted(self._resize)
+                self._frames[i] = image
                 with self._change:
                     self._read = i + 1
                     self._change.notify_all()

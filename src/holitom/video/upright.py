@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -14,8 +15,9 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.uint8]
 
-Resize = Callable[[Array], Array]
-"""From a frame `[H, W, 3]` uint8 RGB to the size in which a processor takes it, `[h, w, 3]` uint8."""
+Resize = Callable[[Array, int], Array]
+"""From a frame `[H, W, 3]` uint8 RGB and its number to the size in which a processor takes it, `[h, w, 3]`
+uint8. Several threads call it at once."""
 
 Fit = Callable[[int, int, int], Resize | None]
 """From a video's number of frames, height and width to the `Resize` of one of its frames; None where frames
@@ -31,6 +33,7 @@ class View:
         swap: whether rows become columns, before mirroring.
         mirror_x, mirror_y: whether left and right, and top and bottom, are exchanged.
         reformatter: converts the frames; a frame's own would be set up anew for each frame.
+        lock: held while `reformatter` converts a frame, which it does in several threads of its own.
     """
 
     width: int
@@ -39,6 +42,7 @@ class View:
     mirror_x: bool = False
     mirror_y: bool = False
     reformatter: VideoReformatter = field(default_factory=VideoReformatter, compare=False, repr=False)
+    lock: threading.Lock = field(default_factory=threading.Lock, compare=False, repr=False)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -47,11 +51,12 @@ class View:
 
     def rgb(self, frame: av.VideoFrame) -> Array:
         """Convert a frame to `[height, width, 3]` uint8 as shown."""
-        if (frame.width, frame.height) == (self.width, self.height):
-            frame = self.reformatter.reformat(frame, format="rgb24")
-        else:
-            size = self.width, self.height
-            frame = self.reformatter.reformat(frame, *size, "rgb24", interpolation=Interpolation.BICUBIC)
+        with self.lock:
+            if (frame.width, frame.height) == (self.width, self.height):
+                frame = self.reformatter.reformat(frame, format="rgb24")
+            else:
+                size = self.width, self.height
+                frame = self.reformatter.reformat(frame, *size, "rgb24", interpolation=Interpolation.BICUBIC)
         image: Array = frame.to_ndarray()  # type: ignore[assignment]
         if self.swap:
             image = image.transpose(1, 0, 2)
@@ -99,7 +104,7 @@ class Picture:
 
     def fitted(self, resize: Resize | None) -> Array:
         """The frame as `[h, w, 3]` uint8 RGB, resized by `resize`."""
-        return self.image if resize is None else resize(self.image)
+        return self.image if resize is None else resize(self.image, self.number)
 
     @property
     def size(self) -> int:
