@@ -27,10 +27,12 @@ def sent(*places: list[int | None]) -> list[SentTokens]:
 
 
 def test_the_drawing() -> None:
-    found = assign(holders(*[".vvvvv."] * 2, *["vv.vv.."] * 2), [3, 2, 4])
+    tokens = sent([0, 1], [0], [0, 1, 2])
+    found = assign(holders(*[".vvvvv."] * 2, *["vv.vv.."] * 2), [3, 2, 4], tokens)
     assert found.videos == [range(2), range(2), range(2, 3), range(2, 3)]
     assert (found.copies, found.rows) == (2, [0, 0, 1])
-    placements = found.placements(sent([0, 1], [0], [0, 1, 2]))
+    assert found.numbers == [range(3), range(3), range(3, 6), range(3, 6)]
+    placements = found.placements()
     assert [(each.row, each.columns.tolist()) for each in placements] == [
         (0, [1, 2, 3]), (0, [4, 5]), (1, [1, 2, 3]), (1, [4, 5]), (2, [0, 1, 3, 4]), (3, [0, 1, 3, 4]),
     ]  # fmt: skip
@@ -43,7 +45,7 @@ def test_the_drawing() -> None:
 def test_every_row_gets_its_own_videos(rows: list[list[int]], copies: int) -> None:
     longest = max(map(sum, rows))
     wanted = ["v" * sum(row) + "." * (longest - sum(row)) for row in rows for _ in range(copies)]
-    found = assign(holders(*wanted), [slots for row in rows for slots in row])
+    found = assign(holders(*wanted), [slots for row in rows for slots in row], ())
     assert found.copies == copies
     assert [len(videos) for videos in found.videos] == [len(row) for row in rows for _ in range(copies)]
     assert found.rows == [number for number, row in enumerate(rows) for _ in row]
@@ -61,16 +63,16 @@ def test_every_row_gets_its_own_videos(rows: list[list[int]], copies: int) -> No
 )
 def test_what_is_no_whole_video_is_refused(rows: list[str], slots: list[int]) -> None:
     with pytest.raises(UnsupportedUsageError, match="which are not whole videos of"):
-        assign(holders(*rows), slots)
+        assign(holders(*rows), slots, ())
 
 
 def test_videos_are_numbered_in_each_row_and_separators_are_none() -> None:
-    found = assign(holders(".vvvvv.", "vv.vv.."), [3, 2, 4])
     tokens = sent([0, 1], [0, None], [0, 1, 2])
-    assert found.number_in_row(tokens).tolist() == [0, 0, 1, -1, 0, 0, 0]
+    found = assign(holders(".vvvvv.", "vv.vv.."), [3, 2, 4], tokens)
+    assert found.number_in_row().tolist() == [0, 0, 1, -1, 0, 0, 0]
 
 
 def test_a_row_of_one_video_without_separators_needs_no_guard() -> None:
-    found = assign(holders(".vvvvv.", "vv.vv..", "......."), [3, 2, 4])
-    assert found.guarded(sent([0], [0], [0])) == [2, 0, 0]
-    assert found.guarded(sent([0], [0], [0, None])) == [2, 1, 0]
+    rows = holders(".vvvvv.", "vv.vv..", ".......")
+    assert assign(rows, [3, 2, 4], sent([0], [0], [0])).guarded() == [2, 0, 0]
+    assert assign(rows, [3, 2, 4], sent([0], [0], [0, None])).guarded() == [2, 1, 0]

@@ -211,8 +211,9 @@ def test_rows_that_count_on_do_so_whatever_ids_the_caller_gives() -> None:
 
 def test_a_row_that_ends_in_a_video_token_asks_with_it() -> None:
     plan = planned("tvv", "vvt", inner=(1,))
-    assert plan.video_asks == [True, False]
-    assert plan.questions == [1, 1]
+    _, prompt, _ = columns_of("tvv", "vvt")
+    assert prompt.video_asks == [True, False]
+    assert prompt.questions == [1, 1]
     assert plan.layout is not None
     assert [own.tolist() for own in plan.layout.visual] == [[1], [3, 4]]
 

@@ -96,7 +96,7 @@ def report_on(
                 first_number=first,
             )
             for row, video, merged, sent, first in zip(
-                assignment.rows, found.videos, found.merged, found.sent, found.borders[:-1], strict=True
+                assignment.rows, found.videos, found.merged, found.sent, assignment.borders[:-1], strict=True
             )
         ],
         reuse=reuse,

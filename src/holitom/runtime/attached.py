@@ -85,6 +85,6 @@ class Attached:
             left = count
             for stage in self.stages.values():
                 left = stage.keep(left) if left > 0 else 0
-            if left != max(count, 0):
+            if left != count:
                 return True
         return False

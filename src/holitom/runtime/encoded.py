@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import accumulate
 from typing import Any
 
 import torch
@@ -41,11 +40,6 @@ class MergedVideos:
     def serves(self) -> bool:
         """Whether the present forward can use them: gradients are those of a merge of its own."""
         return not torch.is_grad_enabled() and (not self.inference or torch.is_inference_mode_enabled())
-
-    @property
-    def borders(self) -> list[int]:
-        """Number of each video's first sent token, counted over all videos, and the count of all."""
-        return [0, *accumulate(len(each.slot) for each in self.sent)]
 
 
 @dataclass

@@ -40,7 +40,8 @@ class Forward:
         inner: the inner stages of this forward; None where none merges.
         layout: layout of the tokens that are left; None: they stand in the caller's columns.
         levels: the levels of layers; each grows by this forward's columns before its first layer runs.
-        streams: by layer, `[n, D]` ragged: the stream that holitom adds to the layer's output.
+        streams: by layer, `[n, D]` ragged: the stream that holitom adds to the layer's output, from the first
+            inner stage on; the language model adds those of earlier layers.
         overrides: arguments that layers of the current level get in the place of the language model's own.
         recurrent: arguments that layers without attention get besides `overrides`.
     """
@@ -49,14 +50,16 @@ class Forward:
     plan: Plan
     cache: Merged | None
     inner: InnerMerge | None
-    streams: dict[int, Tensor]
     layout: Layout | None = field(init=False)
     levels: Levels = field(init=False)
+    streams: dict[int, Tensor] = field(init=False)
     overrides: Kwargs = field(init=False, default_factory=dict)
     recurrent: Kwargs = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self.layout, self.levels = self.plan.layout, self.plan.record.levels
+        first = len(self.plan.streams) if self.inner is None else min(self.inner.stages)
+        self.streams = dict(list(enumerate(self.plan.streams))[first:])
         if self.plan.gaps:
             # Kernels take gaps in position ids for packed sequences; the rotary embeddings carry the ids.
             self.overrides["position_ids"] = None
@@ -72,8 +75,7 @@ class Forward:
     def allot(self, level: int) -> None:
         """Allot the columns that the layers of `level` will hold."""
         if self.cache is not None:
-            starts = (*self.levels.starts, len(self.adapter.layers))
-            layers = range(starts[level], starts[level + 1])
+            layers = self.levels.layers(level, len(self.adapter.layers))
             self.cache.allot(layers, self.levels.held[level], self.plan.record.seen)
 
     def enter_level(self, layer: int, kwargs: Kwargs) -> Tensor:
@@ -95,12 +97,11 @@ class Forward:
             assert self.layout is not None
             self.levels = self.levels.grown(level, self.layout.mask, self.layout.width)
             self.allot(level)
-        starts = self.levels.starts
-        end = starts[level + 1] if level + 1 < len(starts) else len(self.adapter.layers)
-        attending = [index for index in range(layer, end) if self.adapter.attends(index)]
+        layers = self.levels.layers(level, len(self.adapter.layers))
+        attending = list(filter(self.adapter.attends, layers))
         if attending:
             self.overrides["attention_mask"] = self._mask(create_causal_mask, hidden, level, attending[0])
-        if len(attending) < end - layer:
+        if len(attending) < len(layers):
             self.recurrent["attention_mask"] = self._mask(create_recurrent_attention_mask, hidden, level)
         self.overrides["position_ids"] = None  # as in `__post_init__`
         return hidden

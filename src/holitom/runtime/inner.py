@@ -23,8 +23,8 @@ class InnerMerge:
     Attributes:
         stages: the stages by the layer before which each acts.
         ranked_by: for each of these layers, the layer whose attention ranks: itself or one before it.
-        query_offset: see `Plan`.
-        questions: see `Plan`.
+        query_offset: see `Prompt`.
+        questions: see `Prompt`.
         numbers: for each row `[V]` int64: number of each of its video tokens among the sent tokens of all
             videos.
         videos: `[S]` int64: the video, counted in its row, that each sent token of all videos is of; -1 for a

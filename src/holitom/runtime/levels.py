@@ -43,6 +43,10 @@ class Levels:
         """Return the index of the level that `layer` belongs to."""
         return bisect_right(self.starts, layer) - 1
 
+    def layers(self, level: int, count: int) -> range:
+        """Return the layers of `level` in a language model of `count` layers."""
+        return range(*(*self.starts, count)[level : level + 2])
+
     def split(self, starts: Iterable[int]) -> Levels:
         """Split levels at the layers `starts`; both parts hold the same columns."""
         wanted = tuple(sorted({*self.starts, *starts}))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, StaticCache
 
+from holitom.models.base import Adapter
 from holitom.models.interface import given_cache
 from holitom.runtime import refusals
 from holitom.runtime.accounts import report_on
@@ -15,12 +16,11 @@ from holitom.runtime.assignment import Assignment, assign
 from holitom.runtime.attached import Attached
 from holitom.runtime.cache import CacheRecord, Merged, adopt_dynamic
 from holitom.runtime.call import Call, Kwargs
-from holitom.runtime.encoded import MergedVideos
 from holitom.runtime.forward import Forward
 from holitom.runtime.inner import InnerMerge
 from holitom.runtime.plan import Columns, Plan, is_whole, prefill, proceed, whole
 from holitom.runtime.prompt import Prompt
-from holitom.runtime.report import mark
+from holitom.runtime.report import Report, mark
 from holitom.runtime.static import MergedStaticCache, adopt_static
 from holitom.tokens import VideoTokens
 
@@ -44,7 +44,6 @@ def merge(attached: Attached, call: Call, videos: list[VideoTokens], asked: int,
     assert encoded is not None
     cache, changed = _cache(attached, kwargs)
     columns = _columns(attached, kwargs, cache)
-    new = cache is not None or asked == columns.shape[1]  # else a later step of `generate` without a cache
     found = encoded.merge(attached.method, adapter, videos)
     prompt = Prompt.read(
         columns.mask,
@@ -53,47 +52,26 @@ def merge(attached: Attached, call: Call, videos: list[VideoTokens], asked: int,
         columns.seen,
         asked,
     )
-    assignment = assign(prompt.holders, [adapter.slots(video) for video in found.videos])
-    if new:
+    assignment = assign(prompt.holders, [adapter.slots(video) for video in found.videos], found.sent)
+    if cache is not None or not prompt.query_offset:  # else a later step of `generate` without a cache
         call.report = report_on(found, assignment, adapter.frames_per_step, encoded.reuse)
         encoded.report = call.report
-    changed |= _prefilled(attached, call, found, assignment, columns, prompt, cache)
+    inner = _inner(attached, prompt, assignment, columns.embeds.device, call.report)
+    placements = assignment.placements()
+    if columns.record is None and inner is None and is_whole(placements):
+        # Every token stays: the stock forward runs on the method's features.
+        changed["inputs_embeds"] = whole(columns, placements)
+    else:
+        positions = {"keeps_positions": adapter.keeps_positions, "own_positions": attached.own_positions}
+        stages = () if inner is None else tuple(inner.stages)
+        plan = prefill(columns, prompt, placements, **positions, inner=stages)
+        changed |= _begin(adapter, call, plan, cache, inner)
     if call.report is not None:
         call.report.prompt_tokens = (columns.shape[1], changed["inputs_embeds"].shape[1])
         for span in encoded.vision:
             call.report.add("vision", *span)
         call.report.add("merging", began, mark(columns.embeds.device))
     return changed
-
-
-def _prefilled(
-    attached: Attached,
-    call: Call,
-    found: MergedVideos,
-    assignment: Assignment,
-    columns: Columns,
-    prompt: Prompt,
-    cache: Any,
-) -> Kwargs:
-    """Plan the prefill, set `call.forward` unless the stock forward runs, return changed arguments."""
-    placements = assignment.placements(found.sent)
-    counts = [-int(asks) for asks in prompt.video_asks]  # the query itself is not merged
-    for placement in placements:
-        counts[placement.row] += len(placement.slot)
-    inner = attached.merges_inside(counts)
-    if columns.record is None and not inner and is_whole(placements):
-        # Every token stays: the stock forward runs on the method's features.
-        return {"inputs_embeds": whole(columns, placements)}
-    plan = prefill(
-        columns,
-        prompt,
-        placements,
-        keeps_positions=attached.adapter.keeps_positions,
-        own_positions=attached.own_positions,
-        inner=tuple(attached.stages) if inner else (),
-    )
-    merges = _inner(attached, found, assignment, plan, call) if inner else None
-    return _forward(attached, call, plan, cache, merges)
 
 
 def go_on(attached: Attached, call: Call, cache: Merged, kwargs: Kwargs) -> Kwargs:
@@ -106,7 +84,7 @@ def go_on(attached: Attached, call: Call, cache: Merged, kwargs: Kwargs) -> Kwar
         call.cache = cache
         return cache.step(attached.adapter, kwargs)
     plan = proceed(_columns(attached, kwargs, cache), keeps_positions=attached.adapter.keeps_positions)
-    return _forward(attached, call, plan, cache, None)
+    return _begin(attached.adapter, call, plan, cache, None)
 
 
 def _columns(attached: Attached, kwargs: Kwargs, cache: Any) -> Columns:
@@ -127,31 +105,35 @@ def _columns(attached: Attached, kwargs: Kwargs, cache: Any) -> Columns:
 
 
 def _inner(
-    attached: Attached, found: MergedVideos, assignment: Assignment, plan: Plan, call: Call
-) -> InnerMerge:
-    """Make the inner stages of the forward of `plan`."""
-    borders = found.borders
+    attached: Attached, prompt: Prompt, assignment: Assignment, device: torch.device, report: Report | None
+) -> InnerMerge | None:
+    """Make the inner stages of a prefill; None where they drop no token."""
+    merging = [
+        range(own.start, own.stop - int(asks))  # the query itself is not merged
+        for own, asks in zip(assignment.numbers, prompt.video_asks, strict=True)
+    ]
+    if not attached.merges_inside([len(own) for own in merging]):
+        return None
     return InnerMerge(
         stages=attached.stages,
         ranked_by=attached.ranked_by,
-        query_offset=plan.query_offset,
-        questions=plan.questions,
-        numbers=[
-            torch.arange(borders[own.start], borders[own.stop] - int(asks), device=plan.embeds.device)
-            for own, asks in zip(assignment.videos, plan.video_asks, strict=True)
-        ],
-        videos=assignment.number_in_row(found.sent),
-        guarded=assignment.guarded(found.sent),
+        query_offset=prompt.query_offset,
+        questions=prompt.questions,
+        numbers=[torch.arange(own.start, own.stop, device=device) for own in merging],
+        videos=assignment.number_in_row(),
+        guarded=assignment.guarded(),
         copies=assignment.copies,
-        report=call.report,
+        report=report,
     )
 
 
-def _forward(attached: Attached, call: Call, plan: Plan, cache: Any, inner: InnerMerge | None) -> Kwargs:
+def _begin(adapter: Adapter, call: Call, plan: Plan, cache: Any, inner: InnerMerge | None) -> Kwargs:
     """Begin the forward of `plan`: set `call.forward` and `call.cache`, return the changed arguments."""
-    adapter, layout = attached.adapter, plan.layout
-    if layout is not None:
-        refusals.check_no_gap(adapter, layout, 0 if cache is None else int(cache.get_seq_length()))
+    if plan.layout is not None:
+        refusals.check_no_gap(adapter, plan.layout, plan.seen)
+    forward = Forward(adapter, plan, None if cache is None else _adopted(cache, plan.seen), inner)
+    forward.allot(0)
+    call.forward, call.cache = forward, forward.cache
     changed: Kwargs = {
         "inputs_embeds": plan.embeds,
         "attention_mask": plan.mask,
@@ -160,19 +142,10 @@ def _forward(attached: Attached, call: Call, plan: Plan, cache: Any, inner: Inne
     if plan.gaps and cache is None and plan.mask is None:
         # Without a mask, transformers would take gaps for packed sequences.
         changed["attention_mask"] = _all_tokens(plan)
-    first = attached.first_stage if inner is not None else len(plan.streams)
-    if plan.streams and layout is not None:
-        stands = _all_tokens(plan) if layout.mask is None else layout.mask
-        changed |= adapter.stream_arguments(list(plan.streams[:first]), stands)
-    forward = Forward(
-        adapter=adapter,
-        plan=plan,
-        cache=None if cache is None else _adopted(cache, plan.record.seen - plan.columns),
-        inner=inner,
-        streams={layer: plan.streams[layer] for layer in range(first, len(plan.streams))},
-    )
-    forward.allot(0)
-    call.forward, call.cache = forward, forward.cache
+    if plan.streams and plan.layout is not None:
+        first = plan.streams[: len(plan.streams) - len(forward.streams)]
+        stands = _all_tokens(plan) if plan.layout.mask is None else plan.layout.mask
+        changed |= adapter.stream_arguments(list(first), stands)
     return changed
 
 

@@ -76,11 +76,6 @@ class Plan:
         columns: the caller's columns `L`.
         streams: `[n, D]` ragged each: what is added to the output of the first layers.
         gaps: whether position ids have gaps although the tokens of a row are one sequence.
-        video_asks: for each row, whether its question ends in a video token, whose attention then ranks the
-            others.
-        questions: for each row, the number of tokens of the question behind its last video, see `Prompt`.
-        query_offset: number of columns behind the question's last token, whose attention ranks video tokens;
-            above 0 where an answer follows it.
     """
 
     embeds: Tensor
@@ -92,14 +87,16 @@ class Plan:
     last_real: list[int] = field(default_factory=list)
     streams: Sequence[Tensor] = ()
     gaps: bool = False
-    video_asks: list[bool] = field(default_factory=list)
-    questions: list[int] = field(default_factory=list)
-    query_offset: int = 0
 
     @property
     def width(self) -> int:
         """Number of columns of the first layer."""
         return int(self.embeds.shape[1])
+
+    @property
+    def seen(self) -> int:
+        """Number of the caller's columns in the cache before the forward."""
+        return self.record.seen - self.columns
 
 
 def is_whole(placements: Sequence[Placement]) -> bool:
@@ -158,9 +155,6 @@ def prefill(
         last_real=prompt.last_real,
         streams=streams,
         gaps=gaps,
-        video_asks=prompt.video_asks,
-        questions=prompt.questions,
-        query_offset=columns.shape[1] - prompt.asked,
     )
 
 
@@ -197,7 +191,7 @@ def _record(
         position=following,
         numbered=numbered,
         levels=levels.grown(0, mask, width) if inner else levels.all_grown(mask, width),
-        tail=min(prompt.text_tail, columns.shape[1] - prompt.asked) if inner else prompt.text_tail,
+        tail=min(prompt.text_tail, prompt.query_offset) if inner else prompt.text_tail,
     )
 
 

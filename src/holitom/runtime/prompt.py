@@ -69,8 +69,13 @@ class Prompt:
         return int(self.text.all(0).flip(0).long().cumprod(0).sum())
 
     @property
+    def query_offset(self) -> int:
+        """Number of columns behind the question, above 0 where an answer follows it."""
+        return self.holders.shape[1] - self.asked
+
+    @property
     def video_asks(self) -> list[bool]:
-        """Whether each row's question ends in a video token."""
+        """Whether each row's question ends in a video token, whose attention then ranks the others."""
         return [bool(self.holders[row, column]) for row, column in enumerate(self.question_ends)]
 
     @property
