@@ -1,39 +1,44 @@
-"""The page of `holitom web` in Gradio."""
+"""The page of `holitom web` in Gradio: its events, and its server."""
 
 from __future__ import annotations
 
-import html
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.resources import files
-from itertools import groupby
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 try:
     import gradio as gr
 except ImportError as error:
     raise ImportError("the page needs Gradio: pip install 'holitom[web]'") from error
 
-from holitom.bundled import DEMO_QUESTION, DEMO_VIDEO, usual_frames
+from holitom.bundled import DEMO_VIDEO
 from holitom.errors import SettingsError
 from holitom.inspect.draw_compare import comparison_css
 from holitom.inspect.draw_html import element_script
-from holitom.video import FramesBy
-from holitom.web import controls
+from holitom.web import controls, elements
 from holitom.web.answering import MAX_FRAMES, MOST_COMPARED, Desk, Request
-from holitom.web.cards import answer_card, empty_headline, history_table, method_lines
+from holitom.web.cards import history_table, method_lines
 from holitom.web.copying import Loaded
 from holitom.web.history import History
 from holitom.web.library import FOLDER as EXAMPLES
-from holitom.web.library import Example, library
-from holitom.web.words import compare, copies, looked_over, player, respond, status
+from holitom.web.library import library
+from holitom.web.words import Shown, compare, looked_over, player, respond, status
 
 KEPT_SECONDS = 3600  # an upload is removed after
 AT_ONCE, WAITING = 2, 32  # requests that run (the video of one is read while the other is answered) and wait
 SESSIONS = 64  # whose controls, last results and runs Gradio keeps in memory; the one used last stays longest
+
 COMPARED = ["holitom", "visionzip", "fastvid"]  # chosen at first
+
+# Options of events: events outside the page's interface, those of them without a sign of progress, those that
+# run in the browser, so that a question asked right after a change is sent with the new values, and runs.
+PRIVATE: Any = dict(api_visibility="private")
+UNSEEN: Any = dict(show_progress="hidden", **PRIVATE)
+IN_BROWSER: Any = dict(fn=None, **PRIVATE)
+QUEUED: Any = dict(concurrency_id="ask", concurrency_limit=AT_ONCE, show_progress="hidden")
 
 
 @dataclass(frozen=True)
@@ -44,261 +49,108 @@ class Limits:
     minutes: float = 10.0
 
 
-# These events run in the browser, so that a question asked right after a change is sent with the new values.
-IN_BROWSER: Any = dict(fn=None, api_visibility="private")
-PRIVATE: Any = dict(api_visibility="private")
-
-
 def build(desk: Desk, loaded: Loaded, limits: Limits) -> gr.Blocks:
     """Build the page of a desk."""
     page = gr.Blocks(title="holitom", analytics_enabled=False, delete_cache=(KEPT_SECONDS // 6, KEPT_SECONDS))
     with page:
-        _head(desk)
+        elements.head(desk)
         history = gr.State((), time_to_live=KEPT_SECONDS)
         with gr.Row(equal_height=False, elem_id="top"):
             with gr.Column(scale=5, min_width=280, elem_id="video-column"):
-                shown = gr.HTML(player(DEMO_VIDEO), elem_id="player")
-                video = gr.File(
-                    str(DEMO_VIDEO),
-                    file_types=["video"],
-                    height=96,
-                    label=f"Video, up to {limits.megabytes} MB and {limits.minutes:g} minutes",
-                    elem_id="video",
-                )
+                shown, video = elements.video_file(limits.megabytes, limits.minutes)
             with gr.Column(scale=7, min_width=280, elem_id="results"):
-                with gr.Row(elem_id="ask-row"):
-                    question = gr.Textbox(
-                        DEMO_QUESTION, label="Question", lines=1, scale=6, min_width=120, elem_id="question"
-                    )
-                    ask = gr.Button("Ask", variant="primary", scale=1, min_width=70, elem_id="ask")
-                    stop = gr.Button("Stop", scale=1, min_width=70, elem_id="stop")
-                said = gr.HTML(status("Ready: press Ask"), elem_id="status")
-                with gr.Row(elem_id="answers"):
-                    full = gr.HTML(answer_card("full"), elem_id="full", min_width=140)
-                    merged = gr.HTML(answer_card("merged"), elem_id="merged", min_width=140)
-                gr.HTML(
-                    "<p role=status>These results are of other settings. Press Ask for new ones.</p>",
-                    elem_id="stale",
-                )
-                headline = gr.HTML(empty_headline(), elem_id="headline")
+                question, ask, stop = elements.question_row()
+                places = elements.answers()
             with gr.Column(scale=5, min_width=280, elem_id="library"):
-                clicks = _examples(library(loaded.model))
+                examples = elements.examples(library(loaded.model))
             with gr.Column(scale=7, min_width=280, elem_id="settings"):
-                settings = _settings(loaded.model)
-        inputs = [video, question, *settings]
-        places: dict[str, Any] = {"status": said, "full": full, "merged": merged, "headline": headline}
-        places["history"] = history
+                inputs = [video, question, *elements.settings(loaded.model)]
         with gr.Tabs(elem_id="more"):
             with gr.Tab("Token map"):
-                places["map"] = gr.HTML(elem_id="map")
+                drawn = gr.HTML(elem_id="map")
             with gr.Tab("Compare"):
-                many = gr.Dropdown(
-                    method_lines(name for names in controls.groups().values() for name in names),
-                    value=COMPARED,
-                    multiselect=True,
-                    max_choices=MOST_COMPARED,
-                    label=f"Two to {MOST_COMPARED} methods, with the question, ratio, frames and reuse above",
-                    elem_id="many",
-                )
-                compare_button = gr.Button("Compare", variant="primary", elem_id="compare-ask")
-                places["compare_status"] = gr.HTML(status("Choose methods"), elem_id="compare-status")
-                places["compared"] = gr.HTML(elem_id="compared")
+                comparing = _compare(desk, inputs)
             with gr.Tab("Runs"):
-                places["runs"] = gr.HTML(history_table(()), elem_id="runs")
+                runs = gr.HTML(history_table(()), elem_id="runs")
             with gr.Tab("Copy"):
-                demo = Request(DEMO_VIDEO, DEMO_QUESTION, frames=usual_frames(loaded.model))
-                first = copies(desk, demo, loaded)
-                code: Any = dict(interactive=False, wrap_lines=True)
-                places["python"] = gr.Code(
-                    first["python"], "python", label="Python", elem_id="copy-python", **code
-                )
-                places["command"] = gr.Code(
-                    first["command"], "shell", label="Command line", elem_id="copy-command", **code
-                )
-                places["vllm"] = gr.Code(
-                    first["vllm"], "shell", label="vLLM's server", elem_id="copy-vllm", **code
-                )
-
-        def request_of(video: str | None, question: str, *settings: Any) -> Request | None:
-            method, retain, threshold, inner, frames, *rest = settings
-            if not video:
-                return None
-            return Request(Path(video), question or "", method, retain, threshold, inner, int(frames), *rest)
-
-        def asked(history: History, *values: Any) -> Iterator[dict[Any, Any]]:
-            request = request_of(*values)
-            if request is None:
-                yield {places["status"]: status("Choose a video first.", wrong=True)}
-                return
-            for shown in respond(desk, request, loaded, history):
-                yield {places[name]: value for name, value in shown.items()}
-
-        def compared(methods: list[str], *values: Any) -> Iterator[dict[Any, Any]]:
-            request = request_of(*values)
-            if request is None:
-                yield {places["compare_status"]: status("Choose a video first.", wrong=True)}
-                return
-            for shown in compare(desk, request, methods):
-                yield {places[name]: value for name, value in shown.items()}
-
-        hidden: Any = dict(show_progress="hidden")
-        queued: Any = dict(concurrency_id="ask", concurrency_limit=AT_ONCE)
-        both = ["status", "full", "merged", "headline", "history", "runs", "map", "python", "command", "vllm"]
-        work: Any = dict(
-            fn=asked,
-            inputs=[history, *inputs],
-            outputs=[places[name] for name in both],
-            js="(history, ...inputs) => [history, ...holitom.ask(...inputs)]",
-            **hidden,
-            **queued,
-        )
-        runs = [gr.on([ask.click, question.submit], **work, api_name="ask")]
-        for button, example in clicks:
+                texts = elements.copies(desk, loaded)
+        places |= {"history": history, "runs": runs, "map": drawn, **texts}
+        work = _answering(desk, loaded, inputs, places)
+        asking = [gr.on([ask.click, question.submit], **work, api_name="ask")]
+        for button, example in examples:
             chosen = button.click(
                 lambda example=example: (str(example.video), player(example.video), example.text),
                 outputs=[video, shown, question],
-                **PRIVATE,
-                **hidden,
+                **UNSEEN,
             )
-            runs.append(chosen.then(**work, **PRIVATE))
-        side_by_side = compare_button.click(
-            compared,
-            [many, *inputs],
-            [places["compare_status"], places["compared"]],
-            api_name="compare",
-            **hidden,
-            **queued,
-        )
-        stop.click(
-            lambda: status("Stopped"), outputs=said, cancels=[*runs, side_by_side], **PRIVATE, **hidden
-        )
+            asking.append(chosen.then(**work, **PRIVATE))
+        said = places["status"]
+        stop.click(lambda: status("Stopped"), outputs=said, cancels=[*asking, comparing], **UNSEEN)
         gr.on(
             [video.upload, video.clear],
             lambda path: looked_over(desk, None if path is None else Path(path)),
             video,
             [shown, said],
-            **hidden,
-            **PRIVATE,
+            **UNSEEN,
         )
         _follow(page, inputs)
         page.queue(max_size=WAITING)
     return page
 
 
-def _head(desk: Desk) -> None:
-    banner = f'<p class="banner" role="note">{html.escape(desk.banner)}</p>' if desk.banner else ""
-    gr.HTML(
-        "<header><h1>holitom</h1><p class=tag>One question about one video, with full and with merged "
-        f"tokens, on {html.escape(desk.title)}.</p>{banner}</header>",
-        elem_id="head",
+def _answering(desk: Desk, loaded: Loaded, inputs: list[Any], places: dict[str, Any]) -> dict[str, Any]:
+    """Make the event that answers a question."""
+
+    def asked(history: History, *values: Any) -> Iterator[dict[Any, Any]]:
+        yield from _changes(places, "status", values, lambda one: respond(desk, one, loaded, history))
+
+    return dict(
+        fn=asked,
+        inputs=[places["history"], *inputs],
+        outputs=list(places.values()),
+        js="(history, ...inputs) => [history, ...holitom.ask(...inputs)]",
+        **QUEUED,
     )
 
 
-def _settings(model: str | None) -> list[Any]:
-    """Make the controls of a request's settings, in the order of `Request`'s fields behind its question."""
-    method = _method_select()
-    with gr.Row(equal_height=True):
-        retain = gr.Slider(
-            controls.STOPS[0] / 100,
-            1,
-            0.1,
-            step=0.01,
-            label="Retain ratio",
-            info="Share of the visual tokens to send, at most: merging over time may send fewer",
-            scale=4,
-            min_width=240,
-            elem_id="retain",
-        )
-        frames = gr.Slider(
-            1,
-            MAX_FRAMES,
-            usual_frames(model),
-            step=1,
-            label="Frames",
-            info="Evenly spread, or by what changes",
-            scale=3,
-            min_width=240,
-            elem_id="frames",
-        )
-    with gr.Accordion("Advanced settings", open=False, elem_id="advanced"), gr.Row():
-        threshold = gr.Slider(
-            0,
-            1,
-            controls.usual_threshold("holitom", 0.1),
-            step=0.01,
-            label="Similarity threshold",
-            info="Above it a token is static; set anew when method or retain ratio change",
-            min_width=240,
-            elem_id="threshold",
-        )
-        usual_inner, free = controls.merging_inside("holitom")
-        inner = gr.Checkbox(
-            usual_inner,
-            interactive=free,
-            label="Merge inside the language model",
-            info="The method's own stages where it has some, else HoliTom's",
-            min_width=240,
-            elem_id="inner",
-        )
-        reuse = gr.Checkbox(
-            False,
-            label="Reuse in the vision tower",
-            info="Compute of a frame only what differs from a reference frame; not exact",
-            min_width=240,
-            elem_id="reuse",
-        )
-        frames_by = gr.Radio(
-            list(get_args(FramesBy)),
-            value="time",
-            label="Frames by",
-            info="time: evenly spread; change: of four times as many, those that show the most",
-            min_width=240,
-            elem_id="frames-by",
-        )
-    return [method, retain, threshold, inner, frames, reuse, frames_by]
-
-
-def _method_select() -> gr.HTML:
-    """Make the browser's own list of the methods, in groups, one line each."""
-    options = "".join(
-        f'<optgroup label="{html.escape(group)}">'
-        + "".join(
-            f'<option value="{name}">{html.escape(line)}</option>' for line, name in method_lines(names)
-        )
-        + "</optgroup>"
-        for group, names in controls.groups().items()
+def _compare(desk: Desk, inputs: list[Any]) -> Any:
+    """Make the tab that compares methods; return its event."""
+    many = gr.Dropdown(
+        method_lines(name for names in controls.groups().values() for name in names),
+        value=COMPARED,
+        multiselect=True,
+        max_choices=MOST_COMPARED,
+        label=f"Two to {MOST_COMPARED} methods, with the question, ratio, frames and reuse above",
+        elem_id="many",
     )
-    return gr.HTML(
-        "holitom",
-        html_template=(
-            f'<label for="method-select">Method</label><select id="method-select">{options}</select>'
-            '<p id="method-says">&nbsp;</p>'
-        ),
-        js_on_load="""
-            const select = element.querySelector("select");
-            const show = () => { select.value = props.value; };
-            show();
-            select.addEventListener("change", () => { props.value = select.value; trigger("change"); });
-            watch("value", show);
-        """,
-        elem_id="method",
-    )
+    button = gr.Button("Compare", variant="primary", elem_id="compare-ask")
+    said = gr.HTML(status("Choose methods"), elem_id="compare-status")
+    places = {"compare_status": said, "compared": gr.HTML(elem_id="compared")}
+
+    def compared(methods: list[str], *values: Any) -> Iterator[dict[Any, Any]]:
+        yield from _changes(places, "compare_status", values, lambda one: compare(desk, one, methods))
+
+    return button.click(compared, [many, *inputs], list(places.values()), api_name="compare", **QUEUED)
 
 
-def _examples(examples: list[Example]) -> list[tuple[gr.Button, Example]]:
-    """Make a button for each example, in a row for each video."""
-    clicks = []
-    if any(example.answer is not None for example in examples):
-        hint = "Examples, right with full tokens; underlined ones are wrong with HoliTom at 10%."
-        gr.HTML(f"<p>{hint}</p>", elem_id="examples-title")
-    for title, group in groupby(examples, lambda example: example.title):
-        with gr.Row(elem_classes="examples"):
-            gr.HTML(f"<p>{html.escape(title)}</p>")
-            for example in group:
-                classes = ["example", "hurts"] if example.hurts else ["example"]
-                button = gr.Button(example.text, size="sm", elem_classes=classes)
-                clicks.append((button, example))
-    return clicks
+def _changes(
+    places: dict[str, Any], said: str, values: tuple[Any, ...], work: Callable[[Request], Iterator[Shown]]
+) -> Iterator[dict[Any, Any]]:
+    """Yield the changes of `places` that `work` names for a request.
+
+    Args:
+        places: elements by the names that `work` uses.
+        said: name of the status line.
+        values: the fields of a `Request`, as the page holds them.
+        work: `respond` or `compare`.
+    """
+    video, question, method, retain, threshold, inner, frames, *rest = values
+    if not video:
+        yield {places[said]: status("Choose a video first.", wrong=True)}
+        return
+    request = Request(Path(video), question or "", method, retain, threshold, inner, int(frames), *rest)
+    for shown in work(request):
+        yield {places[name]: value for name, value in shown.items()}
 
 
 def _follow(page: gr.Blocks, inputs: list[Any]) -> None:
