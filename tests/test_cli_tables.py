@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import io
+import sys
 from contextlib import redirect_stdout
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
+from rich.console import Console
 
+from holitom.cli.app import working
 from holitom.cli.tables import LABELS, print_answers, print_notes, print_table, tables
 
 words = st.text("abc123,.%@[]=", min_size=1, max_size=20)
@@ -153,3 +156,13 @@ def test_brackets_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
     assert "[/red]" in out
     assert out.count("[bold]b[/bold]") == 2
     assert "the same answer" in out
+
+
+def test_what_a_terminal_says_meanwhile_may_hold_brackets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """File names and methods are no markup."""
+    terminal = Console(file=io.StringIO(), force_terminal=True, markup=False, width=80)
+    monkeypatch.setattr(sys.modules["holitom.cli.app"], "notes", terminal)
+    with working("Reading [/b] of [one].mp4") as say:
+        say("Answering (evs[max_frames=3])")
+    assert isinstance(terminal.file, io.StringIO)
+    assert "Reading [/b] of [one].mp4" in terminal.file.getvalue()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from support.video_files import write_video
 
-from holitom.bench.cases import Results, read_cases
+from holitom.bench.cases import Case, Results, read_cases
 from holitom.bench.compare import alike, summary
 from holitom.bundled import DEMO_VIDEO
 from holitom.cli import main
@@ -103,6 +103,28 @@ def test_answers_of_other_settings_are_not_mixed_in(folder: Path, capsys: pytest
     code, _, err = run(capsys, other, *FEW)
     assert code == 2
     assert "holds the answers to other questions" in err
+
+
+@pytest.mark.parametrize("content", [b"one line", b"two\nlines", b"two whole\nlines\n", b"\xff\xfe\0\1"])
+def test_another_file_is_left_as_it_is(
+    folder: Path, capsys: pytest.CaptureFixture[str], content: bytes
+) -> None:
+    questions, other = write(folder, demo_rows()[:1]), folder / "other"
+    other.write_bytes(content)
+    code, out, err = run(capsys, questions, *FEW, "--output", other)
+    assert (code, out) == (2, "")
+    assert "holds the answers of other settings, or none" in err
+    assert other.read_bytes() == content
+
+
+def test_a_first_line_that_was_written_in_part_is_written_again(tmp_path: Path) -> None:
+    path, cases = tmp_path / "r.jsonl", [Case(DEMO_VIDEO, "Which shape flashes?")]
+    Results(path, {"model": "m"}, cases)
+    whole = path.read_text()
+    for half in ("", whole[:9], whole[:-1]):
+        path.write_text(half)
+        assert Results(path, {"model": "m"}, cases).open == [0]
+        assert path.read_text() == whole
 
 
 def test_a_video_that_cannot_be_read_stops_nothing_and_is_tried_again(

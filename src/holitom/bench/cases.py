@@ -124,21 +124,23 @@ class Results:
         self.path, self.cases = path, cases
         self.records: dict[int, Record] = {}
         self._head = head = json.dumps({command: made})
+        other = SettingsError(
+            f"{path} holds the answers of other settings, or none; remove it, or name another by --output"
+        )
         try:
             text = path.read_text(encoding="utf-8") if path.exists() else ""
             whole = text[: text.rfind("\n") + 1]  # a run that was killed may have left half a line
-            if not whole:
-                path.write_text(head + "\n", encoding="utf-8")
-                return
-            if whole != text:
-                path.write_text(whole, encoding="utf-8")
+            first, *lines = whole.splitlines() or [head]
+            if first != head or not (whole or head.startswith(text)):
+                raise other  # before anything is written: it may be any file
+            with path.open("a", encoding="utf-8"):
+                pass  # so that a file that cannot be written is known before the first answer
+            if text != (whole or head + "\n"):
+                path.write_text(whole or head + "\n", encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise other from error
         except OSError as error:
             raise OutputError(f"{path}: cannot be written ({error.strerror})") from error
-        first, *lines = whole.splitlines()
-        if first != head:
-            raise SettingsError(
-                f"{path} holds the answers of other settings, or none; remove it, or name another by --output"
-            )
         for number, line in enumerate(lines, 2):
             try:
                 record = json.loads(line)

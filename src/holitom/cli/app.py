@@ -78,8 +78,10 @@ def working(text: str) -> Iterator[Callable[[str], None]]:
     if not notes.is_terminal:
         yield lambda text: None
         return
-    with notes.status(text) as status:
-        yield lambda text: status.update(text)
+    from rich.text import Text
+
+    with notes.status(Text(text)) as status:  # of plain text it would read brackets as markup
+        yield lambda text: status.update(Text(text))
 
 
 def note(text: str) -> None:
