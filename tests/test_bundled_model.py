@@ -126,7 +126,7 @@ def test_importance_is_larger_on_objects_than_on_background(bundled: tuple[Any, 
     with torch.inference_mode():
         encoded = model.get_video_features(pixels)
     hook.remove()
-    tokens = adapter.videos(encoded, {"pixel_values_videos": pixels}, seen[0])[0]
+    tokens = adapter.videos(encoded, {"pixel_values_videos": pixels}, {"importance": seen[0]})[0]
     holds = torch.zeros(16, md.GRID, md.GRID, dtype=torch.bool)
     for d in video.digits:
         holds[d.start + torch.arange(len(d.cells)), d.cells[:, 1], d.cells[:, 0]] = True

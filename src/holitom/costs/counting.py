@@ -111,7 +111,7 @@ def count_vision(adapter: Adapter, frames: int, width: int, height: int) -> Visi
     with FlopCounterMode(display=False) as reading_keys:
         adapter.keys(seen[0])
 
-    shown, tokens, placeholders = _video(adapter, adapter.videos(encoded, given, None)[0], frames // parts)
+    shown, tokens, placeholders = _video(adapter, adapter.videos(encoded, given, {})[0], frames // parts)
     modules = {name: count for name, count in encoding.get_flop_counts().items() if "." not in name}
     del modules["Global"]
     return VisionCount(

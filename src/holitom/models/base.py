@@ -16,7 +16,7 @@ from holitom.errors import UnsupportedModelError, UnsupportedUsageError
 from holitom.models.decoder import DecoderAdapter
 from holitom.models.interface import check_interface, interface_error
 from holitom.models.parts import Parts
-from holitom.models.values import SentTokens
+from holitom.models.values import Read, SentTokens
 from holitom.ops.host import host_values
 from holitom.tokens import MergedTokens, VideoTokens
 from holitom.wrapping import Instead
@@ -289,13 +289,7 @@ class Adapter(DecoderAdapter, ABC):
         ]
 
     @abstractmethod
-    def videos(
-        self,
-        encoded: Any,
-        arguments: dict[str, Any],
-        importance: Tensor | None,
-        keys: Tensor | None = None,
-    ) -> list[Any]:
+    def videos(self, encoded: Any, arguments: dict[str, Any], read: Read) -> list[Any]:
         """Divide the result of one call of `trunk`'s `encoder` into `VideoTokens`, one for each video.
 
         Where only the prompt tells what a video is, the result is one `EncodedImages`, of which `locate`
@@ -304,8 +298,7 @@ class Adapter(DecoderAdapter, ABC):
         Args:
             encoded: the result of the call.
             arguments: its arguments by name.
-            importance: importance of all patches; None where the method needs none (then it is set to 0).
-            keys: keys of all patches; None where the method needs none.
+            read: what the method reads of all patches.
 
         Raises:
             UnsupportedUsageError: the result has other sizes than the arguments say.
@@ -343,11 +336,6 @@ class Adapter(DecoderAdapter, ABC):
     def slots(self, video: VideoTokens) -> int:
         """Number of placeholders of `video` in the prompt, separators included; here one for each token."""
         return prod(video.features.shape[:2])
-
-    @staticmethod
-    def no_importance(features: Tensor) -> Tensor:
-        """Importance where no method reads it: zeros of the shape of `features` without `D`."""
-        return torch.zeros(features.shape[:-1], device=features.device)
 
 
 def require_modules(attention: nn.Module, names: tuple[str, ...], whose: str) -> None:

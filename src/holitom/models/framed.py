@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from holitom.errors import UnsupportedUsageError
 from holitom.models.base import Adapter
 from holitom.models.parts import Parts, StackedParts
-from holitom.models.values import SentTokens
+from holitom.models.values import Read, SentTokens, of_tokens
 from holitom.ops.attention import frames_per_chunk, received_attention
 from holitom.tokens import MergedTokens, VideoTokens
 
@@ -48,6 +48,10 @@ class FramedTower(Adapter):
     @abstractmethod
     def pool(self, patches: Tensor) -> Tensor:
         """Pool `[F, P, c]` over space as the model pools features, to `[F, N, c]`."""
+
+    def pooled(self, patches: Tensor) -> Tensor:
+        """Pool values or vectors of patches, `[F, P]` or `[F, P, c]`, to tokens, `[F, N]` or `[F, N, c]`."""
+        return self.pool(patches[..., None])[..., 0] if patches.dim() == 2 else self.pool(patches)
 
     def check_layer(self, arguments: dict[str, Any]) -> None:
         """Raise `UnsupportedUsageError` where a call takes features from another layer than attention is read
@@ -92,29 +96,20 @@ class StackedFrames(FramedTower):
         features: Tensor = sent
         return features
 
-    def videos(
-        self,
-        encoded: Any,
-        arguments: dict[str, Any],
-        importance: Tensor | None,
-        keys: Tensor | None = None,
-    ) -> list[Any]:
+    def videos(self, encoded: Any, arguments: dict[str, Any], read: Read) -> list[Any]:
         self.check_layer(arguments)
         stacked = arguments["pixel_values_videos"].shape[:2]
         features = self.features(encoded.pooler_output)
         features = features.reshape(*stacked, -1, features.shape[-1])
-        if importance is not None:
-            importance = self.pool(importance[..., None]).reshape(*stacked, -1)
-        if keys is not None:
-            keys = self.pool(keys).reshape(*stacked, -1, keys.shape[-1])
+
+        def pool(patches: Tensor) -> list[Tensor]:
+            tokens = self.pooled(patches)
+            return list(tokens.view(*stacked, *tokens.shape[1:]))
+
+        fields = of_tokens(read, list(features), pool)
         return [
-            VideoTokens(
-                features=video,
-                importance=self.no_importance(video) if importance is None else importance[index],
-                grid=self.grid,
-                keys=None if keys is None else keys[index],
-            )
-            for index, video in enumerate(features)
+            VideoTokens(features=video, grid=self.grid, **own)
+            for video, own in zip(features, fields, strict=True)
         ]
 
     def count(self, frames: int) -> int:

@@ -20,7 +20,7 @@ from transformers import AutoTokenizer
 from holitom.errors import UnsupportedModelError, UnsupportedUsageError
 from holitom.models.framed import FramedTower
 from holitom.models.parts import ImageParts, Parts
-from holitom.models.values import EncodedImages
+from holitom.models.values import EncodedImages, Read, of_tokens
 from holitom.ops.host import HOST, host_values, sent
 from holitom.tokens import VideoTokens
 
@@ -54,27 +54,13 @@ class MarkedFrames(FramedTower):
         parts: Tensor = shuffled.view(*shuffled.shape[:2], -1, patches.shape[-1])
         return parts.mean(dim=2)
 
-    def videos(
-        self,
-        encoded: Any,
-        arguments: dict[str, Any],
-        importance: Tensor | None,
-        keys: Tensor | None = None,
-    ) -> list[Any]:
+    def videos(self, encoded: Any, arguments: dict[str, Any], read: Read) -> list[Any]:
         """Collect all images and frames as one `EncodedImages`; `locate` makes videos of them."""
         self.check_layer(arguments)
         pooled = encoded.pooler_output
         features = (pooled if isinstance(pooled, Tensor) else torch.cat(list(pooled))).flatten(0, -2)
-        return [
-            EncodedImages(
-                features=features,
-                importance=self.no_importance(features)
-                if importance is None
-                else self.pool(importance[..., None]).flatten(),
-                sizes=(self.grid,) * (len(features) // prod(self.grid)),
-                keys=None if keys is None else self.pool(keys).flatten(0, 1),
-            )
-        ]
+        (own,) = of_tokens(read, [features], lambda patches: [self.pooled(patches).flatten(0, 1)])
+        return [EncodedImages(features, sizes=(self.grid,) * (len(features) // prod(self.grid)), **own)]
 
     def check_prompt(self, input_ids: Tensor, arguments: dict[str, Any]) -> None:
         each = prod(self.grid)

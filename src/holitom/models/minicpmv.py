@@ -20,7 +20,7 @@ from holitom.models.marked_frames import runs_of, times_repeated
 from holitom.models.packed import PackedTower
 from holitom.models.parts import CropParts, Parts
 from holitom.models.qwen3_5 import gated_heads
-from holitom.models.values import EncodedImages
+from holitom.models.values import EncodedImages, Read, of_tokens
 from holitom.ops.host import HOST, host_values, sent
 from holitom.tokens import VideoTokens
 
@@ -78,13 +78,7 @@ class MiniCPMV46(PackedTower):
         lengths: list[int] = sizes.prod(1).tolist()
         return lengths
 
-    def videos(
-        self,
-        encoded: Any,
-        arguments: dict[str, Any],
-        importance: Tensor | None,
-        keys: Tensor | None = None,
-    ) -> list[Any]:
+    def videos(self, encoded: Any, arguments: dict[str, Any], read: Read) -> list[Any]:
         """Collect all crops as one `EncodedImages`; `locate` makes videos of them."""
         sizes = self._sizes(arguments)
         came = [len(features) for features in encoded.pooler_output]
@@ -94,17 +88,8 @@ class MiniCPMV46(PackedTower):
                 "call of the processor returned"
             )
         features = torch.cat(list(encoded.pooler_output))
-        return [
-            EncodedImages(
-                features=features,
-                importance=self.no_importance(features)
-                if importance is None
-                else self._blocks(importance, sizes),
-                sizes=sizes,
-                keys=None if keys is None else self._blocks(keys, sizes),
-                timed=self.keeps_positions,
-            )
-        ]
+        (own,) = of_tokens(read, [features], lambda patches: [self._blocks(patches, sizes)])
+        return [EncodedImages(features, sizes=sizes, timed=self.keeps_positions, **own)]
 
     def _sizes(self, arguments: dict[str, Any]) -> tuple[Size, ...]:
         """Rows and columns of each crop's tokens."""

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from holitom.errors import UnsupportedUsageError
 from holitom.models.base import Adapter
 from holitom.models.parts import PackedParts, Parts
+from holitom.models.values import Read, of_tokens
 from holitom.ops.attention import frames_per_chunk, received_attention
 from holitom.ops.host import HOST, host_values, sent
 from holitom.tokens import VideoTokens
@@ -105,13 +106,7 @@ class PackedTower(Adapter):
         query, key, _ = fused.unflatten(-1, (3, self.vision_attention.num_heads, -1)).unbind(-3)
         return [{"q": query, "k": key}[name] for name in which]
 
-    def videos(
-        self,
-        encoded: Any,
-        arguments: dict[str, Any],
-        importance: Tensor | None,
-        keys: Tensor | None = None,
-    ) -> list[Any]:
+    def videos(self, encoded: Any, arguments: dict[str, Any], read: Read) -> list[Any]:
         grids = self.grids(arguments)
         sizes = [prod(grid) for grid in grids]
         came = [len(features) for features in encoded.pooler_output]
@@ -120,26 +115,23 @@ class PackedTower(Adapter):
                 f"the videos came out as {came} tokens, but video_grid_thw says {sizes}; pass what one call "
                 "of the processor returned"
             )
-        scores, own_keys = (
-            [None] * len(grids) if patches is None else torch.split(self.pooled(patches, arguments), sizes)
-            for patches in (importance, keys)
-        )
-        found = []
-        for index, (frames, rows, columns) in enumerate(grids):
-            shape = (frames, rows * columns)
-            features: Tensor = encoded.pooler_output[index].view(*shape, -1)
-            score, key = scores[index], own_keys[index]
-            found.append(
-                VideoTokens(
-                    features=features,
-                    importance=self.no_importance(features) if score is None else score.view(shape),
-                    grid=(rows, columns),
-                    keys=None if key is None else key.view(*shape, -1),
-                    streams=self.streams_of(encoded, index, shape),
-                    timed=self.keeps_positions,
-                )
+        shapes = [(frames, rows * columns) for frames, rows, columns in grids]
+        features = [own.view(*shape, -1) for own, shape in zip(encoded.pooler_output, shapes, strict=True)]
+
+        def pool(patches: Tensor) -> list[Tensor]:
+            each = torch.split(self.pooled(patches, arguments), sizes)
+            return [own.view(*shape, *patches.shape[1:]) for own, shape in zip(each, shapes, strict=True)]
+
+        return [
+            VideoTokens(
+                features=features[index],
+                grid=grids[index][1:],
+                streams=self.streams_of(encoded, index, shapes[index]),
+                timed=self.keeps_positions,
+                **own,
             )
-        return found
+            for index, own in enumerate(of_tokens(read, features, pool))
+        ]
 
     def pooled(self, patches: Tensor, arguments: dict[str, Any]) -> Tensor:
         """Average each block of `patches` `[P, ...]` that becomes one token: `[tokens, ...]`, by the grid."""

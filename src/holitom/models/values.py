@@ -2,13 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from holitom.ops.host import sent
 from holitom.tokens import VideoTokens
+
+Read = Mapping[str, Tensor]
+"""What a method reads of the vision tower, for each patch, by the field of `VideoTokens` that it becomes:
+"importance" and "shallow" `[F, P]` or `[P]`, "keys" `[F, P, d]` or `[P, d]`."""
+
+
+def of_tokens(
+    read: Read, features: Sequence[Tensor], pool: Callable[[Tensor], Sequence[Tensor]]
+) -> list[dict[str, Any]]:
+    """Pool what was read from patches to tokens.
+
+    Args:
+        read: what was read.
+        features: `[..., D]`: the tokens of each video.
+        pool: makes a tensor for the tokens of each video of one for all patches.
+
+    Returns:
+        For each video the fields of `VideoTokens` by name; importance is zero where it was not read.
+    """
+    found: list[dict[str, Any]] = [{} for _ in features]
+    if "importance" not in read:
+        found = [{"importance": torch.zeros(own.shape[:-1], device=own.device)} for own in features]
+    for name, patches in read.items():
+        for fields, own in zip(found, pool(patches), strict=True):
+            fields[name] = own
+    return found
 
 
 @dataclass(frozen=True)

@@ -92,10 +92,7 @@ class VideoLlama3(PackedTower):
         sizes = [prod(video.features.shape[:2]) for video in encodings]
         return [
             CompressedVideo(
-                features=video.features,
-                importance=video.importance,
-                grid=video.grid,
-                keys=video.keys,
+                **vars(video),
                 held=int(own.sum()),
                 slot=sent(torch.where(own, own.cumsum(0) - 1, -1), video.features.device),
             )

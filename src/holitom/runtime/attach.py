@@ -150,7 +150,7 @@ class Handle(Run):
         if model is not trunk:
             hooks.append(_after(model, router.leave, always_call=True))
         tower = router.tower
-        if attached.method.needs_importance or attached.method.needs_keys:
+        if tower.wanted & {"importance", "keys"}:
             hooks.append(_before(tower.reads.vision_attention, tower.see))
         if tower.early is not None:
             hooks.append(_before(tower.early.vision_attention, tower.see_early))

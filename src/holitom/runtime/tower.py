@@ -16,14 +16,14 @@ from holitom.errors import UnsupportedUsageError
 from holitom.models.base import Adapter
 from holitom.models.interface import interface_error
 from holitom.models.parts import FIELDS, Parts
-from holitom.models.values import EncodedImages
+from holitom.models.values import EncodedImages, Read
 from holitom.ops.host import HOST
 from holitom.runtime.batches import USUAL_BATCH, batches, parts_of, steps_of
 from holitom.runtime.call import Calls, Kwargs
 from holitom.runtime.encoded import Encoded
 from holitom.runtime.encoder_output import carrying, features_of
 from holitom.runtime.forward import by_name
-from holitom.runtime.reading import Reading
+from holitom.runtime.reading import Reading, joined
 from holitom.runtime.report import Mark, mark
 from holitom.tower import MergedFrames, ReusedTower
 from holitom.tower.merged_frames import Call as MergedCall
@@ -59,6 +59,7 @@ class Tower:
         reads: the adapter that reads importance and keys.
         early: the adapter that reads importance at an early layer; None where the method needs none, or where
             the tower merges patches or frames inside.
+        wanted: names of what is read, see `holitom.models.values.Read`.
     """
 
     def __init__(self, adapter: Adapter, method: Merges, calls: Calls, owner: object) -> None:
@@ -70,6 +71,8 @@ class Tower:
         self._merged = None if merging is None else MergedFrames(adapter, merging)
         self.reads = adapter if self._merged is None else adapter.reading(self._merged.behind[-1])
         self._reused = None if self.reuse is None else ReusedTower(adapter, *early)
+        read = {"importance": method.needs_importance, "keys": method.needs_keys, "shallow": bool(early)}
+        self.wanted = {name for name, needed in read.items() if needed}
 
     def detach(self) -> None:
         """Remove the hooks of reuse and of frame merging."""
@@ -99,7 +102,7 @@ class Tower:
         if isinstance(output, tuple):  # return_dict=False: a user's own call; no forward passes it
             return output
         self._check(output, reading)
-        videos = self._videos(output, given, reading, merged)
+        videos = self._videos(output, given, reading.read, merged)
         return self._carrying(output, videos, [(began, mark(device))], planned)
 
     def encode_parts(self, encode: Callable[..., Any], given: Kwargs, parts: Parts) -> Any:
@@ -145,7 +148,7 @@ class Tower:
             spans.append((began, mark(device)))
         assert kind is not None, "there is a step"
         output = kind(**parts.joined(found))
-        videos = self._videos(output, given, Reading.joined(readings), None)
+        videos = self._videos(output, given, joined(readings), None)
         return self._carrying(output, videos, spans, planned)
 
     def _carrying(
@@ -162,11 +165,7 @@ class Tower:
                 f"{self.adapter.encoder} returns a {type(output).__name__} without the features in "
                 "pooler_output"
             )
-        if (
-            (self.method.needs_importance and reading.importance is None)
-            or (self.method.needs_keys and reading.keys is None)
-            or (self.early is not None and reading.shallow is None)
-        ):
+        if self.wanted - reading.read.keys():
             raise interface_error(
                 f"{self.adapter.encoder} ran without the attention of the tower's layer that is read"
             )
@@ -174,30 +173,20 @@ class Tower:
     @contextmanager
     def _reading(self, given: Kwargs) -> Iterator[Reading]:
         """Open a reading, which the hooks on the tower's attention fill inside the block."""
-        reading = Reading(self.adapter.attention_lengths(given) if self._reads_attention else [])
+        attends = self.wanted & {"importance", "shallow"}
+        reading = Reading(self.adapter.attention_lengths(given) if attends else [])
         self.calls.readings.append(reading)
         try:
             yield reading
         finally:
             self.calls.readings.pop()
 
-    @property
-    def _reads_attention(self) -> bool:
-        return self.method.needs_importance or self.early is not None
-
-    def _videos(self, output: Any, given: Kwargs, reading: Reading, merged: MergedCall | None) -> list[Any]:
-        """Let the adapter read the encoder's output, with importance and keys."""
-        importance, keys = reading.importance, reading.keys
-        if merged is not None:
-            importance = None if importance is None else merged.read(importance)
-            keys = None if keys is None else merged.read(keys)
-        videos = self.adapter.videos(output, given, importance, keys)
-        if reading.shallow is not None:
-            early = self.adapter.videos(output, given, reading.shallow)
-            videos = [
-                replace(video, shallow=other.importance) for video, other in zip(videos, early, strict=True)
-            ]
-        return videos if merged is None else _with_left(videos, torch.from_numpy(merged.stays))
+    def _videos(self, output: Any, given: Kwargs, read: Read, merged: MergedCall | None) -> list[Any]:
+        """Let the adapter make videos of the encoder's output and of what was read."""
+        if merged is None:
+            return self.adapter.videos(output, given, read)
+        read = {name: merged.read(values) for name, values in read.items()}
+        return _with_left(self.adapter.videos(output, given, read), torch.from_numpy(merged.stays))
 
     def _planned(self, given: Kwargs) -> Planned | None:
         """Plan which patches a call of the encoder with arguments `given` computes; None without reuse."""
@@ -232,16 +221,14 @@ class Tower:
         reading = self.calls.readings[-1]
         given = by_name(module.forward, args, kwargs)
         with torch.no_grad():
-            if self.method.needs_importance:
-                reading.importance = self.reads.importance(given, reading.lengths)
-            if self.method.needs_keys:
-                reading.keys = self.reads.keys(given)
+            if "importance" in self.wanted:
+                reading.read["importance"] = self.reads.importance(given, reading.lengths)
+            if "keys" in self.wanted:
+                reading.read["keys"] = self.reads.keys(given)
 
     def see_early(self, module: nn.Module, args: tuple[Any, ...], kwargs: Kwargs) -> None:
         """Read importance from the attention module of the early layer, as it is called."""
         if self.calls.readings and self.early is not None:
-            reading = self.calls.readings[-1]
+            reading, given = self.calls.readings[-1], by_name(module.forward, args, kwargs)
             with torch.no_grad():
-                reading.shallow = self.early.importance(
-                    by_name(module.forward, args, kwargs), reading.lengths
-                )
+                reading.read["shallow"] = self.early.importance(given, reading.lengths)

@@ -119,11 +119,11 @@ def on_transformers(path: Transformers, pixels: Tensor, reuse: bool) -> VideoTok
     with torch.inference_mode(), tower.call(Reuse(reach=8 if reuse else 1), arguments) as report:
         encoded = path.model.get_video_features(**arguments)
         given = {"hidden_states": seen[0]}
-        importance, keys = adapter.importance(given), adapter.keys(given)
+        read = {"importance": adapter.importance(given), "keys": adapter.keys(given)}
     hook.remove()
     tower.detach()
     assert (report.computed_share < 0.5) == reuse
-    return adapter.videos(encoded, arguments, importance, keys)[0]
+    return adapter.videos(encoded, arguments, read)[0]
 
 
 # What is reused is equal to the last bit, so EVS and DyCoke, which rank by change alone, rank it by rounding.
