@@ -44,9 +44,10 @@ class Watched(Wrapper):
     importance: bool = field(kw_only=True, default=False)
     seen: list[VideoTokens] = field(kw_only=True, default_factory=list)
 
-    @property
-    def needs_importance(self) -> bool:  # type: ignore[override]  # as in `Wrapper`
-        return self.importance or self.outer.needs_importance
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.importance:
+            object.__setattr__(self, "needs_importance", True)
 
     def merge(self, video: VideoTokens) -> MergedTokens:
         self.seen.append(video)

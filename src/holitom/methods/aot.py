@@ -16,7 +16,7 @@ from torch import Tensor
 from holitom.methods.base import Method, require
 from holitom.methods.parts import Part, all_of, assemble
 from holitom.ops.blocks import blocks
-from holitom.ops.budgets import apportion, exact_total, largest_remainder
+from holitom.ops.budgets import apportion, largest_remainder
 from holitom.ops.host import to_device
 from holitom.ops.ragged import Sizes, compact, group_sizes, rankable, top_mask
 from holitom.ops.similarity import cosines, finite_vectors, inverse_lengths, unit_vectors
@@ -94,9 +94,6 @@ class AOT(Method):
         require("regularisation", self.regularisation, "a number from 0.05 up", lambda v: v >= 0.05)
         require("tolerance", self.tolerance, "a number from 0 up", lambda v: v >= 0)
         require("sigma", self.sigma, "a number from 1e-3 up", lambda v: v >= 1e-3)
-
-    def merged_count(self, frames: int, tokens: int) -> int:
-        return exact_total(self.retain_ratio, frames, tokens)
 
     def merge(self, video: VideoTokens) -> MergedTokens:
         frames, tokens, _ = video.features.shape

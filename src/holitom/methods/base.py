@@ -12,6 +12,7 @@ import torch
 
 from holitom.contract import AnyStage, FrameMerging, Reuse
 from holitom.errors import SettingsError
+from holitom.ops.budgets import exact_total
 from holitom.tokens import MergedTokens, Origins, VideoTokens
 
 if TYPE_CHECKING:
@@ -111,6 +112,8 @@ class Method:
     def merged_count(self, frames: int, tokens: int) -> int:
         """Number of tokens that `merge` returns for `frames` of `tokens` each, whatever they show.
 
+        It is `retain_ratio` of all tokens, rounded, and at least one; all where the method has no `merge`.
+
         Raises:
             SettingsError: the count depends on what the video shows, or the budget cannot be met.
         """
@@ -118,7 +121,8 @@ class Method:
             raise SettingsError(
                 f"how many tokens {type(self).__name__} keeps depends on what the video shows"
             )
-        return frames * tokens
+        everything = type(self).merge is Method.merge
+        return frames * tokens if everything else exact_total(self.retain_ratio, frames, tokens)
 
     def merge(self, video: VideoTokens) -> MergedTokens:
         """Merge one video's tokens before the language model (the outer stage).
@@ -204,29 +208,14 @@ class Wrapper(Method):
     outer: Method
 
     def __post_init__(self) -> None:
-        for setting in fields(Method):
-            object.__setattr__(self, setting.name, getattr(self.outer, setting.name))
+        traits = ("needs_importance", "needs_keys", "needs_shallow", "count_varies")
+        for name in (*(setting.name for setting in fields(Method)), *traits):
+            object.__setattr__(self, name, getattr(self.outer, name))
         super().__post_init__()
-
-    @property
-    def needs_importance(self) -> bool:  # type: ignore[override]  # a class variable elsewhere
-        return self.outer.needs_importance
-
-    @property
-    def needs_keys(self) -> bool:  # type: ignore[override]
-        return self.outer.needs_keys
-
-    @property
-    def needs_shallow(self) -> bool:  # type: ignore[override]
-        return self.outer.needs_shallow
 
     @property
     def frame_merging(self) -> FrameMerging | None:
         return self.outer.frame_merging
-
-    @property
-    def count_varies(self) -> bool:  # type: ignore[override]
-        return self.outer.count_varies
 
     def merged_count(self, frames: int, tokens: int) -> int:
         return self.outer.merged_count(frames, tokens)

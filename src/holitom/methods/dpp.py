@@ -17,7 +17,7 @@ from torch import Tensor
 
 from holitom.methods.base import Method, require
 from holitom.methods.parts import all_of, assemble, unchanged
-from holitom.ops.budgets import exact_total, largest_remainder
+from holitom.ops.budgets import largest_remainder
 from holitom.ops.host import to_device
 from holitom.ops.pairs import cosine_gram
 from holitom.ops.ragged import compact
@@ -52,9 +52,6 @@ class DPP(Method):
     def __post_init__(self) -> None:
         super().__post_init__()
         require("floor", self.floor, "a number from 1e-12 up", lambda v: v >= 1e-12)
-
-    def merged_count(self, frames: int, tokens: int) -> int:
-        return exact_total(self.retain_ratio, frames, tokens)
 
     def merge(self, video: VideoTokens) -> MergedTokens:
         frames, tokens, _ = video.features.shape

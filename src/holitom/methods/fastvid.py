@@ -12,7 +12,7 @@ from torch import Tensor
 from holitom.methods.base import Method
 from holitom.methods.parts import Part, assemble, unchanged
 from holitom.ops.blocks import blocks
-from holitom.ops.budgets import exact_total, largest_remainder
+from holitom.ops.budgets import largest_remainder
 from holitom.ops.clustering import density_peaks
 from holitom.ops.host import to_device
 from holitom.ops.ragged import Sizes, compact, gather_bags, group_sizes, top_mask
@@ -68,9 +68,6 @@ class FastVID(Method):
         self._check_similarities("cut_threshold")
         self._check_counts("min_segments", "anchor_stride", "knn")
         self._check_shares("anchor_ratio", "anchor_weight")
-
-    def merged_count(self, frames: int, tokens: int) -> int:
-        return exact_total(self.retain_ratio, frames, tokens)
 
     def merge(self, video: VideoTokens) -> MergedTokens:
         frames, tokens, _ = video.features.shape

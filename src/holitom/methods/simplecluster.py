@@ -14,7 +14,6 @@ from torch import Tensor
 
 from holitom.methods.base import Method, require
 from holitom.methods.parts import all_of, assemble, averaged
-from holitom.ops.budgets import exact_total
 from holitom.ops.host import to_device
 from holitom.ops.kmeans import EPSILON, cosine_kmeans
 from holitom.tokens import MergedTokens, VideoTokens
@@ -59,9 +58,6 @@ class SimpleCluster(Method):
         super().__post_init__()
         self._check_counts("iterations")
         require("rope_theta", self.rope_theta, "a positive number", lambda v: v > 0)
-
-    def merged_count(self, frames: int, tokens: int) -> int:
-        return exact_total(self.retain_ratio, frames, tokens)
 
     def merge(self, video: VideoTokens) -> MergedTokens:
         frames, tokens, _ = video.features.shape

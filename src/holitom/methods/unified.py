@@ -14,7 +14,7 @@ from torch import Tensor
 from holitom.contract import TextAwareStage
 from holitom.methods.base import Method, require, require_layer
 from holitom.methods.parts import all_of, assemble, averaged, unchanged
-from holitom.ops.budgets import exact_total, kept_share
+from holitom.ops.budgets import kept_share
 from holitom.ops.host import to_host
 from holitom.ops.merging import merge_into_most_similar, most_attended
 from holitom.ops.pairs import Products, density_peaks
@@ -83,9 +83,6 @@ class Unified(Method):
         self._check_counts("knn")
         self._check_layers("inner_layer")
         require("keep_ratio", self.keep_ratio, "a number in (0, 1]", lambda v: 0 < v <= 1)
-
-    def merged_count(self, frames: int, tokens: int) -> int:
-        return exact_total(self.retain_ratio, frames, tokens)
 
     def merge(self, video: VideoTokens) -> MergedTokens:
         frames, tokens, _ = video.features.shape

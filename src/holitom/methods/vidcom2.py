@@ -11,7 +11,7 @@ from torch import Tensor
 from holitom.methods.base import Method, require
 from holitom.methods.parts import assemble, unchanged
 from holitom.ops.blocks import blocks
-from holitom.ops.budgets import apportion, exact_total
+from holitom.ops.budgets import apportion
 from holitom.ops.host import to_device, to_host
 from holitom.ops.ragged import compact, top_mask
 from holitom.ops.similarity import inverse_lengths
@@ -42,9 +42,6 @@ class VidCom2(Method):
     def __post_init__(self) -> None:
         super().__post_init__()
         require("temperature", self.temperature, "a number from 1e-6 up", lambda v: v >= 1e-6)
-
-    def merged_count(self, frames: int, tokens: int) -> int:
-        return exact_total(self.retain_ratio, frames, tokens)
 
     def merge(self, video: VideoTokens) -> MergedTokens:
         frames, tokens, _ = video.features.shape

@@ -12,7 +12,7 @@ from torch import Tensor
 from holitom.errors import SettingsError
 from holitom.methods.base import Method
 from holitom.methods.parts import Part, assemble, unchanged
-from holitom.ops.budgets import exact_total, largest_remainder
+from holitom.ops.budgets import largest_remainder
 from holitom.ops.clustering import join_most_similar
 from holitom.ops.host import to_device
 from holitom.ops.ragged import Sizes, compact, gather_bags, top_mask
@@ -45,9 +45,6 @@ class VisionZip(Method):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_shares("dominant_ratio")
-
-    def merged_count(self, frames: int, tokens: int) -> int:
-        return exact_total(self.retain_ratio, frames, tokens)
 
     def merge(self, video: VideoTokens) -> MergedTokens:
         if video.keys is None:
