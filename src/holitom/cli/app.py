@@ -95,6 +95,14 @@ def note(text: str) -> None:
     notes.print(text, style="dim", soft_wrap=True)
 
 
+def check_video(path: Path) -> None:
+    """Report a file that is no video, before a model is loaded."""
+    with working("Checking the video"):
+        from holitom.video import look_over
+
+        look_over(path)
+
+
 def read_video(path: Path, sampling: Sampling, fit: Fit | None = None) -> Video:
     """Read the frames that `sampling` chooses, with a progress bar; `fit` resizes each."""
     from holitom.video import load_sampled

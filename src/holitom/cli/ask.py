@@ -13,7 +13,7 @@ import typer
 
 from holitom.bundled import checkpoint
 from holitom.cli import options
-from holitom.cli.app import app, load, note, read_video, tell_frames, working
+from holitom.cli.app import app, check_video, load, note, read_video, tell_frames, working
 from holitom.cli.tables import print_answers, print_notes, print_table
 from holitom.errors import SettingsError
 
@@ -74,10 +74,7 @@ def ask(
     options.check_run(dtype, device, max_new_tokens, model)
     choice = options.method_asked(method, retain, threshold, inner, reuse, tower_batch)
     runs = _methods(choice, compare)
-    with working("Checking the video"):
-        from holitom.video import look_over
-
-        look_over(file)  # report a file that is no video before a model is loaded
+    check_video(file)
     request = Request(file, sampling, asked, max_new_tokens)
     loaded = _loaded(asked, model, dtype, device)
     rounds: dict[str, list[Timed]] = {}

@@ -15,7 +15,7 @@ import typer
 
 from holitom.bundled import ABOUT_BUNDLED, DEMO_QUESTION, DEMO_VIDEO, is_bundled, short_title
 from holitom.cli import options
-from holitom.cli.app import app, load, note, read_video, working
+from holitom.cli.app import app, check_video, load, note, read_video, working
 from holitom.errors import OutputError, SettingsError
 from holitom.methods.registry import METHODS
 
@@ -81,10 +81,7 @@ def inspect(
     check_output(output, file)
     if methods is not None and output.suffix.lower() == ".mp4":
         raise OutputError(f"{output}: methods side by side are a page or a picture; a clip shows one method")
-    with working("Checking the video"):
-        from holitom.video import look_over
-
-        look_over(file)  # report a file that is no video before a model is loaded
+    check_video(file)
     loaded, processor = load(model, dtype, device)
     from holitom.inspect import inspect_video
     from holitom.inspect.pictures import Pictured

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from holitom.cli import options
-from holitom.cli.app import app, bench, load, note, progress, read_video, working
+from holitom.cli.app import app, bench, check_video, load, note, progress, read_video, working
 from holitom.cli.sweeps import Batch, FirstVideo
 from holitom.cli.tables import print_answers, print_notes, print_table
 from holitom.errors import SettingsError
@@ -57,13 +57,12 @@ def drift(
         from holitom.ask import prompt
         from holitom.bench.drift import drift as measured
         from holitom.tower import Reuse
-        from holitom.video import look_over
         from holitom.video.fitting import fit_of
 
     reuse = Reuse(threshold=reuse_threshold, reach=reach)
     chosen = options.method_asked(method, retain, inner=inner, tower_batch=tower_batch).make()
     sampling = options.sampling_asked(frames, model, frames_by)
-    look_over(file)  # report a file that is no video before a model is loaded
+    check_video(file)
     loaded, processor = load(model, dtype, device)
     clip = read_video(file, sampling, fit_of(processor))
     with working("Answering over both towers"):

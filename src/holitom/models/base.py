@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from math import prod
 from typing import Any, ClassVar
@@ -180,6 +180,14 @@ class Adapter(DecoderAdapter, ABC):
     def pixels_name(self) -> str:
         """The encoder's first argument, which takes the pixels."""
         return "pixel_values_videos" if self.modality == "video" else "pixel_values"
+
+    def features_in(self, arguments: Mapping[str, Any]) -> Any:
+        """Return the result of `encoder` among arguments of `trunk`'s forward by name; None without one."""
+        return (arguments.get("mm_encoder_outputs") or {}).get(self.modality)
+
+    def brings(self, arguments: Mapping[str, Any]) -> bool:
+        """Whether arguments of `trunk`'s forward by name have videos: pixels, or a result of `encoder`."""
+        return arguments.get(self.pixels_name) is not None or self.features_in(arguments) is not None
 
     @property
     def placeholder(self) -> int | None:

@@ -25,8 +25,9 @@ def masks_aside(adapter: Adapter, call: Call, args: tuple[Any, ...], kwargs: Kwa
     """
     given = call.arguments
     mask = given.get("attention_mask")
-    brings = given.get(adapter.pixels_name) is not None or given.get("mm_encoder_outputs")
-    if not brings or not isinstance(mask, Tensor) or mask.dim() != 2 or not _asked(adapter, given):
+    if not (
+        adapter.brings(given) and isinstance(mask, Tensor) and mask.dim() == 2 and _asked(adapter, given)
+    ):
         return None
     if call.module is adapter.trunk and not bool(mask.all()):  # it reads its mask for more than the loss
         raise refusals.ROUTER_LOGITS.error()

@@ -36,16 +36,14 @@ class Generation:
         calls.settle()  # `generate` counts the columns of a cache before any forward
         depth, outer = len(calls.stack), len(calls.generating)
         this = Generating()
-        pixels, encoded = kwargs.get(adapter.pixels_name), kwargs.get("mm_encoder_outputs") or {}
-        if encoded:  # transformers repeats rows in these, and the caller's serve later questions too
-            kwargs = {
-                **kwargs,
-                "mm_encoder_outputs": {kind: copy.copy(each) for kind, each in encoded.items()},
-            }
-        if pixels is not None or encoded.get(adapter.modality) is not None:
+        if encoded := kwargs.get("mm_encoder_outputs"):
+            # transformers repeats rows in these, and the caller's serve later questions too
+            copies = {kind: copy.copy(each) for kind, each in encoded.items()}
+            kwargs = {**kwargs, "mm_encoder_outputs": copies}
+        if adapter.brings(kwargs):
             ids = self._new_ids(args, kwargs)
             if ids is not None:
-                if pixels is not None:
+                if kwargs.get(adapter.pixels_name) is not None:
                     adapter.check_prompt(ids, kwargs)
                 chunked = self._chunked(args, kwargs)
                 this.ids, this.holds = ids, not chunked or bool(adapter.placeholders(ids).any())
@@ -82,7 +80,7 @@ class Generation:
             step = ids is not None and ids.shape[1] == 1
             inputs["attention_mask"] = None if step else given.get("attention_mask")
             around.stepping = cache if step else None
-        elif inputs.get(self.attached.adapter.pixels_name) is not None or inputs.get("mm_encoder_outputs"):
+        elif self.attached.adapter.brings(inputs):
             inputs["attention_mask"] = given.get("attention_mask")
         return inputs
 

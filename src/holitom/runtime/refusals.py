@@ -195,10 +195,8 @@ def check_called(adapter: Adapter, arguments: Kwargs) -> None:
         adapter: the model's adapter.
         arguments: arguments of that forward, by name; empty where there is none.
     """
-    encoded = (arguments.get("mm_encoder_outputs") or {}).get(adapter.modality)
     ids = arguments.get("input_ids")
-    brings = arguments.get(adapter.pixels_name) is not None or encoded is not None
-    if brings and (ids is None or bool(adapter.placeholders(ids).any())):
+    if adapter.brings(arguments) and (ids is None or bool(adapter.placeholders(ids).any())):
         raise BY_NAME.error()
 
 

@@ -94,20 +94,19 @@ class Router:
             changed = args, kwargs
         call.given = given = by_name(module.forward, args, kwargs)
         adapter, encoded, foreign = self.attached.adapter, None, False
-        output = (given.get("mm_encoder_outputs") or {}).get(adapter.modality)
-        pixels = given.get(adapter.pixels_name)
-        if (output is None and pixels is None) or not self.calls.around.holds:
+        if not adapter.brings(given) or not self.calls.around.holds:
             return changed
         if given.get("input_ids") is None and given.get("inputs_embeds") is not None:
             call.given = given = {**given, "input_ids": self.attached.ids_of(given["inputs_embeds"])}
         ids = given.get("input_ids")
         if ids is None:
             return changed  # the model's own error
+        output = adapter.features_in(given)
         if output is not None:
             encoded = Encoded.of(output)
             foreign = encoded is None or not encoded.serves(self.tower.owner, output)
         refusals.check_owner(adapter, ids, foreign)
-        if pixels is not None:
+        if given.get(adapter.pixels_name) is not None:
             adapter.check_prompt(ids, given)
         call.encoded = None if foreign else encoded
         return changed
@@ -134,7 +133,8 @@ class Router:
             asked = self.calls.asked(call, ids)
             videos = encoded.locate(self.attached.adapter, given, asked)
         if not videos and not merged:
-            if self._came(call):
+            came = self.attached.adapter.brings(given or {}) and self.calls.around.holds
+            if came and encoded is None:
                 refusals.check_encoder(self.attached.adapter, ids)
             return None
         kwargs = by_name(module.forward, args, kwargs)
@@ -152,13 +152,6 @@ class Router:
         if self.attached.cache_name in changed:
             kwargs = {name: value for name, value in kwargs.items() if name not in CACHE_NAMES}
         return (), {**kwargs, **changed}
-
-    def _came(self, call: Call) -> bool:
-        """Whether the trunk was given videos that its encoder did not encode."""
-        adapter, given = self.attached.adapter, call.given or {}
-        outputs = given.get("mm_encoder_outputs") or {}
-        brings = given.get(adapter.pixels_name) is not None or outputs.get(adapter.modality) is not None
-        return brings and call.encoded is None and self.calls.around.holds
 
     def leave_language(self, module: nn.Module, args: tuple[Any, ...], kwargs: Kwargs, output: Any) -> Any:
         cache = given_cache(kwargs)

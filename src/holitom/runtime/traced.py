@@ -44,7 +44,7 @@ class Traced:
         """
         if not self.idle or args:
             return False
-        brings = kwargs.get(self.adapter.pixels_name) is not None or kwargs.get("mm_encoder_outputs")
+        brings = self.adapter.brings(kwargs)
         cache = given_cache(kwargs)
         if brings or not isinstance(cache, Merged) or not cache.holds:
             return not brings
