@@ -122,10 +122,13 @@ def overhead() -> dict[str, Any]:
                 )
 
     features = synthetic_video(1024, NARROW).features
-    given_features = partial(_segments_of, features)
-    given_similarity = partial(_segments, neighbour_similarity(features))
+    similarity = neighbour_similarity(features)
+    sources = {
+        "similarities": lambda: _segments(similarity),
+        f"features {NARROW} wide": lambda: _segments(neighbour_similarity(features)),
+    }
     with threads(1):
-        for source, call in (("similarities", given_similarity), (f"features {NARROW} wide", given_features)):
+        for source, call in sources.items():
             name = f"segmenting 1024 x {GRID * GRID} given {source}, one core"
             row(f"{name}: extra memory", _extra_megabytes(call), "MB", 64)
             row(name, _seconds(call, 5), "s", 0.5)
@@ -145,10 +148,6 @@ def overhead() -> dict[str, Any]:
 
 def _segments(similarity: Tensor) -> list[tuple[int, int]]:
     return best_segments(static_counts(static_until(similarity > 0.8)))[0]
-
-
-def _segments_of(features: Tensor) -> list[tuple[int, int]]:
-    return _segments(neighbour_similarity(features))
 
 
 def _seconds(call: Callable[[], object], repeats: int) -> float:

@@ -65,7 +65,7 @@ def adapter_for(model: object) -> Adapter:
     """
     own = target(model)
     classes = type(own).__mro__
-    if any(map(_came_with_a_checkpoint, classes)):
+    if any(kind.__module__.startswith("transformers_modules") for kind in classes):  # `trust_remote_code`
         raise _foreign(type(own).__name__)
     for base in classes:
         if base.__name__ in FAMILIES:
@@ -79,11 +79,6 @@ def family_of(name: str) -> str:
     adapter = _named(FAMILIES[name])
     family: str = getattr(adapter, "name", None) or adapter.family
     return family
-
-
-def _came_with_a_checkpoint(kind: type) -> bool:
-    """Whether a class is remote code (`trust_remote_code`), which its class name says nothing about."""
-    return kind.__module__.startswith("transformers_modules")
 
 
 def _foreign(name: str) -> UnsupportedModelError:

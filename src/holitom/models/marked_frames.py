@@ -127,11 +127,9 @@ class MarkedFrames(FramedTower):
         if not runs:
             return []
         host = ids.tolist()
+        ends = [0, *(begin + length for begin, length in runs)]  # columns at which texts begin
         texts = self._tokenizer.batch_decode(
-            [
-                host[max(end, begin - WINDOW) : begin]
-                for (begin, _), end in zip(runs, _ends(runs), strict=True)
-            ],
+            [host[max(end, begin - WINDOW) : begin] for end, (begin, _) in zip(ends, runs, strict=False)],
             skip_special_tokens=False,
             clean_up_tokenization_spaces=False,
         )
@@ -198,8 +196,3 @@ def times_repeated(held: int, encoded: int, what: str) -> int:
             "processor made for them (with a cache: for the new part of the prompt)"
         )
     return copies
-
-
-def _ends(runs: list[tuple[int, int]]) -> list[int]:
-    """For each run, the column behind the run before it; 0 for the first."""
-    return [0, *(begin + length for begin, length in runs)][:-1]

@@ -41,11 +41,6 @@ def _asked(adapter: Adapter, given: Kwargs) -> bool:
     return bool(getattr(language.config, "output_router_logits", False) if asked is None else asked)
 
 
-def _routes(layer: Any) -> bool:
-    """Whether a decoder layer sends tokens to experts."""
-    return hasattr(getattr(layer, "mlp", None), "experts")
-
-
 def of_real_tokens(output: Any, forward: Forward | None, call: Call) -> None:
     """Remove the router logits of padding from the language model's `output` where the mask was withheld."""
     routed = getattr(output, "router_logits", None)
@@ -56,7 +51,8 @@ def of_real_tokens(output: Any, forward: Forward | None, call: Call) -> None:
         output.router_logits = tuple(each[real.to(each.device)] for each in routed)
         return
     levels, rows = forward.levels, len(forward.layout.lengths)
-    layers = [index for index, layer in enumerate(forward.adapter.layers) if _routes(layer)]
+    feeds = [getattr(layer, "mlp", None) for layer in forward.adapter.layers]
+    layers = [index for index, feed in enumerate(feeds) if hasattr(feed, "experts")]
     kept = []
     for layer, each in zip(layers, routed, strict=True):
         mask = levels.masks[levels.at(layer)]

@@ -113,10 +113,9 @@ class Packing:
 
     def on(self, device: torch.device) -> Packing:
         """The packing with its indices on `device`."""
-        return self if device == self.at.device else Packing.of(self.computed, self._sources(), device)
-
-    def _sources(self) -> Ints:
-        return np.flatnonzero(self.computed)[self.rows]
+        if device == self.at.device:
+            return self
+        return Packing.of(self.computed, np.flatnonzero(self.computed)[self.rows], device)
 
     def pack(self, tokens: Tensor) -> Tensor:
         """Select the rows `[n, ...]` of `tokens` `[P, ...]`."""

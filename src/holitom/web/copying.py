@@ -47,7 +47,9 @@ def python(request: Request, loaded: Loaded) -> str:
     elif request.changed_inner is False:
         inside = ".without_inner()"
     classes = sorted({kind, "HoliTom"} if request.changed_inner else {kind})
-    bundled = ["BUNDLED_MODEL"] * (loaded.model is None) + ["DEMO_VIDEO"] * _is_demo(request)
+    model = "str(BUNDLED_MODEL)" if loaded.model is None else repr(loaded.model)
+    video = "DEMO_VIDEO" if _is_demo(request) else repr(request.video.name)
+    bundled = ["BUNDLED_MODEL"] * (loaded.model is None) + ["DEMO_VIDEO"] * (video == "DEMO_VIDEO")
     how = "".join(f", {name}={value!r}" for name, value in loaded.places.items())
     chosen = "" if request.frames_by == "time" else f", frames_by={request.frames_by!r}"
     longest = "" if loaded.max_new_tokens == 64 else f", max_new_tokens={loaded.max_new_tokens}"
@@ -57,8 +59,8 @@ def python(request: Request, loaded: Loaded) -> str:
         f"from holitom.methods import {', '.join(classes)}",
         "from holitom.video import load_video",
         "",
-        f"model, processor = load_model({_python_model(loaded)}{how})",
-        f"video = load_video({_python_video(request)}, frames={request.frames}{chosen})",
+        f"model, processor = load_model({model}{how})",
+        f"video = load_video({video}, frames={request.frames}{chosen})",
         f"inputs = prompt(processor, video, {request.question!r})",
         f"method = {kind}({', '.join(f'{k}={v}' for k, v in settings.items())}){inside}",
         f"answer = ask(model, processor, inputs, method{longest})",
@@ -66,14 +68,6 @@ def python(request: Request, loaded: Loaded) -> str:
         "print(answer.report)",
     ]
     return "\n".join(lines)
-
-
-def _python_model(loaded: Loaded) -> str:
-    return "str(BUNDLED_MODEL)" if loaded.model is None else repr(loaded.model)
-
-
-def _python_video(request: Request) -> str:
-    return "DEMO_VIDEO" if _is_demo(request) else repr(request.video.name)
 
 
 def command(request: Request, loaded: Loaded) -> str:

@@ -70,14 +70,9 @@ def respond(desk: Desk, request: Request, loaded: Loaded, history: History = ())
                 shown["map"] = element(update.inspection)
             yield shown
     except Exception as error:
-        yield _failed(_refusal(error, request.video))
-
-
-def _failed(said: str) -> Shown:
-    """Empty all places of a request that failed, except its status."""
-    return {"status": said, "map": "", "headline": empty_headline()} | {
-        run: answer_card(run) for run in ("full", "merged")
-    }
+        emptied: Shown = {"map": "", "headline": empty_headline()}
+        emptied |= {run: answer_card(run) for run in ("full", "merged")}
+        yield {"status": _refusal(error, request.video), **emptied}
 
 
 def _both(history: History) -> Shown:
