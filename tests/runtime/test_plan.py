@@ -19,9 +19,10 @@ from torch import Tensor
 
 from holitom import UnsupportedUsageError
 from holitom.runtime.cache import CacheRecord
-from holitom.runtime.layout import Placement
+from holitom.runtime.layout import Placement, placed
 from holitom.runtime.levels import Levels
-from holitom.runtime.plan import Columns, Plan, is_whole, prefill, proceed, whole
+from holitom.runtime.plan import Columns, Plan, prefill, proceed
+from holitom.runtime.positions import Numbering
 from holitom.runtime.prompt import Prompt
 
 
@@ -53,9 +54,9 @@ def columns_of(*rows: str, **more: Any) -> tuple[Columns, Prompt, list[Placement
     return columns, prompt, placements
 
 
-def planned(*rows: str, keeps: bool = False, own: bool = False, inner: Any = (), **more: Any) -> Plan:
+def planned(*rows: str, numbering: Numbering = "anew", inner: Any = (), **more: Any) -> Plan:
     columns, prompt, placements = columns_of(*rows, **more)
-    return prefill(columns, prompt, placements, keeps_positions=keeps, own_positions=own, inner=inner)
+    return prefill(columns, prompt, placements, numbering, inner)
 
 
 def numbers_in(plan: Plan) -> list[list[int]]:
@@ -84,7 +85,7 @@ def test_the_drawing_in_levels() -> None:
     assert plan.record.tail == 0  # the text has ranked the video's tokens
     levels = plan.record.levels.grown(1, None, 4).grown(2, None, 3)
     new = Columns(torch.ones(1, 1, 1), seen=6, record=replace(plan.record, levels=levels))
-    after = proceed(new, keeps_positions=False).record
+    after = proceed(new, "anew").record
     assert after.levels.held == (7, 5, 4)
     assert after.tail == 1
     assert [after.levels.at(layer) for layer in range(8)] == [0, 0, 1, 1, 1, 2, 2, 2]
@@ -113,7 +114,7 @@ def test_tokens_keep_their_order_and_their_way_home(rows: list[str], own: bool, 
     if seen:
         record = CacheRecord(9, torch.full((len(rows),), first), None, Levels.one(first, None), 0)
         columns = replace(columns, seen=9, record=record)
-    plan = prefill(columns, prompt, placements, keeps_positions=False, own_positions=own)
+    plan = prefill(columns, prompt, placements, "unmerged" if own else "anew")
     length = len(rows[0])
     assert plan.layout is not None
     assert plan.positions is not None
@@ -142,7 +143,7 @@ def test_tokens_keep_their_order_and_their_way_home(rows: list[str], own: bool, 
 def test_tokens_on_several_axes_keep_the_ids_of_their_columns(rows: list[str], seed: int) -> None:
     shape = (3, len(rows), len(rows[0]))
     ids = torch.randint(0, 50, shape, generator=torch.Generator().manual_seed(seed))
-    plan = planned(*rows, keeps=True, positions=ids)
+    plan = planned(*rows, numbering="columns", positions=ids)
     assert plan.positions is not None
     assert plan.record.numbered is not None
     for index, row in enumerate(rows):
@@ -159,7 +160,7 @@ def test_later_tokens_count_on_from_the_tokens_that_are_left(rows: list[str], st
     before, levels = record.position.clone(), record.levels
     for count in steps:
         embeds = torch.ones(len(rows), count, 1)
-        plan = proceed(Columns(embeds, seen=record.seen, record=record), keeps_positions=False)
+        plan = proceed(Columns(embeds, seen=record.seen, record=record), "anew")
         assert plan.embeds is embeds
         assert plan.layout is None
         assert plan.positions is not None
@@ -187,7 +188,7 @@ def test_padded_text_is_packed_again() -> None:
         record=record,
         streams=streams,
     )
-    plan = proceed(new, keeps_positions=False)
+    plan = proceed(new, "anew")
     assert numbers_in(plan) == [[0, 2, 3], [4, 5, 6]]
     assert [stream[:, 0].tolist() for stream in plan.streams] == [[12, 13, 14, 15, 16], [22, 23, 24, 25, 26]]
     assert plan.positions is not None
@@ -201,10 +202,10 @@ def test_padded_text_is_packed_again() -> None:
 def test_rows_that_count_on_do_so_whatever_ids_the_caller_gives() -> None:
     """On several axes, behind a prompt that was padded on the right, `generate` would begin at 1 again."""
     ids = torch.tensor([[0, 1, 2, 9], [0, 1, 1, 1]]).expand(3, -1, -1)
-    record = planned("tvvt", "tvt-", keeps=True, positions=ids).record
+    record = planned("tvvt", "tvt-", numbering="columns", positions=ids).record
     given_ids = torch.full((3, 2, 1), 77)
     new = Columns(torch.ones(2, 1, 1), positions=given_ids, seen=4, record=record)
-    plan = proceed(new, keeps_positions=True)
+    plan = proceed(new, "columns")
     assert plan.positions is not None
     assert plan.positions.tolist() == [[[77], [2]]] * 3
 
@@ -226,9 +227,9 @@ def test_streams_go_with_their_tokens() -> None:
 
 def test_the_stock_forward_runs_where_every_token_stays() -> None:
     columns, _, placements = columns_of("tvvt", "vvvt")
-    assert is_whole(placements)
-    assert torch.equal(whole(columns, placements), columns.embeds)
-    assert not is_whole(columns_of("tv.t")[2])
+    assert all(each.is_whole for each in placements)
+    assert torch.equal(placed(columns.embeds, placements), columns.embeds)
+    assert not columns_of("tv.t")[2][0].is_whole
 
 
 def test_ids_with_gaps_of_the_callers_own_are_refused_on_one_axis() -> None:

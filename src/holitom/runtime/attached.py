@@ -15,6 +15,7 @@ from holitom.models.base import Adapter, require_modules
 from holitom.models.interface import cache_name
 from holitom.runtime import refusals
 from holitom.runtime.embedded import ids_of
+from holitom.runtime.positions import Numbering
 
 
 @dataclass(frozen=True)
@@ -71,9 +72,11 @@ class Attached:
         return min(self.stages, default=len(self.adapter.layers))
 
     @property
-    def own_positions(self) -> bool:
-        """Whether tokens of a model with one position axis keep the ids of the unmerged prompt."""
-        return self.method.positions == "own" and not self.adapter.keeps_positions
+    def numbering(self) -> Numbering:
+        """How the tokens that are left get position ids."""
+        if self.adapter.keeps_positions:
+            return "columns"
+        return "unmerged" if self.method.positions == "own" else "anew"
 
     def ids_of(self, embeds: Tensor) -> Tensor:
         """Find the ids `[B, L]` of a prompt that came as embeddings `[B, L, D]`."""

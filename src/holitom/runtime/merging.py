@@ -18,7 +18,8 @@ from holitom.runtime.cache import CacheRecord, Merged, adopt_dynamic
 from holitom.runtime.call import Call, Kwargs
 from holitom.runtime.forward import Forward
 from holitom.runtime.inner import InnerMerge
-from holitom.runtime.plan import Columns, Plan, is_whole, prefill, proceed, whole
+from holitom.runtime.layout import placed
+from holitom.runtime.plan import Columns, Plan, prefill, proceed
 from holitom.runtime.prompt import Prompt
 from holitom.runtime.report import Report, mark
 from holitom.runtime.static import MergedStaticCache, adopt_static
@@ -48,7 +49,7 @@ def merge(attached: Attached, call: Call, videos: list[VideoTokens], asked: int,
     prompt = Prompt.read(
         columns.mask,
         adapter.placeholders(ids).to(columns.embeds.device),
-        None if adapter.keeps_positions else columns.positions,
+        None if attached.numbering == "columns" else columns.positions,
         columns.seen,
         asked,
     )
@@ -58,13 +59,12 @@ def merge(attached: Attached, call: Call, videos: list[VideoTokens], asked: int,
         encoded.report = call.report
     inner = _inner(attached, prompt, assignment, columns.embeds.device, call.report)
     placements = assignment.placements()
-    if columns.record is None and inner is None and is_whole(placements):
+    if columns.record is None and inner is None and all(each.is_whole for each in placements):
         # Every token stays: the stock forward runs on the method's features.
-        changed["inputs_embeds"] = whole(columns, placements)
+        changed["inputs_embeds"] = placed(columns.embeds, placements)
     else:
-        positions = {"keeps_positions": adapter.keeps_positions, "own_positions": attached.own_positions}
         stages = () if inner is None else tuple(inner.stages)
-        plan = prefill(columns, prompt, placements, **positions, inner=stages)
+        plan = prefill(columns, prompt, placements, attached.numbering, stages)
         changed |= _begin(adapter, call, plan, cache, inner)
     if call.report is not None:
         call.report.prompt_tokens = (columns.shape[1], changed["inputs_embeds"].shape[1])
@@ -83,7 +83,7 @@ def go_on(attached: Attached, call: Call, cache: Merged, kwargs: Kwargs) -> Kwar
     if isinstance(cache, MergedStaticCache) and kwargs["inputs_embeds"].shape[1] == 1:
         call.cache = cache
         return cache.step(attached.adapter, kwargs)
-    plan = proceed(_columns(attached, kwargs, cache), keeps_positions=attached.adapter.keeps_positions)
+    plan = proceed(_columns(attached, kwargs, cache), attached.numbering)
     return _begin(attached.adapter, call, plan, cache, None)
 
 

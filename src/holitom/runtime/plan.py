@@ -14,9 +14,10 @@ from torch import Tensor
 
 from holitom.runtime import refusals
 from holitom.runtime.cache import CacheRecord
-from holitom.runtime.layout import Layout, Placement, merged_layout, placed, plain_layout
+from holitom.runtime.layout import Layout, Placement, merged_layout, plain_layout
 from holitom.runtime.levels import Levels
 from holitom.runtime.positions import (
+    Numbering,
     after,
     callers_positions,
     kept_positions,
@@ -99,23 +100,11 @@ class Plan:
         return self.record.seen - self.columns
 
 
-def is_whole(placements: Sequence[Placement]) -> bool:
-    """Whether every video keeps a token at every placeholder, so that the stock forward can run."""
-    return all(placement.is_whole for placement in placements)
-
-
-def whole(columns: Columns, placements: list[Placement]) -> Tensor:
-    """Put the features of whole videos into their columns of the caller's embeddings `[B, L, D]`."""
-    return placed(columns.embeds, placements)
-
-
 def prefill(
     columns: Columns,
     prompt: Prompt,
     placements: list[Placement],
-    *,
-    keeps_positions: bool,
-    own_positions: bool = False,
+    numbering: Numbering,
     inner: Sequence[int] = (),
 ) -> Plan:
     """Plan a forward that brings videos.
@@ -124,8 +113,7 @@ def prefill(
         columns: the caller's columns.
         prompt: the same columns on the host.
         placements: the tokens that each video sends, and their columns.
-        keeps_positions: whether tokens keep the position ids of their columns (models with several axes).
-        own_positions: on one axis, whether tokens keep the ids of the unmerged prompt.
+        numbering: how the tokens that are left get position ids.
         inner: layers before which video tokens merge in this forward.
 
     Raises:
@@ -136,8 +124,8 @@ def prefill(
         torch.cat([columns.embeds, *columns.streams], dim=-1), prompt.text, placements
     )
     ragged, *streams = torch.split(wide, columns.embeds.shape[-1], dim=-1)
-    gaps = own_positions and not keeps_positions
-    if keeps_positions:
+    gaps = numbering == "unmerged"
+    if numbering == "columns":
         given = callers_positions(columns.positions, columns.embeds, columns.seen)
         positions, numbered = kept_positions(given, prompt, layout, columns.record)
         following = after(positions)
@@ -195,18 +183,18 @@ def _record(
     )
 
 
-def proceed(columns: Columns, *, keeps_positions: bool) -> Plan:
+def proceed(columns: Columns, numbering: Numbering) -> Plan:
     """Plan a forward without videos over a cache that holds merged tokens.
 
     Args:
         columns: the caller's columns, with a record.
-        keeps_positions: see `prefill`.
+        numbering: how the tokens get position ids.
     """
     record = columns.record
     assert record is not None
     embeds, (rows, width) = columns.embeds, columns.shape
     real = None if columns.mask is None else columns.mask[:, -width:].bool()
-    given = callers_positions(columns.positions, embeds, record.seen) if keeps_positions else None
+    given = callers_positions(columns.positions, embeds, record.seen) if numbering == "columns" else None
     if real is not None and width > 1 and not bool(real.all()):
         return _proceed_padded(columns, record, real, given)
     positions = next_positions(record, given, width)

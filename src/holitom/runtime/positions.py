@@ -8,6 +8,8 @@ of transformers is corrected: in a row padded on the right, `generate` would beg
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
@@ -15,6 +17,10 @@ from holitom.ops.host import HOST
 from holitom.runtime.cache import CacheRecord
 from holitom.runtime.layout import Layout
 from holitom.runtime.prompt import Prompt
+
+Numbering = Literal["columns", "unmerged", "anew"]
+"""How the tokens that are left get position ids: as the caller gives them by column (models with several
+axes), as in the unmerged prompt (one axis), or without gaps (one axis)."""
 
 
 def callers_positions(ids: Tensor | None, embeds: Tensor, seen: int) -> Tensor:
