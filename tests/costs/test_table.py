@@ -95,13 +95,13 @@ def test_pdrop_with_its_own_papers_schedule_is_not_what_the_table_prints(table: 
     assert f"{QWEN2_7B.prefill(pdrop.levels()) / 1e12:.1f}" == "18.0"
     halving = PyramidDrop(borders=(2 / 28, 7 / 28, 14 / 28), stage_keep=0.5).inner(28)
     assert [stage.layer for stage in halving] == [2, 7, 14]
-    early = Plan("PDrop", 1, 6272, halving)
+    early = Plan("PDrop", 6272, halving)
     assert f"{QWEN2_7B.prefill(early.levels()) / 1e12:.1f}" == "10.5"
 
 
 def test_formula_by_hand() -> None:
     assert layer_operations(tokens=3, width=2, ffn=5) == 4 * 3 * 4 + 2 * 9 * 2 + 2 * 3 * 2 * 5
-    halved = Plan("", 1, 4, FastV(retain_ratio=0.5, inner_layer=1).inner(3)).levels()
+    halved = Plan("", 4, FastV(retain_ratio=0.5, inner_layer=1).inner(3)).levels()
     assert Decoder(2, (Layer(5),) * 3).prefill(halved) == layer_operations(4, 2, 5) + 2 * layer_operations(
         2, 2, 5
     )

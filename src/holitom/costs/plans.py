@@ -16,7 +16,7 @@ from holitom.errors import SettingsError
 from holitom.methods import HoliTom, Method
 from holitom.methods.choose import FULL, Choice
 
-EVERY_TOKEN = Method(retain_ratio=1)
+EVERY_TOKEN = Method(retain_ratio=1.0)
 
 
 @dataclass(frozen=True)
@@ -25,14 +25,12 @@ class Plan:
 
     Attributes:
         label: method and budget.
-        retain_ratio: the budget.
         sent: visual tokens that enter the language model, without separators.
         inner: inner stages by rising layer.
-        method: the method, which says what is read in the vision tower.
+        method: the method at its budget, which says what is read in the vision tower.
     """
 
     label: str
-    retain_ratio: float
     sent: int
     inner: tuple[AnyStage, ...] = ()
     method: Method = EVERY_TOKEN
@@ -63,7 +61,7 @@ def plans(
     Raises:
         SettingsError: a ratio is not in (0, 1].
     """
-    found, refused = [Plan("full tokens", 1.0, frames * tokens)], {}
+    found, refused = [Plan("full tokens", frames * tokens)], {}
     for ratio in ratios:
         Method(retain_ratio=ratio)
     for choice in methods:
@@ -83,7 +81,6 @@ def _plan(label: str, method: Method, frames: int, tokens: int, layers: int) -> 
     varies = isinstance(method, HoliTom) and method.budget == "ratio"
     return Plan(
         label=label,
-        retain_ratio=method.retain_ratio,
         sent=frames * ceil(tokens * method.retain_ratio) if varies else method.merged_count(frames, tokens),
         inner=method.inner(layers),
         method=method,

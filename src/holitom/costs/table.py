@@ -79,7 +79,7 @@ class Costs:
             "rows": [
                 {
                     "method": row.plan.label,
-                    "retain_ratio": row.plan.retain_ratio,
+                    "retain_ratio": row.plan.method.retain_ratio,
                     "visual_tokens": [level._asdict() for level in row.plan.levels()],
                     "paper_operations": row.paper,
                     "vision_operations": self.vision_operations(row),
