@@ -197,6 +197,25 @@ def test_what_is_dropped_already_is_not_sent(method: Method) -> None:
     assert video.sent == int(kept.sum()) <= video.merged
 
 
+def test_a_method_sees_early_importance_after_compression_too() -> None:
+    seen: list[VideoTokens] = []
+
+    class Looks(Method):
+        needs_importance = needs_shallow = True
+
+        def merge(self, video: VideoTokens) -> MergedTokens:
+            seen.append(video)
+            return super().merge(video)
+
+    one, inputs = compressed()
+    with Looks(1.0)(one.model), torch.no_grad():
+        one.model(**inputs)
+    (video,) = seen
+    assert video.shallow is not None
+    assert video.shallow.shape == video.importance.shape
+    assert not torch.equal(video.shallow, video.importance)
+
+
 def test_a_token_is_sent_where_all_are_dropped_already() -> None:
     """An answer about no token is no answer."""
 
