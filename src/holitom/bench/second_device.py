@@ -36,6 +36,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
 
 from holitom.ops.host import HOST
@@ -176,24 +177,20 @@ def _on_device(device: Any) -> bool:
     return device is not None and torch.device(device).type == NAME
 
 
-def _gather(values: Any, into: list[Tensor]) -> None:
-    """Collect the tensors among an operation's arguments."""
-    for value in values:
-        if isinstance(value, Tensor):
-            into.append(value)
-        elif isinstance(value, (list, tuple)):
-            _gather(value, into)
+def _tensors(*values: Any) -> list[Tensor]:
+    """List the tensors among an operation's arguments."""
+    return [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
 
 
 def _held(value: Any) -> Any:
-    """Replace device tensors in `value` by their data on the host."""
-    if isinstance(value, DeviceTensor):
-        return value.held
-    if isinstance(value, (list, tuple)):
-        return [_held(each) for each in value]
-    if isinstance(value, dict):
-        return {name: _held(each) for name, each in value.items()}
-    return HOST if isinstance(value, torch.device) and value.type == NAME else value
+    """Replace device tensors in `value` by their data on the host, and the device by the host."""
+
+    def held(leaf: Any) -> Any:
+        if isinstance(leaf, DeviceTensor):
+            return leaf.held
+        return HOST if isinstance(leaf, torch.device) and leaf.type == NAME else leaf
+
+    return tree_map(held, value)
 
 
 def _on_host(value: Any) -> Any:
@@ -201,16 +198,13 @@ def _on_host(value: Any) -> Any:
 
 
 def _wrapped(value: Any) -> Any:
-    if isinstance(value, (list, tuple)):
-        return type(value)(map(_wrapped, value))
-    return DeviceTensor(value) if _on_host(value) else value
+    """Replace tensors of the host in an operation's result by device tensors."""
+    return tree_map(lambda leaf: DeviceTensor(leaf) if _on_host(leaf) else leaf, value)
 
 
 def _dispatch(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """Run one operation on the host's data, refuse what CUDA refuses, and count device synchronisations."""
-    tensors: list[Tensor] = []
-    _gather(args, tensors)
-    _gather(kwargs.values(), tensors)
+    tensors = _tensors(args, kwargs)
     given = any(isinstance(tensor, DeviceTensor) for tensor in tensors)
     if not given and not _on_device(kwargs.get("device")):
         return func(*args, **kwargs)
@@ -346,8 +340,7 @@ class _Functions(TorchFunctionMode):
 
 
 def _attention(args: Any, kwargs: dict[str, Any]) -> Any:
-    tensors: list[Tensor] = []
-    _gather([*args, *kwargs.values()], tensors)
+    tensors = _tensors(args, kwargs)
     host = [tensor for tensor in tensors if _on_host(tensor)]
     if len(host) == len(tensors):
         return ATTENTION(*args, **kwargs)
