@@ -6,7 +6,6 @@ from __future__ import annotations
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from operator import attrgetter
 from typing import Any, Protocol
 
 import numpy as np
@@ -62,14 +61,10 @@ class Tower(ABC):
     """
 
     def __init__(self, adapter: Adapter, kind: Kind) -> None:
-        trunk: Any = adapter.trunk
-        found = next(name for name in ("vision_tower", "visual", "vision_model") if hasattr(trunk, name))
-        tower: Any = getattr(trunk, found)
-        self.module: Any = getattr(tower, "vision_model", tower)
-        self.adapter = adapter
-        self.kind = kind
-        self.layers: list[nn.Module] = list(attrgetter(kind.layers)(self.module))
-        self.attentions: list[Any] = [getattr(layer, kind.attention) for layer in self.layers]
+        self.adapter, self.kind = adapter, kind
+        self.module: Any = getattr(adapter.tower, "vision_model", adapter.tower)
+        self.layers: list[nn.Module] = list(adapter.vision_layers)
+        self.attentions: list[Any] = [getattr(layer, adapter.places[2]) for layer in self.layers]
         for attention in self.attentions:
             missing = [name for name in kind.projections if not callable(getattr(attention, name, None))]
             if missing:

@@ -1,4 +1,4 @@
-"""The table of vision towers that can reuse: how pixels were normalised, the threshold, names of parts."""
+"""The table of vision towers that can reuse: pixel normalisation, threshold, parts of an attention."""
 
 from __future__ import annotations
 
@@ -26,8 +26,6 @@ class Kind:
         projections: names of the attention's projections to queries, keys and values (or of one for all
             three), and last of its output projection.
         norm: whether queries and keys are normalised before or after they are divided into heads, or not.
-        layers: path of the list of layers in the tower.
-        attention: name of the attention module in a layer.
         leading: number of tokens of a frame before its patches (class tokens).
         windows: whether tokens are ordered by window.
         tupled: whether attention returns its weights too.
@@ -38,8 +36,6 @@ class Kind:
     std: tuple[float, float, float]
     projections: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "out_proj")
     norm: Literal["none", "before", "after"] = "none"
-    layers: str = "encoder.layers"
-    attention: str = "self_attn"
     leading: int = 0
     windows: bool = False
     tupled: bool = True
@@ -48,13 +44,7 @@ class Kind:
 
 def _blocks(std: tuple[float, float, float], **differs: Any) -> Kind:
     """Qwen2-VL's tower and its descendants."""
-    parts: dict[str, Any] = {
-        "projections": ("qkv", "proj"),
-        "layers": "blocks",
-        "attention": "attn",
-        "tupled": False,
-    }
-    return Kind("packed", std, **{**parts, **differs})
+    return Kind("packed", std, **{"projections": ("qkv", "proj"), "tupled": False, **differs})
 
 
 KINDS = {
@@ -67,8 +57,6 @@ KINDS = {
         IMAGENET,
         projections=("q_proj", "k_proj", "v_proj", "projection_layer"),
         norm="before",
-        layers="encoder.layer",
-        attention="attention",
         leading=1,
     ),
     "video_llama_3_vision": Kind("packed", HALF),
