@@ -93,23 +93,30 @@ class Router:
             kwargs = {**kwargs, "attention_mask": call.mask}
             changed = args, kwargs
         call.given = given = by_name(module.forward, args, kwargs)
-        adapter, encoded, foreign = self.attached.adapter, None, False
-        if not adapter.brings(given) or not self.calls.around.holds:
-            return changed
-        if given.get("input_ids") is None and given.get("inputs_embeds") is not None:
-            call.given = given = {**given, "input_ids": self.attached.ids_of(given["inputs_embeds"])}
-        ids = given.get("input_ids")
+        if self.attached.adapter.brings(given) and self.calls.around.holds:
+            self._read(call, given)
+        return changed
+
+    def _read(self, call: Call, given: Kwargs) -> None:
+        """Read and check the prompt of a call that brings videos, and find the videos encoded before it.
+
+        Args:
+            call: the call.
+            given: arguments of the trunk's forward, by name.
+        """
+        adapter, ids = self.attached.adapter, given.get("input_ids")
+        if ids is None and given.get("inputs_embeds") is not None:
+            ids = self.attached.ids_of(given["inputs_embeds"])
+            call.given = given = {**given, "input_ids": ids}
         if ids is None:
-            return changed  # the model's own error
+            return  # the model's own error
         output = adapter.features_in(given)
-        if output is not None:
-            encoded = Encoded.of(output)
-            foreign = encoded is None or not encoded.serves(self.tower.owner, output)
+        encoded = None if output is None else Encoded.of(output)
+        foreign = output is not None and (encoded is None or not encoded.serves(self.tower.owner, output))
         refusals.check_owner(adapter, ids, foreign)
         if given.get(adapter.pixels_name) is not None:
             adapter.check_prompt(ids, given)
         call.encoded = None if foreign else encoded
-        return changed
 
     def enter_language(self, module: nn.Module, args: tuple[Any, ...], kwargs: Kwargs) -> Any:
         if self.traced.stateless(args, kwargs):
