@@ -83,9 +83,7 @@ class AOT(Method):
 
     needs_importance: ClassVar[bool] = True
     needs_shallow: ClassVar[bool] = True
-
-    def in_force(self) -> dict[str, object]:
-        return super().in_force() | ({"clip": "4, 8 from 64 frames on"} if self.clip is None else {})
+    usual: ClassVar[dict[str, str]] = {"clip": "4, 8 from 64 frames on"}
 
     def __post_init__(self) -> None:
         super().__post_init__()

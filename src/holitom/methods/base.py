@@ -61,6 +61,9 @@ class Method:
     count_varies: ClassVar[bool] = False
     """Whether the number of tokens that `merge` returns depends on what the video shows."""
 
+    usual: ClassVar[dict[str, str]] = {"tower_batch": "all frames"}
+    """Words for the default that is in force where a field of the class is None."""
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "__repr__" not in vars(cls):  # @dataclass writes its own, unless the class has one by then
@@ -103,11 +106,9 @@ class Method:
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
     def in_force(self) -> dict[str, object]:
-        """Defaults in force for fields that are None, by field name, as numbers or words.
-
-        Methods with such fields of their own add them to these.
-        """
-        return {"tower_batch": "all frames"} if self.tower_batch is None else {}
+        """Defaults in force for fields that are None, by field name, as numbers or words."""
+        known = [vars(kind).get("usual", {}) for kind in type(self).__mro__]
+        return {name: text for usual in known for name, text in usual.items() if getattr(self, name) is None}
 
     def merged_count(self, frames: int, tokens: int) -> int:
         """Number of tokens that `merge` returns for `frames` of `tokens` each, whatever they show.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -41,6 +42,8 @@ class DyCoke(Method):
     prune: float | None = None
     window: int = 4
 
+    usual: ClassVar[dict[str, str]] = {"prune": "from retain_ratio"}
+
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_counts("window", least=2)
@@ -50,9 +53,6 @@ class DyCoke(Method):
                 f"DyCoke keeps the first of every {self.window} frames whole: retain_ratio must be in "
                 f"[{1 / self.window:.4g}, 1], got {self.retain_ratio!r}"
             )
-
-    def in_force(self) -> dict[str, object]:
-        return super().in_force() | ({"prune": "from retain_ratio"} if self.prune is None else {})
 
     def merged_count(self, frames: int, tokens: int) -> int:
         return int(self._budget(frames, tokens).sum())

@@ -85,16 +85,11 @@ class EarlyTom(Method):
     inner_drop: float | None = 0.5
 
     needs_importance: ClassVar[bool] = True
-
-    def in_force(self) -> dict[str, object]:
-        found = super().in_force()
-        if self.inner_layer is None:
-            found["inner_layer"] = "18 of 28"
-        if self.frames_before is None:
-            found["frames_before"] = "the video's"
-        if self.tower_layers is None:
-            found["tower_layers"] = "10, 21, 23 of 26"
-        return found
+    usual: ClassVar[dict[str, str]] = {
+        "inner_layer": "18 of 28",
+        "frames_before": "the video's",
+        "tower_layers": "10, 21, 23 of 26",
+    }
 
     def __post_init__(self) -> None:
         super().__post_init__()

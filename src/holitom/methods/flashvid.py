@@ -78,6 +78,7 @@ class FlashVID(Method):
     inner_layer: int | None = None
 
     needs_importance: ClassVar[bool] = True
+    usual: ClassVar[dict[str, str]] = {"inner_layer": "20 of 28"}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -88,9 +89,6 @@ class FlashVID(Method):
         self._check_layers("inner_layer")
         if not isinstance(self.event_relevance, bool):
             raise SettingsError(f"event_relevance must be True or False, got {self.event_relevance!r}")
-
-    def in_force(self) -> dict[str, object]:
-        return super().in_force() | ({"inner_layer": "20 of 28"} if self.inner_layer is None else {})
 
     @property
     def sent_ratio(self) -> float:

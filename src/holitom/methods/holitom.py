@@ -75,6 +75,7 @@ class HoliTom(Method):
     inner_attention: Literal["before", "own"] = "before"
 
     needs_importance: ClassVar[bool] = True
+    usual: ClassVar[dict[str, str]] = {"inner_layer": "18 of 28"}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -88,10 +89,7 @@ class HoliTom(Method):
         choose("inner_attention", self.inner_attention, "before", "own")
 
     def in_force(self) -> dict[str, object]:
-        found = super().in_force() | {"similarity_threshold": self.threshold}
-        if self.inner_layer is None:
-            found["inner_layer"] = "18 of 28"
-        return found
+        return super().in_force() | {"similarity_threshold": self.threshold}
 
     @property
     def threshold(self) -> float:

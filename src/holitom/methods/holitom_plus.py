@@ -31,7 +31,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from holitom.methods.base import require
 from holitom.methods.holitom import HoliTom
 from holitom.methods.parts import Part, assemble
 from holitom.ops.budgets import largest_remainder
@@ -68,7 +67,7 @@ class HoliTomPlus(HoliTom):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require("passing_weight", self.passing_weight, "a number in [0, 1]", lambda v: 0 <= v <= 1)
+        self._check_shares("passing_weight")
 
     @property
     def threshold(self) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from holitom.contract import InnerStage
 from holitom.errors import SettingsError
@@ -32,6 +33,8 @@ class PyramidDrop(Method):
     borders: tuple[float, ...] = (0.25, 0.5, 0.75)
     stage_keep: float | None = None
 
+    usual: ClassVar[dict[str, str]] = {"stage_keep": "from retain_ratio"}
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if not isinstance(self.borders, tuple):
@@ -42,9 +45,6 @@ class PyramidDrop(Method):
             raise SettingsError(f"borders must be one or more rising numbers, got {self.borders!r}")
         if self.stage_keep is not None:
             require("stage_keep", self.stage_keep, "a number in (0, 1]", lambda v: 0 < v <= 1)
-
-    def in_force(self) -> dict[str, object]:
-        return super().in_force() | ({"stage_keep": "from retain_ratio"} if self.stage_keep is None else {})
 
     def inner(self, num_layers: int) -> tuple[InnerStage, ...]:
         """One inner stage at each border, rounded to a layer.

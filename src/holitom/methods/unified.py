@@ -72,9 +72,7 @@ class Unified(Method):
     inner_layer: int | None = None
 
     needs_importance: ClassVar[bool] = True
-
-    def in_force(self) -> dict[str, object]:
-        return super().in_force() | ({"inner_layer": "18 of 28"} if self.inner_layer is None else {})
+    usual: ClassVar[dict[str, str]] = {"inner_layer": "18 of 28"}
 
     def __post_init__(self) -> None:
         super().__post_init__()
