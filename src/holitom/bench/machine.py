@@ -91,15 +91,22 @@ def available_bytes(device: torch.device) -> int | None:
     return free if limit == "max" else min(free, int(limit) - int(used))
 
 
-def describe(device: torch.device) -> dict[str, Any]:
-    """Describe processor, cores, threads, device and versions, which are printed with every figure."""
-    import transformers
-
+def hardware(device: torch.device) -> dict[str, Any]:
+    """Describe processor, cores, threads and device: a GPU by its card's name."""
     return {
         "processor": processor(),
         "cores": cores(),
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+    }
+
+
+def describe(device: torch.device) -> dict[str, Any]:
+    """Describe hardware and versions, which are printed with every figure."""
+    import transformers
+
+    return {
+        **hardware(device),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }

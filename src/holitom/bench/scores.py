@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from holitom.bench.answers import Answers, identity
-from holitom.bench.machine import processor
+from holitom.bench.machine import hardware
 from holitom.bench.moving_digits import TASKS
 from holitom.bench.questions import FRAMES, Item
 from holitom.bench.settings import Setting
@@ -117,8 +115,7 @@ def results(
     return {
         "benchmark": "MovingDigits-QA",
         "quick": quick,
-        "machine": {"processor": processor(), "cores": os.cpu_count(), "threads": torch.get_num_threads()}
-        | {"device": str(model.device)},
+        "machine": hardware(model.device),
         "versions": {**mark["versions"], "python": platform.python_version()},
         "model": {"name": name, "fingerprint": mark["model"], "dtype": mark["dtype"], **decoder.to_dict()},
         "questions": {
