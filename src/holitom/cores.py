@@ -38,13 +38,16 @@ class Cores:
 
     @classmethod
     def of(cls, device: torch.device) -> Cores:
-        """Half of the cores for each, where the tower is on the host; a tower elsewhere takes none."""
+        """Half of the cores for each, where the tower is on the host; a tower elsewhere takes none.
+
+        A tower of one thread waits for no other thread, so the decoder may take all cores beside it.
+        """
         if device.type != "cpu":
             return cls(None, None)
         with _lock:
             cores = _unshared()
-        decoder = max(1, cores // 2)
-        return cls(decoder, max(1, cores - decoder))
+        tower = cores - cores // 2
+        return cls(cores if tower == 1 else cores // 2, tower)
 
     @contextmanager
     def shared(self, busy: Callable[[], bool]) -> Iterator[Callable[[], None]]:

@@ -24,6 +24,7 @@ from holitom.prompts import asking, inputs_of, prompt, prompts
 from holitom.runtime import attached
 from holitom.video import Progress, Sampling, Video, opened_source, read
 from holitom.video.fitting import fit_of
+from holitom.video.opening import Opened
 from holitom.video.streaming import AnewError, Stream, stream_of
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 def ask_file(
     model: Any,
     processor: Any,
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | Opened,
     question: str,
     method: Method,
     sampling: Sampling | None = None,
@@ -52,7 +53,7 @@ def ask_file(
     Args:
         model: a model of a supported family.
         processor: the model's own processor.
-        path: path of the file.
+        path: path of the file, or what `holitom.video.opening.open_video` made of it.
         question: the question, plain text.
         method: a method of `holitom.methods`.
         sampling: the frames to sample. Default: 32, evenly spread.

@@ -25,6 +25,16 @@ X264 = {"g": "12", "preset": "veryfast", "sc_threshold": "0"}
 OPEN = {**X264, "x264-params": "open-gop=1:bframes=3:log-level=none"}
 
 
+@pytest.fixture(params=[1, 3], ids=["one decoder", "several"])
+def decoders(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """The number of decoders that read the stretches of a file."""
+    monkeypatch.setattr("holitom.video.decoders._cores", lambda: request.param)
+    monkeypatch.setattr("holitom.video.decoders.WORTH", 1)
+    count: int = request.param
+    return count
+
+
+@pytest.mark.usefixtures("decoders")
 @pytest.mark.parametrize(
     ("name", "codec", "options", "seeks"),
     [
@@ -314,6 +324,7 @@ def shared_times(path: Path) -> Path:
     return remux(plain, path, pair)
 
 
+@pytest.mark.usefixtures("decoders")
 @pytest.mark.parametrize(
     ("name", "make", "note"),
     [
@@ -412,6 +423,7 @@ def test_a_stream_that_changes_size(tmp_path: Path) -> None:
         assert video.frames.shape[1:] == (48, 64, 3)
 
 
+@pytest.mark.usefixtures("decoders")
 @pytest.mark.parametrize(
     ("name", "codec", "options"),
     [

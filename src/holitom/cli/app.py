@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, ProgressColumn
 
     from holitom.video import Fit, Sampling, Video
+    from holitom.video.opening import Opened
 
 
 class Group(TyperGroup):
@@ -95,12 +96,12 @@ def note(text: str) -> None:
     notes.print(text, style="dim", soft_wrap=True)
 
 
-def check_video(path: Path) -> None:
-    """Report a file that is no video, before a model is loaded."""
+def check_video(path: Path) -> Opened:
+    """Report a file that is no video, before a model is loaded; the checked file."""
     with working("Checking the video"):
-        from holitom.video import look_over
+        from holitom.video.opening import open_video
 
-        look_over(path)
+        return open_video(path)
 
 
 def read_video(path: Path, sampling: Sampling, fit: Fit | None = None) -> Video:

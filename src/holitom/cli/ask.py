@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from holitom.methods import Method
     from holitom.methods.choose import Choice
     from holitom.video import Sampling, Video
+    from holitom.video.opening import Opened
 
 ROUNDS = 3
 """Number of timed runs of each column with `--compare`, after one untimed run of each."""
@@ -74,7 +75,7 @@ def ask(
     options.check_run(dtype, device, max_new_tokens, model)
     choice = options.method_asked(method, retain, threshold, inner, reuse, tower_batch)
     runs = _methods(choice, compare)
-    check_video(file)
+    opened = check_video(file)
     request = Request(file, sampling, asked, max_new_tokens)
     loaded = _loaded(asked, model, dtype, device)
     rounds: dict[str, list[Timed]] = {}
@@ -82,7 +83,7 @@ def ask(
         rounds, clip = _in_rounds(runs, request, *loaded)
         answers = {label: timed[-1].answer for label, timed in rounds.items()}
     else:
-        answers, clip = _once(runs, request, *loaded)
+        answers, clip = _once(runs, request, opened, *loaded)
 
     if as_json:
         record = _record(file, clip, asked, checkpoint(model), answers)
@@ -127,7 +128,7 @@ def _loaded(question: str, name: str | None, dtype: str, device: str) -> tuple[A
 
 
 def _once(
-    runs: dict[str, Method], request: Request, model: Any, processor: Any
+    runs: dict[str, Method], request: Request, opened: Opened, model: Any, processor: Any
 ) -> tuple[dict[str, Answer], Video]:
     """Answer once with the one method; frames are encoded while others are read."""
     from holitom.flow import ask_file
@@ -140,7 +141,7 @@ def _once(
             if done * 100 // of != (done - 1) * 100 // of:
                 say(f"Answering ({label}): {done * 100 // of}% of {file.name} decoded")
 
-        answer, clip = ask_file(model, processor, file, question, method, sampling, tokens, progress=tell)
+        answer, clip = ask_file(model, processor, opened, question, method, sampling, tokens, progress=tell)
     tell_frames(file, clip)
     return {label: answer}, clip
 

@@ -186,34 +186,34 @@ def look_over(path: str | os.PathLike[str], max_seconds: float | None = None) ->
     Raises:
         VideoError: the file cannot or should not be decoded, or lasts longer than `max_seconds`.
     """
-    file = _look_over(Path(path), max_seconds)
+    file = _look_over(path, max_seconds)
     return Header(file.packets.total, file.seconds, *file.view.size)
 
 
-def _look_over(file: Path, max_seconds: float | None) -> Opened:
-    known = open_video(file)
+def _look_over(path: str | os.PathLike[str] | Opened, max_seconds: float | None) -> Opened:
+    known = path if isinstance(path, Opened) else open_video(Path(path))
     if max_seconds is not None and known.seconds > max_seconds:
         raise VideoError(
-            f"{file.name}: lasts {known.seconds / 60:.1f} minutes, longer than the {max_seconds / 60:g} "
-            "that are allowed here: cut it"
+            f"{known.file.name}: lasts {known.seconds / 60:.1f} minutes, longer than the "
+            f"{max_seconds / 60:g} that are allowed here: cut it"
         )
     return known
 
 
 def opened_source(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | Opened,
     sampling: Sampling,
     max_seconds: float | None = None,
     progress: Progress | None = None,
     fit: Fit | None = None,
 ) -> Source:
-    """Check a file and choose which of its frames to read.
+    """Check a file, unless that was done (`open_video`), and choose which of its frames to read.
 
     Frames by change are chosen by decoding the candidates; `progress` is called meanwhile. Candidates are
     kept resized by `fit`, if it is given, so that more of them are kept; all candidates are then resized, and
     the frames have to be read with the same `fit`.
     """
-    source = Source(_look_over(Path(path), max_seconds), sampling, fit)
+    source = Source(_look_over(path, max_seconds), sampling, fit)
     source.tried(lambda: None, progress)
     return source
 
@@ -257,7 +257,7 @@ def _batches(
     progress: Progress | None,
     size: int,
 ) -> Iterator[Video]:
-    source = Source(_look_over(Path(path), max_seconds), sampling)
+    source = Source(_look_over(path, max_seconds), sampling, ahead=False)
     name = source.file.file.name
     kept: list[Shown] = []
     last: Shown | None = None

@@ -60,9 +60,20 @@ class Run:
     last: int
     wanted: dict[int, int] = field(default_factory=dict)
 
+    def wants(self, packets: Packets, number: int) -> bool:
+        """Whether frame `number` is wanted."""
+        return self.wanted.get(int(packets.display[number])) == number
 
-def runs(packets: Packets, wanted: Sequence[int]) -> list[Run]:
-    """Plan the stretches of packets, each from an entry on, that give the frames `wanted` (rising)."""
+
+def runs(packets: Packets, wanted: Sequence[int], enough: int | None = None) -> list[Run]:
+    """Plan the stretches of packets, each from an entry on, that give the frames `wanted` (rising).
+
+    Args:
+        packets: the file's packets.
+        wanted: numbers of frames.
+        enough: number of packets from which on a stretch ends where the next wanted frame has an entry of
+            its own. None: it goes on where that is as little work as a seek.
+    """
     entries = packets.entries
     out = [Run(0, min(OPENING, len(packets.pts)) - 1)]
     for number in wanted:
@@ -70,7 +81,8 @@ def runs(packets: Packets, wanted: Sequence[int]) -> list[Run]:
         pts = packets.pts[packet]
         near = entries[: np.searchsorted(entries, packet, side="right")]
         entry = int(near[packets.pts[near] <= pts][-1])
-        if entry - out[-1].last > SEEK_COST:
+        long = enough is not None and out[-1].last - out[-1].first >= enough
+        if entry - out[-1].last > (0 if long else SEEK_COST):
             out.append(Run(entry, packet))
         out[-1].last = max(out[-1].last, packet)
         out[-1].wanted[packet] = number
@@ -90,24 +102,34 @@ def by_table(
     Raises:
         UntrustedError: a packet or a frame does not agree with the table.
     """
-    rising = packets.stamps
     to_go = wanted[-1] + 1
     for run in runs(packets, wanted):
-        before = MISSING
-        due = _due(packets, run)
-        for frame in _decoded(container, stream, packets, run, work):
-            pts = MISSING if frame.pts is None else frame.pts
-            number = int(np.searchsorted(rising, pts))
-            if pts <= before or number == len(rising) or rising[number] != pts:
-                raise UntrustedError("frames do not come out in the order of their timestamps")
-            before = pts
-            due.discard(pts)
+        for number, frame in numbered(container, stream, packets, run, work):
             if progress is not None and number < to_go:
                 progress(number + 1, to_go)
-            if run.wanted.get(int(packets.display[number])) == number:
+            if run.wants(packets, number):
                 yield number, frame
-        if due:
-            raise UntrustedError("fewer frames come out than its packets hold")
+
+
+def numbered(
+    container: InputContainer, stream: av.VideoStream, packets: Packets, run: Run, work: Work
+) -> Iterator[tuple[int, av.VideoFrame]]:
+    """Decode the frames of one run, wanted or not, and yield them with their numbers.
+
+    Raises:
+        UntrustedError: a packet or a frame does not agree with the table.
+    """
+    rising, before, due = packets.stamps, MISSING, _due(packets, run)
+    for frame in _decoded(container, stream, packets, run, work):
+        pts = MISSING if frame.pts is None else frame.pts
+        number = int(np.searchsorted(rising, pts))
+        if pts <= before or number == len(rising) or rising[number] != pts:
+            raise UntrustedError("frames do not come out in the order of their timestamps")
+        before = pts
+        due.discard(pts)
+        yield number, frame
+    if due:
+        raise UntrustedError("fewer frames come out than its packets hold")
 
 
 def straight(

@@ -164,6 +164,8 @@ class H264Order:
             return None
 
     def field(self, unit: bytes) -> Field | None:
+        if not any(sequence.fields for sequence in self._sequences.values()):
+            return None
         try:
             return self._begin(_Bits(unit[1:HEADER]))[1]
         except (_UnreadableError, KeyError):

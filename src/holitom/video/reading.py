@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple, TypeVar
 
 import av
@@ -11,6 +12,7 @@ import av
 from holitom.errors import VideoError
 from holitom.video.change import CANDIDATES
 from holitom.video.choosing import choose_by_change
+from holitom.video.decoders import at_once, stretches
 from holitom.video.decoding import Progress, UntrustedError, Work, by_table, straight
 from holitom.video.opening import Opened, opened, reason
 from holitom.video.sampling import Sampling
@@ -70,10 +72,16 @@ class Source:
         numbers: numbers of the wanted frames, rising; those of the candidates until `choose` was called.
         timeline: times of all its frames.
         doubt: the reason why its packets do not identify frames; None where they do.
+
+    Args:
+        file: the file.
+        sampling: the frames to choose.
+        fit: how candidates are resized that are kept until frames are chosen by change.
+        ahead: whether several stretches of the file may be decoded before their frames are taken.
     """
 
-    def __init__(self, file: Opened, sampling: Sampling, fit: Fit | None = None) -> None:
-        self.file, self._sampling, self._fit = file, sampling, fit
+    def __init__(self, file: Opened, sampling: Sampling, fit: Fit | None = None, ahead: bool = True) -> None:
+        self.file, self._sampling, self._fit, self._ahead = file, sampling, fit, ahead
         self.timeline: Timeline = file.timeline
         self.doubt = file.packets.doubt
         self._plan = self._planned()
@@ -185,6 +193,12 @@ class Source:
         self, wanted: list[int], progress: Progress | None, threads: int | None
     ) -> Iterator[Picture]:
         file = self.file
+        plan = stretches(file.packets, wanted, file.view.size, threads) if self._ahead else None
+        if plan is not None:
+            opening = partial(opened, file.file, file.stream, True)
+            for number, frame in at_once(opening, file.packets, plan, self._work, progress):
+                yield Picture(number, frame, file.view)
+            return
         with opened(file.file, file.stream, strict=True, threads=threads) as (container, stream):
             for number, frame in by_table(container, stream, file.packets, wanted, self._work, progress):
                 yield Picture(number, frame, file.view)

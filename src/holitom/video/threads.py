@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -11,7 +11,9 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def mapped(work: Callable[[T], R], items: Iterable[T], threads: int | None = None) -> Iterator[R]:
+def mapped(
+    work: Callable[[T], R], items: Iterable[T], threads: int | None = None
+) -> Generator[R, None, None]:
     """Yield `work(item)` of each item, in the order of the items, computed in several threads.
 
     The calling thread takes the items one after another, so that it can decode a frame while others are
