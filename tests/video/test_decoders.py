@@ -31,7 +31,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def several(monkeypatch: pytest.MonkeyPatch, cores: int = 4) -> list[int]:
     """Have stretches of any length decoded at the same time; the threads of each decoder that is opened."""
-    monkeypatch.setattr(decoders, "_cores", lambda: cores)
+    monkeypatch.setattr(decoders, "cores", lambda: cores)
     monkeypatch.setattr(decoders, "WORTH", 1)
     counts: list[int] = []
     at_once = decoders.at_once
@@ -56,7 +56,7 @@ def told(path: Path, count: int) -> tuple[Video, list[tuple[int, int]]]:
 def test_several_decoders_give_what_one_gives(
     count: int, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decoders, "_cores", lambda: 1)
+    monkeypatch.setattr(decoders, "cores", lambda: 1)
     one, progress = told(path, count)
     counts = several(monkeypatch)
     many, seen = told(path, count)

@@ -28,7 +28,7 @@ OPEN = {**X264, "x264-params": "open-gop=1:bframes=3:log-level=none"}
 @pytest.fixture(params=[1, 3], ids=["one decoder", "several"])
 def decoders(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """The number of decoders that read the stretches of a file."""
-    monkeypatch.setattr("holitom.video.decoders._cores", lambda: request.param)
+    monkeypatch.setattr("holitom.video.decoders.cores", lambda: request.param)
     monkeypatch.setattr("holitom.video.decoders.WORTH", 1)
     count: int = request.param
     return count

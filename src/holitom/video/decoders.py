@@ -6,7 +6,6 @@ different entries do not.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +17,7 @@ from av.container import InputContainer
 
 from holitom.video.decoding import Progress, Run, Work, numbered, runs
 from holitom.video.packets import Packets
-from holitom.video.threads import mapped
+from holitom.video.threads import cores, mapped
 
 AHEAD_BYTES = 512 * 2**20
 """Largest size of decoded frames in memory that were not taken."""
@@ -61,13 +60,13 @@ def stretches(
     Returns:
         None where one decoder is as good, or where the frames ahead would take too much memory.
     """
-    cores = _cores() if threads is None else threads
+    most_threads = cores() if threads is None else threads
     planned = runs(packets, wanted, WORTH)
     work = sum(run.last - run.first + 1 for run in planned)
     most = max(len(run.wanted) for run in planned)
     ahead = AHEAD_BYTES // (2 * most * size[0] * size[1] * PIXEL_BYTES)
-    decoders = min(cores, len(planned), work // WORTH, ahead)
-    return Stretches(planned, decoders, cores // decoders) if decoders > 1 else None
+    decoders = min(most_threads, len(planned), work // WORTH, ahead)
+    return Stretches(planned, decoders, most_threads // decoders) if decoders > 1 else None
 
 
 def at_once(
@@ -107,8 +106,3 @@ def at_once(
                         yield number, frame
         finally:
             stopped.set()
-
-
-def _cores() -> int:
-    """Number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
